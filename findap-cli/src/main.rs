@@ -1,0 +1,2 @@
+//! The `findap` command.
+fn main() {}

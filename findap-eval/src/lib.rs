@@ -1,0 +1,1 @@
+//! Evaluation tasks as data: engine, metrics, comparison and report.

@@ -1,0 +1,1 @@
+//! Llama with explicit forward and backward, KV-cache generation, and Hugging Face checkpoints.

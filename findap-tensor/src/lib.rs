@@ -1,0 +1,1 @@
+//! Shape-checked names for memory, the arena, and one op per kernel family.

@@ -1,0 +1,1 @@
+//! Recipes, objectives, AdamW training with exact resume, and preference distillation.
