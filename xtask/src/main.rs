@@ -1,2 +1,97 @@
-//! `cargo xtask`.
-fn main() {}
+//! The chores of this workspace: `cargo xtask train`, `cargo xtask test`, `cargo xtask bench`.
+//!
+//! Depends on nothing internal, so that it builds in seconds and cannot be broken by the crates it checks.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
+
+mod test;
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The chores of this workspace", version)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Build in release mode and run recipes/demo.toml; further arguments go to `findap run`
+    Train {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        further: Vec<String>,
+    },
+    /// Run every check that CI runs, cheapest first; stops at the first that fails
+    Test,
+    /// Run the criterion benches; further arguments go to `cargo bench`
+    Bench {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENTS"
+        )]
+        further: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().chore {
+        Chore::Train { further } => become_command(
+            cargo()
+                .args([
+                    "run",
+                    "--release",
+                    "--package",
+                    "findap-cli",
+                    "--bin",
+                    "findap",
+                    "--",
+                ])
+                .args(["run", "recipes/demo.toml"])
+                .args(further),
+        ),
+        // `--bench *` leaves out the unit tests, which do not know criterion's arguments.
+        Chore::Bench { further } => become_command(
+            cargo()
+                .args(["bench", "--workspace", "--bench", "*"])
+                .args(further),
+        ),
+        Chore::Test => test::run_every_check(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The cargo that started us, in the workspace root.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace_root());
+    command
+}
+
+fn workspace_root() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+/// Replaces this process, so that signals reach the command and its exit code is ours.
+fn become_command(command: &mut Command) -> anyhow::Result<ExitCode> {
+    let error = command.exec();
+    Err(anyhow::Error::new(error)
+        .context(format!("cannot start {}", command.get_program().display())))
+}

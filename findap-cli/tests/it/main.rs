@@ -1,0 +1,4 @@
+//! The integration tests of the workspace: one binary, so that there is one link step.
+
+mod edges;
+mod tidy;
