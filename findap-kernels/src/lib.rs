@@ -1,1 +1,31 @@
-//! Kernels of a Llama trainer: each with its definition, a fast CPU version and a CUDA version.
+//! Kernels of a Llama trainer: each with its definition, a fast CPU version and its tests.
+//!
+//! A kernel is a function over flat, contiguous, row-major memory. It takes one argument structure with named fields,
+//! checks every length and index once, and writes its outputs; it owns no memory and knows nothing about tensors.
+//!
+//! | module | computes |
+//! |---|---|
+//! | [`dtype`], [`slice`](mod@slice), [`error`] | what a kernel reads and writes, and why it refuses |
+//!
+//! # Invariants
+//! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
+//!   thread, and every sum has one order. (Different instruction sets may round differently.)
+//! - The compute dtype is the dtype of the activations, f32 or f64. Weights may be stored in bf16 where the activations are
+//!   f32.
+//! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
+//! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
+//! - Bad arguments are a [`KernelError`]; nothing here panics on them, prints, or reads the environment.
+//!
+//! # What it does not do
+//! Strides, broadcasting, shapes beyond flat lengths and memory management live in the tensor crate.
+
+#![deny(missing_docs)]
+
+mod check;
+pub mod dtype;
+pub mod error;
+pub mod slice;
+
+pub use dtype::{Dtype, Element, Real};
+pub use error::KernelError;
+pub use slice::{Slice, SliceMut, Write};

@@ -1,0 +1,214 @@
+//! Number formats: the storage [`Dtype`], the [`Element`]s stored, and the [`Real`]s computed with.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+use half::bf16;
+
+/// The storage format of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dtype {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary64: the precision of the truth in tests.
+    F64,
+    /// bfloat16: the upper half of a binary32; storage of weights only.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+            Dtype::Bf16 => 2,
+        }
+    }
+
+    /// Lower-case name: `f32`, `f64` or `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F64 => "f64",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A number that can be stored: it converts to a [`Real`] at the load.
+pub trait Element: sealed::Sealed + Copy + Send + Sync + Default + fmt::Debug + PartialEq + 'static {
+    /// The storage format.
+    const DTYPE: Dtype;
+
+    /// The value in the compute format. Exact, except for f64 into f32, which no kernel does.
+    fn load<T: Real>(self) -> T;
+}
+
+/// A number that kernels compute with: f32 or f64. The references are written once, generic over it.
+pub trait Real:
+    Element
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + fmt::Display
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// Minus infinity, the identity of `max`.
+    const NEG_INFINITY: Self;
+
+    /// The nearest value to `x`.
+    fn from_f64(x: f64) -> Self;
+    /// The value as f64, exact.
+    fn to_f64(self) -> f64;
+    /// e^self.
+    fn exp(self) -> Self;
+    /// The natural logarithm.
+    fn ln(self) -> Self;
+    /// The square root, correctly rounded.
+    fn sqrt(self) -> Self;
+    /// The larger of the two.
+    fn max(self, other: Self) -> Self;
+    /// Neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    fn load<T: Real>(self) -> T {
+        T::from_f64(f64::from(self))
+    }
+}
+
+impl Element for f64 {
+    const DTYPE: Dtype = Dtype::F64;
+    #[inline(always)]
+    fn load<T: Real>(self) -> T {
+        T::from_f64(self)
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    fn load<T: Real>(self) -> T {
+        T::from_f64(f64::from(f32::from_bits(u32::from(self.to_bits()) << 16)))
+    }
+}
+
+impl Real for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NEG_INFINITY: Self = f32::NEG_INFINITY;
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        f32::ln(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        f32::max(self, other)
+    }
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        f32::is_finite(self)
+    }
+}
+
+impl Real for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const NEG_INFINITY: Self = f64::NEG_INFINITY;
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        f64::ln(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        f64::max(self, other)
+    }
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        f64::is_finite(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_bf16_loads_exactly() {
+        for bits in 0..=u16::MAX {
+            let x = bf16::from_bits(bits);
+            if x.is_finite() {
+                assert_eq!(x.load::<f32>().to_bits(), x.to_f32().to_bits());
+                assert_eq!(x.load::<f64>(), x.to_f64());
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_sizes_agree_with_the_types() {
+        assert_eq!((Dtype::F32.name(), Dtype::F32.size_bytes()), ("f32", size_of::<f32>()));
+        assert_eq!((Dtype::F64.name(), Dtype::F64.size_bytes()), ("f64", size_of::<f64>()));
+        assert_eq!((Dtype::Bf16.name(), Dtype::Bf16.size_bytes()), ("bf16", size_of::<bf16>()));
+    }
+}
