@@ -1,1 +1,5 @@
 //! Text to token batches: readers, chat templates, token store, mixture, packing, and the closed world.
+
+pub mod capability;
+
+pub use capability::{Capability, Domain};

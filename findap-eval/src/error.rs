@@ -1,0 +1,145 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong between a task file and a report.
+///
+/// Every variant names the place (file and line, task and document) and what was expected there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the system gave.
+        source: std::io::Error,
+    },
+    /// A task file is not the TOML that the schema asks for.
+    #[error("{file}:{line}: {problem}{}", hint(nearest))]
+    TaskSyntax {
+        /// File name, or the name of a built-in task.
+        file: String,
+        /// 1-based line; 0 where the parser could not tell.
+        line: usize,
+        /// What is wrong, naming the key.
+        problem: String,
+        /// The known key or value that is spelt most like the unknown one.
+        nearest: Option<String>,
+    },
+    /// A task file parses but asks for something impossible.
+    #[error("{file}: task {task}: {field}: {problem}")]
+    TaskInvalid {
+        /// File name, or the name of a built-in task.
+        file: String,
+        /// Name of the task.
+        task: String,
+        /// The key at fault.
+        field: &'static str,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// No task or group has the name that was asked for.
+    #[error("no task or group is called {name:?}{}", hint(nearest))]
+    UnknownTask {
+        /// What was asked for: a name, a glob or an `@group`.
+        name: String,
+        /// The known name that is spelt most like it.
+        nearest: Option<String>,
+    },
+    /// A dataset path starts with a root that was not given.
+    #[error(
+        "task {task}: dataset {path:?} needs the data root {root:?}, which was not given (known roots: {known})"
+    )]
+    UnknownDataRoot {
+        /// Name of the task.
+        task: String,
+        /// The path as the task writes it.
+        path: String,
+        /// The part before the colon.
+        root: String,
+        /// The roots that were given, comma separated.
+        known: String,
+    },
+    /// A row of a dataset cannot be used.
+    #[error("{}:{line}: {field}: {problem}", path.display())]
+    Row {
+        /// The dataset file.
+        path: PathBuf,
+        /// 1-based line, or 1-based element of a JSON array.
+        line: usize,
+        /// The field at fault; `row` for the row as a whole.
+        field: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A choice does not fit the model's context even with nothing before it.
+    #[error(
+        "a continuation has {tokens} tokens but the model's context holds {max_tokens}: {text:?}"
+    )]
+    ContinuationTooLong {
+        /// Tokens of the continuation.
+        tokens: usize,
+        /// Tokens that the model can read.
+        max_tokens: usize,
+        /// Its first characters.
+        text: String,
+    },
+    /// A task asks for as many new tokens as the context holds, leaving none for the prompt.
+    #[error("{max_new_tokens} new tokens leave no room for a prompt in a context of {max_tokens}")]
+    NoRoomForPrompt {
+        /// New tokens asked for.
+        max_new_tokens: usize,
+        /// Tokens that the model can read.
+        max_tokens: usize,
+    },
+    /// The model failed.
+    #[error("model {model}: {operation}: {reason}")]
+    Model {
+        /// Name of the model.
+        model: String,
+        /// What it was asked to do.
+        operation: &'static str,
+        /// Its own message.
+        reason: String,
+    },
+    /// A results folder, samples file or run folder does not hold what it should.
+    #[error("{}: {problem}", path.display())]
+    Results {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+impl EvalError {
+    /// Wraps a system error with the path it happened on.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// The candidate spelt most like `word`, if any is near enough to be a likely slip.
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| {
+            *distance <= word.chars().count().max(candidate.chars().count()) / 2
+        })
+        .map(|(_, candidate)| candidate.to_owned())
+}
