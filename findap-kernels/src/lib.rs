@@ -6,6 +6,7 @@
 //! | module | computes |
 //! |---|---|
 //! | [`dtype`], [`slice`](mod@slice), [`error`] | what a kernel reads and writes, and why it refuses |
+//! | [`matmul`] | dense products with transposes, accumulation and bf16 weights |
 //!
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
@@ -24,6 +25,7 @@
 mod check;
 pub mod dtype;
 pub mod error;
+pub mod matmul;
 pub mod slice;
 
 pub use dtype::{Dtype, Element, Real};

@@ -1,0 +1,78 @@
+//! Dense matrix products, the bulk of a training step.
+//!
+//! c[i, j] (+)= sum_p op(a)[i, p] * op(b)[p, j],   op(x) = x or its transpose
+//!
+//! All matrices are row-major and contiguous. A linear layer y = x W^T with W `[out, in]` is `transpose_b`; its two
+//! gradients are dx = dy W (no transpose) and dW = dy^T x (`transpose_a`, accumulating).
+
+mod cpu;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::check;
+use crate::error::KernelError;
+use crate::slice::{Slice, SliceMut, Write};
+
+/// The arguments of [`gemm`].
+#[derive(Debug)]
+pub struct Gemm<'a> {
+    /// Rows of `c`.
+    pub m: usize,
+    /// Columns of `c`.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// `[m, k]`, or `[k, m]` with `transpose_a`.
+    pub a: Slice<'a>,
+    /// Whether `a` is stored transposed.
+    pub transpose_a: bool,
+    /// `[k, n]`, or `[n, k]` with `transpose_b`. May be bf16 beside f32: it is a weight.
+    pub b: Slice<'a>,
+    /// Whether `b` is stored transposed.
+    pub transpose_b: bool,
+    /// `[m, n]`, written.
+    pub c: SliceMut<'a>,
+    /// Whether the product replaces `c` or is added to it.
+    pub write: Write,
+}
+
+/// Computes a matrix product.
+///
+/// # Shapes
+/// `a`: `m * k`, `b`: `k * n`, `c`: `m * n` numbers; any of the sizes may be 0.
+/// # Numerics
+/// f32 sums in f32, f64 in f64. A row of `c` depends on its row of op(a) and on b alone, and its bits do not depend on the
+/// other rows, on `m` within one size class of the blocked product, or on the number of threads.
+/// # Cost
+/// 2 m n k operations.
+/// # Errors
+/// [`KernelError::ShapeMismatch`] if a length disagrees with the sizes; [`KernelError::UnsupportedDtype`] for formats other
+/// than all f32, all f64, or f32 with `b` in bf16.
+pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
+    const OP: &str = "matmul::gemm";
+    let Gemm { m, n, k, a, transpose_a, b, transpose_b, c, write } = args;
+    check::length(OP, "a", a.len(), m * k)?;
+    check::length(OP, "b", b.len(), k * n)?;
+    check::length(OP, "c", c.len(), m * n)?;
+    let dtypes = [("a", a.dtype()), ("b", b.dtype()), ("c", c.dtype())];
+    let shape = Shape { m, n, k, transpose_a, transpose_b, write };
+    match (a, b, c) {
+        (Slice::F32(a), Slice::F32(b), SliceMut::F32(c)) => cpu::gemm(shape, a, b, c),
+        (Slice::F64(a), Slice::F64(b), SliceMut::F64(c)) => cpu::gemm(shape, a, b, c),
+        (Slice::F32(a), Slice::Bf16(b), SliceMut::F32(c)) => cpu::gemm_bf16(shape, a, b, c),
+        _ => return Err(check::unsupported(OP, dtypes)),
+    }
+    Ok(())
+}
+
+/// What a product is, apart from its operands.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    transpose_a: bool,
+    transpose_b: bool,
+    write: Write,
+}
