@@ -87,21 +87,16 @@ impl Check {
             Self::OneWord => words == 1 && reply.chars().any(char::is_alphanumeric),
             Self::MaxWords { n } => words <= *n && words > 0,
             Self::MinWords { n } => words >= *n,
-            Self::JsonKeys { keys } => json_object(reply).is_some_and(|object| {
-                object.len() == keys.len() && keys.iter().all(|key| object.contains_key(key))
-            }),
-            Self::JsonValue { key, value } => json_object(reply).is_some_and(|object| {
-                object
-                    .get(key)
-                    .is_some_and(|found| same_value(found, value))
-            }),
+            Self::JsonKeys { keys } => json_object(reply)
+                .is_some_and(|object| object.len() == keys.len() && keys.iter().all(|key| object.contains_key(key))),
+            Self::JsonValue { key, value } => {
+                json_object(reply).is_some_and(|object| object.get(key).is_some_and(|found| same_value(found, value)))
+            }
             Self::ListOfN { n } => num_list_items(reply) == *n,
             Self::StartsWith { text } => reply.starts_with(text.as_str()),
             Self::EndsWith { text } => reply.ends_with(text.as_str()),
             Self::Contains { text } => contains_ignoring_case(reply, text),
-            Self::ContainsAny { texts } => {
-                texts.iter().any(|text| contains_ignoring_case(reply, text))
-            }
+            Self::ContainsAny { texts } => texts.iter().any(|text| contains_ignoring_case(reply, text)),
             Self::NotContains { text } => !contains_ignoring_case(reply, text),
             Self::OneOf { values } => values.iter().any(|value| bare(value) == bare(reply)),
             Self::Refuses => refuses(reply),
@@ -128,14 +123,10 @@ fn num_list_items(reply: &str) -> usize {
         let after_digits = line.trim_start_matches(|c: char| c.is_ascii_digit());
         line.starts_with("- ")
             || line.starts_with("* ")
-            || (after_digits.len() < line.len()
-                && (after_digits.starts_with(". ") || after_digits.starts_with(") ")))
+            || (after_digits.len() < line.len() && (after_digits.starts_with(". ") || after_digits.starts_with(") ")))
     };
     match reply.lines().filter(is_item).count() {
-        0 => reply
-            .split(',')
-            .filter(|item| !item.trim().is_empty())
-            .count(),
+        0 => reply.split(',').filter(|item| !item.trim().is_empty()).count(),
         bulleted => bulleted,
     }
 }
@@ -145,9 +136,7 @@ fn contains_ignoring_case(reply: &str, text: &str) -> bool {
 }
 
 fn bare(text: &str) -> String {
-    text.trim()
-        .trim_end_matches(|c: char| c.is_ascii_punctuation())
-        .to_lowercase()
+    text.trim().trim_end_matches(|c: char| c.is_ascii_punctuation()).to_lowercase()
 }
 
 fn has_letters(reply: &str) -> bool {
@@ -186,62 +175,22 @@ mod tests {
             (r#"{"rule": "max_words", "n": 2}"#, "one two", true),
             (r#"{"rule": "max_words", "n": 2}"#, "", false),
             (r#"{"rule": "min_words", "n": 3}"#, "one two", false),
-            (
-                r#"{"rule": "json_keys", "keys": ["a", "b"]}"#,
-                r#"{"b": 1, "a": [2]}"#,
-                true,
-            ),
-            (
-                r#"{"rule": "json_keys", "keys": ["a", "b"]}"#,
-                r#"{"a": 1}"#,
-                false,
-            ),
-            (
-                r#"{"rule": "json_keys", "keys": ["a"]}"#,
-                r#"Here: {"a": 1}"#,
-                false,
-            ),
-            (
-                r#"{"rule": "json_value", "key": "a", "value": 2}"#,
-                r#"{"a": 2.0}"#,
-                true,
-            ),
-            (
-                r#"{"rule": "json_value", "key": "a", "value": "x"}"#,
-                r#"{"a": "y"}"#,
-                false,
-            ),
+            (r#"{"rule": "json_keys", "keys": ["a", "b"]}"#, r#"{"b": 1, "a": [2]}"#, true),
+            (r#"{"rule": "json_keys", "keys": ["a", "b"]}"#, r#"{"a": 1}"#, false),
+            (r#"{"rule": "json_keys", "keys": ["a"]}"#, r#"Here: {"a": 1}"#, false),
+            (r#"{"rule": "json_value", "key": "a", "value": 2}"#, r#"{"a": 2.0}"#, true),
+            (r#"{"rule": "json_value", "key": "a", "value": "x"}"#, r#"{"a": "y"}"#, false),
             (r#"{"rule": "list_of_n", "n": 2}"#, "Sure:\n- a\n- b", true),
             (r#"{"rule": "list_of_n", "n": 3}"#, "1. a\n2. b\n3) c", true),
             (r#"{"rule": "list_of_n", "n": 3}"#, "red, green, blue", true),
             (r#"{"rule": "list_of_n", "n": 3}"#, "red", false),
-            (
-                r#"{"rule": "starts_with", "text": "Yes"}"#,
-                "Yes, it is",
-                true,
-            ),
+            (r#"{"rule": "starts_with", "text": "Yes"}"#, "Yes, it is", true),
             (r#"{"rule": "ends_with", "text": "!"}"#, "Hello!\n", true),
             (r#"{"rule": "contains", "text": "PARIS"}"#, "in Paris", true),
-            (
-                r#"{"rule": "contains_any", "texts": ["hello", "good day"]}"#,
-                "Good day to you",
-                true,
-            ),
-            (
-                r#"{"rule": "not_contains", "text": "the"}"#,
-                "The end",
-                false,
-            ),
-            (
-                r#"{"rule": "one_of", "values": ["yes", "no"]}"#,
-                "No.",
-                true,
-            ),
-            (
-                r#"{"rule": "one_of", "values": ["yes", "no"]}"#,
-                "Not sure",
-                false,
-            ),
+            (r#"{"rule": "contains_any", "texts": ["hello", "good day"]}"#, "Good day to you", true),
+            (r#"{"rule": "not_contains", "text": "the"}"#, "The end", false),
+            (r#"{"rule": "one_of", "values": ["yes", "no"]}"#, "No.", true),
+            (r#"{"rule": "one_of", "values": ["yes", "no"]}"#, "Not sure", false),
             (r#"{"rule": "refuses"}"#, "I\u{2019}m sorry, but no", true),
             (r#"{"rule": "refuses"}"#, "The answer is 4", false),
             (r#"{"rule": "upper_case"}"#, "ALL 4", true),
@@ -257,11 +206,7 @@ mod tests {
 
     #[test]
     fn unknown_rules_and_keys_are_refused() {
-        for rule in [
-            r#"{"rule": "one_wrd"}"#,
-            r#"{"rule": "max_words", "m": 2}"#,
-            r#"{"rule": "max_words"}"#,
-        ] {
+        for rule in [r#"{"rule": "one_wrd"}"#, r#"{"rule": "max_words", "m": 2}"#, r#"{"rule": "max_words"}"#] {
             assert!(serde_json::from_str::<Check>(rule).is_err(), "{rule}");
         }
     }

@@ -49,9 +49,7 @@ pub enum EvalError {
         nearest: Option<String>,
     },
     /// A dataset path starts with a root that was not given.
-    #[error(
-        "task {task}: dataset {path:?} needs the data root {root:?}, which was not given (known roots: {known})"
-    )]
+    #[error("task {task}: dataset {path:?} needs the data root {root:?}, which was not given (known roots: {known})")]
     UnknownDataRoot {
         /// Name of the task.
         task: String,
@@ -75,9 +73,7 @@ pub enum EvalError {
         problem: String,
     },
     /// A choice does not fit the model's context even with nothing before it.
-    #[error(
-        "a continuation has {tokens} tokens but the model's context holds {max_tokens}: {text:?}"
-    )]
+    #[error("a continuation has {tokens} tokens but the model's context holds {max_tokens}: {text:?}")]
     ContinuationTooLong {
         /// Tokens of the continuation.
         tokens: usize,
@@ -115,10 +111,7 @@ pub enum EvalError {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
+    nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
 impl EvalError {
@@ -130,16 +123,11 @@ impl EvalError {
 }
 
 /// The candidate spelt most like `word`, if any is near enough to be a likely slip.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .min()
-        .filter(|(distance, candidate)| {
-            *distance <= word.chars().count().max(candidate.chars().count()) / 2
-        })
+        .filter(|(distance, candidate)| *distance <= word.chars().count().max(candidate.chars().count()) / 2)
         .map(|(_, candidate)| candidate.to_owned())
 }

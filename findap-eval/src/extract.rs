@@ -109,49 +109,28 @@ pub enum LabelMatch {
 
 fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {
     let pattern = String::deserialize(deserializer)?;
-    Regex::new(&pattern)
-        .map_err(|error| serde::de::Error::custom(format!("not a regular expression: {error}")))
+    Regex::new(&pattern).map_err(|error| serde::de::Error::custom(format!("not a regular expression: {error}")))
 }
 
 /// Runs the steps on a reply; `None` where no answer was found.
 pub fn extract(steps: &[Step], reply: &str) -> Option<String> {
-    steps
-        .iter()
-        .fold(Some(reply.to_owned()), |text, step| match (text, step) {
-            (None, Step::Default(answer)) => Some(answer.clone()),
-            (None, _) => None,
-            (Some(text), step) => step.run(&text),
-        })
+    steps.iter().fold(Some(reply.to_owned()), |text, step| match (text, step) {
+        (None, Step::Default(answer)) => Some(answer.clone()),
+        (None, _) => None,
+        (Some(text), step) => step.run(&text),
+    })
 }
 
 impl Step {
     fn run(&self, text: &str) -> Option<String> {
         match self {
             Self::Strip => non_empty(text.trim()),
-            Self::FirstLine => text
-                .lines()
-                .map(str::trim)
-                .find(|line| !line.is_empty())
-                .map(str::to_owned),
-            Self::LastLine => text
-                .lines()
-                .rev()
-                .map(str::trim)
-                .find(|line| !line.is_empty())
-                .map(str::to_owned),
+            Self::FirstLine => text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
+            Self::LastLine => text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
             Self::LowerCase => Some(text.to_lowercase()),
-            Self::StripPunctuation => {
-                non_empty(text.replace(|c: char| c.is_ascii_punctuation(), "").trim())
-            }
-            Self::After(marker) => text
-                .rfind(marker.as_str())
-                .map(|at| text[at + marker.len()..].to_owned()),
-            Self::Before(marker) => Some(
-                text.split(marker.as_str())
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-            ),
+            Self::StripPunctuation => non_empty(text.replace(|c: char| c.is_ascii_punctuation(), "").trim()),
+            Self::After(marker) => text.rfind(marker.as_str()).map(|at| text[at + marker.len()..].to_owned()),
+            Self::Before(marker) => Some(text.split(marker.as_str()).next().unwrap_or_default().to_owned()),
             Self::Regex(step) => step.run(text),
             Self::FirstNumber => numbers(text).next().map(str::to_owned),
             Self::LastNumber => numbers(text).last().map(str::to_owned),
@@ -172,9 +151,7 @@ impl RegexStep {
             Which::First => self.pattern.captures(text),
             Which::Last => self.pattern.captures_iter(text).last(),
         }?;
-        let group = self
-            .group
-            .unwrap_or(usize::from(self.pattern.captures_len() > 1));
+        let group = self.group.unwrap_or(usize::from(self.pattern.captures_len() > 1));
         captures.get(group).map(|found| found.as_str().to_owned())
     }
 }
@@ -182,8 +159,7 @@ impl RegexStep {
 impl JsonStep {
     fn run(&self, text: &str) -> Option<String> {
         let object = text.match_indices('{').find_map(|(at, _)| {
-            let mut values =
-                serde_json::Deserializer::from_str(&text[at..]).into_iter::<serde_json::Value>();
+            let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<serde_json::Value>();
             values.next()?.ok()
         })?;
         match &self.key {
@@ -202,26 +178,15 @@ impl LabelStep {
         let text = text.to_lowercase();
         let found = match self.how {
             LabelMatch::Strict => {
-                let bare =
-                    text.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
-                self.labels
-                    .iter()
-                    .find(|label| label.to_lowercase() == bare)
+                let bare = text.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
+                self.labels.iter().find(|label| label.to_lowercase() == bare)
             }
-            LabelMatch::Substring => self
-                .labels
-                .iter()
-                .find(|label| text.contains(&label.to_lowercase())),
+            LabelMatch::Substring => self.labels.iter().find(|label| text.contains(&label.to_lowercase())),
             LabelMatch::FirstWord => {
                 let place = |label: &String| whole_word(&text, &label.to_lowercase());
-                let placed = self
-                    .labels
-                    .iter()
-                    .filter_map(|label| Some((place(label)?, label)));
+                let placed = self.labels.iter().filter_map(|label| Some((place(label)?, label)));
                 // Of two labels at one place, one is a prefix of the other: the longer one was meant.
-                placed
-                    .min_by_key(|(at, label)| (*at, std::cmp::Reverse(label.len())))
-                    .map(|(_, label)| label)
+                placed.min_by_key(|(at, label)| (*at, std::cmp::Reverse(label.len()))).map(|(_, label)| label)
             }
         };
         found.cloned()
@@ -234,24 +199,19 @@ fn non_empty(text: &str) -> Option<String> {
 
 fn whole_word(text: &str, word: &str) -> Option<usize> {
     let is_inside = |character: Option<char>| character.is_some_and(char::is_alphanumeric);
-    text.match_indices(word).map(|(at, _)| at).find(|&at| {
-        !is_inside(text[..at].chars().next_back())
-            && !is_inside(text[at + word.len()..].chars().next())
-    })
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .find(|&at| !is_inside(text[..at].chars().next_back()) && !is_inside(text[at + word.len()..].chars().next()))
 }
 
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     static NUMBER: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
-        Regex::new(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
-            .expect("invariant: a valid constant pattern")
+        Regex::new(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+").expect("invariant: a valid constant pattern")
     });
     NUMBER.find_iter(text).map(move |found| {
         // A minus directly after a digit or letter is an operator or a hyphen (`16-3`, `mid-2019`), not a sign.
         let glued = found.as_str().starts_with('-')
-            && text[..found.start()]
-                .chars()
-                .next_back()
-                .is_some_and(char::is_alphanumeric);
+            && text[..found.start()].chars().next_back().is_some_and(char::is_alphanumeric);
         &text[found.start() + usize::from(glued)..found.end()]
     })
 }
@@ -259,14 +219,9 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
 /// One spelling per number (see [`Step::NormalizeNumber`]); text that is not a number is returned trimmed.
 pub fn normalize_number(text: &str) -> String {
     let text = text.trim();
-    let bracketed = text
-        .strip_prefix('(')
-        .and_then(|rest| rest.strip_suffix(')'));
-    let mut digits: String = bracketed
-        .unwrap_or(text)
-        .chars()
-        .filter(|c| !matches!(c, '$' | ',' | '%' | ' ') && !is_currency(*c))
-        .collect();
+    let bracketed = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    let mut digits: String =
+        bracketed.unwrap_or(text).chars().filter(|c| !matches!(c, '$' | ',' | '%' | ' ') && !is_currency(*c)).collect();
     while digits.ends_with('.') {
         digits.pop();
     }
@@ -286,11 +241,7 @@ pub fn normalize_number(text: &str) -> String {
     };
     let fraction = fraction.trim_end_matches('0');
     let point = if fraction.is_empty() { "" } else { "." };
-    let sign = if negative && (whole != "0" || !fraction.is_empty()) {
-        "-"
-    } else {
-        ""
-    };
+    let sign = if negative && (whole != "0" || !fraction.is_empty()) { "-" } else { "" };
     format!("{sign}{whole}{point}{fraction}")
 }
 
@@ -303,18 +254,13 @@ fn choice_letter(text: &str) -> Option<String> {
         let inside = text[at + 2..].split_once("]]")?.0.trim();
         let mut characters = inside.chars();
         let letter = characters.next().filter(char::is_ascii_alphabetic)?;
-        characters
-            .next()
-            .is_none()
-            .then(|| letter.to_ascii_uppercase().to_string())
+        characters.next().is_none().then(|| letter.to_ascii_uppercase().to_string())
     });
     letters.last()
 }
 
 fn leading_letter(text: &str) -> Option<String> {
-    let text = text.trim_start_matches(|c: char| {
-        c.is_whitespace() || matches!(c, '(' | '[' | '*' | '"' | '\'')
-    });
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '(' | '[' | '*' | '"' | '\''));
     let mut characters = text.chars();
     let letter = characters.next().filter(char::is_ascii_uppercase)?;
     match characters.next() {
@@ -336,11 +282,7 @@ mod tests {
 
     fn check(steps: &str, reply: &str, want: Option<&str>) {
         let parsed: Steps = toml::from_str(&format!("extract = {steps}")).expect(steps);
-        assert_eq!(
-            extract(&parsed.extract, reply).as_deref(),
-            want,
-            "{steps} on {reply:?}"
-        );
+        assert_eq!(extract(&parsed.extract, reply).as_deref(), want, "{steps} on {reply:?}");
     }
 
     #[test]
@@ -351,70 +293,26 @@ mod tests {
         check(r#"["last_line"]"#, "one\ntwo\n\n", Some("two"));
         check(r#"["lower_case"]"#, "\u{c9}T\u{c9}", Some("\u{e9}t\u{e9}"));
         check(r#"["strip_punctuation"]"#, "(yes!)", Some("yes"));
-        check(
-            r#"[{after = "Answer:"}]"#,
-            "Answer: 1. Answer: 2",
-            Some(" 2"),
-        );
+        check(r#"[{after = "Answer:"}]"#, "Answer: 1. Answer: 2", Some(" 2"));
         check(r#"[{after = "Answer:"}]"#, "no marker", None);
         check(r#"[{before = "."}]"#, "one. two.", Some("one"));
-        check(
-            r#"[{regex = {pattern = 'is (\w+)'}}]"#,
-            "it is red, it is blue",
-            Some("red"),
-        );
-        check(
-            r#"[{regex = {pattern = 'is (\w+)', which = "last"}}]"#,
-            "it is red, it is blue",
-            Some("blue"),
-        );
+        check(r#"[{regex = {pattern = 'is (\w+)'}}]"#, "it is red, it is blue", Some("red"));
+        check(r#"[{regex = {pattern = 'is (\w+)', which = "last"}}]"#, "it is red, it is blue", Some("blue"));
         check(r#"[{regex = {pattern = '\d+'}}]"#, "a 12 b", Some("12"));
-        check(
-            r#"[{regex = {pattern = '(a)(b)', group = 2}}]"#,
-            "ab",
-            Some("b"),
-        );
+        check(r#"[{regex = {pattern = '(a)(b)', group = 2}}]"#, "ab", Some("b"));
         check(r#"["first_number"]"#, "from 3 to 4", Some("3"));
-        check(
-            r#"["last_number"]"#,
-            "16-3 = 13 so $1,234.50.",
-            Some("1,234.50"),
-        );
-        check(
-            r#"["last_number"]"#,
-            "a change of -12.6 million",
-            Some("-12.6"),
-        );
+        check(r#"["last_number"]"#, "16-3 = 13 so $1,234.50.", Some("1,234.50"));
+        check(r#"["last_number"]"#, "a change of -12.6 million", Some("-12.6"));
         check(r#"["last_number"]"#, "16-3", Some("3"));
         check(r#"["last_number"]"#, "none", None);
-        check(
-            r#"["choice_letter"]"#,
-            "Because [[A]] no. Selection: [[ b ]]",
-            Some("B"),
-        );
+        check(r#"["choice_letter"]"#, "Because [[A]] no. Selection: [[ b ]]", Some("B"));
         check(r#"["choice_letter"]"#, "Selection: A", None);
         check(r#"["choice_letter"]"#, "[[AB]] [[1]] [[", None);
-        check(
-            r#"[{json = {key = "answer"}}]"#,
-            r#"So: {"answer": 4} done"#,
-            Some("4"),
-        );
+        check(r#"[{json = {key = "answer"}}]"#, r#"So: {"answer": 4} done"#, Some("4"));
         check(r#"[{json = {key = "answer"}}]"#, r#"{"other": 4}"#, None);
-        check(
-            r#"[{json = {}}]"#,
-            r#"{bad {"a": "x"}"#,
-            Some(r#"{"a":"x"}"#),
-        );
-        check(
-            r#"["strip", {map = {good = "yes", bad = "no"}}]"#,
-            " good",
-            Some("yes"),
-        );
-        check(
-            r#"["strip", {map = {good = "yes"}}]"#,
-            "other",
-            Some("other"),
-        );
+        check(r#"[{json = {}}]"#, r#"{bad {"a": "x"}"#, Some(r#"{"a":"x"}"#));
+        check(r#"["strip", {map = {good = "yes", bad = "no"}}]"#, " good", Some("yes"));
+        check(r#"["strip", {map = {good = "yes"}}]"#, "other", Some("other"));
         check(r#"["last_number", {default = "0"}]"#, "none", Some("0"));
         check(r#"["last_number", {default = "0"}]"#, "7", Some("7"));
     }
@@ -436,23 +334,12 @@ mod tests {
 
     #[test]
     fn labels_match_in_three_ways() {
-        let label = |how: &str| {
-            format!(
-                r#"[{{label = {{labels = ["positive", "negative", "neutral"], how = "{how}"}}}}]"#
-            )
-        };
+        let label =
+            |how: &str| format!(r#"[{{label = {{labels = ["positive", "negative", "neutral"], how = "{how}"}}}}]"#);
         check(&label("strict"), " Negative.\n", Some("negative"));
         check(&label("strict"), "It is negative", None);
-        check(
-            &label("substring"),
-            "negative, not positive",
-            Some("positive"),
-        );
-        check(
-            &label("first_word"),
-            "negative, not positive",
-            Some("negative"),
-        );
+        check(&label("substring"), "negative, not positive", Some("positive"));
+        check(&label("first_word"), "negative, not positive", Some("negative"));
         check(&label("first_word"), "unpositively", None);
         check(&label("substring"), "unsure", None);
     }
@@ -478,15 +365,8 @@ mod tests {
 
     #[test]
     fn unknown_steps_are_refused() {
-        for steps in [
-            r#"["last_numbr"]"#,
-            r#"[{regex = {pattern = "("}}]"#,
-            r#"[{json = {field = "a"}}]"#,
-        ] {
-            assert!(
-                toml::from_str::<Steps>(&format!("extract = {steps}")).is_err(),
-                "{steps}"
-            );
+        for steps in [r#"["last_numbr"]"#, r#"[{regex = {pattern = "("}}]"#, r#"[{json = {field = "a"}}]"#] {
+            assert!(toml::from_str::<Steps>(&format!("extract = {steps}")).is_err(), "{steps}");
         }
     }
 

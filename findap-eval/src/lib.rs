@@ -1,11 +1,20 @@
 //! Evaluation tasks as data: engine, metrics, comparison and report.
 
 pub mod check;
+pub mod dataset;
+pub mod engine;
 mod error;
 pub mod extract;
-mod results;
+pub mod metrics;
+pub mod model;
+pub mod prompt;
+pub mod results;
+pub mod sample;
 pub mod task;
 pub mod template;
 
+pub use engine::{Options, Progress, run};
 pub use error::EvalError;
+pub use model::LanguageModel;
+pub use results::Results;
 pub use task::Task;

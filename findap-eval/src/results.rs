@@ -1,8 +1,439 @@
-//! placeholder
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
+//! What a run found, in memory and in lm-eval's files: `results_<time>.json` and `samples_<task>_<time>.jsonl`.
+
+use crate::engine::Options;
+use crate::error::EvalError;
+use crate::metrics::{Outcome, aggregate, standard_error};
+use crate::sample::Sample;
+use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
+use findap_data::{Capability, Domain};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::Digest;
+use std::path::{Path, PathBuf};
+
+/// What was run and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The model's name: usually its folder.
+    pub model_name: String,
+    /// What identifies weights and tokenizer.
+    pub model_fingerprint: String,
+    /// Tokens that one sequence may hold.
+    pub max_tokens: usize,
+    /// Only so many rows of each task or subset were asked.
+    pub limit: Option<usize>,
+    /// Seed of drawn examples and bootstrap errors.
+    pub seed: u64,
+    /// Whether the tasks' own choice of chat template was overruled.
+    pub chat: Option<bool>,
+    /// Whether the tasks' own number of solved examples was overruled.
+    pub num_fewshot: Option<usize>,
+    /// Start, seconds since 1970 UTC.
+    pub started_unix: f64,
+    /// Duration.
+    pub seconds: f64,
+}
+
+/// What a run found.
+#[derive(Debug, Clone)]
+pub struct Results {
+    /// What was run and how.
+    pub info: RunInfo,
+    /// One entry per task, in the order asked for.
+    pub tasks: Vec<TaskResult>,
+}
+
+/// A metric's value.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MetricValue {
+    /// Which metric.
+    pub metric: Metric,
+    /// Its value over all rows.
+    pub value: f64,
+    /// Its standard error; `None` for fewer than two rows.
+    pub stderr: Option<f64>,
+}
+
+/// What a run found about one task, or about one subset of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// Unique name.
+    pub name: String,
+    /// Name for readers.
+    pub title: String,
+    /// Version of the task file.
+    pub version: u32,
+    /// SHA-256 of the task file, hex.
+    pub hash: String,
+    /// What it measures.
+    pub capability: Capability,
+    /// Where it measures it.
+    pub domain: Domain,
+    /// Whether the kind of task was seen in instruction tuning.
+    pub similarity: Similarity,
+    /// Score of guessing, in the units of the headline metric.
+    pub chance: f64,
+    /// Solved examples shown.
+    pub num_fewshot: usize,
+    /// Through the chat template, or as plain text.
+    pub chat: bool,
+    /// Rows asked.
+    pub num_rows: usize,
+    /// Rows there are.
+    pub num_original: usize,
+    /// Values, the headline first.
+    pub metrics: Vec<MetricValue>,
+    /// The same for each subset: name, rows, values.
+    pub subsets: Vec<SubsetSummary>,
+}
+
+/// What a run found about one subset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubsetSummary {
+    /// Name of the subset.
+    pub name: String,
+    /// Rows asked.
+    pub num_rows: usize,
+    /// Values, the headline first.
+    pub metrics: Vec<MetricValue>,
+}
+
+/// A summary and the samples behind it.
+#[derive(Debug, Clone)]
+pub struct TaskResult {
+    /// The numbers.
+    pub summary: TaskSummary,
+    /// How subsets are averaged.
+    pub subset_mean: SubsetMean,
+    /// How replies were asked for, for the samples file.
+    pub gen_kwargs: Value,
+    /// Every question with its answer.
+    pub samples: Vec<Sample>,
+}
+
+impl TaskSummary {
+    /// The headline metric.
+    pub fn headline(&self) -> MetricValue {
+        self.metrics[0]
+    }
+}
+
+impl TaskResult {
+    pub(crate) fn new(task: &Task, samples: Vec<Sample>, num_original: usize, options: &Options) -> Self {
+        let mut metrics = task.metrics.clone();
+        if matches!(task.kind, Kind::Generate(_)) && !metrics.contains(&Metric::Missing) {
+            metrics.push(Metric::Missing);
+        }
+        let subsets: Vec<SubsetSummary> = task
+            .dataset
+            .subsets
+            .iter()
+            .map(|name| {
+                let of_subset = || samples.iter().filter(|sample| sample.subset.as_deref() == Some(name));
+                let outcomes: Vec<&Outcome> = of_subset().map(|sample| &sample.outcome).collect();
+                SubsetSummary {
+                    name: name.clone(),
+                    num_rows: outcomes.len(),
+                    metrics: metrics.iter().map(|metric| measure(*metric, &outcomes, options.seed)).collect(),
+                }
+            })
+            .collect();
+        let outcomes: Vec<&Outcome> = samples.iter().map(|sample| &sample.outcome).collect();
+        let is_macro = task.dataset.subset_mean == SubsetMean::Macro && !subsets.is_empty();
+        let values = metrics.iter().enumerate().map(|(index, metric)| {
+            if is_macro {
+                mean_of(subsets.iter().map(|subset| subset.metrics[index]), *metric)
+            } else {
+                measure(*metric, &outcomes, options.seed)
+            }
+        });
+        let summary = TaskSummary {
+            name: task.name.clone(),
+            title: task.title.clone(),
+            version: task.version,
+            hash: task.hash.clone(),
+            capability: task.capability,
+            domain: task.domain,
+            similarity: task.similarity,
+            chance: task.chance,
+            num_fewshot: options.num_fewshot.unwrap_or(task.fewshot.num),
+            chat: options.chat.unwrap_or(task.chat),
+            num_rows: samples.len(),
+            num_original,
+            metrics: values.collect(),
+            subsets,
+        };
+        let gen_kwargs = match &task.kind {
+            Kind::Generate(generate) => {
+                json!({ "until": generate.stop, "do_sample": false, "max_gen_toks": generate.max_new_tokens })
+            }
+            Kind::MultipleChoice(_) => Value::Null,
+        };
+        Self { summary, subset_mean: task.dataset.subset_mean, gen_kwargs, samples }
+    }
+}
+
+fn measure(metric: Metric, outcomes: &[&Outcome], seed: u64) -> MetricValue {
+    MetricValue { metric, value: aggregate(metric, outcomes), stderr: standard_error(metric, outcomes, seed) }
+}
+
+/// The mean of independent values, and its standard error where each has one.
+fn mean_of(values: impl Iterator<Item = MetricValue>, metric: Metric) -> MetricValue {
+    let values: Vec<MetricValue> = values.collect();
+    let count = values.len() as f64;
+    let squares: Option<f64> = values.iter().map(|value| value.stderr.map(|error| error * error)).sum();
+    MetricValue {
+        metric,
+        value: values.iter().map(|value| value.value).sum::<f64>() / count,
+        stderr: squares.map(|squares| squares.sqrt() / count),
+    }
+}
+
+/// The score of one capability in one domain: the mean of the headline metrics of its tasks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CellScore {
+    /// What is measured.
+    pub capability: Capability,
+    /// Where it is measured.
+    pub domain: Domain,
+    /// Mean of the headline metrics, each task counting the same.
+    pub score: f64,
+    /// Its standard error.
+    pub stderr: Option<f64>,
+    /// Mean of the chance levels.
+    pub chance: f64,
+    /// Rows of all its tasks.
+    pub num_rows: usize,
+    /// Its tasks.
+    pub num_tasks: usize,
+}
+
+/// Scores by capability and domain, in the order of the two enums; cells without a task are left out.
+pub fn cell_scores<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone) -> Vec<CellScore> {
+    let mut cells = Vec::new();
+    for capability in Capability::ALL {
+        for domain in Domain::ALL {
+            let of_cell: Vec<_> =
+                tasks.clone().filter(|task| (task.capability, task.domain) == (capability, domain)).collect();
+            if of_cell.is_empty() {
+                continue;
+            }
+            let mean = mean_of(of_cell.iter().map(|task| task.headline()), Metric::Acc);
+            cells.push(CellScore {
+                capability,
+                domain,
+                score: mean.value,
+                stderr: mean.stderr,
+                chance: of_cell.iter().map(|task| task.chance).sum::<f64>() / of_cell.len() as f64,
+                num_rows: of_cell.iter().map(|task| task.num_rows).sum(),
+                num_tasks: of_cell.len(),
+            });
+        }
+    }
+    cells
+}
+
+impl Results {
+    /// Scores by capability and domain.
+    pub fn cells(&self) -> Vec<CellScore> {
+        cell_scores(self.tasks.iter().map(|task| &task.summary))
+    }
+
+    /// Writes results and samples into a folder, each file whole or not at all; the results come last, so a folder with
+    /// results has its samples. Returns the path of the results file.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`].
+    pub fn write(&self, folder: &Path) -> Result<PathBuf, EvalError> {
+        std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
+        let stamp = iso_time(self.info.started_unix).replace(':', "-");
+        for task in &self.tasks {
+            let names: Vec<Metric> = task.summary.metrics.iter().map(|value| value.metric).collect();
+            let mut text = String::new();
+            for sample in &task.samples {
+                text.push_str(&sample.to_json(&names, &task.gen_kwargs).to_string());
+                text.push('\n');
+            }
+            write_whole(&folder.join(format!("samples_{}_{stamp}.jsonl", task.summary.name)), &text)?;
+        }
+        let path = folder.join(format!("results_{stamp}.json"));
+        write_whole(&path, &format!("{:#}\n", self.to_json()))?;
+        Ok(path)
+    }
+
+    /// The results file, in lm-eval's keys; `findap` holds what lm-eval has no key for.
+    pub fn to_json(&self) -> Value {
+        let info = &self.info;
+        let mut results = Map::new();
+        let mut group_subtasks = Map::new();
+        let per_task = |value: &dyn Fn(&TaskSummary) -> Value| -> Value {
+            self.tasks
+                .iter()
+                .map(|task| (task.summary.name.clone(), value(&task.summary)))
+                .collect::<Map<_, _>>()
+                .into()
+        };
+        for TaskResult { summary, .. } in &self.tasks {
+            results.insert(summary.name.clone(), metrics_json(&summary.title, summary.num_rows, &summary.metrics));
+            for subset in &summary.subsets {
+                let name = format!("{}:{}", summary.name, subset.name);
+                results.insert(name, metrics_json(&subset.name, subset.num_rows, &subset.metrics));
+            }
+            let subsets: Vec<String> =
+                summary.subsets.iter().map(|subset| format!("{}:{}", summary.name, subset.name)).collect();
+            group_subtasks.insert(summary.name.clone(), json!(subsets));
+        }
+        let groups: Map<String, Value> = self
+            .cells()
+            .iter()
+            .map(|cell| {
+                let name = format!("{}_{}", cell.domain.name(), cell.capability.name());
+                let stderr = cell.stderr.map_or(json!("N/A"), |error| json!(error));
+                let value = json!({ "alias": name, "score,none": cell.score, "score_stderr,none": stderr,
+                    "chance": cell.chance, "sample_len": cell.num_rows, "num_tasks": cell.num_tasks });
+                (name, value)
+            })
+            .collect();
+        json!({
+            "results": results,
+            "groups": groups,
+            "group_subtasks": group_subtasks,
+            "configs": per_task(&|task| json!({ "task": task.name, "metadata": { "version": task.version },
+                "num_fewshot": task.num_fewshot, "metric_list": task.metrics.iter().map(|value| json!({
+                    "metric": value.metric.name(), "higher_is_better": value.metric.higher_is_better() })).collect::<Vec<_>>() })),
+            "versions": per_task(&|task| json!(task.version)),
+            "n-shot": per_task(&|task| json!(task.num_fewshot)),
+            "higher_is_better": per_task(&|task| task.metrics.iter()
+                .map(|value| (value.metric.name().to_owned(), json!(value.metric.higher_is_better()))).collect::<Map<_, _>>().into()),
+            "n-samples": per_task(&|task| json!({ "original": task.num_original, "effective": task.num_rows })),
+            "config": { "model": "findap", "model_args": info.model_name, "limit": info.limit, "random_seed": info.seed,
+                "fewshot_seed": info.seed, "bootstrap_iters": crate::metrics::BOOTSTRAP_RESAMPLES },
+            "date": info.started_unix,
+            "max_length": info.max_tokens,
+            "task_hashes": per_task(&|task| json!(task.hash)),
+            "model_source": "findap",
+            "model_name": info.model_name,
+            "model_name_sanitized": info.model_name.replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'), "__"),
+            "start_time": info.started_unix,
+            "end_time": info.started_unix + info.seconds,
+            "total_evaluation_time_seconds": info.seconds.to_string(),
+            "findap": { "version": env!("CARGO_PKG_VERSION"), "info": info,
+                "tasks": self.tasks.iter().map(|task| &task.summary).collect::<Vec<_>>() },
+        })
+    }
+
+    /// Reads the newest results of a folder, with their samples.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`]; [`EvalError::Results`] where there are none, or a file is not one of ours.
+    pub fn load(folder: &Path) -> Result<Self, EvalError> {
+        let (path, info, summaries) = load_summaries(folder)?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let stamp = name.trim_start_matches("results_").trim_end_matches(".json");
+        let mut tasks = Vec::new();
+        for summary in summaries {
+            let samples = load_samples(&folder.join(format!("samples_{}_{stamp}.jsonl", summary.name)))?;
+            let subset_mean = SubsetMean::default();
+            tasks.push(TaskResult { summary, subset_mean, gen_kwargs: Value::Null, samples });
+        }
+        Ok(Self { info, tasks })
+    }
+}
+
+/// Reads the numbers of the newest results of a folder, without samples: the path, what was run, and the tasks.
+///
+/// # Errors
+/// As [`Results::load`].
+pub fn load_summaries(folder: &Path) -> Result<(PathBuf, RunInfo, Vec<TaskSummary>), EvalError> {
+    let entries = std::fs::read_dir(folder).map_err(EvalError::io(folder))?;
+    let is_results = |name: &str| name.starts_with("results_") && name.ends_with(".json");
+    let newest = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_results))
+        .max();
+    let problem = |path: &Path, problem: String| EvalError::Results { path: path.to_owned(), problem };
+    let path = newest.ok_or_else(|| problem(folder, "holds no results_*.json; run `findap eval` first".to_owned()))?;
+    let bytes = std::fs::read(&path).map_err(EvalError::io(path.as_path()))?;
+    let file: Value =
+        serde_json::from_slice(&bytes).map_err(|error| problem(&path, format!("is not JSON: {error}")))?;
+    let part = |key: &str| file["findap"][key].clone();
+    let foreign = |error: serde_json::Error| problem(&path, format!("was not written by findap: {error}"));
+    let info = serde_json::from_value(part("info")).map_err(foreign)?;
+    let tasks: Vec<TaskSummary> = serde_json::from_value(part("tasks")).map_err(foreign)?;
+    match tasks.iter().find(|task| task.metrics.is_empty()) {
+        Some(task) => Err(problem(&path, format!("task {} has no metric", task.name))),
+        None => Ok((path, info, tasks)),
+    }
+}
+
+/// Reads a samples file.
+///
+/// # Errors
+/// [`EvalError::Io`]; [`EvalError::Results`] with the line.
+pub fn load_samples(path: &Path) -> Result<Vec<Sample>, EvalError> {
+    let text = std::fs::read_to_string(path).map_err(EvalError::io(path))?;
+    let problem = |line: usize, what: String| EvalError::Results {
+        path: path.to_owned(),
+        problem: format!("line {line}: {what}"),
+    };
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| {
+            let value: Value = serde_json::from_str(line).map_err(|error| problem(index + 1, error.to_string()))?;
+            Sample::from_json(&value).map_err(|key| problem(index + 1, format!("{key} is absent or of the wrong type")))
+        })
         .collect()
+}
+
+fn metrics_json(alias: &str, num_rows: usize, metrics: &[MetricValue]) -> Value {
+    let mut out = json!({ "alias": alias, "sample_len": num_rows });
+    for MetricValue { metric, value, stderr } in metrics {
+        out[format!("{},none", metric.name())] = json!(value);
+        out[format!("{}_stderr,none", metric.name())] = stderr.map_or(json!("N/A"), |error| json!(error));
+    }
+    out
+}
+
+fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
+    let unfinished = path.with_extension("unfinished");
+    let mut file = std::fs::File::create(&unfinished).map_err(EvalError::io(unfinished.as_path()))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(EvalError::io(unfinished.as_path()))?;
+    file.sync_all().map_err(EvalError::io(unfinished.as_path()))?;
+    std::fs::rename(&unfinished, path).map_err(EvalError::io(path))
+}
+
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `2026-11-21T02:54:01.123456`, UTC.
+pub(crate) fn iso_time(unix_seconds: f64) -> String {
+    let micros = (unix_seconds.max(0.0) * 1e6).round() as u64;
+    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
+    let (days, clock) = (seconds / 86_400, seconds % 86_400);
+    // Days to a date, counting years from March (Hinnant, "chrono-compatible low-level date algorithms").
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (clock / 3_600, clock / 60 % 60, clock % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(iso_time(0.0), "1970-01-01T00:00:00.000000");
+        assert_eq!(iso_time(951_782_400.5), "2000-02-29T00:00:00.500000");
+        assert_eq!(iso_time(1_795_229_641.25), "2026-11-21T02:54:01.250000");
+    }
 }

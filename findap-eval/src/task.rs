@@ -178,10 +178,7 @@ impl Metric {
 
     /// Whether the metric is a mean over rows (else it is one number computed from all rows together).
     pub fn is_mean(self) -> bool {
-        !matches!(
-            self,
-            Self::MacroF1 | Self::WeightedF1 | Self::Mcc | Self::EntityF1
-        )
+        !matches!(self, Self::MacroF1 | Self::WeightedF1 | Self::Mcc | Self::EntityF1)
     }
 }
 
@@ -391,8 +388,7 @@ impl Task {
     /// [`EvalError::TaskSyntax`] with the line, and the nearest known key for an unknown one; [`EvalError::TaskInvalid`]
     /// for impossible combinations.
     pub fn parse(file: &str, text: &str) -> Result<Self, EvalError> {
-        let written: TaskFile =
-            toml::from_str(text).map_err(|error| syntax_error(file, text, &error))?;
+        let written: TaskFile = toml::from_str(text).map_err(|error| syntax_error(file, text, &error))?;
         let name = written.name.clone();
         let invalid = |field: &'static str, problem: String| EvalError::TaskInvalid {
             file: file.to_owned(),
@@ -404,10 +400,7 @@ impl Task {
             (Some(choice), None) => Kind::MultipleChoice(choice),
             (None, Some(generate)) => Kind::Generate(generate),
             _ => {
-                return Err(invalid(
-                    "kind",
-                    "exactly one of [multiple_choice] and [generate] is needed".to_owned(),
-                ));
+                return Err(invalid("kind", "exactly one of [multiple_choice] and [generate] is needed".to_owned()));
             }
         };
         let task = Self {
@@ -435,13 +428,9 @@ impl Task {
             hash: crate::results::sha256_hex(text.as_bytes()),
         };
         if written.schema != SCHEMA {
-            return Err(invalid(
-                "schema",
-                format!("is {}, this version reads {SCHEMA}", written.schema),
-            ));
+            return Err(invalid("schema", format!("is {}, this version reads {SCHEMA}", written.schema)));
         }
-        task.check()
-            .map_err(|(field, problem)| invalid(field, problem))?;
+        task.check().map_err(|(field, problem)| invalid(field, problem))?;
         Ok(task)
     }
 
@@ -452,22 +441,13 @@ impl Task {
 
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_name = |name: &str| {
-            !name.is_empty()
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
         };
         if !is_name(&self.name) {
-            return Err((
-                "name",
-                format!("{:?} may hold letters, digits and _ - . only", self.name),
-            ));
+            return Err(("name", format!("{:?} may hold letters, digits and _ - . only", self.name)));
         }
         if self.metrics.is_empty() {
-            return Err((
-                "metrics",
-                "name at least one; the first is the headline".to_owned(),
-            ));
+            return Err(("metrics", "name at least one; the first is the headline".to_owned()));
         }
         if !self.chance.is_finite() {
             return Err(("chance", format!("{} is not a score", self.chance)));
@@ -479,16 +459,10 @@ impl Task {
             return Err(("system", "needs chat = true".to_owned()));
         }
         if self.dataset.subsets.is_empty() == self.dataset.path.contains("{subset}") {
-            return Err((
-                "dataset.path",
-                "{subset} and the list of subsets go together".to_owned(),
-            ));
+            return Err(("dataset.path", "{subset} and the list of subsets go together".to_owned()));
         }
         if let Some(name) = self.dataset.subsets.iter().find(|name| !is_name(name)) {
-            return Err((
-                "dataset.subsets",
-                format!("{name:?} may hold letters, digits and _ - . only"),
-            ));
+            return Err(("dataset.subsets", format!("{name:?} may hold letters, digits and _ - . only")));
         }
         if self.dataset.columns.is_some() && self.dataset.format != Format::Csv {
             return Err(("dataset.columns", "only CSV files have columns".to_owned()));
@@ -501,22 +475,13 @@ impl Task {
 
     fn check_multiple_choice(&self, choice: &MultipleChoice) -> Result<(), (&'static str, String)> {
         if choice.choices.is_some() == choice.choices_from.is_some() {
-            return Err((
-                "multiple_choice.choices",
-                "give exactly one of choices and choices_from".to_owned(),
-            ));
+            return Err(("multiple_choice.choices", "give exactly one of choices and choices_from".to_owned()));
         }
         if choice.choices.as_ref().is_some_and(Vec::is_empty) {
             return Err(("multiple_choice.choices", "the list is empty".to_owned()));
         }
-        let allowed = [
-            Metric::Acc,
-            Metric::AccNorm,
-            Metric::AccBytes,
-            Metric::MacroF1,
-            Metric::WeightedF1,
-            Metric::Mcc,
-        ];
+        let allowed =
+            [Metric::Acc, Metric::AccNorm, Metric::AccBytes, Metric::MacroF1, Metric::WeightedF1, Metric::Mcc];
         self.check_metrics(&allowed)
     }
 
@@ -537,34 +502,23 @@ impl Task {
             return Err(("generate.max_new_tokens", "is 0".to_owned()));
         }
         if generate.stop.iter().any(String::is_empty) {
-            return Err((
-                "generate.stop",
-                "an empty stop string would end every reply at once".to_owned(),
-            ));
+            return Err(("generate.stop", "an empty stop string would end every reply at once".to_owned()));
         }
         if !(0.0..1.0).contains(&generate.tolerance) {
-            return Err((
-                "generate.tolerance",
-                format!("{} is not in [0, 1)", generate.tolerance),
-            ));
+            return Err(("generate.tolerance", format!("{} is not in [0, 1)", generate.tolerance)));
         }
         let has_checks = !generate.checks.is_empty() || generate.checks_from.is_some();
         if self.metrics.contains(&Metric::Checks) && !has_checks {
-            return Err((
-                "metrics",
-                "`checks` needs generate.checks or generate.checks_from".to_owned(),
-            ));
+            return Err(("metrics", "`checks` needs generate.checks or generate.checks_from".to_owned()));
         }
         let needs_gold = |metric: &&Metric| !matches!(metric, Metric::Checks | Metric::Missing);
         match (&generate.gold, self.metrics.iter().find(needs_gold)) {
-            (None, Some(metric)) => Err((
-                "generate.gold",
-                format!("the metric `{}` needs a right answer", metric.name()),
-            )),
-            (None, None) if self.fewshot.num > 0 && generate.fewshot_answer.is_none() => Err((
-                "generate.fewshot_answer",
-                "solved examples need an answer to show".to_owned(),
-            )),
+            (None, Some(metric)) => {
+                Err(("generate.gold", format!("the metric `{}` needs a right answer", metric.name())))
+            }
+            (None, None) if self.fewshot.num > 0 && generate.fewshot_answer.is_none() => {
+                Err(("generate.fewshot_answer", "solved examples need an answer to show".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -573,18 +527,8 @@ impl Task {
         match self.metrics.iter().find(|metric| !allowed.contains(metric)) {
             None => Ok(()),
             Some(metric) => {
-                let names = allowed
-                    .iter()
-                    .map(|metric| metric.name())
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                Err((
-                    "metrics",
-                    format!(
-                        "`{}` does not apply to this kind of task, which has {names}",
-                        metric.name()
-                    ),
-                ))
+                let names = allowed.iter().map(|metric| metric.name()).collect::<Vec<_>>().join(", ");
+                Err(("metrics", format!("`{}` does not apply to this kind of task, which has {names}", metric.name())))
             }
         }
     }
@@ -592,23 +536,14 @@ impl Task {
 
 /// serde names the unknown key and all known ones; this adds the line and the likeliest spelling.
 fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> EvalError {
-    let line = error.span().map_or(0, |span| {
-        1 + text[..span.start.min(text.len())].matches('\n').count()
-    });
+    let line = error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
     let problem = error.message().to_owned();
     let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
     let nearest = match quoted.split_first() {
-        Some((unknown, known)) if problem.starts_with("unknown ") => {
-            nearest(unknown, known.iter().copied())
-        }
+        Some((unknown, known)) if problem.starts_with("unknown ") => nearest(unknown, known.iter().copied()),
         _ => None,
     };
-    EvalError::TaskSyntax {
-        file: file.to_owned(),
-        line,
-        problem,
-        nearest,
-    }
+    EvalError::TaskSyntax { file: file.to_owned(), line, problem, nearest }
 }
 
 #[cfg(test)]

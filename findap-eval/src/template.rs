@@ -3,6 +3,7 @@
 //! | written | becomes |
 //! |---|---|
 //! | `{question}` | the field: text as it is, numbers and booleans as JSON writes them |
+//! | `{turns.0.value}` | an element of a list, a key of an object |
 //! | `{system?}` | the field, or nothing where the row has none |
 //! | `{choices:letters}` | a list as lines `A. first`, `B. second` |
 //! | `{items:numbers}` | a list as lines `1. first`, `2. second` |
@@ -27,11 +28,7 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    Field {
-        name: String,
-        optional: bool,
-        list: Option<ListStyle>,
-    },
+    Field { name: String, optional: bool, list: Option<ListStyle> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +44,7 @@ enum ListStyle {
 #[non_exhaustive]
 pub enum TemplateError {
     /// A brace is not closed, not opened, or holds no field name.
-    #[error(
-        "{template:?}: a lone or empty brace at byte {at}; write {{{{ or }}}} for a literal one"
-    )]
+    #[error("{template:?}: a lone or empty brace at byte {at}; write {{{{ or }}}} for a literal one")]
     Brace {
         /// The template as written.
         template: String,
@@ -57,9 +52,7 @@ pub enum TemplateError {
         at: usize,
     },
     /// The part after the colon is not a known list style.
-    #[error(
-        "{template:?}: {{{field}:{style}}}: known list styles are letters, numbers, lines, commas"
-    )]
+    #[error("{template:?}: {{{field}:{style}}}: known list styles are letters, numbers, lines, commas")]
     ListStyle {
         /// The template as written.
         template: String,
@@ -92,18 +85,13 @@ impl TryFrom<String> for Template {
     type Error = TemplateError;
 
     fn try_from(source: String) -> Result<Self, TemplateError> {
-        let brace = |at| TemplateError::Brace {
-            template: source.clone(),
-            at,
-        };
+        let brace = |at| TemplateError::Brace { template: source.clone(), at };
         let mut pieces = Vec::new();
         let mut text = String::new();
         let mut rest = source.char_indices().peekable();
         while let Some((at, character)) = rest.next() {
             match character {
-                '{' | '}' if rest.next_if(|&(_, next)| next == character).is_some() => {
-                    text.push(character)
-                }
+                '{' | '}' if rest.next_if(|&(_, next)| next == character).is_some() => text.push(character),
                 '{' => {
                     let length = source[at..].find('}').ok_or_else(|| brace(at))?;
                     let inside = &source[at + 1..at + length];
@@ -148,11 +136,7 @@ fn parse_field(template: &str, inside: &str) -> Result<Piece, TemplateError> {
     };
     let optional = name.ends_with('?');
     let name = name.trim_end_matches('?').to_owned();
-    Ok(Piece::Field {
-        name,
-        optional,
-        list,
-    })
+    Ok(Piece::Field { name, optional, list })
 }
 
 impl Template {
@@ -170,17 +154,11 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Field {
-                    name,
-                    optional,
-                    list,
-                } => match (fields.get(name), list) {
+                Piece::Field { name, optional, list } => match (lookup(fields, name), list) {
                     (None | Some(Value::Null), _) if *optional => {}
                     (None | Some(Value::Null), _) => return Err(missing(name, fields)),
                     (Some(value), None) => out.push_str(&scalar(name, value)?),
-                    (Some(Value::Array(items)), Some(style)) => {
-                        out.push_str(&render_list(name, items, *style)?)
-                    }
+                    (Some(Value::Array(items)), Some(style)) => out.push_str(&render_list(name, items, *style)?),
                     (Some(other), Some(_)) => return Err(wrong_type(name, other, "a list")),
                 },
             }
@@ -190,28 +168,15 @@ impl Template {
 }
 
 fn render_list(name: &str, items: &[Value], style: ListStyle) -> Result<String, TemplateError> {
-    let texts = items
-        .iter()
-        .map(|item| scalar(name, item))
-        .collect::<Result<Vec<_>, _>>()?;
+    let texts = items.iter().map(|item| scalar(name, item)).collect::<Result<Vec<_>, _>>()?;
     Ok(match style {
         ListStyle::Letters => {
             let line = |(index, text): (usize, &String)| format!("{}. {text}", letter(index));
-            texts
-                .iter()
-                .enumerate()
-                .map(line)
-                .collect::<Vec<_>>()
-                .join("\n")
+            texts.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
         }
         ListStyle::Numbers => {
             let line = |(index, text): (usize, &String)| format!("{}. {text}", index + 1);
-            texts
-                .iter()
-                .enumerate()
-                .map(line)
-                .collect::<Vec<_>>()
-                .join("\n")
+            texts.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
         }
         ListStyle::Lines => texts.join("\n"),
         ListStyle::Commas => texts.join(", "),
@@ -226,6 +191,17 @@ pub fn letter(index: usize) -> String {
     }
 }
 
+/// The value at a path: a field, or `field.0.key` into lists and objects.
+pub(crate) fn lookup<'a>(fields: &'a Fields, path: &str) -> Option<&'a Value> {
+    let mut parts = path.split('.');
+    let first = fields.get(parts.next()?);
+    parts.fold(first, |value, part| match value? {
+        Value::Object(object) => object.get(part),
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
 /// A text, number or boolean as a string.
 pub(crate) fn scalar(name: &str, value: &Value) -> Result<String, TemplateError> {
     match value {
@@ -237,15 +213,8 @@ pub(crate) fn scalar(name: &str, value: &Value) -> Result<String, TemplateError>
 }
 
 pub(crate) fn missing(name: &str, fields: &Fields) -> TemplateError {
-    let known = fields
-        .keys()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    TemplateError::MissingField {
-        field: name.to_owned(),
-        known,
-    }
+    let known = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    TemplateError::MissingField { field: name.to_owned(), known }
 }
 
 pub(crate) fn wrong_type(name: &str, value: &Value, expected: &'static str) -> TemplateError {
@@ -257,11 +226,7 @@ pub(crate) fn wrong_type(name: &str, value: &Value, expected: &'static str) -> T
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     };
-    TemplateError::WrongType {
-        field: name.to_owned(),
-        found,
-        expected,
-    }
+    TemplateError::WrongType { field: name.to_owned(), found, expected }
 }
 
 #[cfg(test)]
@@ -278,7 +243,7 @@ mod tests {
 
     #[test]
     fn fields_lists_and_braces_render() {
-        let row = fields(r#"{"q": "Why {so}?", "n": 3, "f": 2.50, "c": ["x", "y"], "none": null}"#);
+        let row = fields(r#"{"q": "Why {so}?", "n": 3, "f": 2.50, "c": ["x", "y"], "none": null, "o": {"k": "v"}}"#);
         let cases = [
             ("Q: {q}\nA:", "Q: Why {so}?\nA:"),
             ("{n} {f}", "3 2.5"),
@@ -287,52 +252,28 @@ mod tests {
             ("{c:lines}|{c:commas}", "x\ny|x, y"),
             ("{{\"k\": {n}}}", "{\"k\": 3}"),
             ("{none?}{absent?}.", "."),
+            ("{c.1}{o.k}", "yv"),
         ];
         for (source, want) in cases {
-            assert_eq!(
-                template(source).render(&row).as_deref(),
-                Ok(want),
-                "{source}"
-            );
+            assert_eq!(template(source).render(&row).as_deref(), Ok(want), "{source}");
         }
     }
 
     #[test]
     fn bad_templates_are_refused() {
         for source in ["{", "a}b", "{}", "{a{b}}"] {
-            assert!(
-                matches!(
-                    Template::try_from(source.to_owned()),
-                    Err(TemplateError::Brace { .. })
-                ),
-                "{source}"
-            );
+            assert!(matches!(Template::try_from(source.to_owned()), Err(TemplateError::Brace { .. })), "{source}");
         }
-        assert!(matches!(
-            Template::try_from("{a:rows}".to_owned()),
-            Err(TemplateError::ListStyle { .. })
-        ));
+        assert!(matches!(Template::try_from("{a:rows}".to_owned()), Err(TemplateError::ListStyle { .. })));
     }
 
     #[test]
     fn missing_and_mistyped_fields_are_named() {
         let row = fields(r#"{"q": ["x"], "s": "text"}"#);
         let error = template("{answer}").render(&row).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the row has no field \"answer\" (it has: q, s)"
-        );
-        assert!(matches!(
-            template("{q}").render(&row),
-            Err(TemplateError::WrongType {
-                found: "a list",
-                ..
-            })
-        ));
-        assert!(matches!(
-            template("{s:lines}").render(&row),
-            Err(TemplateError::WrongType { found: "text", .. })
-        ));
+        assert_eq!(error.to_string(), "the row has no field \"answer\" (it has: q, s)");
+        assert!(matches!(template("{q}").render(&row), Err(TemplateError::WrongType { found: "a list", .. })));
+        assert!(matches!(template("{s:lines}").render(&row), Err(TemplateError::WrongType { found: "text", .. })));
     }
 
     #[test]

@@ -30,10 +30,7 @@ max_new_tokens = 8
 "#;
 
 fn generate() -> String {
-    let head = CHOICE
-        .split("\n[multiple_choice]")
-        .next()
-        .expect("the head");
+    let head = CHOICE.split("\n[multiple_choice]").next().expect("the head");
     format!("{head}{GENERATE}").replace(r#"["acc", "acc_norm"]"#, r#"["exact_match"]"#)
 }
 
@@ -45,21 +42,10 @@ fn fails(text: &str) -> EvalError {
 fn both_kinds_parse_with_their_defaults() {
     let task = Task::parse("t.toml", CHOICE).expect("parses");
     assert_eq!((task.title.as_str(), task.headline()), ("t", Metric::Acc));
-    let Kind::MultipleChoice(choice) = &task.kind else {
-        panic!("wrong kind")
-    };
-    assert_eq!(
-        (choice.answer_prefix.as_str(), choice.gold_is),
-        (" ", GoldIs::Index)
-    );
+    let Kind::MultipleChoice(choice) = &task.kind else { panic!("wrong kind") };
+    assert_eq!((choice.answer_prefix.as_str(), choice.gold_is), (" ", GoldIs::Index));
     let task = Task::parse("t.toml", &generate()).expect("parses");
-    assert!(matches!(
-        task.kind,
-        Kind::Generate(Generate {
-            max_new_tokens: 8,
-            ..
-        })
-    ));
+    assert!(matches!(task.kind, Kind::Generate(Generate { max_new_tokens: 8, .. })));
 }
 
 #[test]
@@ -72,21 +58,14 @@ fn an_unknown_key_names_its_line_and_the_nearest_key() {
         ("path =", "pth =", 16, "path"),
     ] {
         match fails(&CHOICE.replace(from, to)) {
-            EvalError::TaskSyntax {
-                line: found,
-                nearest: Some(name),
-                ..
-            } => {
+            EvalError::TaskSyntax { line: found, nearest: Some(name), .. } => {
                 assert_eq!((found, name.as_str()), (line, nearest), "{to}");
             }
             other => panic!("{to}: {other}"),
         }
     }
     let error = fails(&generate().replace("last_number", "last_numbr"));
-    assert!(
-        error.to_string().ends_with("did you mean `last_number`?"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("did you mean `last_number`?"), "{error}");
 }
 
 #[test]
@@ -99,48 +78,18 @@ fn impossible_tasks_are_refused_by_field() {
         (choice("[\"acc\", \"acc_norm\"]", "[]"), "metrics"),
         (choice("\"acc_norm\"", "\"rouge1\""), "metrics"),
         (choice("chance = 0.25", "chance = nan"), "chance"),
-        (
-            choice("chat = false", "chat = false\nsystem = \"s\""),
-            "system",
-        ),
-        (
-            choice("chat = false", "chat = false\nfewshot_as_multiturn = true"),
-            "fewshot_as_multiturn",
-        ),
-        (
-            choice("t.jsonl\"", "t.jsonl\"\nsubsets = [\"a\"]"),
-            "dataset.path",
-        ),
+        (choice("chat = false", "chat = false\nsystem = \"s\""), "system"),
+        (choice("chat = false", "chat = false\nfewshot_as_multiturn = true"), "fewshot_as_multiturn"),
+        (choice("t.jsonl\"", "t.jsonl\"\nsubsets = [\"a\"]"), "dataset.path"),
         (choice("t.jsonl\"", "{subset}.jsonl\""), "dataset.path"),
-        (
-            choice("t.jsonl\"", "{subset}.jsonl\"\nsubsets = [\"../a\"]"),
-            "dataset.subsets",
-        ),
-        (
-            choice("t.jsonl\"", "t.jsonl\"\ncolumns = [\"a\"]"),
-            "dataset.columns",
-        ),
-        (
-            choice("choices_from = \"choices\"", ""),
-            "multiple_choice.choices",
-        ),
-        (
-            choice("choices_from = \"choices\"", "choices = []"),
-            "multiple_choice.choices",
-        ),
+        (choice("t.jsonl\"", "{subset}.jsonl\"\nsubsets = [\"../a\"]"), "dataset.subsets"),
+        (choice("t.jsonl\"", "t.jsonl\"\ncolumns = [\"a\"]"), "dataset.columns"),
+        (choice("choices_from = \"choices\"", ""), "multiple_choice.choices"),
+        (choice("choices_from = \"choices\"", "choices = []"), "multiple_choice.choices"),
         (format!("{CHOICE}{GENERATE}"), "kind"),
-        (
-            generate("max_new_tokens = 8", "max_new_tokens = 0"),
-            "generate.max_new_tokens",
-        ),
-        (
-            generate("max_new_tokens = 8", "max_new_tokens = 8\nstop = [\"\"]"),
-            "generate.stop",
-        ),
-        (
-            generate("max_new_tokens = 8", "max_new_tokens = 8\ntolerance = 1.0"),
-            "generate.tolerance",
-        ),
+        (generate("max_new_tokens = 8", "max_new_tokens = 0"), "generate.max_new_tokens"),
+        (generate("max_new_tokens = 8", "max_new_tokens = 8\nstop = [\"\"]"), "generate.stop"),
+        (generate("max_new_tokens = 8", "max_new_tokens = 8\ntolerance = 1.0"), "generate.tolerance"),
         (generate("gold = \"{answer}\"", ""), "generate.gold"),
         (generate("[\"exact_match\"]", "[\"checks\"]"), "metrics"),
     ];
@@ -158,16 +107,6 @@ fn a_broken_template_or_pattern_is_a_syntax_error_with_its_line() {
         CHOICE.replace("{question}", "{question"),
         generate().replace("\"last_number\"", "{ regex = { pattern = \"(\" } }"),
     ] {
-        assert!(
-            matches!(
-                fails(&text),
-                EvalError::TaskSyntax {
-                    line: 13 | 19..,
-                    ..
-                }
-            ),
-            "{}",
-            fails(&text)
-        );
+        assert!(matches!(fails(&text), EvalError::TaskSyntax { line: 13 | 19.., .. }), "{}", fails(&text));
     }
 }

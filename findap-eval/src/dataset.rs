@@ -1,0 +1,320 @@
+//! The rows of a benchmark, from its files as they were published.
+//!
+//! | format | fields of a row |
+//! |---|---|
+//! | `jsonl`, `json` | the keys of the object |
+//! | `csv` | the columns, named by the header or by `columns` |
+//! | `conll` | `text`: the sentence; `entities`: list of `name, TYPE`; `answer`: the same, one per line |
+//! | `tatqa` | `table`, `paragraphs`, `question`, `answer`, `answers`, `answer_type`, `scale`, `derivation` |
+//!
+//! Where a benchmark has subsets, each row also has `subset` (the name as in the file) and `subset_title` (with spaces).
+
+use crate::error::EvalError;
+use crate::task::{Dataset, Format, Task};
+use crate::template::{Fields, lookup};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The longest file that is read.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Where dataset paths lead: `world:eval/t.jsonl` is `eval/t.jsonl` in the folder of the root `world`.
+pub type DataRoots = BTreeMap<String, PathBuf>;
+
+/// One row.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Number of the row in the benchmark, from 0, the same whatever the limit.
+    pub id: usize,
+    /// The subset it belongs to.
+    pub subset: Option<String>,
+    /// The file it stands in.
+    pub path: PathBuf,
+    /// 1-based line, or element of a JSON array.
+    pub line: usize,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+impl Row {
+    /// An error about one of this row's fields.
+    pub(crate) fn error(&self, field: &str, problem: impl Into<String>) -> EvalError {
+        EvalError::Row { path: self.path.clone(), line: self.line, field: field.to_owned(), problem: problem.into() }
+    }
+}
+
+/// The questions and the solved examples of a benchmark.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Questions, all of them or the first `limit` of each subset.
+    pub rows: Vec<Row>,
+    /// Questions before the limit.
+    pub num_original: usize,
+    /// Solved examples by subset (the empty name where there are none); empty when they come from the questions' own file
+    /// or when none are shown.
+    pub fewshot: BTreeMap<String, Vec<Row>>,
+    /// All questions by subset, for solved examples from the questions' own file; empty unless needed.
+    pub pool: BTreeMap<String, Vec<Row>>,
+}
+
+/// Reads the rows of a task.
+///
+/// # Errors
+/// [`EvalError::UnknownDataRoot`], [`EvalError::Io`], and [`EvalError::Row`] with file, line and field.
+pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>) -> Result<Loaded, EvalError> {
+    let dataset = &task.dataset;
+    let subsets: Vec<Option<&str>> = match dataset.subsets.as_slice() {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    let mut loaded = Loaded { rows: Vec::new(), num_original: 0, fewshot: BTreeMap::new(), pool: BTreeMap::new() };
+    for subset in subsets {
+        let key = subset.unwrap_or_default().to_owned();
+        let mut rows = read_subset(task, &dataset.path, subset, roots)?;
+        for row in &mut rows {
+            row.id += loaded.num_original;
+        }
+        loaded.num_original += rows.len();
+        if task.fewshot.num > 0 {
+            match &dataset.fewshot_path {
+                Some(path) => drop(loaded.fewshot.insert(key, read_subset(task, path, subset, roots)?)),
+                None => drop(loaded.pool.insert(key, rows.clone())),
+            }
+        }
+        rows.truncate(limit.unwrap_or(usize::MAX));
+        loaded.rows.extend(rows);
+    }
+    if loaded.rows.is_empty() {
+        return Err(EvalError::Row {
+            path: resolve(task, &dataset.path, roots)?,
+            line: 0,
+            field: "row".to_owned(),
+            problem: "no rows; a task needs at least one".to_owned(),
+        });
+    }
+    Ok(loaded)
+}
+
+fn read_subset(task: &Task, path: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<Row>, EvalError> {
+    let dataset = &task.dataset;
+    let path = resolve(task, &path.replace("{subset}", subset.unwrap_or_default()), roots)?;
+    let mut seen = BTreeSet::new();
+    let mut rows = Vec::new();
+    for (line, mut fields) in read(&path, dataset)? {
+        for (new, old) in &dataset.rename {
+            if let Some(value) = lookup(&fields, old).cloned() {
+                fields.insert(new.clone(), value);
+            }
+        }
+        if let Some(subset) = subset {
+            fields.insert("subset".to_owned(), subset.into());
+            fields.insert("subset_title".to_owned(), subset.replace('_', " ").into());
+        }
+        let row = Row { id: rows.len(), subset: subset.map(str::to_owned), path: path.clone(), line, fields };
+        if is_kept(&row, dataset)? && is_new(&row, dataset, &mut seen)? {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+fn is_kept(row: &Row, dataset: &Dataset) -> Result<bool, EvalError> {
+    for (field, values) in &dataset.keep {
+        let value =
+            lookup(&row.fields, field).ok_or_else(|| row.error(field, "is absent, but dataset.keep asks for it"))?;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if !values.contains(&text) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_new(row: &Row, dataset: &Dataset, seen: &mut BTreeSet<String>) -> Result<bool, EvalError> {
+    match &dataset.unique_by {
+        None => Ok(true),
+        Some(field) => match lookup(&row.fields, field) {
+            Some(value) => Ok(seen.insert(value.to_string())),
+            None => Err(row.error(field, "is absent, but dataset.unique_by asks for it")),
+        },
+    }
+}
+
+fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalError> {
+    // A single letter before the colon is a Windows drive.
+    match path.split_once(':').filter(|(root, _)| root.len() > 1) {
+        None => Ok(PathBuf::from(path)),
+        Some((root, rest)) => match roots.get(root) {
+            Some(folder) => Ok(folder.join(rest)),
+            None => Err(EvalError::UnknownDataRoot {
+                task: task.name.clone(),
+                path: path.to_owned(),
+                root: root.to_owned(),
+                known: roots.keys().cloned().collect::<Vec<_>>().join(", "),
+            }),
+        },
+    }
+}
+
+fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let size = std::fs::metadata(path).map_err(EvalError::io(path))?.len();
+    if size > MAX_FILE_BYTES {
+        let problem = format!("has {size} bytes, more than the {MAX_FILE_BYTES} that are read; split it");
+        return Err(row_error(path, 0, "file", problem));
+    }
+    let bytes = std::fs::read(path).map_err(EvalError::io(path))?;
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text.trim_start_matches('\u{feff}'),
+        Err(error) => {
+            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            return Err(row_error(path, line, "row", "is not UTF-8"));
+        }
+    };
+    match dataset.format {
+        Format::Jsonl => read_jsonl(path, text),
+        Format::Json => read_json(path, text),
+        Format::Csv => read_csv(path, text, dataset.columns.as_deref()),
+        Format::Conll => read_conll(path, text),
+        Format::Tatqa => read_tatqa(path, text),
+    }
+}
+
+fn row_error(path: &Path, line: usize, field: &str, problem: impl Into<String>) -> EvalError {
+    EvalError::Row { path: path.to_owned(), line, field: field.to_owned(), problem: problem.into() }
+}
+
+fn read_jsonl(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| match serde_json::from_str(line) {
+            Ok(Value::Object(fields)) => Ok((index + 1, fields)),
+            Ok(_) => Err(row_error(path, index + 1, "row", "is not a JSON object")),
+            Err(error) => Err(row_error(path, index + 1, "row", format!("is not JSON: {error}"))),
+        })
+        .collect()
+}
+
+fn read_json(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let rows: Vec<Value> = serde_json::from_str(text)
+        .map_err(|error| row_error(path, error.line(), "row", format!("is not a JSON array: {error}")))?;
+    rows.into_iter()
+        .enumerate()
+        .map(|(index, row)| match row {
+            Value::Object(fields) => Ok((index + 1, fields)),
+            _ => Err(row_error(path, index + 1, "row", "is not a JSON object")),
+        })
+        .collect()
+}
+
+fn read_csv(path: &Path, text: &str, columns: Option<&[String]>) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(columns.is_none()).flexible(true).from_reader(text.as_bytes());
+    let names: Vec<String> = match columns {
+        Some(columns) => columns.to_vec(),
+        None => match reader.headers() {
+            Ok(header) => header.iter().map(str::to_owned).collect(),
+            Err(error) => return Err(row_error(path, 1, "header", error.to_string())),
+        },
+    };
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| row_error(path, 0, "row", error.to_string()))?;
+        let line = record.position().map_or(0, |position| usize::try_from(position.line()).unwrap_or(usize::MAX));
+        if record.len() != names.len() {
+            let problem = format!("has {} columns, expected {} ({})", record.len(), names.len(), names.join(", "));
+            return Err(row_error(path, line, "row", problem));
+        }
+        let fields = names.iter().zip(&record).map(|(name, value)| (name.clone(), Value::from(value))).collect();
+        rows.push((line, fields));
+    }
+    Ok(rows)
+}
+
+fn read_conll(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let mut rows = Vec::new();
+    let mut sentence: Vec<(&str, &str)> = Vec::new();
+    let mut first_line = 1;
+    for (index, line) in text.lines().chain([""]).enumerate() {
+        let mut parts = line.split_whitespace();
+        match (parts.next(), parts.last()) {
+            (None, _) => {
+                if !sentence.is_empty() {
+                    rows.push((first_line, sentence_fields(&sentence)));
+                    sentence.clear();
+                }
+            }
+            (Some("-DOCSTART-"), _) => {}
+            (Some(token), Some(tag)) if tag == "O" || tag.starts_with("I-") || tag.starts_with("B-") => {
+                if sentence.is_empty() {
+                    first_line = index + 1;
+                }
+                sentence.push((token, tag));
+            }
+            _ => return Err(row_error(path, index + 1, "tag", "the last column must be O, I-TYPE or B-TYPE")),
+        }
+    }
+    Ok(rows)
+}
+
+fn sentence_fields(sentence: &[(&str, &str)]) -> Fields {
+    let mut entities: Vec<(String, &str)> = Vec::new();
+    let mut before = "O";
+    for (token, tag) in sentence {
+        if let Some((prefix, kind)) = tag.split_once('-') {
+            // I- continues an entity of its own type; after anything else it opens one (the older IOB convention).
+            let continues = prefix == "I" && before.split_once('-').is_some_and(|(_, open)| open == kind);
+            match entities.last_mut().filter(|_| continues) {
+                Some((name, _)) => name.extend([" ", token]),
+                None => entities.push(((*token).to_owned(), kind)),
+            }
+        }
+        before = tag;
+    }
+    let lines: Vec<String> = entities.iter().map(|(name, kind)| format!("{name}, {kind}")).collect();
+    let text = sentence.iter().map(|(token, _)| *token).collect::<Vec<_>>().join(" ");
+    let mut fields = Fields::new();
+    fields.insert("text".to_owned(), text.into());
+    fields.insert("answer".to_owned(), lines.join("\n").into());
+    fields.insert("entities".to_owned(), lines.into());
+    fields
+}
+
+fn read_tatqa(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let mut rows = Vec::new();
+    for (element, context) in read_json(path, text)? {
+        let part = |key: &str| {
+            lookup(&context, key)
+                .and_then(Value::as_array)
+                .ok_or_else(|| row_error(path, element, key, "is not a list"))
+        };
+        let table: Vec<String> = part("table.table")?.iter().map(table_line).collect();
+        let paragraphs: Vec<&str> = part("paragraphs")?.iter().filter_map(|item| item.get("text")?.as_str()).collect();
+        for question in part("questions")? {
+            let Value::Object(question) = question else {
+                return Err(row_error(path, element, "questions", "holds something that is not an object"));
+            };
+            let mut fields = question.clone();
+            let answers: Vec<String> = match question.get("answer") {
+                Some(Value::Array(items)) => items.iter().map(plain).collect(),
+                Some(value @ (Value::String(_) | Value::Number(_))) => vec![plain(value)],
+                _ => return Err(row_error(path, element, "questions.answer", "is neither text, a number nor a list")),
+            };
+            fields.insert("table".to_owned(), table.join("\n").into());
+            fields.insert("paragraphs".to_owned(), paragraphs.join("\n").into());
+            fields.insert("answer".to_owned(), answers.join(", ").into());
+            fields.insert("answers".to_owned(), answers.into());
+            rows.push((element, fields));
+        }
+    }
+    Ok(rows)
+}
+
+fn table_line(row: &Value) -> String {
+    let cells = row.as_array().map(|cells| cells.iter().map(plain).collect::<Vec<_>>()).unwrap_or_default();
+    format!("| {} |", cells.join(" | "))
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

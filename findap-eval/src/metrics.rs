@@ -1,0 +1,308 @@
+//! From the outcome of each row to the numbers of a task, with their standard errors.
+
+use crate::task::Metric;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Resamples for the standard error of a metric that is not a mean.
+pub const BOOTSTRAP_RESAMPLES: usize = 1000;
+
+/// All that the metrics of a task need to know about one row.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Outcome {
+    /// The row's value of each metric that is a mean.
+    pub values: BTreeMap<Metric, f64>,
+    /// The right answer.
+    pub gold: String,
+    /// The model's answer; `None` where none could be extracted.
+    pub predicted: Option<String>,
+    /// What the row adds to the entity F1.
+    pub entities: Option<EntityCounts>,
+}
+
+/// Entities of one row, counted with repetition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EntityCounts {
+    /// In the right answer and in the model's.
+    pub matched: usize,
+    /// In the right answer.
+    pub gold: usize,
+    /// In the model's answer.
+    pub predicted: usize,
+}
+
+/// The value of a metric over some rows; 0 for no rows.
+pub fn aggregate(metric: Metric, rows: &[&Outcome]) -> f64 {
+    if metric.is_mean() {
+        return mean(rows.iter().map(|row| row.values.get(&metric).copied().unwrap_or(0.0)));
+    }
+    let pairs = || rows.iter().map(|row| (row.gold.as_str(), row.predicted.as_deref()));
+    match metric {
+        Metric::MacroF1 => macro_f1(pairs()),
+        Metric::WeightedF1 => weighted_f1(pairs()),
+        Metric::Mcc => mcc(pairs()),
+        _ => entity_f1(rows.iter().filter_map(|row| row.entities)),
+    }
+}
+
+/// The standard error of [`aggregate`]: closed form for means, seeded bootstrap for the rest. `None` for fewer than two
+/// rows.
+pub fn standard_error(metric: Metric, rows: &[&Outcome], seed: u64) -> Option<f64> {
+    if rows.len() < 2 {
+        return None;
+    }
+    if metric.is_mean() {
+        let values: Vec<f64> = rows.iter().map(|row| row.values.get(&metric).copied().unwrap_or(0.0)).collect();
+        return Some(mean_standard_error(&values));
+    }
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let mut resample = Vec::with_capacity(rows.len());
+    let values: Vec<f64> = (0..BOOTSTRAP_RESAMPLES)
+        .map(|_| {
+            resample.clear();
+            resample.extend(draw(rows.len(), &mut generator).map(|index| rows[index]));
+            aggregate(metric, &resample)
+        })
+        .collect();
+    Some(sample_deviation(&values))
+}
+
+/// `count` row indices drawn with replacement.
+pub(crate) fn draw<R: Rng>(count: usize, generator: &mut R) -> impl Iterator<Item = usize> {
+    (0..count).map(move |_| generator.random_range(0..count))
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len();
+    if count == 0 { 0.0 } else { values.sum::<f64>() / count as f64 }
+}
+
+/// Standard error of a mean: the sample deviation (n - 1) over the root of n.
+pub fn mean_standard_error(values: &[f64]) -> f64 {
+    sample_deviation(values) / (values.len() as f64).sqrt()
+}
+
+fn sample_deviation(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let centre = mean(values.iter().copied());
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+#[derive(Default)]
+struct LabelCounts {
+    matched: usize,
+    gold: usize,
+    predicted: usize,
+}
+
+impl LabelCounts {
+    fn f1(&self) -> f64 {
+        f1(self.matched, self.gold, self.predicted)
+    }
+}
+
+/// F1 from counts; 0 where there is nothing to match.
+fn f1(matched: usize, gold: usize, predicted: usize) -> f64 {
+    if gold + predicted == 0 { 0.0 } else { 2.0 * matched as f64 / (gold + predicted) as f64 }
+}
+
+/// A missing answer misses its gold label and is no label of its own.
+fn count_labels<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> BTreeMap<&'a str, LabelCounts> {
+    let mut counts: BTreeMap<&str, LabelCounts> = BTreeMap::new();
+    for (gold, predicted) in pairs {
+        counts.entry(gold).or_default().gold += 1;
+        if let Some(label) = predicted {
+            counts.entry(label).or_default().predicted += 1;
+            if label == gold {
+                counts.entry(label).or_default().matched += 1;
+            }
+        }
+    }
+    counts
+}
+
+/// Mean of the F1 of every label that is gold or predicted somewhere (scikit-learn's `average="macro"`).
+pub fn macro_f1<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> f64 {
+    let counts = count_labels(pairs);
+    mean(counts.values().map(LabelCounts::f1))
+}
+
+/// Mean of the F1 of every gold label, weighted by its count (scikit-learn's `average="weighted"`).
+pub fn weighted_f1<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> f64 {
+    let counts = count_labels(pairs);
+    let total: usize = counts.values().map(|count| count.gold).sum();
+    if total == 0 {
+        return 0.0;
+    }
+    counts.values().map(|count| count.f1() * count.gold as f64).sum::<f64>() / total as f64
+}
+
+/// Matthews correlation for any number of labels; a missing answer counts as a label that is never gold. 0 where all gold
+/// or all predicted labels are the same.
+///
+/// # Source
+/// Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+pub fn mcc<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> f64 {
+    let pairs: Vec<_> = pairs.collect();
+    let labels: BTreeSet<Option<&str>> = pairs.iter().flat_map(|&(gold, predicted)| [Some(gold), predicted]).collect();
+    let count =
+        |wanted: &dyn Fn(&(&str, Option<&str>)) -> bool| pairs.iter().filter(|pair| wanted(pair)).count() as f64;
+    let total = pairs.len() as f64;
+    let matched = count(&|&(gold, predicted)| predicted == Some(gold));
+    let (mut products, mut gold_squares, mut predicted_squares) = (0.0, 0.0, 0.0);
+    for label in labels {
+        let gold = count(&|pair| Some(pair.0) == label);
+        let predicted = count(&|pair| pair.1 == label);
+        products += gold * predicted;
+        gold_squares += gold * gold;
+        predicted_squares += predicted * predicted;
+    }
+    let scale = ((total * total - predicted_squares) * (total * total - gold_squares)).sqrt();
+    if scale == 0.0 { 0.0 } else { (matched * total - products) / scale }
+}
+
+/// F1 over all entities of all rows (micro average).
+pub fn entity_f1(rows: impl Iterator<Item = EntityCounts>) -> f64 {
+    let (mut matched, mut gold, mut predicted) = (0, 0, 0);
+    for row in rows {
+        matched += row.matched;
+        gold += row.gold;
+        predicted += row.predicted;
+    }
+    f1(matched, gold, predicted)
+}
+
+/// Counts the `name, TYPE` lines of two answers. Case of the name and spacing do not matter; other lines are ignored.
+pub fn count_entities(gold: &str, predicted: &str) -> EntityCounts {
+    let (gold, mut predicted) = (entities(gold), entities(predicted));
+    let mut counts = EntityCounts { matched: 0, gold: gold.len(), predicted: predicted.len() };
+    for entity in gold {
+        if let Some(at) = predicted.iter().position(|other| *other == entity) {
+            predicted.swap_remove(at);
+            counts.matched += 1;
+        }
+    }
+    counts
+}
+
+fn entities(answer: &str) -> Vec<(String, String)> {
+    let parse = |line: &str| {
+        let (name, kind) = line.rsplit_once(',')?;
+        let name = name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let kind = kind.trim().trim_end_matches('.').to_uppercase();
+        (!name.is_empty() && !kind.is_empty()).then_some((name, kind))
+    };
+    answer.lines().filter_map(parse).collect()
+}
+
+/// ROUGE-1: F1 of the words two texts share, counted with repetition; lower case, letters and digits only, no stemming (as
+/// `rouge_score` without its stemmer).
+pub fn rouge1(gold: &str, predicted: &str) -> f64 {
+    let words = |text: &str| -> Vec<String> {
+        let text = text.to_lowercase();
+        let parts = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        parts.map(str::to_owned).collect()
+    };
+    let (gold, predicted) = (words(gold), words(predicted));
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for word in &gold {
+        *counts.entry(word).or_default() += 1;
+    }
+    let mut matched = 0;
+    for word in &predicted {
+        if let Some(left) = counts.get_mut(word.as_str()).filter(|left| **left > 0) {
+            *left -= 1;
+            matched += 1;
+        }
+    }
+    f1(matched, gold.len(), predicted.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLD: [&str; 10] = ["a", "a", "a", "a", "b", "b", "b", "c", "c", "c"];
+    const PREDICTED: [&str; 10] = ["a", "a", "b", "c", "b", "b", "a", "c", "b", "d"];
+
+    fn pairs() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+        GOLD.into_iter().zip(PREDICTED.into_iter().map(Some))
+    }
+
+    fn near(found: f64, want: f64) {
+        assert!((found - want).abs() < 1e-12, "{found} is not {want}");
+    }
+
+    // scikit-learn 1.x on the same lists: f1_score(average="macro"), f1_score(average="weighted"), matthews_corrcoef.
+    #[test]
+    fn label_metrics_equal_scikit_learn() {
+        near(macro_f1(pairs()), 0.3857142857142857);
+        near(weighted_f1(pairs()), 0.52);
+        near(mcc(pairs()), 0.29424494316824984);
+    }
+
+    #[test]
+    fn binary_mcc_equals_its_formula() {
+        // tp 3, fn 1, fp 2, tn 4
+        let gold = ["1", "1", "1", "1", "0", "0", "0", "0", "0", "0"];
+        let predicted = ["1", "1", "1", "0", "1", "1", "0", "0", "0", "0"];
+        let want = (3.0 * 4.0 - 2.0) / (5.0f64 * 4.0 * 6.0 * 5.0).sqrt();
+        near(mcc(gold.into_iter().zip(predicted.into_iter().map(Some))), want);
+    }
+
+    #[test]
+    fn constant_answers_have_no_correlation() {
+        near(mcc([("a", Some("a")), ("b", Some("a"))].into_iter()), 0.0);
+        near(mcc(std::iter::empty()), 0.0);
+    }
+
+    #[test]
+    fn missing_answers_cost_recall_and_are_no_label() {
+        let pairs = || [("a", Some("a")), ("a", None), ("b", Some("b"))].into_iter();
+        near(macro_f1(pairs()), (2.0 / 3.0 + 1.0) / 2.0);
+        near(weighted_f1(pairs()), (2.0 / 3.0 * 2.0 + 1.0) / 3.0);
+        assert!(mcc(pairs()) < 1.0);
+    }
+
+    #[test]
+    fn entities_match_by_name_and_type() {
+        let counts =
+            count_entities("Acme Inc, ORG\nParis, LOC\nParis, LOC", "acme  inc , org.\nParis, LOC\nBob, PER\nnoise");
+        assert_eq!(counts, EntityCounts { matched: 2, gold: 3, predicted: 3 });
+        near(entity_f1([counts].into_iter()), 2.0 / 3.0);
+        assert_eq!(count_entities("", "none"), EntityCounts::default());
+        near(entity_f1([EntityCounts::default()].into_iter()), 0.0);
+    }
+
+    // rouge_score 0.1.2: RougeScorer(["rouge1"]).score(gold, predicted)["rouge1"].fmeasure
+    #[test]
+    fn rouge1_equals_rouge_score() {
+        near(rouge1("The cat sat on the mat.", "the cat, the dog"), 0.6);
+        near(rouge1("", ""), 0.0);
+        near(rouge1("same words", "Same words!"), 1.0);
+    }
+
+    #[test]
+    fn standard_errors_shrink_with_rows_and_repeat_by_seed() {
+        near(mean_standard_error(&[0.0, 1.0, 1.0, 1.0]), 0.25);
+        let rows: Vec<Outcome> = pairs()
+            .map(|(gold, predicted)| Outcome {
+                gold: gold.to_owned(),
+                predicted: predicted.map(str::to_owned),
+                ..Outcome::default()
+            })
+            .collect();
+        let once: Vec<&Outcome> = rows.iter().collect();
+        let many: Vec<&Outcome> = rows.iter().cycle().take(400).collect();
+        let small = standard_error(Metric::MacroF1, &many, 1).expect("many rows");
+        let large = standard_error(Metric::MacroF1, &once, 1).expect("ten rows");
+        assert!(small < large / 3.0 && small > 0.0, "{small} {large}");
+        assert_eq!(standard_error(Metric::MacroF1, &many, 1), Some(small));
+        assert_eq!(standard_error(Metric::Mcc, &once[..1], 1), None);
+    }
+}

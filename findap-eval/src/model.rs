@@ -1,0 +1,141 @@
+//! What the engine needs from a language model, and the token arithmetic that makes two harnesses agree.
+
+use crate::error::EvalError;
+use findap_data::Message;
+use serde::{Deserialize, Serialize};
+
+/// A continuation to be scored after a context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// Text before, with special tokens where a chat template wrote them; may be empty.
+    pub context: String,
+    /// Text to be scored; not empty.
+    pub continuation: String,
+    /// Whether the context was written by a chat template: special tokens in it count and no BOS is added.
+    pub is_rendered: bool,
+}
+
+/// The score of a continuation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Sum of the log-probabilities of its tokens, natural logarithm.
+    pub logp: f64,
+    /// Whether each of its tokens is the likeliest at its place.
+    pub is_greedy: bool,
+}
+
+/// A prompt to be continued greedily.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateRequest {
+    /// The prompt, with special tokens where a chat template wrote them.
+    pub prompt: String,
+    /// Whether it was written by a chat template: special tokens in it count and no BOS is added.
+    pub is_rendered: bool,
+    /// The reply ends before the first of these.
+    pub stop: Vec<String>,
+    /// The reply ends after this many tokens.
+    pub max_new_tokens: usize,
+}
+
+/// A language model as evaluation sees it: text in, log-probabilities or text out.
+///
+/// Answers must not depend on how requests are grouped into calls.
+pub trait LanguageModel {
+    /// A name for results: usually the folder.
+    fn name(&self) -> String;
+
+    /// Tokens that one sequence may hold.
+    fn max_tokens(&self) -> usize;
+
+    /// What identifies weights and tokenizer, for provenance.
+    fn fingerprint(&self) -> String;
+
+    /// The text of a conversation up to where the assistant's reply begins.
+    ///
+    /// # Errors
+    /// [`EvalError::Model`] where the model has no chat template or the template refuses the messages.
+    fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError>;
+
+    /// Scores continuations, in the order of the requests.
+    ///
+    /// # Errors
+    /// [`EvalError::ContinuationTooLong`], [`EvalError::Model`].
+    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError>;
+
+    /// Continues prompts greedily, in the order of the requests; a reply holds none of its stop strings.
+    ///
+    /// # Errors
+    /// [`EvalError::NoRoomForPrompt`], [`EvalError::Model`].
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError>;
+}
+
+/// Moves white space at the end of the context to the continuation, where tokenizers join it to the next word.
+pub fn move_trailing_space(context: &str, continuation: &str) -> (String, String) {
+    let kept = context.trim_end();
+    (kept.to_owned(), format!("{}{continuation}", &context[kept.len()..]))
+}
+
+/// Splits the tokens of context + continuation at the length of the context alone. Both are tokenised together because a
+/// token may span the border; then the border falls where the context's own tokens end.
+pub fn split_tokens(whole: Vec<u32>, num_context: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut context = whole;
+    let continuation = context.split_off(num_context.min(context.len()));
+    (context, continuation)
+}
+
+/// Drops tokens of the context from the left until context and continuation fit. The last token of the continuation is
+/// only predicted, never read, so `max_tokens + 1` tokens fit.
+///
+/// # Errors
+/// The number of tokens of the continuation where it does not fit alone with one token before it.
+pub fn fit_context(context: &[u32], continuation: &[u32], max_tokens: usize) -> Result<Vec<u32>, usize> {
+    if continuation.len() > max_tokens {
+        return Err(continuation.len());
+    }
+    let room = max_tokens + 1 - continuation.len();
+    Ok(context[context.len().saturating_sub(room)..].to_vec())
+}
+
+/// Cuts a reply before the first of the stop strings.
+pub fn cut_at_stop<'a>(reply: &'a str, stop: &[String]) -> &'a str {
+    let end = stop.iter().filter_map(|stop| reply.find(stop.as_str())).min();
+    &reply[..end.unwrap_or(reply.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_space_moves_to_the_continuation() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(move_trailing_space("Q: x\nA:", " yes"), pair("Q: x\nA:", " yes"));
+        assert_eq!(move_trailing_space("Q: x\nA: ", "yes"), pair("Q: x\nA:", " yes"));
+        assert_eq!(move_trailing_space("x\n\n", "yes"), pair("x", "\n\nyes"));
+        assert_eq!(move_trailing_space("", "yes"), pair("", "yes"));
+    }
+
+    #[test]
+    fn long_contexts_lose_their_beginning() {
+        assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 8), Ok(vec![1, 2, 3]));
+        assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 4), Ok(vec![1, 2, 3]));
+        assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 3), Ok(vec![2, 3]));
+        assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 2), Ok(vec![3]));
+        assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 1), Err(2));
+    }
+
+    #[test]
+    fn the_border_falls_where_the_context_ends() {
+        assert_eq!(split_tokens(vec![1, 2, 3], 2), (vec![1, 2], vec![3]));
+        // A merge across the border can leave the continuation without a token of its own.
+        assert_eq!(split_tokens(vec![1, 2], 3), (vec![1, 2], vec![]));
+    }
+
+    #[test]
+    fn replies_end_before_the_earliest_stop_string() {
+        let stop = ["\n\n".to_owned(), "Question:".to_owned()];
+        assert_eq!(cut_at_stop("yes Question: x\n\n", &stop), "yes ");
+        assert_eq!(cut_at_stop("no stop", &stop), "no stop");
+        assert_eq!(cut_at_stop("\n\n", &stop), "");
+    }
+}

@@ -1,0 +1,207 @@
+//! From a model's answer to the outcome of a row, and its line in a samples file.
+
+use crate::extract::{extract, normalize_number};
+use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
+use crate::model::Score;
+use crate::prompt::{Ask, Item};
+use crate::results::sha256_hex;
+use crate::task::{Generate, Kind, Metric, Task};
+use crate::template::Fields;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What a model said to one question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// One score per choice.
+    Scores(Vec<Score>),
+    /// A written reply.
+    Reply(String),
+}
+
+/// One question, its answer and its outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Number of the row in the benchmark.
+    pub row_id: usize,
+    /// The subset it belongs to.
+    pub subset: Option<String>,
+    /// The row's fields.
+    pub fields: Fields,
+    /// The text before the answer.
+    pub prompt: String,
+    /// The texts that were scored; empty for written replies.
+    pub continuations: Vec<String>,
+    /// What the model said.
+    pub answer: Answer,
+    /// What it counts for.
+    pub outcome: Outcome,
+}
+
+/// Scores one answer.
+pub fn judge(task: &Task, item: &Item, answer: Answer) -> Sample {
+    let (continuations, outcome) = match (&item.ask, &answer, &task.kind) {
+        (Ask::Choices { texts, prefix, gold }, Answer::Scores(scores), _) => {
+            let continuations = texts.iter().map(|text| format!("{prefix}{text}")).collect();
+            (continuations, judge_choice(texts, scores, *gold))
+        }
+        (Ask::Reply { gold, checks }, Answer::Reply(reply), Kind::Generate(generate)) => {
+            let mut outcome = judge_reply(task, generate, gold, reply);
+            let kept = checks.iter().all(|check| check.passes(reply));
+            outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
+            (Vec::new(), outcome)
+        }
+        _ => unreachable!("invariant: questions and answers of one task are of one kind"),
+    };
+    Sample {
+        row_id: item.row_id,
+        subset: item.subset.clone(),
+        fields: item.fields.clone(),
+        prompt: item.prompt.clone(),
+        continuations,
+        answer,
+        outcome,
+    }
+}
+
+/// Picks by log-likelihood, also divided by characters and by bytes of the choice alone (lm-eval's rule: the delimiter
+/// does not count). Of equals the first is picked.
+fn judge_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
+    let best = |length: &dyn Fn(&str) -> f64| {
+        let values = texts.iter().zip(scores).map(|(text, score)| score.logp / length(text));
+        let better = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
+        values.enumerate().reduce(better).map_or(0, |(index, _)| index)
+    };
+    let picked = best(&|_| 1.0);
+    let is_right = |index: usize| f64::from(u8::from(index == gold));
+    Outcome {
+        values: BTreeMap::from([
+            (Metric::Acc, is_right(picked)),
+            (Metric::AccNorm, is_right(best(&|text| text.chars().count() as f64))),
+            (Metric::AccBytes, is_right(best(&|text| text.len() as f64))),
+        ]),
+        gold: gold.to_string(),
+        predicted: Some(picked.to_string()),
+        entities: None,
+    }
+}
+
+fn judge_reply(task: &Task, generate: &Generate, gold: &str, reply: &str) -> Outcome {
+    let extracted = extract(&generate.extract, reply);
+    let gold_compared = comparable(generate, gold);
+    let is_right = extracted.as_deref().is_some_and(|answer| same_answer(generate, gold, answer));
+    let right = f64::from(u8::from(is_right));
+    // What equals the right answer counts as its label, however it is spelt.
+    let predicted =
+        extracted.as_deref().map(|answer| if is_right { gold_compared.clone() } else { comparable(generate, answer) });
+    let entities = task
+        .metrics
+        .contains(&Metric::EntityF1)
+        .then(|| count_entities(gold, extracted.as_deref().unwrap_or_default()));
+    Outcome {
+        values: BTreeMap::from([
+            (Metric::Acc, right),
+            (Metric::ExactMatch, right),
+            (Metric::Missing, f64::from(u8::from(extracted.is_none()))),
+            (Metric::Rouge1, rouge1(gold, extracted.as_deref().unwrap_or_default())),
+        ]),
+        gold: gold_compared,
+        predicted,
+        entities,
+    }
+}
+
+fn comparable(generate: &Generate, text: &str) -> String {
+    let text = if generate.ignore_case { text.to_lowercase() } else { text.to_owned() };
+    if generate.ignore_punctuation { text.replace(|c: char| c.is_ascii_punctuation(), "") } else { text }
+}
+
+fn same_answer(generate: &Generate, gold: &str, answer: &str) -> bool {
+    let number = |text: &str| normalize_number(text).parse::<f64>().ok();
+    let is_near = |gold: f64, answer: f64| (gold - answer).abs() <= generate.tolerance * gold.abs();
+    comparable(generate, gold) == comparable(generate, answer)
+        || (generate.tolerance > 0.0
+            && matches!((number(gold), number(answer)), (Some(gold), Some(answer)) if is_near(gold, answer)))
+}
+
+impl Sample {
+    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `entities`).
+    pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
+        let argument = |index: usize, second: Value| {
+            (format!("gen_args_{index}"), json!({ "arg_0": self.prompt, "arg_1": second }))
+        };
+        let (arguments, resps, filtered): (serde_json::Map<_, _>, Value, Value) = match &self.answer {
+            Answer::Scores(scores) => (
+                self.continuations.iter().enumerate().map(|(index, text)| argument(index, json!(text))).collect(),
+                scores.iter().map(|score| json!([[score.logp, score.is_greedy]])).collect(),
+                scores.iter().map(|score| json!([score.logp, score.is_greedy])).collect(),
+            ),
+            Answer::Reply(reply) => (
+                [argument(0, gen_kwargs.clone())].into_iter().collect(),
+                json!([[reply]]),
+                json!([self.outcome.predicted.as_deref().unwrap_or("[missing]")]),
+            ),
+        };
+        let doc = Value::Object(self.fields.clone());
+        let mut line = json!({
+            "doc_id": self.row_id,
+            "doc": doc,
+            "target": self.outcome.gold,
+            "arguments": arguments,
+            "resps": resps,
+            "filtered_resps": filtered,
+            "filter": "none",
+            "metrics": metrics.iter().map(|metric| metric.name()).collect::<Vec<_>>(),
+            "doc_hash": sha256_hex(doc.to_string().as_bytes()),
+            "prompt_hash": sha256_hex(self.prompt.as_bytes()),
+            "target_hash": sha256_hex(self.outcome.gold.as_bytes()),
+            "subset": self.subset,
+            "gold": self.outcome.gold,
+            "predicted": self.outcome.predicted,
+            "entities": self.outcome.entities,
+        });
+        for (metric, value) in &self.outcome.values {
+            line[metric.name()] = json!(value);
+        }
+        line
+    }
+
+    /// Reads a line of a samples file.
+    ///
+    /// # Errors
+    /// The key that is absent or of the wrong type.
+    pub fn from_json(line: &Value) -> Result<Self, &'static str> {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let fields = line["doc"].as_object().ok_or("doc")?.clone();
+        let row_id = line["doc_id"].as_u64().and_then(|id| usize::try_from(id).ok()).ok_or("doc_id")?;
+        let arguments = line["arguments"].as_object().ok_or("arguments")?;
+        let first = arguments.values().next();
+        let prompt = text(first.and_then(|argument| argument.get("arg_0"))).ok_or("arguments.gen_args_0.arg_0")?;
+        let resps = line["resps"].as_array().ok_or("resps")?;
+        let is_reply = resps.first().is_some_and(|resp| resp[0].is_string());
+        let (continuations, answer) = if is_reply {
+            (Vec::new(), Answer::Reply(text(resps[0].get(0)).ok_or("resps")?))
+        } else {
+            let score = |resp: &Value| Some(Score { logp: resp[0][0].as_f64()?, is_greedy: resp[0][1].as_bool()? });
+            let scores = resps.iter().map(score).collect::<Option<Vec<_>>>().ok_or("resps")?;
+            let texts = arguments.values().map(|argument| text(argument.get("arg_1"))).collect::<Option<Vec<_>>>();
+            (texts.ok_or("arguments.gen_args_0.arg_1")?, Answer::Scores(scores))
+        };
+        let object = line.as_object().ok_or("line")?;
+        let values = object
+            .iter()
+            .filter_map(|(key, value)| Some((Metric::from_name(key)?, value.as_f64()?)))
+            .collect::<BTreeMap<_, _>>();
+        let entities: Option<EntityCounts> =
+            serde_json::from_value(line["entities"].clone()).map_err(|_| "entities")?;
+        let outcome = Outcome {
+            values,
+            gold: text(line.get("gold")).ok_or("gold")?,
+            predicted: text(line.get("predicted")),
+            entities,
+        };
+        Ok(Self { row_id, subset: text(line.get("subset")), fields, prompt, continuations, answer, outcome })
+    }
+}
