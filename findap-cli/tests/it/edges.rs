@@ -10,21 +10,9 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("findap-tensor", &["findap-kernels"]),
     ("findap-data", &[]),
     ("findap-model", &["findap-tensor", "findap-data"]),
-    (
-        "findap-train",
-        &["findap-model", "findap-data", "findap-tensor"],
-    ),
+    ("findap-train", &["findap-model", "findap-data", "findap-tensor"]),
     ("findap-eval", &["findap-model", "findap-data"]),
-    (
-        "findap-cli",
-        &[
-            "findap-model",
-            "findap-data",
-            "findap-train",
-            "findap-eval",
-            "findap-tensor",
-        ],
-    ),
+    ("findap-cli", &["findap-model", "findap-data", "findap-train", "findap-eval", "findap-tensor"]),
     ("xtask", &[]),
 ];
 
@@ -36,16 +24,9 @@ fn crates_depend_on_each_other_along_the_stated_edges_only() {
         .other_options(vec!["--offline".to_owned()])
         .exec()
         .expect("cargo metadata runs");
-    let members: BTreeSet<&str> = metadata
-        .packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let members: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
     let known: BTreeSet<&str> = EDGES.iter().map(|(name, _)| *name).collect();
-    assert_eq!(
-        members, known,
-        "a crate was added or removed: give it its row in EDGES and in ARCHITECTURE.md"
-    );
+    assert_eq!(members, known, "a crate was added or removed: give it its row in EDGES and in ARCHITECTURE.md");
 
     for package in &metadata.packages {
         let allowed: BTreeSet<&str> = EDGES
@@ -61,11 +42,7 @@ fn crates_depend_on_each_other_along_the_stated_edges_only() {
             .filter(|name| members.contains(name))
             .collect();
         let forbidden: Vec<_> = actual.difference(&allowed).collect();
-        assert!(
-            forbidden.is_empty(),
-            "{} may not depend on {forbidden:?}",
-            package.name
-        );
+        assert!(forbidden.is_empty(), "{} may not depend on {forbidden:?}", package.name);
     }
 }
 
@@ -78,16 +55,10 @@ fn folder_names_are_crate_names() {
         .exec()
         .expect("cargo metadata runs");
     for package in &metadata.packages {
-        let folder = package
-            .manifest_path
-            .parent()
-            .and_then(|parent| parent.file_name());
+        let folder = package.manifest_path.parent().and_then(|parent| parent.file_name());
         assert_eq!(folder, Some(package.name.as_str()));
         assert_eq!(
-            package
-                .manifest_path
-                .parent()
-                .and_then(|parent| parent.parent()),
+            package.manifest_path.parent().and_then(|parent| parent.parent()),
             Some(metadata.workspace_root.as_path()),
             "{} must lie at the top level",
             package.name

@@ -6,20 +6,11 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{MetadataCommand, Package};
 
-const LIBRARIES: [&str; 6] = [
-    "findap-kernels",
-    "findap-tensor",
-    "findap-data",
-    "findap-model",
-    "findap-train",
-    "findap-eval",
-];
+const LIBRARIES: [&str; 6] =
+    ["findap-kernels", "findap-tensor", "findap-data", "findap-model", "findap-train", "findap-eval"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate lies in the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
 fn packages() -> Vec<Package> {
@@ -42,10 +33,7 @@ fn rust_sources(folder: &Path) -> Vec<(PathBuf, String)> {
         };
         for entry in entries {
             let path = entry.expect("a readable folder").path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if path.is_dir() {
                 if name != "target" && !name.starts_with('.') {
                     open.push(path);
@@ -64,13 +52,7 @@ fn every_source() -> Vec<(PathBuf, String)> {
     packages()
         .iter()
         .flat_map(|package| {
-            rust_sources(
-                package
-                    .manifest_path
-                    .parent()
-                    .expect("a manifest has a folder")
-                    .as_std_path(),
-            )
+            rust_sources(package.manifest_path.parent().expect("a manifest has a folder").as_std_path())
         })
         .collect()
 }
@@ -97,18 +79,13 @@ fn every_dependency_of_the_workspace_has_a_reason() {
             continue;
         }
         count += 1;
-        let reason = value
-            .split_once('#')
-            .map_or("", |(_, reason)| reason.trim());
+        let reason = value.split_once('#').map_or("", |(_, reason)| reason.trim());
         if reason.len() < 10 {
             complaints.push(format!("  {name}"));
         }
     }
     assert!(count > 20, "the dependency table was not found");
-    complain_unless_empty(
-        "say beside each dependency in the root Cargo.toml why it is there",
-        &complaints,
-    );
+    complain_unless_empty("say beside each dependency in the root Cargo.toml why it is there", &complaints);
 }
 
 #[test]
@@ -128,13 +105,7 @@ fn every_dependency_is_used_by_the_crate_that_names_it() {
     let mut complaints = Vec::new();
     let mut named = BTreeSet::new();
     for package in &packages {
-        let sources = rust_sources(
-            package
-                .manifest_path
-                .parent()
-                .expect("a manifest has a folder")
-                .as_std_path(),
-        );
+        let sources = rust_sources(package.manifest_path.parent().expect("a manifest has a folder").as_std_path());
         for dependency in &package.dependencies {
             named.insert(dependency.name.as_str());
             let identifier = dependency.name.replace('-', "_");
@@ -153,8 +124,7 @@ fn every_dependency_is_used_by_the_crate_that_names_it() {
 
 /// Whether `identifier` stands in `text` as a word of its own, followed by a path or closing an import.
 fn mentions(text: &str, identifier: &str) -> bool {
-    let is_word =
-        |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let is_word = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
     text.match_indices(identifier).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + identifier.len()..]);
         !is_word(before.chars().next_back()) && !is_word(after.chars().next())
@@ -172,10 +142,7 @@ fn libraries_do_not_print() {
                 continue;
             }
             // Unit tests stand at the end of their file: what follows the first `#[cfg(test)]` of a module is theirs.
-            let code = text
-                .split("#[cfg(test)]\nmod tests {")
-                .next()
-                .unwrap_or_default();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
             for (number, line) in code.lines().enumerate() {
                 let line = line.trim_start();
                 let prints = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("];
@@ -185,10 +152,7 @@ fn libraries_do_not_print() {
             }
         }
     }
-    complain_unless_empty(
-        "a library hands values back, it does not print",
-        &complaints,
-    );
+    complain_unless_empty("a library hands values back, it does not print", &complaints);
 }
 
 #[test]
@@ -212,8 +176,5 @@ fn no_test_is_ignored() {
         .filter(|(_, text)| text.contains(&attribute))
         .map(|(path, _)| format!("  {}", path.display()))
         .collect();
-    complain_unless_empty(
-        "a test runs or says what it skips; none is ignored",
-        &complaints,
-    );
+    complain_unless_empty("a test runs or says what it skips; none is ignored", &complaints);
 }

@@ -1,0 +1,145 @@
+//! `findap doctor`: what this machine has, and what to do about what it lacks.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::terminal;
+
+/// Shows what this machine offers and what to do about what it lacks
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Findings {
+    version: &'static str,
+    system: String,
+    cpu: String,
+    cores: usize,
+    instructions: Vec<&'static str>,
+    memory_bytes: Option<u64>,
+    memory_free_bytes: Option<u64>,
+    disk_free_bytes: Option<u64>,
+    nvidia_driver: Option<String>,
+    device: &'static str,
+    advice: Vec<String>,
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    let findings = examine();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+        return Ok(());
+    }
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), terminal::bytes);
+    println!("findap        {}", findings.version);
+    println!("system        {}", findings.system);
+    println!("cpu           {}, {} cores ({})", findings.cpu, findings.cores, findings.instructions.join(", "));
+    println!("memory        {} free of {}", size(findings.memory_free_bytes), size(findings.memory_bytes));
+    println!("disk          {} free here", size(findings.disk_free_bytes));
+    println!("gpu driver    {}", findings.nvidia_driver.as_deref().unwrap_or("none"));
+    println!("computes on   {}", findings.device);
+    println!();
+    if findings.advice.is_empty() {
+        println!("Nothing to do: `findap run recipes/demo.toml` will work here.");
+    }
+    for advice in &findings.advice {
+        println!("- {advice}");
+    }
+    Ok(())
+}
+
+fn examine() -> Findings {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory_bytes = memory_kib("MemTotal:").map(|kib| kib << 10);
+    let memory_free_bytes = memory_kib("MemAvailable:").map(|kib| kib << 10);
+    let disk_free_bytes = disk_free_bytes(Path::new("."));
+    let nvidia_driver = nvidia_driver();
+    let instructions = instructions();
+
+    let mut advice = Vec::new();
+    if memory_free_bytes.is_some_and(|free| free < 2 << 30) {
+        advice.push("Less than 2 GiB of memory are free: close other programs, or lower `batch_tokens` and set `recompute = \"block\"`.".to_owned());
+    }
+    if disk_free_bytes.is_some_and(|free| free < 1 << 30) {
+        advice.push("Less than 1 GiB of disk is free here: put the run elsewhere with --run-dir.".to_owned());
+    }
+    if nvidia_driver.is_some() {
+        advice.push("There is an NVIDIA driver, but this version computes on the CPU only.".to_owned());
+    }
+    if !instructions.contains(&"avx2") && !instructions.contains(&"neon") {
+        advice.push("This CPU has no AVX2: everything works, several times slower.".to_owned());
+    }
+    Findings {
+        version: env!("CARGO_PKG_VERSION"),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        cpu: cpu_name(),
+        cores,
+        instructions,
+        memory_bytes,
+        memory_free_bytes,
+        disk_free_bytes,
+        nvidia_driver,
+        device: "cpu",
+        advice,
+    }
+}
+
+fn cpu_name() -> String {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+fn instructions() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx2") {
+            found.push("avx2");
+        }
+        if std::arch::is_x86_feature_detected!("fma") {
+            found.push("fma");
+        }
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            found.push("avx512f");
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.push("neon");
+    found
+}
+
+fn memory_kib(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
+}
+
+fn nvidia_driver() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    text.lines().next()?.split_whitespace().find(|word| word.contains('.')).map(str::to_owned)
+}
+
+/// Bytes an unprivileged user may still write where `path` lies.
+fn disk_free_bytes(path: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends in NUL and `status` is a place for one statvfs; it is read only after the call says it is filled.
+    let status = unsafe {
+        if libc::statvfs(path.as_ptr(), status.as_mut_ptr()) != 0 {
+            return None;
+        }
+        status.assume_init()
+    };
+    Some(status.f_bavail * status.f_frsize)
+}
