@@ -58,11 +58,11 @@ pub struct Loaded {
     pub pool: BTreeMap<String, Vec<Row>>,
 }
 
-/// Reads the rows of a task.
+/// Reads the rows of a task, and those that `num_fewshot` solved examples are taken from.
 ///
 /// # Errors
 /// [`EvalError::UnknownDataRoot`], [`EvalError::Io`], and [`EvalError::Row`] with file, line and field.
-pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>) -> Result<Loaded, EvalError> {
+pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>, num_fewshot: usize) -> Result<Loaded, EvalError> {
     let dataset = &task.dataset;
     let subsets: Vec<Option<&str>> = match dataset.subsets.as_slice() {
         [] => vec![None],
@@ -76,7 +76,7 @@ pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>) -> Result<Load
             row.id += loaded.num_original;
         }
         loaded.num_original += rows.len();
-        if task.fewshot.num > 0 {
+        if num_fewshot > 0 {
             match &dataset.fewshot_path {
                 Some(path) => drop(loaded.fewshot.insert(key, read_subset(task, path, subset, roots)?)),
                 None => drop(loaded.pool.insert(key, rows.clone())),

@@ -86,7 +86,8 @@ pub fn run(
     let mut questions = Vec::new();
     let mut num_original = Vec::new();
     for (task_index, task) in tasks.iter().enumerate() {
-        let loaded = dataset::load(task, &options.data_roots, options.limit)?;
+        let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
+        let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);
         for item in prepare(task, &loaded, model, prompt_options)? {
             let key = crate::results::sha256_hex(format!("{fingerprint}\u{1}{}", item.key(task)).as_bytes());

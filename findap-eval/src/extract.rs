@@ -114,11 +114,15 @@ fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Rege
 
 /// Runs the steps on a reply; `None` where no answer was found.
 pub fn extract(steps: &[Step], reply: &str) -> Option<String> {
-    steps.iter().fold(Some(reply.to_owned()), |text, step| match (text, step) {
-        (None, Step::Default(answer)) => Some(answer.clone()),
-        (None, _) => None,
-        (Some(text), step) => step.run(&text),
-    })
+    let mut text = Some(reply.to_owned());
+    for step in steps {
+        text = match (text, step) {
+            (None, Step::Default(answer)) => Some(answer.clone()),
+            (None, _) => None,
+            (Some(text), step) => step.run(&text),
+        };
+    }
+    text
 }
 
 impl Step {

@@ -8,13 +8,19 @@ pub mod extract;
 pub mod metrics;
 pub mod model;
 pub mod prompt;
+pub mod registry;
 pub mod results;
 pub mod sample;
+pub mod scripted;
 pub mod task;
 pub mod template;
 
 pub use engine::{Options, Progress, run};
 pub use error::EvalError;
 pub use model::LanguageModel;
+pub use registry::Registry;
 pub use results::Results;
 pub use task::Task;
+
+#[cfg(test)]
+mod tests;

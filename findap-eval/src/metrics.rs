@@ -4,7 +4,7 @@ use crate::task::Metric;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Resamples for the standard error of a metric that is not a mean.
 pub const BOOTSTRAP_RESAMPLES: usize = 1000;
@@ -148,20 +148,18 @@ pub fn weighted_f1<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) 
 /// # Source
 /// Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
 pub fn mcc<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> f64 {
-    let pairs: Vec<_> = pairs.collect();
-    let labels: BTreeSet<Option<&str>> = pairs.iter().flat_map(|&(gold, predicted)| [Some(gold), predicted]).collect();
-    let count =
-        |wanted: &dyn Fn(&(&str, Option<&str>)) -> bool| pairs.iter().filter(|pair| wanted(pair)).count() as f64;
-    let total = pairs.len() as f64;
-    let matched = count(&|&(gold, predicted)| predicted == Some(gold));
-    let (mut products, mut gold_squares, mut predicted_squares) = (0.0, 0.0, 0.0);
-    for label in labels {
-        let gold = count(&|pair| Some(pair.0) == label);
-        let predicted = count(&|pair| pair.1 == label);
-        products += gold * predicted;
-        gold_squares += gold * gold;
-        predicted_squares += predicted * predicted;
+    // Of each label, how often it is gold and how often it is predicted.
+    let mut counts: BTreeMap<Option<&str>, (f64, f64)> = BTreeMap::new();
+    let (mut total, mut matched) = (0.0, 0.0);
+    for (gold, predicted) in pairs {
+        total += 1.0;
+        matched += f64::from(u8::from(predicted == Some(gold)));
+        counts.entry(Some(gold)).or_default().0 += 1.0;
+        counts.entry(predicted).or_default().1 += 1.0;
     }
+    let products: f64 = counts.values().map(|(gold, predicted)| gold * predicted).sum();
+    let gold_squares: f64 = counts.values().map(|(gold, _)| gold * gold).sum();
+    let predicted_squares: f64 = counts.values().map(|(_, predicted)| predicted * predicted).sum();
     let scale = ((total * total - predicted_squares) * (total * total - gold_squares)).sqrt();
     if scale == 0.0 { 0.0 } else { (matched * total - products) / scale }
 }

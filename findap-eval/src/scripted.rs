@@ -1,0 +1,82 @@
+//! A model whose answers are functions of the text: for tests of tasks and of the engine, without weights.
+
+use crate::error::EvalError;
+use crate::model::{GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop};
+use findap_data::{Message, Role};
+use std::cell::Cell;
+
+type LogpRule = Box<dyn Fn(&str, &str) -> f64>;
+type ReplyRule = Box<dyn Fn(&str) -> String>;
+
+/// A model that answers by rule.
+pub struct ScriptedModel {
+    logp: LogpRule,
+    reply: ReplyRule,
+    /// Requests answered so far.
+    pub num_requests: Cell<usize>,
+    /// Fails once this many requests were answered, as a crash would.
+    pub fail_after: Option<usize>,
+}
+
+impl ScriptedModel {
+    /// `logp(context, continuation)` scores, `reply(prompt)` writes.
+    pub fn new(logp: impl Fn(&str, &str) -> f64 + 'static, reply: impl Fn(&str) -> String + 'static) -> Self {
+        Self { logp: Box::new(logp), reply: Box::new(reply), num_requests: Cell::new(0), fail_after: None }
+    }
+
+    fn count(&self, more: usize) -> Result<(), EvalError> {
+        self.num_requests.set(self.num_requests.get() + more);
+        match self.fail_after {
+            Some(limit) if self.num_requests.get() > limit => Err(EvalError::Model {
+                model: self.name(),
+                operation: "answer",
+                reason: format!("the script ends after {limit} requests"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl LanguageModel for ScriptedModel {
+    fn name(&self) -> String {
+        "scripted".to_owned()
+    }
+
+    fn max_tokens(&self) -> usize {
+        usize::MAX
+    }
+
+    fn fingerprint(&self) -> String {
+        "scripted".to_owned()
+    }
+
+    fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {
+        let turn = |message: &Message| {
+            let role = match message.role {
+                Role::System => "system",
+                Role::User => "user",
+                Role::Assistant => "assistant",
+                _ => "tool",
+            };
+            format!("<{role}>{}</{role}>", message.content)
+        };
+        Ok(messages.iter().map(turn).collect::<String>() + "<assistant>")
+    }
+
+    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError> {
+        self.count(requests.len())?;
+        let score = |request: &ScoreRequest| Score {
+            logp: (self.logp)(&request.context, &request.continuation),
+            is_greedy: false,
+        };
+        Ok(requests.iter().map(score).collect())
+    }
+
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
+        self.count(requests.len())?;
+        Ok(requests
+            .iter()
+            .map(|request| cut_at_stop(&(self.reply)(&request.prompt), &request.stop).to_owned())
+            .collect())
+    }
+}
