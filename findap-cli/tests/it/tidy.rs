@@ -178,3 +178,28 @@ fn no_test_is_ignored() {
         .collect();
     complain_unless_empty("a test runs or says what it skips; none is ignored", &complaints);
 }
+
+#[test]
+fn the_tests_that_guard_the_invariants_exist() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let invariants = page
+        .lines()
+        .skip_while(|line| *line != "| invariant | guarded by |")
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let sources = every_source();
+    let mut complaints = Vec::new();
+    let mut count = 0;
+    for line in invariants {
+        let guards = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+        for test in guards.split('`').skip(1).step_by(2) {
+            count += 1;
+            let definition = format!("fn {test}(");
+            if !sources.iter().any(|(_, text)| text.contains(&definition)) {
+                complaints.push(format!("  {test}"));
+            }
+        }
+    }
+    assert!(count > 0, "the table of invariants was not found");
+    complain_unless_empty("ARCHITECTURE.md names tests that do not exist", &complaints);
+}
