@@ -92,6 +92,11 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// The larger of the two.
     fn max(self, other: Self) -> Self;
+    /// self * a + b in one rounding.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// e^self to within 2 units in the last place (f32) or as the standard library has it (f64); written without branches,
+    /// so that loops over it become vector instructions. 0 far below the range, as masks need.
+    fn exp_vector(self) -> Self;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
 }
@@ -150,6 +155,14 @@ impl Real for f32 {
         f32::max(self, other)
     }
     #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        f32::mul_add(self, a, b)
+    }
+    #[inline(always)]
+    fn exp_vector(self) -> Self {
+        exp_f32(self)
+    }
+    #[inline(always)]
     fn is_finite(self) -> bool {
         f32::is_finite(self)
     }
@@ -185,14 +198,72 @@ impl Real for f64 {
         f64::max(self, other)
     }
     #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        f64::mul_add(self, a, b)
+    }
+    #[inline(always)]
+    fn exp_vector(self) -> Self {
+        f64::exp(self)
+    }
+    #[inline(always)]
     fn is_finite(self) -> bool {
         f64::is_finite(self)
+    }
+}
+
+/// 2^n * p(r) with x = n ln 2 + r, |r| <= ln 2 / 2 and p the Taylor polynomial of degree 7, whose remainder there is below
+/// 2^-27 relative. ln 2 is split so that n ln 2 is exact in its upper part (Cody and Waite).
+#[inline(always)]
+fn exp_f32(x: f32) -> f32 {
+    const LN2_UPPER: f32 = 0.693_359_4;
+    const LN2_LOWER: f32 = -2.121_944_4e-4;
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if clamped > 88.0 { 88.0 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (clamped - n * LN2_UPPER) - n * LN2_LOWER;
+    let mut p = 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    let y = p * f32::from_bits(exponent);
+    // NaN stays NaN: the comparisons are false for it.
+    if x < -87.0 {
+        0.0
+    } else if x > 88.0 {
+        f32::INFINITY
+    } else if x.is_nan() {
+        x
+    } else {
+        y
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_vector_exponential_is_within_two_units_of_the_exact_one() {
+        let mut worst = 0.0f64;
+        for i in -86_000..88_000 {
+            let x = i as f32 * 1e-3;
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(x.exp_vector()) - exact).abs() / (exact * f64::from(f32::EPSILON)));
+        }
+        assert!(worst < 2.0, "{worst}");
+        assert_eq!((-1e30f32).exp_vector(), 0.0);
+        assert_eq!(f32::NEG_INFINITY.exp_vector(), 0.0);
+        assert_eq!(f32::INFINITY.exp_vector(), f32::INFINITY);
+        assert!(f32::NAN.exp_vector().is_nan());
+        assert_eq!(0.0f32.exp_vector(), 1.0);
+    }
 
     #[test]
     fn every_finite_bf16_loads_exactly() {

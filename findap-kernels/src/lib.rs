@@ -7,6 +7,16 @@
 //! |---|---|
 //! | [`dtype`], [`slice`](mod@slice), [`error`] | what a kernel reads and writes, and why it refuses |
 //! | [`matmul`] | dense products with transposes, accumulation and bf16 weights |
+//! | [`embedding`] | rows of a table by token, and the sum of their gradients |
+//! | [`rms_norm`] | normalisation, alone or fused with the residual addition |
+//! | [`rope`] | rotary positions, in place |
+//! | [`attention`] | causal attention over packed documents, its gradients, and decoding over a cache |
+//! | [`swiglu`] | the gated unit of the MLP |
+//! | [`cross_entropy`] | the head: log-probabilities of targets and their gradients, logits never whole |
+//! | [`adamw`] | the optimizer, all tensors in one pass |
+//! | [`reduce`] | norms, finiteness, sums |
+//! | [`sample`] | the choice of the next token |
+//! | [`isa`] | the vector instructions found on this machine |
 //!
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
@@ -22,11 +32,22 @@
 
 #![deny(missing_docs)]
 
+pub mod adamw;
+pub mod attention;
 mod check;
+pub mod cross_entropy;
 pub mod dtype;
+pub mod embedding;
 pub mod error;
+pub mod isa;
 pub mod matmul;
+pub mod reduce;
+pub mod rms_norm;
+pub mod rope;
+pub mod sample;
+mod scratch;
 pub mod slice;
+pub mod swiglu;
 
 pub use dtype::{Dtype, Element, Real};
 pub use error::KernelError;

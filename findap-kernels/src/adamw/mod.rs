@@ -1,0 +1,137 @@
+//! AdamW over all tensors at once: parameters, gradients and both moments are four flat arenas of the same layout.
+//!
+//! p <- p (1 - lr wd);  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+//! p <- p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+//!
+//! The formula and the order of rounding of `torch.optim.AdamW`. One pass: reads four arrays, writes three.
+//! Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
+
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+
+use crate::check;
+use crate::dtype::Real;
+use crate::error::KernelError;
+use crate::isa::vectorised;
+use crate::slice::{Slice, SliceMut};
+
+/// A run of parameters that share their weight decay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Segment {
+    /// First number of the arena.
+    pub start: usize,
+    /// Numbers.
+    pub len: usize,
+    /// Weight decay, per unit of learning rate.
+    pub weight_decay: f64,
+}
+
+/// The arguments of [`step`].
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// `[n]`, updated.
+    pub params: SliceMut<'a>,
+    /// `[n]`.
+    pub grads: Slice<'a>,
+    /// `[n]`, updated: the running mean of the gradients.
+    pub first_moment: SliceMut<'a>,
+    /// `[n]`, updated: the running mean of their squares.
+    pub second_moment: SliceMut<'a>,
+    /// Which parameters are updated; those outside all segments are frozen.
+    pub segments: &'a [Segment],
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Multiplied to every gradient first: the clipping factor.
+    pub grad_scale: f64,
+}
+
+/// Makes one optimizer step.
+///
+/// # Errors
+/// [`KernelError::ShapeMismatch`] if the arenas differ in length or a segment reaches past them;
+/// [`KernelError::BadArgument`] for `step` 0; [`KernelError::UnsupportedDtype`].
+pub fn step(args: Step<'_>) -> Result<(), KernelError> {
+    const OP: &str = "adamw::step";
+    let n = args.params.len();
+    check::length(OP, "grads", args.grads.len(), n)?;
+    check::length(OP, "first_moment", args.first_moment.len(), n)?;
+    check::length(OP, "second_moment", args.second_moment.len(), n)?;
+    check::holds(OP, "step", args.step as f64, args.step > 0, "at least 1")?;
+    for segment in args.segments {
+        check::at_least(OP, "params", n, segment.start + segment.len)?;
+    }
+    let dtypes = [("params", args.params.dtype()), ("grads", args.grads.dtype())];
+    let Step { params, grads, first_moment, second_moment, segments, .. } = args;
+    let rule = Rule {
+        lr: args.lr,
+        beta1: args.beta1,
+        beta2: args.beta2,
+        eps: args.eps,
+        bias1: 1.0 - args.beta1.powf(args.step as f64),
+        bias2_root: (1.0 - args.beta2.powf(args.step as f64)).sqrt(),
+        grad_scale: args.grad_scale,
+    };
+    use {Slice as S, SliceMut as M};
+    match (params, grads, first_moment, second_moment) {
+        (M::F32(p), S::F32(g), M::F32(m), M::F32(v)) => update(rule, segments, p, g, m, v),
+        (M::F64(p), S::F64(g), M::F64(m), M::F64(v)) => update(rule, segments, p, g, m, v),
+        _ => return Err(check::unsupported(OP, dtypes)),
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Rule {
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    bias1: f64,
+    bias2_root: f64,
+    grad_scale: f64,
+}
+
+/// Numbers of one task: four arrays of them stay in the second-level cache.
+const TASK: usize = 32_768;
+
+fn update<T: Real>(rule: Rule, segments: &[Segment], params: &mut [T], grads: &[T], first: &mut [T], second: &mut [T]) {
+    for segment in segments {
+        let range = segment.start..segment.start + segment.len;
+        let state = first[range.clone()].par_chunks_mut(TASK).zip(second[range.clone()].par_chunks_mut(TASK));
+        let values = params[range.clone()].par_chunks_mut(TASK).zip(grads[range].par_chunks(TASK));
+        let shrink = T::from_f64(1.0 - rule.lr * segment.weight_decay);
+        values.zip(state).for_each(|((p, g), (m, v))| {
+            vectorised(
+                #[inline(always)]
+                || chunk(rule, shrink, p, g, m, v),
+            )
+        });
+    }
+}
+
+#[inline(always)]
+fn chunk<T: Real>(rule: Rule, shrink: T, params: &mut [T], grads: &[T], first: &mut [T], second: &mut [T]) {
+    let real = T::from_f64;
+    let (scale, one_less_beta1) = (real(rule.grad_scale), real(1.0 - rule.beta1));
+    let (beta2, one_less_beta2) = (real(rule.beta2), real(1.0 - rule.beta2));
+    let (rate, root, eps) = (real(rule.lr / rule.bias1), real(rule.bias2_root), real(rule.eps));
+    for i in 0..params.len() {
+        let g = grads[i] * scale;
+        // lerp, as torch computes it: m + (g - m) (1 - b1)
+        let m = first[i] + (g - first[i]) * one_less_beta1;
+        let v = second[i] * beta2 + g * g * one_less_beta2;
+        params[i] = params[i] * shrink - rate * (m / (v.sqrt() / root + eps));
+        first[i] = m;
+        second[i] = v;
+    }
+}

@@ -1,0 +1,74 @@
+use super::*;
+
+const LR: f64 = 0.01;
+
+fn run(steps: u64, segments: &[Segment], start: f64) -> (Vec<f64>, Vec<f64>) {
+    let n = 70_000;
+    let mut p = vec![start; n];
+    let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
+    for step_number in 1..=steps {
+        let g: Vec<f64> = p.iter().enumerate().map(|(i, p)| p - (i % 7) as f64).collect();
+        step(Step {
+            params: (&mut p[..]).into(),
+            grads: (&g[..]).into(),
+            first_moment: (&mut m[..]).into(),
+            second_moment: (&mut v[..]).into(),
+            segments,
+            lr: LR,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            step: step_number,
+            grad_scale: 0.5,
+        })
+        .unwrap();
+    }
+    (p, m)
+}
+
+#[test]
+fn three_steps_follow_the_formula() {
+    let segments = [Segment { start: 0, len: 60_000, weight_decay: 0.1 }];
+    let (p, _) = run(3, &segments, 2.5);
+    for i in [0usize, 1, 6, 33_333, 59_999] {
+        let (mut want, mut m, mut v) = (2.5, 0.0, 0.0);
+        for t in 1..=3 {
+            let g = 0.5 * (want - (i % 7) as f64);
+            m = 0.9 * m + 0.1 * g;
+            v = 0.95 * v + 0.05 * g * g;
+            let hat = (m / (1.0 - 0.9f64.powi(t))) / ((v / (1.0 - 0.95f64.powi(t))).sqrt() + 1e-8);
+            want = want * (1.0 - LR * 0.1) - LR * hat;
+        }
+        assert!((p[i] - want).abs() < 1e-12, "{i}: {} {want}", p[i]);
+    }
+    assert!(p[60_000..].iter().all(|&p| p == 2.5), "outside the segments nothing moves");
+}
+
+#[test]
+fn it_finds_the_minimum_of_a_parabola() {
+    let segments = [Segment { start: 0, len: 70_000, weight_decay: 0.0 }];
+    let (p, _) = run(1500, &segments[..1], 3.0);
+    assert!((0..7).all(|i| (p[i] - i as f64).abs() < 0.05), "{:?}", &p[..7]);
+}
+
+#[test]
+fn a_segment_past_the_end_and_step_zero_are_refused() {
+    let (mut p, g, mut m, mut v) = ([0.0f32; 4], [0.0f32; 4], [0.0f32; 4], [0.0f32; 4]);
+    let mut call = |len, number| {
+        step(Step {
+            params: (&mut p[..]).into(),
+            grads: (&g[..]).into(),
+            first_moment: (&mut m[..]).into(),
+            second_moment: (&mut v[..]).into(),
+            segments: &[Segment { start: 1, len, weight_decay: 0.0 }],
+            lr: 0.1,
+            beta1: 0.9,
+            beta2: 0.9,
+            eps: 1e-8,
+            step: number,
+            grad_scale: 1.0,
+        })
+    };
+    assert!(matches!(call(4, 1), Err(KernelError::ShapeMismatch { arg: "params", want: 5, got: 4, .. })));
+    assert!(matches!(call(3, 0), Err(KernelError::BadArgument { arg: "step", .. })));
+}

@@ -1,0 +1,329 @@
+//! Tiled attention on the CPU, one body for f32 and f64.
+//!
+//! Forward: one task per (document, query head, tile of queries). Keys are transposed tile by tile, so that the scores of
+//! one query against a tile are computed as vectors over the keys; the output is a vector over the head dimension.
+//! Backward: one task per (document, key head). It visits the query heads of its group, the query tiles and the key tiles
+//! in order and owns its rows of dk and dv, so the sums have one order.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::Heads;
+use crate::dtype::Real;
+use crate::isa::vectorised;
+use crate::scratch::with_scratch;
+
+/// Queries of one tile.
+const QUERIES: usize = 64;
+/// Keys of one tile.
+const KEYS: usize = 64;
+
+/// The inputs of the backward pass.
+#[derive(Clone, Copy)]
+pub(super) struct Saved<'a, T> {
+    pub(super) dout: &'a [T],
+    pub(super) out: &'a [T],
+    pub(super) lse: &'a [T],
+    pub(super) q: &'a [T],
+    pub(super) k: &'a [T],
+    pub(super) v: &'a [T],
+}
+
+/// An output whose rows are written by different tasks.
+struct Rows<T>(*mut T);
+// SAFETY: every task writes rows of its own (document, head); see the callers.
+unsafe impl<T: Send> Sync for Rows<T> {}
+
+impl<T> Rows<T> {
+    /// # Safety
+    /// The range lies inside the output and no other task touches it.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    unsafe fn get(&self, start: usize, len: usize) -> &mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+pub(super) fn forward<T: Real>(
+    out: &mut [T],
+    lse: &mut [T],
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    cu_seqlens: &[u32],
+    heads: Heads,
+) {
+    let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
+    for_each_document(cu_seqlens, heads.num_heads, |start, end, head| {
+        vectorised(
+            #[inline(always)]
+            || forward_head(&out, &lse, q, k, v, start, end, head, heads),
+        )
+    });
+}
+
+/// Runs `task(start, end, head)` for every head of every document, longest documents first so that no thread is left with
+/// the longest one at the end.
+fn for_each_document(cu_seqlens: &[u32], num_heads: usize, task: impl Fn(usize, usize, usize) + Sync) {
+    with_buffer(|tasks: &mut Vec<(u32, u32)>| {
+        tasks.clear();
+        tasks.extend(cu_seqlens.windows(2).map(|d| (d[0], d[1])).filter(|d| d.0 < d.1));
+        tasks.sort_unstable_by_key(|d| (d.0 as i64 - d.1 as i64, d.0));
+        (0..tasks.len() * num_heads).into_par_iter().with_max_len(8).for_each(|i| {
+            let (start, end) = tasks[i / num_heads];
+            task(start as usize, end as usize, i % num_heads);
+        });
+    });
+}
+
+fn with_buffer<R>(body: impl FnOnce(&mut Vec<(u32, u32)>) -> R) -> R {
+    thread_local! {
+        static TASKS: RefCell<Vec<(u32, u32)>> = const { RefCell::new(Vec::new()) };
+    }
+    // Taken out while in use: a waiting thread may start another task of the pool meanwhile.
+    let mut tasks = TASKS.take();
+    let result = body(&mut tasks);
+    TASKS.set(tasks);
+    result
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one task: its outputs, inputs and place")]
+fn forward_head<T: Real>(
+    out: &Rows<T>,
+    lse: &Rows<T>,
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    start: usize,
+    end: usize,
+    head: usize,
+    heads: Heads,
+) {
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let group = head / (num_heads / num_kv_heads);
+    let scale = T::from_f64(scale);
+    with_scratch((KEYS + QUERIES) * e, |scratch: &mut [T]| {
+        let (transposed, rows) = scratch.split_at_mut(KEYS * e);
+        for query_start in (start..end).step_by(QUERIES) {
+            let queries = QUERIES.min(end - query_start);
+            let mut best = [T::NEG_INFINITY; QUERIES];
+            let mut total = [T::ZERO; QUERIES];
+            rows.fill(T::ZERO);
+            for key_start in (start..query_start + queries).step_by(KEYS) {
+                let keys = KEYS.min(query_start + queries - key_start);
+                transpose(transposed, k, key_start, keys, num_kv_heads, group, e);
+                for row in 0..queries {
+                    let i = query_start + row;
+                    // keys up to the diagonal
+                    let seen = keys.min((i + 1).saturating_sub(key_start));
+                    if seen == 0 {
+                        continue;
+                    }
+                    let query = &q[(i * num_heads + head) * e..][..e];
+                    let mut p = scores(query, transposed);
+                    let mut largest = best[row];
+                    for score in &mut p[..seen] {
+                        *score *= scale;
+                        largest = largest.max(*score);
+                    }
+                    let shrink = (best[row] - largest).exp_vector();
+                    best[row] = largest;
+                    let mut lanes = [T::ZERO; 16];
+                    for (j, p) in p.iter_mut().enumerate() {
+                        *p = if j < seen { (*p - largest).exp_vector() } else { T::ZERO };
+                        lanes[j % 16] += *p;
+                    }
+                    total[row] = total[row] * shrink + sum(&lanes);
+                    let target = &mut rows[row * e..][..e];
+                    target.iter_mut().for_each(|x| *x *= shrink);
+                    for (j, &p) in p[..seen].iter().enumerate() {
+                        let value = &v[((key_start + j) * num_kv_heads + group) * e..][..e];
+                        target.iter_mut().zip(value).for_each(|(x, &v)| *x += p * v);
+                    }
+                }
+            }
+            for row in 0..queries {
+                let place = (query_start + row) * num_heads + head;
+                // SAFETY: this task alone writes the rows of its document and head, which lie inside the outputs.
+                let (out, lse) = unsafe { (out.get(place * e, e), lse.get(place, 1)) };
+                let inverse = T::ONE / total[row];
+                out.iter_mut().zip(&rows[row * e..]).for_each(|(y, &x)| *y = x * inverse);
+                lse[0] = best[row] + total[row].ln();
+            }
+        }
+    });
+}
+
+/// `transposed[x, j]` = `source[start + j, head, x]`, 0 past the last key.
+#[inline(always)]
+fn transpose<T: Real>(
+    transposed: &mut [T],
+    source: &[T],
+    start: usize,
+    keys: usize,
+    heads: usize,
+    head: usize,
+    e: usize,
+) {
+    transposed.fill(T::ZERO);
+    for j in 0..keys {
+        let row = &source[((start + j) * heads + head) * e..][..e];
+        for (x, &value) in row.iter().enumerate() {
+            transposed[x * KEYS + j] = value;
+        }
+    }
+}
+
+/// The products of one vector with the columns of a transposed tile.
+#[inline(always)]
+fn scores<T: Real>(x: &[T], transposed: &[T]) -> [T; KEYS] {
+    let mut sums = [T::ZERO; KEYS];
+    let (rows, _) = transposed.as_chunks::<KEYS>();
+    for (&x, row) in x.iter().zip(rows) {
+        for j in 0..KEYS {
+            sums[j] += x * row[j];
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn sum<T: Real>(lanes: &[T; 16]) -> T {
+    lanes.iter().fold(T::ZERO, |sum, &x| sum + x)
+}
+
+pub(super) fn backward<T: Real>(
+    dq: &mut [T],
+    dk: &mut [T],
+    dv: &mut [T],
+    saved: Saved<'_, T>,
+    cu_seqlens: &[u32],
+    heads: Heads,
+) {
+    let (dq, dk, dv) = (Rows(dq.as_mut_ptr()), Rows(dk.as_mut_ptr()), Rows(dv.as_mut_ptr()));
+    for_each_document(cu_seqlens, heads.num_kv_heads, |start, end, group| {
+        vectorised(
+            #[inline(always)]
+            || backward_group(&dq, &dk, &dv, saved, start, end, group, heads),
+        )
+    });
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one task: its outputs, inputs and place")]
+fn backward_group<T: Real>(
+    dq: &Rows<T>,
+    dk: &Rows<T>,
+    dv: &Rows<T>,
+    saved: Saved<'_, T>,
+    start: usize,
+    end: usize,
+    group: usize,
+    heads: Heads,
+) {
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let Saved { dout, out, lse, q, k, v } = saved;
+    let per_group = num_heads / num_kv_heads;
+    let scale = T::from_f64(scale);
+    let tokens = end - start;
+    with_scratch(2 * (KEYS + tokens) * e, |scratch: &mut [T]| {
+        let (transposed, sums) = scratch.split_at_mut(2 * KEYS * e);
+        let (keys_transposed, values_transposed) = transposed.split_at_mut(KEYS * e);
+        sums.fill(T::ZERO);
+        let (dk_sums, dv_sums) = sums.split_at_mut(tokens * e);
+        for head in group * per_group..(group + 1) * per_group {
+            for i in start..end {
+                // SAFETY: this task alone writes the query heads of its group in its document.
+                unsafe { dq.get((i * num_heads + head) * e, e) }.fill(T::ZERO);
+            }
+            for key_start in (start..end).step_by(KEYS) {
+                let keys = KEYS.min(end - key_start);
+                transpose(keys_transposed, k, key_start, keys, num_kv_heads, group, e);
+                transpose(values_transposed, v, key_start, keys, num_kv_heads, group, e);
+                for i in key_start..end {
+                    let seen = keys.min(i + 1 - key_start);
+                    let place = i * num_heads + head;
+                    let (query, gradient) = (&q[place * e..][..e], &dout[place * e..][..e]);
+                    let delta = dot(gradient, &out[place * e..][..e]);
+                    let mut p = scores(query, keys_transposed);
+                    let mut ds = scores(gradient, values_transposed);
+                    for j in 0..KEYS {
+                        p[j] = (p[j] * scale - lse[place]).exp_vector();
+                        ds[j] = p[j] * (ds[j] - delta) * scale;
+                    }
+                    // SAFETY: as above.
+                    let dq = unsafe { dq.get(place * e, e) };
+                    for j in 0..seen {
+                        let token = key_start + j - start;
+                        let dv = &mut dv_sums[token * e..][..e];
+                        dv.iter_mut().zip(gradient).for_each(|(y, &x)| *y += p[j] * x);
+                        let dk = &mut dk_sums[token * e..][..e];
+                        dk.iter_mut().zip(query).for_each(|(y, &x)| *y += ds[j] * x);
+                        let key = &k[((key_start + j) * num_kv_heads + group) * e..][..e];
+                        dq.iter_mut().zip(key).for_each(|(y, &x)| *y += ds[j] * x);
+                    }
+                }
+            }
+        }
+        for i in start..end {
+            let place = (i * num_kv_heads + group) * e;
+            // SAFETY: this task alone writes its key head in its document.
+            let (dk, dv) = unsafe { (dk.get(place, e), dv.get(place, e)) };
+            dk.copy_from_slice(&dk_sums[(i - start) * e..][..e]);
+            dv.copy_from_slice(&dv_sums[(i - start) * e..][..e]);
+        }
+    });
+}
+
+#[inline(always)]
+fn dot<T: Real>(x: &[T], y: &[T]) -> T {
+    let mut lanes = [T::ZERO; 16];
+    for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
+        lanes[i % 16] += x * y;
+    }
+    sum(&lanes)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the fields of one argument structure, after dispatch on the format")]
+pub(super) fn decode<T: Real>(
+    out: &mut [T],
+    q: &[T],
+    k_cache: &[T],
+    v_cache: &[T],
+    slots: &[u32],
+    lens: &[u32],
+    slot_len: usize,
+    heads: Heads,
+) {
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let scale = T::from_f64(scale);
+    out.par_chunks_mut(e).zip(q.par_chunks(e)).enumerate().with_min_len(num_heads).for_each(|(index, (out, query))| {
+        let (sequence, head) = (index / num_heads, index % num_heads);
+        let group = head / (num_heads / num_kv_heads);
+        let base = slots[sequence] as usize * slot_len;
+        let place = |token: usize| base + (token * num_kv_heads + group) * e;
+        vectorised(
+            #[inline(always)]
+            || {
+                let (mut best, mut total) = (T::NEG_INFINITY, T::ZERO);
+                out.fill(T::ZERO);
+                for token in 0..lens[sequence] as usize {
+                    let score = scale * dot(query, &k_cache[place(token)..][..e]);
+                    let value = &v_cache[place(token)..][..e];
+                    if score > best {
+                        let shrink = (best - score).exp_vector();
+                        total *= shrink;
+                        out.iter_mut().for_each(|x| *x *= shrink);
+                        best = score;
+                    }
+                    let p = (score - best).exp_vector();
+                    total += p;
+                    out.iter_mut().zip(value).for_each(|(x, &v)| *x += p * v);
+                }
+                out.iter_mut().for_each(|x| *x /= total);
+            },
+        );
+    });
+}

@@ -1,0 +1,222 @@
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const EMPTY: [u32; 2] = [0, 0];
+
+struct Case {
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    cu_seqlens: Vec<u32>,
+    heads: Heads,
+}
+
+fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Case {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let mut cu_seqlens = vec![0];
+    documents.iter().for_each(|len| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + len));
+    let n = cu_seqlens[documents.len()] as usize;
+    let mut numbers =
+        |heads: usize| (0..n * heads * head_dim).map(|_| rng.random_range(-2.0..2.0)).collect::<Vec<f64>>();
+    let (q, k, v) = (numbers(num_heads), numbers(num_kv_heads), numbers(num_kv_heads));
+    Case { q, k, v, cu_seqlens, heads: Heads { num_heads, num_kv_heads, head_dim, scale: 0.37 } }
+}
+
+macro_rules! run_in {
+    ($name:ident, $backward:ident, $t:ty) => {
+        fn $name(c: &Case) -> (Vec<$t>, Vec<$t>) {
+            let narrow = |x: &[f64]| x.iter().map(|&x| x as $t).collect::<Vec<$t>>();
+            let n = c.q.len() / (c.heads.num_heads * c.heads.head_dim);
+            let (mut out, mut lse) = (vec![<$t>::NAN; c.q.len()], vec![<$t>::NAN; n * c.heads.num_heads]);
+            forward(Forward {
+                out: (&mut out[..]).into(),
+                lse: (&mut lse[..]).into(),
+                q: (&narrow(&c.q)[..]).into(),
+                k: (&narrow(&c.k)[..]).into(),
+                v: (&narrow(&c.v)[..]).into(),
+                cu_seqlens: &c.cu_seqlens,
+                heads: c.heads,
+            })
+            .unwrap();
+            (out, lse)
+        }
+
+        fn $backward(c: &Case, dout: &[f64]) -> [Vec<$t>; 3] {
+            let narrow = |x: &[f64]| x.iter().map(|&x| x as $t).collect::<Vec<$t>>();
+            let (out, lse) = $name(c);
+            let (mut dq, mut dk, mut dv) =
+                (vec![<$t>::NAN; c.q.len()], vec![<$t>::NAN; c.k.len()], vec![<$t>::NAN; c.v.len()]);
+            backward(Backward {
+                dq: (&mut dq[..]).into(),
+                dk: (&mut dk[..]).into(),
+                dv: (&mut dv[..]).into(),
+                dout: (&narrow(dout)[..]).into(),
+                out: (&out[..]).into(),
+                lse: (&lse[..]).into(),
+                q: (&narrow(&c.q)[..]).into(),
+                k: (&narrow(&c.k)[..]).into(),
+                v: (&narrow(&c.v)[..]).into(),
+                cu_seqlens: &c.cu_seqlens,
+                heads: c.heads,
+            })
+            .unwrap();
+            [dq, dk, dv]
+        }
+    };
+}
+run_in!(run32, backward32, f32);
+run_in!(run64, backward64, f64);
+
+/// f64 within its rounding, f32 within the rounding of scores of magnitude ~10 through exp: 32 units.
+fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
+    let c = case(documents, num_heads, num_kv_heads, head_dim);
+    let (out, lse) = reference::forward(&c.q, &c.k, &c.v, &c.cu_seqlens, c.heads);
+    let (out64, lse64) = run64(&c);
+    let (out32, lse32) = run32(&c);
+    for i in 0..out.len() {
+        assert!((out64[i] - out[i]).abs() < 1e-12, "{documents:?} f64 out[{i}]");
+        assert!((f64::from(out32[i]) - out[i]).abs() < 64.0 * f64::from(f32::EPSILON), "{documents:?} f32 out[{i}]");
+    }
+    for i in 0..lse.len() {
+        assert!((lse64[i] - lse[i]).abs() < 1e-12);
+        assert!((f64::from(lse32[i]) - lse[i]).abs() < 64.0 * f64::from(f32::EPSILON));
+    }
+}
+
+#[test]
+fn packed_documents_of_ragged_lengths_agree_with_the_definition() {
+    check(&[1], 1, 1, 1);
+    check(&[5, 1, 64, 65, 63], 2, 1, 16);
+    check(&[130, 7], 4, 2, 24);
+    check(&[0, 3, 0, 200], 3, 3, 8);
+    check(&[], 2, 1, 4);
+}
+
+#[test]
+fn the_gradients_are_those_of_the_definition() {
+    let c = case(&[70, 1, 9], 4, 2, 6);
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let dout: Vec<f64> = (0..c.q.len()).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let loss = |q: &[f64], k: &[f64], v: &[f64]| {
+        reference::forward(q, k, v, &c.cu_seqlens, c.heads).0.iter().zip(&dout).map(|(y, d)| y * d).sum::<f64>()
+    };
+    let gradients = backward64(&c, &dout);
+    let narrow = backward32(&c, &dout);
+    let inputs = [&c.q, &c.k, &c.v];
+    for which in 0..3 {
+        for i in (0..inputs[which].len()).step_by(29) {
+            let at = |delta: f64| {
+                let mut moved = [c.q.clone(), c.k.clone(), c.v.clone()];
+                moved[which][i] += delta;
+                loss(&moved[0], &moved[1], &moved[2])
+            };
+            let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!((gradients[which][i] - numeric).abs() < 1e-8, "input {which} at {i}");
+        }
+        for (wide, narrow) in gradients[which].iter().zip(&narrow[which]) {
+            assert!((wide - f64::from(*narrow)).abs() < 256.0 * f64::from(f32::EPSILON));
+        }
+    }
+}
+
+#[test]
+fn other_documents_and_the_future_change_no_bit() {
+    let documents = [40, 90, 30];
+    let c = case(&documents, 4, 2, 16);
+    let before = run32(&c);
+    let dout: Vec<f64> = c.q.iter().map(|x| x.sin()).collect();
+    let gradients = backward32(&c, &dout);
+    let mut moved = case(&documents, 4, 2, 16);
+    let (row_q, row_k) = (4 * 16, 2 * 16);
+    for token in 40..130 {
+        moved.q[token * row_q..][..row_q].fill(3.0);
+        moved.k[token * row_k..][..row_k].fill(-2.0);
+        moved.v[token * row_k..][..row_k].fill(1e20);
+    }
+    let after = run32(&moved);
+    let gradients_after = backward32(&moved, &dout);
+    for range in [0..40, 130..160] {
+        let rows = |x: &[f32], width: usize| x[range.start * width..range.end * width].to_vec();
+        assert_eq!(rows(&before.0, row_q), rows(&after.0, row_q));
+        assert_eq!(rows(&gradients[0], row_q), rows(&gradients_after[0], row_q));
+        assert_eq!(rows(&gradients[1], row_k), rows(&gradients_after[1], row_k));
+        assert_eq!(rows(&gradients[2], row_k), rows(&gradients_after[2], row_k));
+    }
+    let mut future = case(&documents, 4, 2, 16);
+    future.k[39 * row_k..40 * row_k].fill(9.0);
+    let past = run32(&future);
+    assert_eq!(before.0[..39 * row_q], past.0[..39 * row_q]);
+    assert_ne!(before.0[39 * row_q..40 * row_q], past.0[39 * row_q..40 * row_q]);
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let c = case(&[100, 33, 64, 128], 4, 2, 16);
+    let dout: Vec<f64> = c.q.iter().map(|x| x.cos()).collect();
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| (run32(&c), backward32(&c, &dout)))
+    };
+    assert!(on(1) == on(2));
+}
+
+#[test]
+fn decoding_a_token_is_the_last_row_of_the_forward_pass() {
+    let c = case(&[13], 4, 2, 8);
+    let (out, _) = run64(&c);
+    let (slot_len, row) = (20 * 2 * 8, 4 * 8);
+    let cache = |x: &[f64]| {
+        let mut cache = vec![f64::NAN; 3 * slot_len];
+        cache[2 * slot_len..][..x.len()].copy_from_slice(x);
+        cache[..x.len()].copy_from_slice(x);
+        cache
+    };
+    let q: Vec<f64> = [&c.q[12 * row..], &c.q[4 * row..5 * row]].concat();
+    let mut decoded = vec![f64::NAN; 2 * row];
+    decode(Decode {
+        out: (&mut decoded[..]).into(),
+        q: (&q[..]).into(),
+        k_cache: (&cache(&c.k)[..]).into(),
+        v_cache: (&cache(&c.v)[..]).into(),
+        slots: &[2, 0],
+        lens: &[13, 5],
+        max_len: 20,
+        heads: c.heads,
+    })
+    .unwrap();
+    let want = [&out[12 * row..], &out[4 * row..5 * row]].concat();
+    assert!(decoded.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-13));
+}
+
+#[test]
+fn boundaries_and_heads_are_checked() {
+    let x = [0.0f32; 12];
+    let call = |cu_seqlens: &[u32], num_kv_heads| {
+        let (mut out, mut lse) = ([0.0f32; 12], [0.0f32; 6]);
+        forward(Forward {
+            out: (&mut out[..]).into(),
+            lse: (&mut lse[..]).into(),
+            q: (&x[..]).into(),
+            k: (&x[..6 * num_kv_heads]).into(),
+            v: (&x[..6 * num_kv_heads]).into(),
+            cu_seqlens,
+            heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0 },
+        })
+    };
+    assert!(matches!(call(&[0, 3], 0), Err(KernelError::BadArgument { arg: "num_kv_heads", .. })));
+    for bad in [&[0, 2][..], &[1, 3], &[0, 2, 1, 3], &EMPTY] {
+        assert!(matches!(call(bad, 1), Err(KernelError::BadOffsets { .. })), "{bad:?}");
+    }
+    assert_eq!(call(&[0, 3], 1), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_packing_agrees(documents in prop::collection::vec(0u32..80, 0..5), group in 1usize..4, kv in 1usize..3, e in 1usize..20) {
+        check(&documents, group * kv, kv, e);
+    }
+}

@@ -1,0 +1,93 @@
+//! Sums over whole arenas, and the elementwise passes that go with them.
+
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+
+use crate::check;
+use crate::dtype::{Element, Real};
+use crate::error::KernelError;
+use crate::isa::vectorised;
+use crate::slice::{Slice, SliceMut};
+
+/// Numbers of one task, and of one partial sum: a constant of the result.
+const TASK: usize = 32_768;
+
+/// The sum of squares, in f64, with one order of summation whatever the number of threads. NaN and infinities go through,
+/// so the result is finite only if every number is.
+pub fn sum_squares(x: Slice<'_>) -> f64 {
+    match x {
+        Slice::F32(x) => squares(x),
+        Slice::F64(x) => squares(x),
+        Slice::Bf16(x) => squares(x),
+    }
+}
+
+/// Whether no number is NaN or infinite.
+pub fn all_finite(x: Slice<'_>) -> bool {
+    match x {
+        Slice::F32(x) => x.par_chunks(TASK).all(|x| x.iter().all(|x| x.is_finite())),
+        Slice::F64(x) => x.par_chunks(TASK).all(|x| x.iter().all(|x| x.is_finite())),
+        Slice::Bf16(x) => x.par_chunks(TASK).all(|x| x.iter().all(|x| x.is_finite())),
+    }
+}
+
+/// out += x.
+///
+/// # Errors
+/// [`KernelError::ShapeMismatch`], [`KernelError::UnsupportedDtype`].
+pub fn add(out: SliceMut<'_>, x: Slice<'_>) -> Result<(), KernelError> {
+    const OP: &str = "reduce::add";
+    check::length(OP, "x", x.len(), out.len())?;
+    let dtypes = [("out", out.dtype()), ("x", x.dtype())];
+    match (out, x) {
+        (SliceMut::F32(out), Slice::F32(x)) => add_all(out, x),
+        (SliceMut::F64(out), Slice::F64(x)) => add_all(out, x),
+        _ => return Err(check::unsupported(OP, dtypes)),
+    }
+    Ok(())
+}
+
+/// Sets every number.
+pub fn fill(x: SliceMut<'_>, value: f64) {
+    match x {
+        SliceMut::F32(x) => x.par_chunks_mut(TASK).for_each(|x| x.fill(value as f32)),
+        SliceMut::F64(x) => x.par_chunks_mut(TASK).for_each(|x| x.fill(value)),
+        SliceMut::Bf16(x) => x.par_chunks_mut(TASK).for_each(|x| x.fill(half::bf16::from_f64(value))),
+    }
+}
+
+fn squares<E: Element>(x: &[E]) -> f64 {
+    let partial = |x: &[E]| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0f64; 16];
+                let (whole, rest) = x.as_chunks::<16>();
+                for x in whole {
+                    for lane in 0..16 {
+                        let x: f64 = x[lane].load();
+                        lanes[lane] += x * x;
+                    }
+                }
+                for (lane, x) in rest.iter().enumerate() {
+                    let x: f64 = x.load();
+                    lanes[lane] += x * x;
+                }
+                lanes.iter().sum::<f64>()
+            },
+        )
+    };
+    // collect keeps the order of the chunks, so the outer sum has one order as well
+    x.par_chunks(TASK).map(partial).collect::<Vec<f64>>().iter().sum()
+}
+
+fn add_all<T: Real>(out: &mut [T], x: &[T]) {
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| {
+        vectorised(
+            #[inline(always)]
+            || out.iter_mut().zip(x).for_each(|(y, &x)| *y += x),
+        )
+    });
+}
