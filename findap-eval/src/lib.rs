@@ -1,6 +1,7 @@
 //! Evaluation tasks as data: engine, metrics, comparison and report.
 
 pub mod check;
+pub mod compare;
 pub mod dataset;
 pub mod engine;
 mod error;
@@ -12,6 +13,7 @@ pub mod registry;
 pub mod results;
 pub mod sample;
 pub mod scripted;
+pub mod table;
 pub mod task;
 pub mod template;
 

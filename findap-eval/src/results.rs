@@ -83,6 +83,8 @@ pub struct TaskSummary {
     pub num_original: usize,
     /// Values, the headline first.
     pub metrics: Vec<MetricValue>,
+    /// How subsets are averaged.
+    pub subset_mean: SubsetMean,
     /// The same for each subset: name, rows, values.
     pub subsets: Vec<SubsetSummary>,
 }
@@ -103,8 +105,6 @@ pub struct SubsetSummary {
 pub struct TaskResult {
     /// The numbers.
     pub summary: TaskSummary,
-    /// How subsets are averaged.
-    pub subset_mean: SubsetMean,
     /// How replies were asked for, for the samples file.
     pub gen_kwargs: Value,
     /// Every question with its answer.
@@ -161,6 +161,7 @@ impl TaskResult {
             num_rows: samples.len(),
             num_original,
             metrics: values.collect(),
+            subset_mean: task.dataset.subset_mean,
             subsets,
         };
         let gen_kwargs = match &task.kind {
@@ -169,7 +170,7 @@ impl TaskResult {
             }
             Kind::MultipleChoice(_) => Value::Null,
         };
-        Self { summary, subset_mean: task.dataset.subset_mean, gen_kwargs, samples }
+        Self { summary, gen_kwargs, samples }
     }
 }
 
@@ -333,8 +334,7 @@ impl Results {
         let mut tasks = Vec::new();
         for summary in summaries {
             let samples = load_samples(&folder.join(format!("samples_{}_{stamp}.jsonl", summary.name)))?;
-            let subset_mean = SubsetMean::default();
-            tasks.push(TaskResult { summary, subset_mean, gen_kwargs: Value::Null, samples });
+            tasks.push(TaskResult { summary, gen_kwargs: Value::Null, samples });
         }
         Ok(Self { info, tasks })
     }

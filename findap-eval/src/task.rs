@@ -340,7 +340,7 @@ pub enum Format {
 }
 
 /// How the score over subsets is formed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubsetMean {
     /// Over all rows: large subsets count more.

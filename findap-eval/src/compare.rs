@@ -1,0 +1,312 @@
+//! What changed between two runs of the same tasks: differences with paired bootstrap intervals.
+//!
+//! Both models answered the same rows, so rows are drawn together: how hard a row is cancels out, and the interval of the
+//! difference is narrower than the two standard errors suggest. A capability's difference is the mean over its tasks,
+//! each resampled on its own.
+//!
+//! # Source
+//! Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13 (percentile intervals); Koehn 2004,
+//! "Statistical significance tests for machine translation evaluation" (paired use).
+
+use crate::error::EvalError;
+use crate::metrics::{Outcome, aggregate, draw};
+use crate::results::{Results, TaskResult};
+use crate::sample::Sample;
+use crate::task::{Metric, SubsetMean};
+use findap_data::{Capability, Domain};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// How intervals are made.
+#[derive(Debug, Clone, Copy)]
+pub struct CompareOptions {
+    /// Resamples of the rows.
+    pub num_resamples: usize,
+    /// Share of resamples inside the interval.
+    pub coverage: f64,
+    /// Seed of the resamples.
+    pub seed: u64,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        Self { num_resamples: 2000, coverage: 0.95, seed: 0 }
+    }
+}
+
+/// A difference, after minus before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Delta {
+    /// Score of the first run, on the rows that both have.
+    pub before: f64,
+    /// Score of the second run, on the rows that both have.
+    pub after: f64,
+    /// Lower end of the interval of `after - before`.
+    pub low: f64,
+    /// Upper end of that interval.
+    pub high: f64,
+    /// Rows that both runs have.
+    pub num_rows: usize,
+}
+
+impl Delta {
+    /// After minus before.
+    pub fn difference(&self) -> f64 {
+        self.after - self.before
+    }
+
+    /// Whether the interval leaves out zero.
+    pub fn is_clear(&self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+}
+
+/// What changed in one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskDelta {
+    /// The task.
+    pub name: String,
+    /// What it measures.
+    pub capability: Capability,
+    /// Where it measures it.
+    pub domain: Domain,
+    /// The headline metric.
+    pub metric: Metric,
+    /// The change.
+    pub delta: Delta,
+}
+
+/// What changed in one capability of one domain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CellDelta {
+    /// What is measured.
+    pub capability: Capability,
+    /// Where it is measured.
+    pub domain: Domain,
+    /// The change of the mean over tasks.
+    pub delta: Delta,
+    /// Tasks that both runs have.
+    pub num_tasks: usize,
+}
+
+/// What changed between two runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// By task.
+    pub tasks: Vec<TaskDelta>,
+    /// By capability and domain, in the order of the two enums.
+    pub cells: Vec<CellDelta>,
+    /// Tasks that only one of the runs has.
+    pub unpaired: Vec<String>,
+}
+
+/// Compares two runs task by task.
+///
+/// # Errors
+/// [`EvalError::Results`] where a task's version or a row's data differ: then the runs answered different questions.
+pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Result<Comparison, EvalError> {
+    let mut tasks = Vec::new();
+    let mut resampled = Vec::new();
+    let mut unpaired: Vec<String> = Vec::new();
+    for first in &before.tasks {
+        match after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
+            None => unpaired.push(first.summary.name.clone()),
+            Some(second) => {
+                let (delta, differences) = compare_task(first, second, options)?;
+                let summary = &first.summary;
+                tasks.push(TaskDelta {
+                    name: summary.name.clone(),
+                    capability: summary.capability,
+                    domain: summary.domain,
+                    metric: summary.headline().metric,
+                    delta,
+                });
+                resampled.push(differences);
+            }
+        }
+    }
+    let is_known = |task: &&TaskResult| before.tasks.iter().any(|first| first.summary.name == task.summary.name);
+    unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(|task| task.summary.name.clone()));
+    let cells = compare_cells(&tasks, &resampled, options);
+    Ok(Comparison { tasks, cells, unpaired })
+}
+
+fn compare_task(
+    before: &TaskResult,
+    after: &TaskResult,
+    options: CompareOptions,
+) -> Result<(Delta, Vec<f64>), EvalError> {
+    let summary = &before.summary;
+    let different = |problem: String| EvalError::Results { path: PathBuf::from(&summary.name), problem };
+    if summary.hash != after.summary.hash {
+        let problem = format!(
+            "version {} and version {} of the task are different files",
+            summary.version, after.summary.version
+        );
+        return Err(different(problem));
+    }
+    let others: BTreeMap<usize, &Sample> = after.samples.iter().map(|sample| (sample.row_id, sample)).collect();
+    let pairs: Vec<(&Sample, &Sample)> =
+        before.samples.iter().filter_map(|sample| Some((sample, *others.get(&sample.row_id)?))).collect();
+    if let Some((sample, _)) = pairs.iter().find(|(first, second)| first.fields != second.fields) {
+        return Err(different(format!("row {} holds different data in the two runs", sample.row_id)));
+    }
+    if pairs.is_empty() {
+        return Err(different("the two runs have no row in common".to_owned()));
+    }
+    let metric = summary.headline().metric;
+    let score = |samples: &[&Sample]| score(metric, summary.subset_mean, samples);
+    let (first, second): (Vec<&Sample>, Vec<&Sample>) = pairs.iter().copied().unzip();
+    let mut generator = ChaCha8Rng::seed_from_u64(options.seed);
+    let (mut drawn_first, mut drawn_second) = (Vec::new(), Vec::new());
+    let differences: Vec<f64> = (0..options.num_resamples)
+        .map(|_| {
+            drawn_first.clear();
+            drawn_second.clear();
+            for index in draw(pairs.len(), &mut generator) {
+                drawn_first.push(first[index]);
+                drawn_second.push(second[index]);
+            }
+            score(&drawn_second) - score(&drawn_first)
+        })
+        .collect();
+    Ok((interval(score(&first), score(&second), &differences, pairs.len(), options), differences))
+}
+
+/// The metric as the task's summary reports it.
+fn score(metric: Metric, subset_mean: SubsetMean, samples: &[&Sample]) -> f64 {
+    let whole = |samples: &[&Sample]| {
+        let outcomes: Vec<&Outcome> = samples.iter().map(|sample| &sample.outcome).collect();
+        aggregate(metric, &outcomes)
+    };
+    if subset_mean == SubsetMean::Micro {
+        return whole(samples);
+    }
+    let mut subsets: BTreeMap<Option<&str>, Vec<&Sample>> = BTreeMap::new();
+    for sample in samples {
+        subsets.entry(sample.subset.as_deref()).or_default().push(sample);
+    }
+    subsets.values().map(|samples| whole(samples)).sum::<f64>() / subsets.len().max(1) as f64
+}
+
+fn interval(before: f64, after: f64, differences: &[f64], num_rows: usize, options: CompareOptions) -> Delta {
+    let mut sorted = differences.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| match sorted.len() {
+        0 => after - before,
+        count => sorted[((count as f64 * share) as usize).min(count - 1)],
+    };
+    let outside = (1.0 - options.coverage) / 2.0;
+    Delta { before, after, low: at(outside), high: at(1.0 - outside), num_rows }
+}
+
+fn compare_cells(tasks: &[TaskDelta], resampled: &[Vec<f64>], options: CompareOptions) -> Vec<CellDelta> {
+    let mut cells = Vec::new();
+    for capability in Capability::ALL {
+        for domain in Domain::ALL {
+            let of_cell: Vec<usize> = (0..tasks.len())
+                .filter(|index| (tasks[*index].capability, tasks[*index].domain) == (capability, domain))
+                .collect();
+            if of_cell.is_empty() {
+                continue;
+            }
+            let mean = |value: &dyn Fn(usize) -> f64| {
+                of_cell.iter().map(|index| value(*index)).sum::<f64>() / of_cell.len() as f64
+            };
+            let differences: Vec<f64> =
+                (0..options.num_resamples).map(|resample| mean(&|index| resampled[index][resample])).collect();
+            let before = mean(&|index| tasks[index].delta.before);
+            let after = mean(&|index| tasks[index].delta.after);
+            let num_rows = of_cell.iter().map(|index| tasks[*index].delta.num_rows).sum();
+            let delta = interval(before, after, &differences, num_rows, options);
+            cells.push(CellDelta { capability, domain, delta, num_tasks: of_cell.len() });
+        }
+    }
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::DataRoots;
+    use crate::engine::{Options, run};
+    use crate::scripted::ScriptedModel;
+    use crate::task::Task;
+
+    const TASK: &str = r#"
+        schema = 1
+        name = "t"
+        version = 1
+        capability = "reasoning"
+        domain = "finance"
+        similarity = "novel"
+        license = "Apache-2.0"
+        source = "made up"
+        chance = 0.0
+        metrics = ["exact_match"]
+        chat = true
+        prompt = "{q}"
+        [dataset]
+        path = "data:rows.jsonl"
+        [generate]
+        gold = "yes"
+        max_new_tokens = 1
+    "#;
+
+    /// A run on 200 rows that is right where `is_right` says so.
+    fn results(is_right: fn(usize) -> bool, task: &str) -> Results {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rows: String = (0..200).map(|row| format!("{{\"q\": \"{row}\"}}\n")).collect();
+        std::fs::write(folder.path().join("rows.jsonl"), rows).expect("writes");
+        let model = ScriptedModel::new(
+            |_, _| 0.0,
+            move |prompt| {
+                let digits: String = prompt.chars().filter(char::is_ascii_digit).collect();
+                if is_right(digits.parse().expect("a row number")) { "yes" } else { "no" }.to_owned()
+            },
+        );
+        let task = Task::parse("t.toml", task).expect("parses");
+        let data_roots = DataRoots::from([("data".to_owned(), folder.path().to_owned())]);
+        run(&model, &[task], &Options { data_roots, ..Options::default() }, &mut |_| {}).expect("runs")
+    }
+
+    #[test]
+    fn intervals_hold_the_difference_and_pairing_narrows_them() {
+        let before = results(|row| row % 2 == 0, TASK);
+        let after = results(|row| row % 2 == 0 || row % 10 == 1, TASK);
+        let found = compare(&before, &after, CompareOptions::default()).expect("compares");
+        let delta = found.tasks[0].delta;
+        assert_eq!((delta.before, delta.after, delta.num_rows), (0.5, 0.6, 200));
+        assert!(delta.low < delta.difference() && delta.difference() < delta.high);
+        // Closed form of the paired standard error: sqrt(0.1 * 0.9 / 200) = 0.0212; unpaired it would be 0.0497.
+        assert!((delta.high - delta.low - 2.0 * 1.96 * 0.0212).abs() < 0.01, "{delta:?}");
+        assert!(delta.is_clear());
+        let cell = found.cells[0];
+        assert_eq!((cell.capability, cell.num_tasks, cell.delta), (Capability::Reasoning, 1, delta));
+        assert_eq!(found, compare(&before, &after, CompareOptions::default()).expect("compares"));
+    }
+
+    #[test]
+    fn equal_runs_differ_by_nothing() {
+        let run = results(|row| row < 50, TASK);
+        let delta = compare(&run, &run, CompareOptions::default()).expect("compares").tasks[0].delta;
+        assert_eq!((delta.difference(), delta.low, delta.high, delta.is_clear()), (0.0, 0.0, 0.0, false));
+    }
+
+    #[test]
+    fn different_tasks_or_data_are_not_compared() {
+        let before = results(|_| true, TASK);
+        let other = results(|_| true, &TASK.replace("name = \"t\"", "name = \"u\""));
+        assert_eq!(compare(&before, &other, CompareOptions::default()).expect("compares").unpaired, ["t", "u"]);
+        let newer = results(|_| true, &TASK.replace("version = 1", "version = 2"));
+        assert!(matches!(compare(&before, &newer, CompareOptions::default()), Err(EvalError::Results { .. })));
+        let mut changed = before.clone();
+        changed.tasks[0].samples[3].fields.clear();
+        let error = compare(&before, &changed, CompareOptions::default()).expect_err("other data").to_string();
+        assert!(error.contains("row 3"), "{error}");
+        changed.tasks[0].samples.clear();
+        assert!(compare(&before, &changed, CompareOptions::default()).is_err());
+    }
+}

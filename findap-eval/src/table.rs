@@ -1,0 +1,172 @@
+//! Tables of scores as rows of text, for the terminal and for the report.
+
+use crate::results::{RunInfo, TaskSummary, cell_scores};
+use findap_data::{Capability, Domain};
+
+/// The numbers of one stage of a run.
+#[derive(Debug, Clone)]
+pub struct StageScores {
+    /// Name of the stage: `base`, `group1`, ...
+    pub stage: String,
+    /// What was run and how.
+    pub info: RunInfo,
+    /// Its tasks.
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// One score of a stage, beside that of the first stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageScore {
+    /// The score.
+    pub score: f64,
+    /// Its standard error.
+    pub stderr: Option<f64>,
+    /// Score minus the first stage's; `None` in the first stage.
+    pub difference: Option<f64>,
+}
+
+impl StageScore {
+    /// Whether the difference is more than two standard errors of a difference; `None` where that is not known.
+    pub fn is_clear(&self, first: &StageScore) -> Option<bool> {
+        let error = (self.stderr?.powi(2) + first.stderr?.powi(2)).sqrt();
+        Some(self.difference?.abs() > 2.0 * error)
+    }
+}
+
+/// One line of a table over stages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreLine {
+    /// What is measured.
+    pub capability: Capability,
+    /// Where it is measured.
+    pub domain: Domain,
+    /// Name for readers: the task's title, or the capability.
+    pub title: String,
+    /// Name of the headline metric; `score` for the mean over several tasks.
+    pub metric: String,
+    /// Rows asked in each stage.
+    pub num_rows: usize,
+    /// Tasks behind the line.
+    pub num_tasks: usize,
+    /// Score of guessing.
+    pub chance: f64,
+    /// One entry per stage; `None` where the stage was not asked.
+    pub stages: Vec<Option<StageScore>>,
+}
+
+/// One line per capability and domain that any stage has.
+pub fn capability_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
+    let mut lines = Vec::new();
+    for capability in Capability::ALL {
+        for domain in Domain::ALL {
+            let cells: Vec<_> = stages
+                .iter()
+                .map(|stage| {
+                    let cells = cell_scores(stage.tasks.iter());
+                    cells.into_iter().find(|cell| (cell.capability, cell.domain) == (capability, domain))
+                })
+                .collect();
+            let Some(cell) = cells.iter().flatten().next().copied() else { continue };
+            lines.push(ScoreLine {
+                capability,
+                domain,
+                title: capability.name().to_owned(),
+                metric: "score".to_owned(),
+                num_rows: cell.num_rows,
+                num_tasks: cell.num_tasks,
+                chance: cell.chance,
+                stages: with_differences(cells.iter().map(|cell| cell.map(|cell| (cell.score, cell.stderr)))),
+            });
+        }
+    }
+    lines
+}
+
+/// One line per task that any stage has, ordered by capability and domain.
+pub fn task_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
+    let mut lines: Vec<ScoreLine> = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for task in stages.iter().flat_map(|stage| &stage.tasks) {
+        if seen.contains(&task.name.as_str()) {
+            continue;
+        }
+        seen.push(&task.name);
+        let of_stage = |stage: &StageScores| {
+            let found = stage.tasks.iter().find(|other| other.name == task.name)?;
+            Some((found.headline().value, found.headline().stderr))
+        };
+        lines.push(ScoreLine {
+            capability: task.capability,
+            domain: task.domain,
+            title: task.title.clone(),
+            metric: task.headline().metric.name().to_owned(),
+            num_rows: task.num_rows,
+            num_tasks: 1,
+            chance: task.chance,
+            stages: with_differences(stages.iter().map(of_stage)),
+        });
+    }
+    lines.sort_by_key(|line| (line.capability, line.domain));
+    lines
+}
+
+fn with_differences(scores: impl Iterator<Item = Option<(f64, Option<f64>)>>) -> Vec<Option<StageScore>> {
+    let mut first = None;
+    scores
+        .map(|score| {
+            let (score, stderr) = score?;
+            let difference = first.map(|first: f64| score - first);
+            first.get_or_insert(score);
+            Some(StageScore { score, stderr, difference })
+        })
+        .collect()
+}
+
+/// A table as text: a header and rows of the same length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextTable {
+    /// Column names.
+    pub header: Vec<String>,
+    /// Cells.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// The table that the terminal shows at the end of a run: scores in percent, differences to the first stage in brackets.
+pub fn text_table(stages: &[StageScores], lines: &[ScoreLine]) -> TextTable {
+    let mut header: Vec<String> = ["domain", "capability", "measure", "n", "chance"].map(str::to_owned).into();
+    header.extend(stages.iter().map(|stage| stage.stage.clone()));
+    header.push("+-".to_owned());
+    let rows = lines
+        .iter()
+        .map(|line| {
+            let measure = match line.num_tasks {
+                1 if line.metric != "score" => format!("{} ({})", line.title, line.metric),
+                1 => "1 task".to_owned(),
+                count => format!("{count} tasks"),
+            };
+            let mut row = vec![
+                line.domain.name().to_owned(),
+                line.capability.name().to_owned(),
+                measure,
+                line.num_rows.to_string(),
+                percent(line.chance),
+            ];
+            row.extend(line.stages.iter().map(|score| match score {
+                None => "-".to_owned(),
+                Some(StageScore { score, difference: None, .. }) => percent(*score),
+                Some(StageScore { score, difference: Some(difference), .. }) => {
+                    format!("{} ({:+.1})", percent(*score), 100.0 * difference)
+                }
+            }));
+            let widest = line.stages.iter().flatten().filter_map(|score| score.stderr).reduce(f64::max);
+            row.push(widest.map_or("-".to_owned(), percent));
+            row
+        })
+        .collect();
+    TextTable { header, rows }
+}
+
+/// `43.2` for 0.432.
+pub fn percent(score: f64) -> String {
+    format!("{:.1}", 100.0 * score)
+}
