@@ -139,6 +139,19 @@ impl<'a> SliceMut<'a> {
         }
     }
 
+    /// Replaces all numbers, rounding each once to the format.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy_from_f64(&mut self, values: &[f64]) {
+        assert_eq!(self.len(), values.len(), "invariant: as many values as numbers");
+        match self {
+            SliceMut::F32(s) => s.iter_mut().zip(values).for_each(|(y, &x)| *y = x as f32),
+            SliceMut::F64(s) => s.copy_from_slice(values),
+            SliceMut::Bf16(s) => s.iter_mut().zip(values).for_each(|(y, &x)| *y = bf16::from_f64(x)),
+        }
+    }
+
     /// The first `mid` numbers and the rest.
     ///
     /// # Panics

@@ -1,1 +1,25 @@
-//! Shape-checked names for memory, the arena, and one op per kernel family.
+//! Names for memory: tensors that know their shape, an arena for parameters, and one op per kernel family.
+//!
+//! A [`Tensor`] owns contiguous numbers; a [`View`] borrows some of its rows; an [`Arena`] holds many named tensors in one
+//! allocation and one order, so that parameters, gradients and optimizer moments share offsets. The functions of [`ops`]
+//! take the sizes of a kernel from the shapes of its operands.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
+//! | [`arena`] | [`Arena`], [`ArenaSpec`] |
+//! | [`ops`] | the kernels, called by shape |
+//!
+//! # What it does not do
+//! No strides, no broadcasting, no reference counts, no gradients of its own.
+
+#![deny(missing_docs)]
+
+pub mod arena;
+pub mod ops;
+pub mod tensor;
+
+pub use arena::{Arena, ArenaSpec, TensorId};
+pub use findap_kernels::isa::{Isa, isa};
+pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
+pub use tensor::{Tensor, View, ViewMut};

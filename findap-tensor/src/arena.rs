@@ -1,0 +1,154 @@
+//! Many named tensors in one allocation and one fixed order.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use findap_kernels::{Dtype, Slice, SliceMut};
+
+use crate::tensor::{Tensor, View, ViewMut};
+
+/// A tensor of an arena, by its place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorId(usize);
+
+/// The names, shapes and offsets of an arena; shared by parameters, gradients and moments.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ArenaSpec {
+    entries: Vec<Entry>,
+    len: usize,
+}
+
+/// One tensor of an [`ArenaSpec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// Rows; 1 for a vector.
+    pub rows: usize,
+    /// Numbers per row.
+    pub columns: usize,
+    /// Whether it is a vector: no weight decay, and a shape of one dimension in files.
+    pub is_vector: bool,
+    /// Where it starts in the arena.
+    pub start: usize,
+}
+
+impl Entry {
+    /// Its numbers in the arena.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.rows * self.columns
+    }
+}
+
+/// Tensors in one allocation.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    spec: Arc<ArenaSpec>,
+    data: Tensor,
+}
+
+impl ArenaSpec {
+    /// No tensors.
+    pub fn new() -> ArenaSpec {
+        ArenaSpec { entries: Vec::new(), len: 0 }
+    }
+
+    /// Adds a matrix at the end.
+    pub fn matrix(&mut self, name: impl Into<String>, rows: usize, columns: usize) -> TensorId {
+        self.push(name.into(), rows, columns, false)
+    }
+
+    /// Adds a vector at the end.
+    pub fn vector(&mut self, name: impl Into<String>, len: usize) -> TensorId {
+        self.push(name.into(), 1, len, true)
+    }
+
+    fn push(&mut self, name: String, rows: usize, columns: usize, is_vector: bool) -> TensorId {
+        self.entries.push(Entry { name, rows, columns, is_vector, start: self.len });
+        self.len += rows * columns;
+        TensorId(self.entries.len() - 1)
+    }
+
+    /// The tensors in their order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The tensor of this name.
+    pub fn find(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// Numbers in all tensors together.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no numbers.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Default for ArenaSpec {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Arena {
+    /// All tensors zero.
+    pub fn zeros(spec: Arc<ArenaSpec>, dtype: Dtype) -> Arena {
+        let data = Tensor::zeros(dtype, 1, spec.len());
+        Arena { spec, data }
+    }
+
+    /// The names, shapes and offsets.
+    pub fn spec(&self) -> &Arc<ArenaSpec> {
+        &self.spec
+    }
+
+    /// The storage format of all tensors.
+    pub fn dtype(&self) -> Dtype {
+        self.data.dtype()
+    }
+
+    /// All numbers in order.
+    pub fn flat(&self) -> Slice<'_> {
+        self.data.slice()
+    }
+
+    /// All numbers in order, to be written.
+    pub fn flat_mut(&mut self) -> SliceMut<'_> {
+        self.data.slice_mut()
+    }
+
+    /// One tensor.
+    pub fn get(&self, id: TensorId) -> View<'_> {
+        let entry = &self.spec.entries[id.0];
+        View { rows: entry.rows, columns: entry.columns, data: self.data.slice().sub(entry.range()) }
+    }
+
+    /// One tensor, to be written.
+    pub fn get_mut(&mut self, id: TensorId) -> ViewMut<'_> {
+        let entry = &self.spec.entries[id.0];
+        ViewMut { rows: entry.rows, columns: entry.columns, data: self.data.slice_mut().sub(entry.range()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_lie_one_after_the_other() {
+        let mut spec = ArenaSpec::new();
+        let (a, b) = (spec.matrix("a", 2, 3), spec.vector("b", 4));
+        let mut arena = Arena::zeros(Arc::new(spec), Dtype::F32);
+        arena.get_mut(b).data.copy_from_f64(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(arena.get(a).data.to_f64_vec(), [0.0; 6]);
+        assert_eq!(arena.flat().to_f64_vec()[6..], [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(arena.spec().find("b").map(Entry::range), Some(6..10));
+        assert_eq!(arena.spec().len(), 10);
+    }
+}
