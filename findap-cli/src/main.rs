@@ -27,11 +27,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Compare(commands::compare::Arguments),
     Doctor(commands::doctor::Arguments),
 }
 
+impl Command {
+    /// Whether the work goes on when nobody reads what it prints: training and serving do.
+    fn outlives_its_reader(&self) -> bool {
+        false
+    }
+}
+
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if !command.outlives_its_reader() {
+        restore_broken_pipe();
+    }
+    let result = match command {
+        Command::Compare(arguments) => commands::compare::execute(&arguments),
         Command::Doctor(arguments) => commands::doctor::execute(&arguments),
     };
     match result {
@@ -40,5 +53,13 @@ fn main() -> ExitCode {
             terminal::print_error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Lets a closed pipe end the program quietly, as it ends other command-line tools; Rust's start-up code ignores the signal.
+fn restore_broken_pipe() {
+    // SAFETY: called before any thread is started; SIG_DFL is a valid disposition for SIGPIPE.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }

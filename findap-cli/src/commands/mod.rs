@@ -1,3 +1,4 @@
 //! One file per command: its arguments, and the library calls behind it.
 
+pub(crate) mod compare;
 pub(crate) mod doctor;

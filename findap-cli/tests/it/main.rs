@@ -2,3 +2,5 @@
 
 mod edges;
 mod tidy;
+mod tool;
+mod usage;

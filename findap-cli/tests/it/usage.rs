@@ -1,0 +1,60 @@
+//! Help, exit codes, and which stream says what.
+
+use crate::tool::{findap, run};
+
+#[test]
+fn usage_errors_exit_with_2_and_say_so_on_stderr() {
+    for arguments in [vec!["nonsense"], vec![], vec!["compare"], vec!["doctor", "--nonsense"]] {
+        let said = run(&arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+        assert!(said.stdout.is_empty(), "{arguments:?}");
+        assert!(said.stderr.contains("Usage: findap"), "{arguments:?}: {}", said.stderr);
+    }
+}
+
+#[test]
+fn help_names_every_command_and_exits_with_0() {
+    let help = run(["--help"]).success().stdout;
+    for command in ["compare", "doctor"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}\n{help}");
+        let own = run([command, "--help"]).success().stdout;
+        assert!(own.contains("Usage: findap"), "{own}");
+    }
+}
+
+#[test]
+fn help_is_quick() {
+    let start = std::time::Instant::now();
+    for _ in 0..10 {
+        run(["--help"]).success();
+    }
+    // Loose, for a busy machine: the promise is that nothing is loaded or probed before the arguments are read.
+    assert!(start.elapsed().as_secs_f64() < 5.0, "{:?} for ten", start.elapsed());
+}
+
+#[test]
+fn doctor_speaks_json() {
+    let said = run(["doctor", "--json"]).success();
+    let value: serde_json::Value = serde_json::from_str(&said.stdout).expect("one JSON object");
+    assert!(value["cores"].as_u64().is_some_and(|cores| cores > 0));
+    assert_eq!(value["device"], "cpu");
+}
+
+#[test]
+fn a_missing_evaluation_is_named() {
+    run(["compare", "no/such/before", "no/such/after"]).refusal(&["no/such/before"]);
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    // `findap ... | head -0`: the reader is gone before the first line.
+    let mut child = findap()
+        .arg("doctor")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the binary ends");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+}
