@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod model;
 pub mod prompt;
 pub mod registry;
+pub mod report;
 pub mod results;
 pub mod sample;
 pub mod scripted;

@@ -395,7 +395,7 @@ fn metrics_json(alias: &str, num_rows: usize, metrics: &[MetricValue]) -> Value 
     out
 }
 
-fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
     let unfinished = path.with_extension("unfinished");
     let mut file = std::fs::File::create(&unfinished).map_err(EvalError::io(unfinished.as_path()))?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(EvalError::io(unfinished.as_path()))?;

@@ -1,0 +1,105 @@
+//! Escaping, and the few elements that the page repeats.
+
+/// Text made safe between tags and in double-quoted attributes. Control characters other than white space are shown as
+/// U+FFFD, for HTML has no way to write them.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(character),
+            control if control.is_control() => out.push('\u{fffd}'),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// A section with a heading; `body` is HTML.
+pub(super) fn section(id: &str, title: &str, body: &str) -> String {
+    format!("<section id=\"{id}\">\n<h2>{}</h2>\n{body}\n</section>\n", escape(title))
+}
+
+/// A paragraph of running text.
+pub(super) fn paragraph(text: &str) -> String {
+    format!("<p>{}</p>\n", escape(text))
+}
+
+/// A note in small print.
+pub(super) fn note(text: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", escape(text))
+}
+
+/// A table cell: class and HTML.
+pub(super) struct Cell {
+    pub(super) class: &'static str,
+    pub(super) html: String,
+    pub(super) is_header: bool,
+}
+
+impl Cell {
+    /// A cell of text.
+    pub(super) fn text(text: &str) -> Self {
+        Self { class: "", html: escape(text), is_header: false }
+    }
+
+    /// A cell of text that names its row.
+    pub(super) fn row_name(text: &str) -> Self {
+        Self { is_header: true, ..Self::text(text) }
+    }
+
+    /// A number, set to the right.
+    pub(super) fn number(text: &str) -> Self {
+        Self { class: "num", ..Self::text(text) }
+    }
+
+    /// A cell of HTML.
+    pub(super) fn html(class: &'static str, html: String) -> Self {
+        Self { class, html, is_header: false }
+    }
+}
+
+/// A table with column names and a caption for readers who cannot see it.
+pub(super) fn table(caption: &str, header: &[(&str, bool)], rows: &[Vec<Cell>]) -> String {
+    let mut out = format!("<div class=\"scroll\"><table>\n<caption>{}</caption>\n<thead><tr>", escape(caption));
+    for (name, is_number) in header {
+        let class = if *is_number { " class=\"num\"" } else { "" };
+        out.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(name)));
+    }
+    out.push_str("</tr></thead>\n<tbody>\n");
+    for row in rows {
+        out.push_str("<tr>");
+        for cell in row {
+            let class = if cell.class.is_empty() { String::new() } else { format!(" class=\"{}\"", cell.class) };
+            let (tag, scope) = if cell.is_header { ("th", " scope=\"row\"") } else { ("td", "") };
+            out.push_str(&format!("<{tag}{scope}{class}>{}</{tag}>", cell.html));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody>\n</table></div>\n");
+    out
+}
+
+/// Text behind a line that opens it.
+pub(super) fn details(summary: &str, text: &str) -> String {
+    format!("<details><summary>{}</summary><pre>{}</pre></details>\n", escape(summary), escape(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_leave_its_place() {
+        assert_eq!(escape("<b a=\"x\" c='y'>&\u{0}\n"), "&lt;b a=&quot;x&quot; c=&#39;y&#39;&gt;&amp;\u{fffd}\n");
+        let row =
+            vec![Cell::row_name("<r>"), Cell::text("<i>"), Cell::number("1"), Cell::html("up", "<b>2</b>".into())];
+        let table = table("<c>", &[("<h>", false), ("n", true)], &[row]);
+        assert!(!table.contains("<c>") && !table.contains("<h>") && !table.contains("<i>") && !table.contains("<r>"));
+        assert!(table.contains("<th scope=\"row\">&lt;r&gt;</th>") && table.contains("<td class=\"up\"><b>2</b></td>"));
+    }
+}

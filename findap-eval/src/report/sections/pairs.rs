@@ -1,0 +1,116 @@
+//! What the model said before and after: a few questions, chosen by rule and not by hand.
+
+use crate::report::folder::RunFolder;
+use crate::report::html::{details, escape, note, section};
+use crate::sample::{Answer, Sample};
+use crate::table::StageScores;
+use crate::task::Metric;
+use findap_data::{Capability, Domain};
+use regex::Regex;
+
+/// Questions shown for each capability and domain.
+const GAINED_PER_CELL: usize = 1;
+/// Questions shown that went from right to wrong.
+const LOST_SHOWN: usize = 2;
+
+struct Pair<'a> {
+    task: &'a str,
+    before: &'a Sample,
+    after: &'a Sample,
+}
+
+/// The section, or nothing where fewer than two stages were evaluated.
+pub(super) fn section_of(run: &RunFolder) -> String {
+    let (Some((before, after)), Some(first), Some(last)) = (&run.samples, run.scores.first(), run.scores.last()) else {
+        return String::new();
+    };
+    let mut gained: Vec<Pair> = Vec::new();
+    let mut lost: Vec<Pair> = Vec::new();
+    for capability in Capability::ALL {
+        for domain in Domain::ALL {
+            let of_cell = last.tasks.iter().filter(|task| (task.capability, task.domain) == (capability, domain));
+            let mut pairs = of_cell.flat_map(|task| {
+                let metric = task.headline().metric;
+                let after = after.get(&task.name).into_iter().flatten();
+                after.filter_map(move |after| {
+                    let earlier = before.get(&task.name)?.iter().find(|other| other.row_id == after.row_id)?;
+                    Some((change(metric, earlier, after), Pair { task: &task.title, before: earlier, after }))
+                })
+            });
+            let mut shown = 0;
+            for (change, pair) in pairs.by_ref() {
+                if change > 0.0 && shown < GAINED_PER_CELL {
+                    shown += 1;
+                    gained.push(pair);
+                } else if change < 0.0 && lost.len() < LOST_SHOWN {
+                    lost.push(pair);
+                }
+            }
+        }
+    }
+    if gained.is_empty() && lost.is_empty() {
+        return String::new();
+    }
+    let mut body = note(
+        "The first question of each capability and domain that the first stage got wrong and the last one right, and the first ones lost.",
+    );
+    for (label, pairs) in [("now right", &gained), ("now wrong", &lost)] {
+        body.extend(pairs.iter().map(|pair| article(label, pair, first, last)));
+    }
+    section("samples", "Before and after", &body)
+}
+
+/// Change of the row's score; rows of metrics without a score of their own count by equality with the right answer.
+fn change(metric: Metric, before: &Sample, after: &Sample) -> f64 {
+    let score = |sample: &Sample| match sample.outcome.values.get(&metric) {
+        Some(value) => *value,
+        None => f64::from(u8::from(sample.outcome.predicted.as_deref() == Some(&sample.outcome.gold))),
+    };
+    score(after) - score(before)
+}
+
+fn article(label: &str, pair: &Pair, first: &StageScores, last: &StageScores) -> String {
+    let class = if label == "now right" { "up" } else { "down" };
+    let reply = |stage: &str, sample: &Sample| {
+        format!("<div><div class=\"meta\">{}</div><pre>{}</pre></div>", escape(stage), escape(&said(sample)))
+    };
+    format!(
+        "<article class=\"pair\"><h3>{} <span class=\"{class}\">{label}</span></h3>\n<pre>{}</pre>\n<div class=\"replies\">{}{}</div>\n<div class=\"meta\">Right answer: {}</div>\n{}</article>\n",
+        escape(pair.task),
+        escape(&question(&pair.after.prompt)),
+        reply(&first.stage, pair.before),
+        reply(&last.stage, pair.after),
+        escape(&right(pair.after)),
+        details("Prompt as the model read it", &pair.after.prompt),
+    )
+}
+
+/// The last user turn of a rendered Llama-3 prompt, else the prompt as it is.
+fn question(prompt: &str) -> String {
+    static USER_TURN: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
+        Regex::new(r"(?s)<\|start_header_id\|>user<\|end_header_id\|>\s*(.*?)<\|eot_id\|>")
+            .expect("invariant: a valid constant pattern")
+    });
+    USER_TURN.captures_iter(prompt).last().map_or_else(|| prompt.to_owned(), |turn| turn[1].to_owned())
+}
+
+fn said(sample: &Sample) -> String {
+    match &sample.answer {
+        Answer::Reply(reply) if reply.trim().is_empty() => "(nothing)".to_owned(),
+        Answer::Reply(reply) => reply.trim().to_owned(),
+        Answer::Scores(_) => choice(sample, sample.outcome.predicted.as_deref()),
+    }
+}
+
+fn right(sample: &Sample) -> String {
+    match &sample.answer {
+        Answer::Reply(_) if sample.outcome.gold.is_empty() => "checked by rule".to_owned(),
+        Answer::Reply(_) => sample.outcome.gold.clone(),
+        Answer::Scores(_) => choice(sample, Some(&sample.outcome.gold)),
+    }
+}
+
+fn choice(sample: &Sample, index: Option<&str>) -> String {
+    let text = index.and_then(|index| sample.continuations.get(index.parse::<usize>().ok()?));
+    text.map_or_else(|| "-".to_owned(), |text| text.trim().to_owned())
+}

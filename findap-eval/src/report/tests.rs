@@ -1,0 +1,145 @@
+use super::*;
+use crate::dataset::DataRoots;
+use crate::engine::{Options, run};
+use crate::scripted::ScriptedModel;
+use crate::task::Task;
+
+const HOSTILE: &str = "<script>alert(1)</script>\"'&";
+
+/// A run folder as a finished run leaves it, with text that tries to get out of its place.
+fn fixture() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("makes folders");
+        std::fs::write(path, text).expect("writes");
+    };
+    let resolved = "# <script>alert(2)</script>\n[run]\nname = \"demo\"\n[[stage]]\nname = \"group1\"\n[[stage]]\nname = \"align\"\n";
+    write("resolved.toml", resolved);
+    write("provenance.json", &serde_json::json!({ "commit": "abc", "device": { "cpu": HOSTILE } }).to_string());
+    let line = |step: i32| {
+        format!(
+            "{{\"step\": {step}, \"loss\": {}, \"tokens\": 100, \"tokens_per_s\": 5.0}}\n",
+            4.0 - f64::from(step) / 50.0
+        )
+    };
+    let steps: String = (1..=50).map(line).collect();
+    write("group1/metrics.jsonl", &format!("{steps}{{\"step\": 50, \"dev_loss\": 3.1}}\n{{\"step\": 51, \"lo"));
+    write(
+        "group1/mixture.json",
+        &serde_json::json!({ "sources": [
+        { "name": HOSTILE, "domain": "finance", "rows": 10, "tokens": 300, "loss_tokens": 200 },
+        { "name": "chat", "domain": "general", "rows": 10, "tokens": 100, "loss_tokens": 20 } ] })
+        .to_string(),
+    );
+    write(
+        "align/metrics.jsonl",
+        "{\"step\":1,\"loss\":0.7,\"reward_margin\":0.0,\"reward_accuracy\":0.5}\n{\"step\":2,\"loss\":0.5,\"reward_margin\":0.4,\"reward_accuracy\":0.9}\n",
+    );
+    write("preferences.jsonl", &(serde_json::json!({ "kind": "fap", "prompt": [{ "role": "user", "content": HOSTILE }], "chosen": "a", "rejected": "b" }).to_string() + "\n"));
+    write(
+        "rows.jsonl",
+        &format!(
+            "{}\n{}\n{}\n",
+            serde_json::json!({ "q": HOSTILE, "a": "yes" }),
+            serde_json::json!({ "q": "two", "a": "yes" }),
+            serde_json::json!({ "q": "three", "a": "no" })
+        ),
+    );
+    let task = |name: &str, domain: &str| {
+        let text = format!(
+            "schema = 1\nname = \"{name}\"\nversion = 1\ntitle = '{}'\ncapability = \"concept\"\ndomain = \"{domain}\"\nsimilarity = \"similar\"\nlicense = \"Apache-2.0\"\nsource = \"made up\"\nchance = 0.25\nmetrics = [\"exact_match\"]\nchat = true\nprompt = \"{{q}}\"\n[dataset]\npath = \"data:rows.jsonl\"\n[generate]\ngold = \"{{a}}\"\nmax_new_tokens = 4\n",
+            "<script>title</script>"
+        );
+        Task::parse("t.toml", &text).expect("parses")
+    };
+    let tasks = [task("facts", "finance"), task("places", "general")];
+    let options =
+        Options { data_roots: DataRoots::from([("data".to_owned(), folder.path().to_owned())]), ..Options::default() };
+    for (stage, reply) in [("align", "yes"), ("base", HOSTILE), ("group1", "no")] {
+        let model = ScriptedModel::new(|_, _| 0.0, move |_| reply.to_owned());
+        let results = run(&model, &tasks, &options, &mut |_| {}).expect("runs");
+        results.write(&folder.path().join("eval").join(stage)).expect("writes");
+    }
+    folder
+}
+
+/// Every tag is closed by the tag it was opened with, attributes are quoted, and no text holds a bare `<`.
+fn assert_well_formed(page: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = page.strip_prefix("<!doctype html>").expect("a doctype");
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at..];
+        let end = rest.find('>').expect("a closed tag");
+        let tag = &rest[1..end];
+        let name = tag.trim_start_matches('/').trim_end_matches('/').split_whitespace().next().unwrap_or_default();
+        assert!(!name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric()), "a bare < before {:.40}", rest);
+        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else if !tag.ends_with('/') && !matches!(name, "meta" | "br") {
+            open.push(name);
+        }
+        rest = &rest[end + 1..];
+    }
+    assert_eq!(open, Vec::<&str>::new());
+}
+
+#[test]
+fn the_page_is_well_formed_escaped_and_alone() {
+    let folder = fixture();
+    let path = write(folder.path()).expect("writes");
+    let page = std::fs::read_to_string(path).expect("reads");
+    assert_well_formed(&page);
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(1)"));
+    for outside in ["http://", "https://", "src=", "url(", "@import", "<link"] {
+        assert!(!page.contains(outside), "the page loads {outside}");
+    }
+    let sections = ["scores", "training", "mixture", "distillation", "tasks", "samples", "reproduce"];
+    let places: Vec<usize> =
+        sections.iter().map(|id| page.find(&format!("<section id=\"{id}\">")).expect(id)).collect();
+    assert!(places.is_sorted());
+}
+
+#[test]
+fn stages_stand_in_the_order_they_ran() {
+    let folder = fixture();
+    let run = RunFolder::read(folder.path()).expect("reads");
+    assert_eq!(run.scores.iter().map(|stage| stage.stage.as_str()).collect::<Vec<_>>(), ["base", "group1", "align"]);
+    assert_eq!(
+        run.logs.iter().map(|log| (log.stage.as_str(), log.series("loss").len())).collect::<Vec<_>>(),
+        [("group1", 50), ("align", 2)]
+    );
+    let page = html(folder.path()).expect("a page");
+    // 0 of 3, 1 of 3, 2 of 3; the standard error of 2 of 3 is 0.333.
+    assert!(
+        page.contains("66.7 <small>&plusmn;33.3</small><br><span class=\"same\">+66.7</span>"),
+        "differences and errors"
+    );
+    assert!(page.contains("now right"));
+}
+
+#[test]
+fn the_terminal_table_has_one_row_per_capability_and_domain() {
+    let folder = fixture();
+    let run = RunFolder::read(folder.path()).expect("reads");
+    let lines = crate::table::capability_lines(&run.scores);
+    let table = crate::table::text_table(&run.scores, &lines);
+    assert_eq!(table.header, ["domain", "capability", "measure", "n", "chance", "base", "group1", "align", "+-"]);
+    let want = ["finance", "concept", "1 task", "3", "25.0", "0.0", "33.3 (+33.3)", "66.7 (+66.7)", "33.3"];
+    assert_eq!(table.rows[1], want);
+    assert_eq!(table.rows.len(), 2);
+    let tasks = crate::table::text_table(&run.scores, &crate::table::task_lines(&run.scores));
+    assert_eq!(tasks.rows[0][2], "<script>title</script> (exact_match)");
+}
+
+#[test]
+fn an_unfinished_run_still_has_a_page() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert_well_formed(&html(folder.path()).expect("an empty run"));
+    assert!(matches!(html(&folder.path().join("none")), Err(EvalError::Io { .. })));
+    std::fs::create_dir_all(folder.path().join("g")).expect("makes a folder");
+    std::fs::write(folder.path().join("g/metrics.jsonl"), "{\"step\": 1, \"loss\": 2}\nnot json\n").expect("writes");
+    let error = html(folder.path()).expect_err("a broken log").to_string();
+    assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
+}
