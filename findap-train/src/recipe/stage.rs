@@ -1,0 +1,432 @@
+//! The kinds of `[[stage]]`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One `[[stage]]` table; its `kind` key says which.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Stage {
+    /// `kind = "train"`: next-token training on texts and conversations.
+    Train(TrainStage),
+    /// `kind = "distill"`: sample the policy on exercises and make preference pairs.
+    Distill(DistillStage),
+    /// `kind = "align"`: DPO with a likelihood term on preference pairs.
+    Align(AlignStage),
+}
+
+impl Stage {
+    /// The stage's name: its folder in the run folder.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Train(stage) => &stage.name,
+            Self::Distill(stage) => &stage.name,
+            Self::Align(stage) => &stage.name,
+        }
+    }
+
+    /// `train`, `distill` or `align`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Train(_) => "train",
+            Self::Distill(_) => "distill",
+            Self::Align(_) => "align",
+        }
+    }
+
+    /// Whether the stage leaves a `model/` folder.
+    pub fn makes_model(&self) -> bool {
+        !matches!(self, Self::Distill(_))
+    }
+}
+
+/// The keys of a `train` stage, beside those of [`Optimization`] in the same table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainStage {
+    /// Stage name, unique; a folder of the run folder. Required.
+    pub name: String,
+    /// Names of `text` sources (continued pre-training). Default none.
+    #[serde(default)]
+    pub text: Vec<String>,
+    /// Names of `chat` sources (instruction tuning). Default none.
+    #[serde(default)]
+    pub chat: Vec<String>,
+    /// Names of `tokenized` or `packed` sources; `packed` ones cannot be mixed with any other. Default none.
+    #[serde(default)]
+    pub rows: Vec<String>,
+    /// Names of the sources the dev loss is measured on. Default none: no dev loss.
+    #[serde(default)]
+    pub dev: Vec<String>,
+    /// How text and chat come together. Default `joint`.
+    #[serde(default)]
+    pub join: Join,
+    /// Cut the text rows at random to the number of chat rows (FinDAP, section 3.2). No effect without both. Default true.
+    #[serde(default = "yes")]
+    pub downsample: bool,
+    /// Shuffle the rows. Default true.
+    #[serde(default = "yes")]
+    pub shuffle: bool,
+    /// How rows are laid into the context. Default `best_fit`.
+    #[serde(default)]
+    pub packing: Packing,
+    /// The keys shared with `align`.
+    #[serde(flatten, skip_deserializing)]
+    pub optimization: Optimization,
+}
+
+/// `join`: how text and chat come together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// Concatenated and shuffled: one loss over both.
+    #[default]
+    Joint,
+    /// All text rows first, then all chat rows, each shuffled.
+    Sequential,
+}
+
+/// `packing`: how rows are laid into the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Each row goes where it leaves the least room.
+    #[default]
+    BestFit,
+    /// Rows in order; a new context begins when the next does not fit (the paper's code).
+    NextFit,
+}
+
+/// The keys of a `distill` stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillStage {
+    /// Stage name, unique. Required.
+    pub name: String,
+    /// JSONL of exercises: `id`, `question`, `choices` (optional), `answer`. Required.
+    pub exercises: PathBuf,
+    /// Solutions sampled per exercise, at least 1. Default 4.
+    #[serde(default = "default_samples")]
+    pub samples_per_exercise: usize,
+    /// Sampling temperature, > 0. Default 0.8.
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+    /// Keep the smallest set of tokens with this probability, 0 < top_p <= 1. Default 1.
+    #[serde(default = "one")]
+    pub top_p: f64,
+    /// Tokens per solution at most. Default 256.
+    #[serde(default = "default_max_new_tokens")]
+    pub max_new_tokens: usize,
+    /// Which pairs to make. Default both.
+    #[serde(default = "both_kinds")]
+    pub kinds: Vec<PairKind>,
+    /// Final-answer pairs per exercise at most. Default 1.
+    #[serde(default = "one_pair")]
+    pub pairs_per_exercise: usize,
+    /// Corrective pairs per exercise at most. Default 1.
+    #[serde(default = "one_pair")]
+    pub corrections_per_exercise: usize,
+    /// Only the first so many exercises. Default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Who judges. Default `"world"`: the rule-based judge that knows the closed world's solutions.
+    #[serde(default)]
+    pub judge: Judge,
+}
+
+/// `judge`: `"world"` or a table naming an OpenAI-compatible server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Judge {
+    /// The string `"world"`.
+    Named(String),
+    /// `{ url = "...", model = "...", key_env = "..." }`.
+    Remote(RemoteJudge),
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self::Named("world".to_owned())
+    }
+}
+
+/// A judge behind an OpenAI-compatible server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteJudge {
+    /// The server's base URL, up to and including `/v1`. Required.
+    pub url: String,
+    /// The model's name on that server. Required.
+    pub model: String,
+    /// The environment variable that holds the key. Default none: no key is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_env: Option<String>,
+}
+
+/// The two kinds of preference pairs (FinDAP, section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairKind {
+    /// Final-answer preference: a right solution over a wrong one.
+    Fap,
+    /// Stepwise corrective preference: the correction of the first wrong step over that step.
+    Scp,
+}
+
+impl PairKind {
+    /// `fap` or `scp`: the `kind` of a line of `preferences.jsonl`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fap => "fap",
+            Self::Scp => "scp",
+        }
+    }
+}
+
+/// The keys of an `align` stage, beside those of [`Optimization`] in the same table. Its batches hold whole pairs:
+/// `batch_rows` and `micro_batch_rows` count pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignStage {
+    /// Stage name, unique. Required.
+    pub name: String,
+    /// Names of `preference` sources. Default: `preferences.jsonl` of the run folder, which a `distill` stage writes.
+    #[serde(default)]
+    pub pairs: Vec<String>,
+    /// Names of `preference` sources for the dev loss. Default none.
+    #[serde(default)]
+    pub dev: Vec<String>,
+    /// Use only these kinds of pairs (pairs without a kind are always used). Default both.
+    #[serde(default = "both_kinds")]
+    pub kinds: Vec<PairKind>,
+    /// Strength of the pull towards the reference (TRL's `beta`), > 0. Default 0.1.
+    #[serde(default = "default_beta")]
+    pub beta: f64,
+    /// Weight of the likelihood term, >= 0; 0 is plain DPO. Default 1.
+    #[serde(default = "one", alias = "rpo_alpha", alias = "pref_ftx")]
+    pub nll_weight: f64,
+    /// How the likelihood term is averaged. Default `pair`.
+    #[serde(default)]
+    pub nll_mean: NllMean,
+    /// Shuffle the pairs. Default true.
+    #[serde(default = "yes")]
+    pub shuffle: bool,
+    /// The keys shared with `train`.
+    #[serde(flatten, skip_deserializing)]
+    pub optimization: Optimization,
+}
+
+/// `nll_mean`: how the likelihood term is averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NllMean {
+    /// Over all chosen tokens of the step (TRL's `sft` loss).
+    Token,
+    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
+    #[default]
+    Pair,
+}
+
+/// The keys that `train` and `align` stages share. They stand in the stage's own table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimization {
+    /// Length in passes over the data, > 0. Exactly one of `epochs`, `tokens`, `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Length in tokens seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Length in optimizer steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Tokens per optimizer step at most. Exactly one of `batch_tokens`, `batch_rows`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
+    /// Rows (packed contexts, or pairs) per optimizer step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_rows: Option<usize>,
+    /// Tokens per forward and backward pass; divides the step into micro-batches and bounds memory. At least `context_tokens`.
+    /// Default: the smaller of `batch_tokens` and the larger of `context_tokens` and 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
+    /// Rows per forward and backward pass; divides `batch_rows`. Default `batch_rows`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_rows: Option<usize>,
+    /// The longest row, in tokens. Default: the model's `max_position_embeddings`, at most 2048.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<usize>,
+    /// Peak learning rate, >= 0. Required.
+    #[serde(default)]
+    pub learning_rate: f64,
+    /// How the rate falls after the warm-up. Default `linear`.
+    #[serde(default)]
+    pub schedule: ScheduleKind,
+    /// Warm-up as a share of the steps, 0 to 1. At most one of `warmup_ratio`, `warmup_steps`. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_ratio: Option<f64>,
+    /// Warm-up in steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+    /// The rate of the first step of a warm-up. Default `zero`, as Hugging Face's schedulers do.
+    #[serde(default)]
+    pub warmup_from: Warmup,
+    /// Decoupled weight decay, on matrices only, >= 0. Default 0.1.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// AdamW's decay rates of the two moments. Default `[0.9, 0.95]`.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's epsilon, > 0. Default 1e-8.
+    #[serde(default = "default_epsilon")]
+    pub epsilon: f64,
+    /// Largest global gradient norm, > 0. Default 1.
+    #[serde(default = "one")]
+    pub clip_norm: f64,
+    /// Dev loss every so many steps. Default: 10 times over the stage, where `dev` names a source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate_every_steps: Option<u64>,
+    /// A checkpoint every so many steps. Default: 5 times over the stage. The last step always saves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_every_steps: Option<u64>,
+    /// Stop after so many dev losses in a row that are no new minimum. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop_patience: Option<u32>,
+    /// Measure the dev loss on at most so many tokens. Default 65536.
+    #[serde(default = "default_dev_tokens")]
+    pub dev_tokens: usize,
+}
+
+impl Optimization {
+    /// Every key of the struct: a stage's table is split by this list.
+    pub(super) const KEYS: [&'static str; 21] = [
+        "epochs",
+        "tokens",
+        "steps",
+        "batch_tokens",
+        "batch_rows",
+        "micro_batch_tokens",
+        "micro_batch_rows",
+        "context_tokens",
+        "learning_rate",
+        "schedule",
+        "warmup_ratio",
+        "warmup_steps",
+        "warmup_from",
+        "weight_decay",
+        "betas",
+        "epsilon",
+        "clip_norm",
+        "evaluate_every_steps",
+        "save_every_steps",
+        "early_stop_patience",
+        "dev_tokens",
+    ];
+
+    /// The length of the stage; `None` when not exactly one of the three keys is written (a checked recipe has one).
+    pub fn length(&self) -> Option<Length> {
+        match (self.epochs, self.tokens, self.steps) {
+            (Some(epochs), None, None) => Some(Length::Epochs(epochs)),
+            (None, Some(tokens), None) => Some(Length::Tokens(tokens)),
+            (None, None, Some(steps)) => Some(Length::Steps(steps)),
+            _ => None,
+        }
+    }
+
+    /// The filling of an optimizer step; `None` when not exactly one of the two keys is written.
+    pub fn fill(&self) -> Option<Fill> {
+        match (self.batch_tokens, self.batch_rows) {
+            (Some(tokens), None) => Some(Fill::Tokens(tokens)),
+            (None, Some(rows)) => Some(Fill::Rows(rows)),
+            _ => None,
+        }
+    }
+}
+
+impl Default for Optimization {
+    fn default() -> Self {
+        toml::from_str("").expect("invariant: every key has a default")
+    }
+}
+
+/// How long a stage is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// Passes over the data.
+    Epochs(f64),
+    /// Tokens seen.
+    Tokens(u64),
+    /// Optimizer steps.
+    Steps(u64),
+}
+
+/// What one optimizer step holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// At most so many tokens.
+    Tokens(usize),
+    /// So many rows.
+    Rows(usize),
+}
+
+/// `schedule`: how the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// In a straight line to 0.
+    #[default]
+    Linear,
+    /// Along half a cosine to 0.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+/// `warmup_from`: the rate of the first step of a warm-up of `w` steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    /// 0: step `s` (from 0) has `peak * s / w`, as Hugging Face's schedulers do.
+    #[default]
+    Zero,
+    /// `peak / w`: step `s` has `peak * (s + 1) / w`.
+    FirstStep,
+}
+
+fn yes() -> bool {
+    true
+}
+fn one() -> f64 {
+    1.0
+}
+fn one_pair() -> usize {
+    1
+}
+fn default_samples() -> usize {
+    4
+}
+fn default_temperature() -> f64 {
+    0.8
+}
+fn default_max_new_tokens() -> usize {
+    256
+}
+fn both_kinds() -> Vec<PairKind> {
+    vec![PairKind::Fap, PairKind::Scp]
+}
+fn default_beta() -> f64 {
+    0.1
+}
+fn default_weight_decay() -> f64 {
+    0.1
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.95]
+}
+fn default_epsilon() -> f64 {
+    1e-8
+}
+fn default_dev_tokens() -> usize {
+    65536
+}

@@ -1,0 +1,164 @@
+use std::path::Path;
+
+use super::*;
+
+const GOOD: &str = r#"schema = 1
+[run]
+name = "demo"
+[model]
+base = "assets/tiny"
+[[data]]
+name = "news"
+path = "news.jsonl"
+kind = "text"
+[[data]]
+name = "talk"
+path = "talk.jsonl"
+kind = "chat"
+[[stage]]
+name = "group1"
+kind = "train"
+text = ["news"]
+chat = ["talk"]
+epochs = 1
+batch_tokens = 4096
+context_tokens = 512
+learning_rate = 1e-3
+warmup_ratio = 0.1
+[[stage]]
+name = "distill"
+kind = "distill"
+exercises = "exercises.jsonl"
+[[stage]]
+name = "align"
+kind = "align"
+steps = 10
+batch_rows = 8
+learning_rate = 1e-4
+"#;
+
+fn read(text: &str, overrides: &[(&str, &str)]) -> Result<Recipe, RecipeError> {
+    let overrides: Vec<_> = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    parse(text, Path::new("r.toml"), &overrides)
+}
+
+#[test]
+fn a_recipe_is_read_with_its_defaults() {
+    let recipe = read(GOOD, &[]).unwrap();
+    let Stage::Train(stage) = &recipe.stage[0] else { panic!("not a train stage") };
+    assert_eq!(stage.optimization.length(), Some(Length::Epochs(1.0)));
+    assert_eq!(stage.optimization.fill(), Some(Fill::Tokens(4096)));
+    assert_eq!((stage.optimization.weight_decay, stage.optimization.betas), (0.1, [0.9, 0.95]));
+    assert!(stage.downsample && stage.shuffle);
+    let Stage::Align(align) = &recipe.stage[2] else { panic!("not an align stage") };
+    assert_eq!((align.beta, align.nll_weight, align.nll_mean), (0.1, 1.0, NllMean::Pair));
+}
+
+#[test]
+fn overrides_reach_into_arrays_by_name() {
+    let set = [
+        ("stage.group1.learning_rate", "5e-4"),
+        ("run.name", "other"),
+        ("stage.align.nll_mean", "token"),
+        ("run.seed", "7"),
+    ];
+    let recipe = read(GOOD, &set).unwrap();
+    let Stage::Train(stage) = &recipe.stage[0] else { panic!("not a train stage") };
+    assert_eq!(stage.optimization.learning_rate, 5e-4);
+    assert_eq!((recipe.run.name.as_str(), recipe.run.seed), ("other", 7));
+    let Stage::Align(align) = &recipe.stage[2] else { panic!("not an align stage") };
+    assert_eq!(align.nll_mean, NllMean::Token);
+}
+
+#[test]
+fn the_key_list_is_the_struct() {
+    let mut keys = Optimization {
+        epochs: Some(1.0),
+        tokens: Some(1),
+        steps: Some(1),
+        batch_tokens: Some(1),
+        batch_rows: Some(1),
+        micro_batch_tokens: Some(1),
+        micro_batch_rows: Some(1),
+        context_tokens: Some(1),
+        warmup_ratio: Some(0.0),
+        warmup_steps: Some(1),
+        evaluate_every_steps: Some(1),
+        save_every_steps: Some(1),
+        early_stop_patience: Some(1),
+        ..Optimization::default()
+    };
+    keys.learning_rate = 1.0;
+    let table = toml::Table::try_from(&keys).unwrap();
+    let mut written: Vec<&str> = table.keys().map(String::as_str).collect();
+    let mut listed = Optimization::KEYS.to_vec();
+    written.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(written, listed);
+}
+
+#[test]
+fn a_resolved_recipe_can_be_written_and_read_again() {
+    let recipe = read(GOOD, &[]).unwrap();
+    let text = toml::to_string(&recipe).unwrap();
+    assert_eq!(read(&text, &[]).unwrap(), recipe, "{text}");
+}
+
+/// Each case changes the good recipe and names what the message must say.
+#[test]
+fn errors_name_the_line_the_key_and_the_remedy() {
+    let cases: [(&str, &str, &[&str]); 21] = [
+        ("learning_rate = 1e-3", "learning_rat = 1e-3", &["r.toml", "stage.group1", "learning_rate"]),
+        (
+            "warmup_ratio = 0.1",
+            "warmup_ration = 0.1",
+            &["r.toml:23", "`stage.group1.warmup_ration`", "did you mean `warmup_ratio`"],
+        ),
+        ("name = \"demo\"", "name = \"demo\"\nsed = 1", &["r.toml:4", "`run.sed`", "did you mean `seed`"]),
+        ("[model]", "[modle]", &["r.toml:4", "`modle`", "did you mean `model`"]),
+        ("kind = \"chat\"", "kind = \"chat\"\ncolums = {}", &["r.toml:14", "`data.talk.colums`", "`columns`"]),
+        ("epochs = 1\n", "epochs = \"one\"\n", &["r.toml:19", "`stage.group1.epochs`", "invalid type"]),
+        ("epochs = 1\n", "epochs = -1\n", &["r.toml:19", "above 0"]),
+        ("epochs = 1\n", "", &["`stage.group1`", "exactly one of `epochs`, `tokens` and `steps`"]),
+        ("epochs = 1\n", "epochs = 1\nsteps = 2\n", &["exactly one of `epochs`, `tokens` and `steps`"]),
+        ("epochs = 1\n", "epochs = nan\n", &["`stage.group1.epochs`", "above 0"]),
+        ("batch_tokens = 4096", "batch_tokens = 100", &["r.toml:20", "at least `context_tokens`"]),
+        ("learning_rate = 1e-3", "learning_rate = inf", &["`stage.group1.learning_rate`"]),
+        (
+            "text = [\"news\"]",
+            "text = [\"newz\"]",
+            &["r.toml:17", "no [[data]] is named \"newz\"", "did you mean \"news\""],
+        ),
+        ("text = [\"news\"]", "text = [\"talk\"]", &["r.toml:17", "chat"]),
+        ("kind = \"distill\"", "kind = \"distil\"", &["r.toml:26", "unknown kind \"distil\"", "\"distill\""]),
+        ("kind = \"distill\"", "kind = \"distill\"\njudge = \"gpt\"", &["r.toml:27", "\"world\""]),
+        ("name = \"align\"", "name = \"group1\"", &["stage.group1.name", "taken"]),
+        ("schema = 1", "schema = 2", &["r.toml:1", "schema 1"]),
+        ("path = \"news.jsonl\"", "path = \"world:news.jsonl\"", &["r.toml:8", "no [world] table"]),
+        ("base = \"assets/tiny\"", "", &["`model`", "exactly one of `base`"]),
+        ("[run]", "[run", &["r.toml:2", "not valid TOML"]),
+    ];
+    for (from, to, wanted) in cases {
+        assert!(GOOD.contains(from), "{from}");
+        let text = GOOD.replacen(from, to, 1);
+        let message = read(&text, &[]).expect_err(to).to_string();
+        for part in wanted {
+            assert!(message.contains(part), "{to:?} gave {message:?}, which lacks {part:?}");
+        }
+    }
+}
+
+#[test]
+fn overrides_are_checked_like_the_file() {
+    for (key, value, wanted) in [
+        ("stage.group1.learning_rat", "1", "did you mean `learning_rate`"),
+        ("stage.group3.learning_rate", "1", "no member `group3`"),
+        ("run.name.x", "1", "has no keys"),
+        ("run..x", "1", "of the form"),
+        ("stage.group1", "1", "whole member"),
+        ("stage.group1.epochs", "0", "above 0"),
+    ] {
+        let message = read(GOOD, &[(key, value)]).expect_err(key).to_string();
+        assert!(message.contains(wanted), "{key} gave {message}");
+    }
+}
