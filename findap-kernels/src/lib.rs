@@ -16,7 +16,7 @@
 //! | [`adamw`] | the optimizer, all tensors in one pass |
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
-//! | [`isa`] | the vector instructions found on this machine |
+//! | [`isa`] | the vector instructions in use |
 //!
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
@@ -25,7 +25,8 @@
 //!   f32.
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
 //! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
-//! - Bad arguments are a [`KernelError`]; nothing here panics on them, prints, or reads the environment.
+//! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints, and the environment is read once, by
+//!   [`Isa::current`].
 //!
 //! # What it does not do
 //! Strides, broadcasting, shapes beyond flat lengths and memory management live in the tensor crate.
@@ -51,4 +52,5 @@ pub mod swiglu;
 
 pub use dtype::{Dtype, Element, Real};
 pub use error::KernelError;
+pub use isa::Isa;
 pub use slice::{Slice, SliceMut, Write};

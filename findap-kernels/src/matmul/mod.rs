@@ -12,6 +12,7 @@ mod tests;
 
 use crate::check;
 use crate::error::KernelError;
+use crate::isa::Isa;
 use crate::slice::{Slice, SliceMut, Write};
 
 /// The arguments of [`gemm`].
@@ -58,9 +59,9 @@ pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
     let dtypes = [("a", a.dtype()), ("b", b.dtype()), ("c", c.dtype())];
     let shape = Shape { m, n, k, transpose_a, transpose_b, write };
     match (a, b, c) {
-        (Slice::F32(a), Slice::F32(b), SliceMut::F32(c)) => cpu::gemm(shape, a, b, c),
-        (Slice::F64(a), Slice::F64(b), SliceMut::F64(c)) => cpu::gemm(shape, a, b, c),
-        (Slice::F32(a), Slice::Bf16(b), SliceMut::F32(c)) => cpu::gemm_bf16(shape, a, b, c),
+        (Slice::F32(a), Slice::F32(b), SliceMut::F32(c)) => cpu::gemm(Isa::current(), shape, a, b, c),
+        (Slice::F64(a), Slice::F64(b), SliceMut::F64(c)) => cpu::gemm(Isa::current(), shape, a, b, c),
+        (Slice::F32(a), Slice::Bf16(b), SliceMut::F32(c)) => cpu::gemm(Isa::current(), shape, a, b, c),
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
