@@ -14,7 +14,7 @@ pub(super) const A_PANEL: usize = {
 
 /// A stored matrix and the number of its columns.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, E> {
+pub(in crate::matmul) struct Matrix<'a, E> {
     pub(super) numbers: &'a [E],
     pub(super) columns: usize,
 }

@@ -26,10 +26,10 @@ pub(super) const STEP_STRIDE: usize = 16;
 /// # Safety
 /// The machine has the instructions; `a` holds a panel of the function's rows in its layout, `b` is `[depth, columns]`, and
 /// the tile lies inside `c`.
-pub(super) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
+pub(in crate::matmul) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
 
 /// The tiles of one instruction set and number format.
-pub(super) struct Tiles<T: 'static> {
+pub(in crate::matmul) struct Tiles<T: 'static> {
     /// Columns of every tile.
     pub(super) columns: usize,
     /// Tiles of 1, 2, .. rows for a row-major panel of a.
