@@ -95,9 +95,9 @@ impl Chart {
         if let Some((at, name)) = self.guide.filter(|(at, _)| (y_low..=y_high).contains(at)) {
             let y = y_at(at);
             svg.push_str(&format!(
-                "<line class=\"guide\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>\n",
+                "<line class=\"guide\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>\n",
                 WIDTH - RIGHT,
-                LEFT + 4.0,
+                WIDTH - RIGHT,
                 y - 4.0
             ));
         }
@@ -139,7 +139,7 @@ impl Chart {
                 }
                 svg.push_str(&format!(
                     "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>\n",
-                    WIDTH - RIGHT + 8.0,
+                    WIDTH - RIGHT + 20.0,
                     HEIGHT - BOTTOM + 16.0
                 ));
             }
