@@ -1,26 +1,80 @@
 //! One turn of a conversation.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Sets the scene before the conversation.
+    /// Standing instructions.
     System,
-    /// Asks.
+    /// The person who asks.
     User,
-    /// Answers; the turns that a model learns.
+    /// The model; the only role whose tokens are trained on.
     Assistant,
-    /// Gives the result of a tool.
+    /// The result of a tool call.
     Tool,
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl Role {
+    /// The name that chat templates and the OpenAI protocol use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        }
+    }
+
+    /// Reads the spellings found in public data sets: OpenAI (`user`, `assistant`), ShareGPT (`human`, `gpt`),
+    /// FLARE (`human`, `agent`) and the names of tool results (`tool`, `function`, `observation`, `ipython`).
+    pub fn parse(name: &str) -> Option<Role> {
+        Some(match name {
+            "system" => Role::System,
+            "user" | "human" => Role::User,
+            "assistant" | "gpt" | "agent" => Role::Assistant,
+            "tool" | "function" | "observation" | "ipython" => Role::Tool,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One turn: who says what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said.
+    /// The text, before any template.
     pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: Role, content: impl Into<String>) -> Message {
+        Message { role, content: content.into() }
+    }
+
+    /// Standing instructions.
+    pub fn system(content: impl Into<String>) -> Message {
+        Message::new(Role::System, content)
+    }
+
+    /// A question or request.
+    pub fn user(content: impl Into<String>) -> Message {
+        Message::new(Role::User, content)
+    }
+
+    /// An answer of the model.
+    pub fn assistant(content: impl Into<String>) -> Message {
+        Message::new(Role::Assistant, content)
+    }
 }
