@@ -20,6 +20,6 @@ pub mod ops;
 pub mod tensor;
 
 pub use arena::{Arena, ArenaSpec, TensorId};
-pub use findap_kernels::isa::{Isa, isa};
+pub use findap_kernels::isa::Isa;
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
 pub use tensor::{Tensor, View, ViewMut};
