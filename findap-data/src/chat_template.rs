@@ -152,10 +152,10 @@ impl ChatTemplate {
         let messages_value: Vec<Value> = messages
             .iter()
             .map(|message| {
-                Value::from_iter([
+                Value::from(BTreeMap::from([
                     ("role", Value::from(message.role.name())),
                     ("content", Value::from(message.content.as_str())),
-                ])
+                ]))
             })
             .collect();
         context.insert("messages", Value::from(messages_value));
@@ -168,9 +168,7 @@ impl ChatTemplate {
             limit_bytes: content_bytes * 8 + MAX_EXTRA_OUTPUT_BYTES,
         };
         let template = self.environment.get_template("chat").map_err(|error| self.render_error(&error))?;
-        template
-            .render_captured_to(Value::from_iter(context), &mut output)
-            .map_err(|error| self.render_error(&error))?;
+        template.render_captured_to(Value::from(context), &mut output).map_err(|error| self.render_error(&error))?;
         String::from_utf8(output.bytes)
             .map_err(|_| self.fail(TemplateProblem::Render { line: 0, detail: "the output is not UTF-8".into() }))
     }

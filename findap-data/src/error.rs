@@ -151,16 +151,6 @@ pub enum FileProblem {
         /// What the library said.
         detail: String,
     },
-    /// A batch of a Parquet file would take too much memory.
-    #[error(
-        "a column chunk unpacks to {bytes} bytes, more than the limit of {limit_bytes}; rewrite the file with smaller row groups"
-    )]
-    ParquetTooLarge {
-        /// Size announced.
-        bytes: u64,
-        /// Size allowed.
-        limit_bytes: u64,
-    },
     /// The JSON array around the records is broken.
     #[error("not a JSON array of records ({detail}); for one record per line use the name .jsonl")]
     NotAnArray {

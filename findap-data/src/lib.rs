@@ -5,6 +5,8 @@
 //! | [`capability`] | what data teaches and tasks measure |
 //! | [`tokenizer`], [`chat_template`] | text to ids, exactly as the model's own files say |
 //! | [`batch`] | the flat batch of documents that a model sees |
+//! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
+//! | [`mixture`], [`packer`], [`loader`], [`pairs`] | which documents, in which rows, in which optimizer step |
 //! | [`llm`] | text models behind one seam |
 //!
 //! Nothing here knows tensors or devices, and nothing prints.
@@ -14,7 +16,15 @@ pub mod capability;
 pub mod chat_template;
 pub mod error;
 pub mod llm;
+pub mod loader;
 pub mod message;
+pub mod mixture;
+pub mod packer;
+pub mod pairs;
+pub mod readers;
+mod shuffle;
+pub mod store;
+pub mod tokenise;
 pub mod tokenizer;
 
 pub use batch::{Batch, IGNORE, TokenizedRow};
@@ -22,5 +32,10 @@ pub use capability::{Capability, Domain};
 pub use chat_template::ChatTemplate;
 pub use error::{DataError, Location};
 pub use llm::{ChatModel, ChatReply, ChatRequest, LlmError, Sampling};
+pub use loader::{Loader, LoaderOptions, LoaderState, Step};
 pub use message::{Message, Role};
+pub use mixture::{Join, Mixture, MixtureReport};
+pub use packer::{Strategy, pack};
+pub use readers::{Format, Kind, ReadOptions, Record};
+pub use store::{Source, TokenStore};
 pub use tokenizer::Tokenizer;

@@ -1,0 +1,157 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::capability::{Capability, Domain};
+use crate::mixture::{Join, MixtureOptions, plan};
+use crate::readers::{Format, Kind};
+use crate::store::Source;
+use crate::tokenise::Tokeniser;
+use crate::tokenizer::Tokenizer;
+
+fn source(path: &Path, name: &str, kind: Kind, share: Option<f64>) -> Source {
+    Source {
+        name: name.into(),
+        path: path.to_path_buf(),
+        kind,
+        format: Format::Jsonl,
+        columns: BTreeMap::new(),
+        domain: Domain::General,
+        capability: Capability::Concept,
+        share,
+    }
+}
+
+/// Stores of documents with the given lengths; token values count up over all.
+fn stores(lengths: &[Vec<usize>], shares: &[Option<f64>]) -> (tempfile::TempDir, Vec<Source>, Vec<Arc<TokenStore>>) {
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    static TOKENIZER: std::sync::OnceLock<Tokenizer> = std::sync::OnceLock::new();
+    let tokenizer = TOKENIZER.get_or_init(|| Tokenizer::load(golden).expect("tokenizer"));
+    let folder = tempfile::tempdir().expect("folder");
+    let mut next = 0;
+    let mut sources = Vec::new();
+    let mut built = Vec::new();
+    for (index, lengths) in lengths.iter().enumerate() {
+        let path = folder.path().join(format!("{index}.jsonl"));
+        let lines: Vec<String> = lengths
+            .iter()
+            .map(|&length| {
+                let ids: Vec<usize> = (next..next + length).map(|id| id % 2000).collect();
+                next += length;
+                format!("{{\"ids\": {ids:?}, \"mask\": {:?}}}", vec![1; length])
+            })
+            .collect();
+        std::fs::write(&path, lines.join("\n")).expect("write");
+        // The first set stands for texts.
+        let kind = if index == 0 { Kind::Text } else { Kind::Chat };
+        let source = source(&path, &format!("set{index}"), kind, shares.get(index).copied().flatten());
+        let tokeniser = Tokeniser { tokenizer, template: None, context_tokens: 32 };
+        built.push(Arc::new(
+            TokenStore::build(&folder.path().join(format!("s{index}")), &source, &tokeniser).expect("build"),
+        ));
+        sources.push(source);
+    }
+    (folder, sources, built)
+}
+
+fn options(epochs: f64) -> LoaderOptions {
+    LoaderOptions {
+        context_tokens: 32,
+        batch_tokens: 96,
+        micro_batch_tokens: 64,
+        strategy: Strategy::BestFit,
+        seed: 7,
+        is_shuffled: true,
+        epochs,
+    }
+}
+
+fn all_steps(loader: &mut Loader) -> Vec<Step> {
+    std::iter::from_fn(|| loader.next_step()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn no_token_is_lost_and_resuming_anywhere_changes_nothing(lengths in prop::collection::vec(2usize..=32, 1..60), cut in 0usize..40) {
+        let (_folder, _, stores) = stores(std::slice::from_ref(&lengths), &[]);
+        let documents = all_documents(&stores);
+        let new = || Loader::new(stores.clone(), std::slice::from_ref(&documents), options(2.0)).expect("loader");
+        let steps = all_steps(&mut new());
+        prop_assert_eq!(steps.len() as u64, new().total_steps());
+        let num_tokens: usize = steps.iter().map(Step::num_tokens).sum();
+        prop_assert_eq!(num_tokens, 2 * lengths.iter().sum::<usize>());
+        let num_loss: usize = steps.iter().map(Step::num_loss_tokens).sum();
+        prop_assert_eq!(num_loss, 2 * lengths.iter().map(|length| length - 1).sum::<usize>());
+        for batch in steps.iter().flat_map(|step| &step.micro_batches) {
+            prop_assert!(batch.num_tokens() <= 64);
+            for document in 0..batch.num_documents() {
+                let range = batch.document(document);
+                prop_assert_eq!(batch.positions[range.start], 0);
+                prop_assert_eq!(batch.targets[range.end - 1], crate::IGNORE);
+                prop_assert_eq!(&batch.targets[range.start..range.end - 1], &batch.tokens[range.start + 1..range.end]);
+            }
+        }
+        let mut first = new();
+        let cut = cut.min(steps.len());
+        for _ in 0..cut { first.next_step(); }
+        let state: LoaderState = serde_json::from_str(&serde_json::to_string(&first.state()).expect("json")).expect("state");
+        let mut second = new();
+        second.seek(state).expect("seek");
+        prop_assert_eq!(&all_steps(&mut second)[..], &steps[cut..]);
+    }
+}
+
+#[test]
+fn epochs_differ_in_order_and_seeds_are_checked() {
+    let (_folder, _, stores) = stores(&[vec![20; 30]], &[]);
+    let documents = all_documents(&stores);
+    let mut loader = Loader::new(stores.clone(), std::slice::from_ref(&documents), options(2.0)).expect("loader");
+    let steps = all_steps(&mut loader);
+    assert_ne!(steps[0], steps[10]);
+    assert_eq!(loader.state().epoch, 2);
+    let mut other =
+        Loader::new(stores.clone(), &[documents], LoaderOptions { seed: 8, ..options(2.0) }).expect("loader");
+    assert!(other.seek(loader.state()).is_err());
+    assert_eq!(
+        evaluation_batches(&stores, &all_documents(&stores), 32, 64)
+            .expect("dev")
+            .iter()
+            .map(Batch::num_tokens)
+            .sum::<usize>(),
+        600
+    );
+}
+
+#[test]
+fn texts_are_cut_to_the_number_of_conversations() {
+    let (_folder, sources, stores) = stores(&[vec![8; 50], vec![4; 12], vec![6; 8]], &[]);
+    let mixture =
+        |join, downsample| plan(&sources, &stores, MixtureOptions { join, downsample, seed: 3 }).expect("plan");
+    let joint = mixture(Join::Joint, true);
+    assert_eq!(joint.phases.len(), 1);
+    let rows: Vec<u64> = joint.report.sets.iter().map(|set| set.rows).collect();
+    assert_eq!(rows, [20, 12, 8]);
+    assert_eq!(joint.report.by_kind()[0].rows, (20, 0.5));
+    assert_eq!(joint.report.totals(), (40, 20 * 8 + 12 * 4 + 8 * 6, 20 * 7 + 12 * 3 + 8 * 5));
+    assert_eq!(joint, mixture(Join::Joint, true));
+    let sequential = mixture(Join::Sequential, false);
+    assert_eq!(sequential.phases.iter().map(Vec::len).collect::<Vec<_>>(), [50, 20]);
+    let mut loader = Loader::new(stores.clone(), &sequential.phases, options(1.0)).expect("loader");
+    let first = loader.next_step().expect("step");
+    assert!(first.micro_batches.iter().all(|batch| (0..batch.num_documents()).all(|d| batch.document(d).len() == 8)));
+}
+
+#[test]
+fn shares_are_met_by_leaving_out() {
+    let (_folder, sources, stores) = stores(&[vec![4; 10], vec![4; 60], vec![4; 40]], &[None, Some(0.2), None]);
+    let options = MixtureOptions { join: Join::Joint, downsample: false, seed: 1 };
+    let mixture = plan(&sources, &stores, options).expect("plan");
+    let rows: Vec<u64> = mixture.report.sets.iter().map(|set| set.rows).collect();
+    assert_eq!(rows, [10, 10, 40]);
+    let mut bad = sources.clone();
+    bad[1].share = Some(1.5);
+    assert!(matches!(plan(&bad, &stores, options), Err(DataError::BadOption { option: "share", .. })));
+}

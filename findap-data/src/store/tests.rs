@@ -1,0 +1,137 @@
+use super::*;
+use crate::chat_template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+fn tools() -> (Tokenizer, ChatTemplate) {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    (Tokenizer::load(folder).expect("tokenizer"), ChatTemplate::load(folder).expect("template"))
+}
+
+fn source(path: &Path, kind: Kind) -> Source {
+    Source {
+        name: "set".into(),
+        path: path.to_path_buf(),
+        kind,
+        format: Format::Auto,
+        columns: BTreeMap::new(),
+        domain: Domain::Finance,
+        capability: Capability::Concept,
+        share: None,
+    }
+}
+
+#[test]
+fn texts_come_back_in_pieces_with_begin_and_end() {
+    let (tokenizer, template) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let long = "Rates rose. ".repeat(40);
+    fs::write(&path, format!("{{\"text\": \"{long}\"}}\n{{\"text\": \"\"}}\n{{\"text\": \"A bond.\"}}\n"))
+        .expect("write");
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 32 };
+    let place = folder.path().join("store");
+    let store = TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("build");
+    let ids = tokenizer.encode(&long, false).expect("ids");
+    let mut rebuilt = Vec::new();
+    for document in 0..store.num_documents() - 1 {
+        let row = store.document(document);
+        assert!(row.len() <= 32);
+        assert_eq!((row.ids.first().copied(), row.ids.last().copied()), (tokenizer.bos(), tokenizer.eos()));
+        assert!(!row.mask[0] && row.mask[1..].iter().all(|&target| target));
+        assert_eq!(store.num_loss_tokens(document), row.len() - 1);
+        rebuilt.extend_from_slice(&row.ids[1..row.len() - 1]);
+    }
+    assert_eq!(rebuilt, ids);
+    assert_eq!(store.report().dropped_empty, 1);
+    assert_eq!(store.report().tokens as usize, store.num_tokens());
+    assert!(!store.was_reused());
+    assert!(TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("again").was_reused());
+    let wider = Tokeniser { context_tokens: 64, ..tokeniser };
+    assert!(!TokenStore::build(&place, &source(&path, Kind::Text), &wider).expect("rebuilt").was_reused());
+}
+
+#[test]
+fn long_conversations_are_dropped_and_sets_without_loss_are_refused() {
+    let (tokenizer, template) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let long = "word ".repeat(100);
+    let turn = |role: &str, text: &str| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}");
+    let lines = [
+        format!("{{\"messages\": [{}, {}]}}", turn("user", "a"), turn("assistant", "b")),
+        format!("{{\"messages\": [{}, {}]}}", turn("user", "a"), turn("assistant", &long)),
+        format!("{{\"messages\": [{}]}}", turn("user", "a")),
+    ];
+    fs::write(&path, lines.join("\n")).expect("write");
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Chat), &tokeniser).expect("build");
+    assert_eq!((store.num_documents(), store.report().dropped_too_long, store.report().dropped_empty), (1, 1, 1));
+    fs::write(&path, &lines[2]).expect("write");
+    let place = folder.path().join("none");
+    let error = TokenStore::build(&place, &source(&path, Kind::Chat), &tokeniser).expect_err("no loss");
+    assert!(matches!(error, DataError::NoLossTokens { rows: 1, .. }), "{error}");
+    assert!(!place.exists());
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 2, "nothing half-written stays");
+    let error = TokenStore::build(&place, &source(&path, Kind::Text), &Tokeniser { context_tokens: 1, ..tokeniser });
+    assert!(matches!(error, Err(DataError::BadOption { option: "context_tokens", .. })));
+}
+
+#[test]
+fn packed_rows_are_kept_as_given() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, "{\"docs\": [{\"ids\": [1, 2], \"mask\": [0, 1]}, {\"ids\": [3, 4, 5], \"mask\": [1, 0, 1]}]}\n{\"docs\": [{\"ids\": [6, 7], \"mask\": [0, 1]}]}\n").expect("write");
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 8 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Packed), &tokeniser).expect("build");
+    assert_eq!(store.given_rows().collect::<Vec<_>>(), [0..2, 2..3]);
+    assert_eq!(store.document(1), TokenizedRow { ids: vec![3, 4, 5], mask: vec![true, false, true] });
+    fs::write(&path, "{\"docs\": [{\"ids\": [999999, 2], \"mask\": [0, 1]}]}\n").expect("write");
+    let error = TokenStore::build(&folder.path().join("t"), &source(&path, Kind::Packed), &tokeniser).expect_err("id");
+    assert!(error.to_string().contains("line 1: token id 999999"), "{error}");
+}
+
+#[test]
+fn a_damaged_store_is_refused_and_rebuilt() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, "{\"text\": \"A bond is a loan.\"}\n").expect("write");
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 16 };
+    let place = folder.path().join("s");
+    drop(TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("build"));
+    let file = place.join("tokens.bin");
+    let good = fs::read(&file).expect("read");
+    let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        fs::write(&file, bytes).expect("write");
+        match TokenStore::open(&place) {
+            Err(DataError::Store { problem, .. }) => problem,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(damaged(&|bytes| bytes.clear()), StoreProblem::BadMagic);
+    assert_eq!(damaged(&|bytes| bytes[0] ^= 1), StoreProblem::BadMagic);
+    assert_eq!(damaged(&|bytes| bytes[8] = 9), StoreProblem::BadVersion { got: 9, want: 1 });
+    assert!(matches!(damaged(&|bytes| bytes.truncate(130)), StoreProblem::BadSize { .. }));
+    assert!(matches!(damaged(&|bytes| bytes[24..32].fill(0xff)), StoreProblem::BadSize { .. }));
+    assert_eq!(damaged(&|bytes| bytes[140] ^= 1), StoreProblem::BadChecksum);
+    let ends = Layout::new(1, TokenStore { ..reopen(&place, &file, &good) }.num_tokens, 0).document_ends;
+    assert_eq!(
+        damaged(&|bytes| {
+            bytes[ends] ^= 1;
+            let checksum = Sha256::digest(&bytes[HEADER_BYTES..]);
+            bytes[40..72].copy_from_slice(&checksum);
+        }),
+        StoreProblem::BadTable { table: "table of documents" }
+    );
+    let rebuilt = TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("rebuilt");
+    assert!(!rebuilt.was_reused());
+    assert_eq!(fs::read(&file).expect("read"), good, "building is deterministic");
+}
+
+fn reopen(place: &Path, file: &Path, good: &[u8]) -> TokenStore {
+    fs::write(file, good).expect("write");
+    TokenStore::open(place).expect("open")
+}

@@ -1,0 +1,270 @@
+//! Records to documents with loss masks.
+//!
+//! Text: one begin and one end token per document; a longer text is cut into consecutive pieces of context - 2 tokens, each with
+//! its own begin and end; loss on every token. Conversations: through the chat template, loss on assistant turns; longer than the
+//! context is dropped and counted, never cut. Source: FinDAP, arXiv:2501.04961 and its released code (utils/data.py).
+
+use crate::batch::TokenizedRow;
+use crate::chat_template::ChatTemplate;
+use crate::error::{DataError, RecordProblem, TemplateProblem};
+use crate::message::Message;
+use crate::readers::{Kind, Record, Turns};
+use crate::tokenizer::Tokenizer;
+
+/// The parts that turn records into documents.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokeniser<'a> {
+    /// Text to ids.
+    pub tokenizer: &'a Tokenizer,
+    /// Conversations to text; without one, prompts and answers are plain text.
+    pub template: Option<&'a ChatTemplate>,
+    /// Longest document in tokens.
+    pub context_tokens: usize,
+}
+
+/// What became of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Documents, each at most `context_tokens` long.
+    Documents(Vec<TokenizedRow>),
+    /// One row of documents to be kept together.
+    PackedRow(Vec<TokenizedRow>),
+    /// Longer than the context.
+    TooLong,
+    /// Nothing to learn: no text, or a single token.
+    Empty,
+}
+
+/// A better and a worse answer to one prompt, as ids. A document is `prompt` followed by one answer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PreferenceRow {
+    /// Ids of the prompt, up to where the answers begin.
+    pub prompt: Vec<u32>,
+    /// Ids of the better answer with its end token.
+    pub chosen: Vec<u32>,
+    /// Ids of the worse answer with its end token.
+    pub rejected: Vec<u32>,
+}
+
+impl PreferenceRow {
+    /// Tokens of both documents together.
+    pub fn num_tokens(&self) -> usize {
+        2 * self.prompt.len() + self.chosen.len() + self.rejected.len()
+    }
+}
+
+impl Tokeniser<'_> {
+    /// Documents of a training record.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] and [`DataError::Template`] as their modules; the record's own problem as `Err(Ok(problem))` is
+    /// folded into [`RecordError`], so that the caller can add file and line.
+    pub fn documents(&self, record: &Record, kind: Kind) -> Result<Outcome, RecordError> {
+        let wrong_kind =
+            || Err(RecordError::Record(RecordProblem::WrongKind { want: kind.name(), got: record.name() }));
+        match (kind, record) {
+            (Kind::Text, Record::Text(text)) => Ok(self.text(text)?),
+            (Kind::Text, Record::Conversation(messages)) => {
+                let joined: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+                Ok(self.text(&joined.join("\n"))?)
+            }
+            (Kind::Text, Record::PromptCompletion { prompt, completion }) => {
+                Ok(self.text(&format!("{prompt}\n{completion}"))?)
+            }
+            (Kind::Chat, Record::Conversation(messages)) => Ok(self.conversation(messages)?),
+            (Kind::Chat, Record::PromptCompletion { prompt, completion }) => {
+                Ok(self.prompt_completion(prompt, completion)?)
+            }
+            (Kind::Tokenized | Kind::Text | Kind::Chat, Record::Tokenized(row)) => {
+                self.check_ids(&row.ids)?;
+                Ok(self.bounded(row.clone()))
+            }
+            (Kind::Packed, Record::Packed(rows)) => {
+                for row in rows {
+                    self.check_ids(&row.ids)?;
+                }
+                let num_tokens: usize = rows.iter().map(TokenizedRow::len).sum();
+                if num_tokens > self.context_tokens {
+                    return Ok(Outcome::TooLong);
+                }
+                Ok(if num_tokens == 0 { Outcome::Empty } else { Outcome::PackedRow(rows.clone()) })
+            }
+            _ => wrong_kind(),
+        }
+    }
+
+    /// Ids of a preference record, or `None` if a document would be longer than the context or an answer is empty.
+    ///
+    /// # Errors
+    /// As [`Tokeniser::documents`].
+    pub fn preference(&self, record: &Record) -> Result<Option<PreferenceRow>, RecordError> {
+        let row = match record {
+            Record::TokenizedPair { prompt, chosen, rejected } => {
+                for ids in [prompt, chosen, rejected] {
+                    self.check_ids(ids)?;
+                }
+                PreferenceRow { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() }
+            }
+            Record::Preference { prompt, chosen, rejected } => self.preference_of_turns(prompt, chosen, rejected)?,
+            other => {
+                return Err(RecordError::Record(RecordProblem::WrongKind {
+                    want: Kind::Preference.name(),
+                    got: other.name(),
+                }));
+            }
+        };
+        let longest = row.prompt.len() + row.chosen.len().max(row.rejected.len());
+        let is_usable = !row.prompt.is_empty() && !row.chosen.is_empty() && !row.rejected.is_empty();
+        Ok((is_usable && longest <= self.context_tokens).then_some(row))
+    }
+
+    fn text(&self, text: &str) -> Result<Outcome, DataError> {
+        let ids = self.tokenizer.encode(text, false)?;
+        if ids.is_empty() {
+            return Ok(Outcome::Empty);
+        }
+        let (bos, eos) = (self.tokenizer.bos(), self.tokenizer.eos());
+        let ends = usize::from(bos.is_some()) + usize::from(eos.is_some());
+        let piece_tokens = self.context_tokens.saturating_sub(ends).max(1);
+        let documents = ids
+            .chunks(piece_tokens)
+            .map(|piece| {
+                let ids: Vec<u32> = bos.into_iter().chain(piece.iter().copied()).chain(eos).collect();
+                let mut mask = vec![true; ids.len()];
+                mask[0] = false;
+                TokenizedRow { ids, mask }
+            })
+            .filter(|row| row.len() > 1)
+            .collect::<Vec<_>>();
+        Ok(if documents.is_empty() { Outcome::Empty } else { Outcome::Documents(documents) })
+    }
+
+    fn conversation(&self, messages: &[Message]) -> Result<Outcome, DataError> {
+        let template = self
+            .template
+            .ok_or_else(|| DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing })?;
+        if messages.is_empty() {
+            return Ok(Outcome::Empty);
+        }
+        Ok(self.bounded(template.encode_conversation(self.tokenizer, messages)?))
+    }
+
+    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Outcome, DataError> {
+        if completion.trim().is_empty() {
+            return Ok(Outcome::Empty);
+        }
+        if self.template.is_some() {
+            return self.conversation(&[Message::user(prompt), Message::assistant(completion)]);
+        }
+        let (prompt, completion) = self.plain_pair(prompt, completion)?;
+        let mut mask = vec![false; prompt.len()];
+        mask.resize(prompt.len() + completion.len(), true);
+        let ids = [prompt, completion].concat();
+        Ok(self.bounded(TokenizedRow { ids, mask }))
+    }
+
+    /// Tokenises prompt and answer together, as they will be read, and cuts where the answer's first byte is.
+    fn plain_pair(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+        let whole = self.tokenizer.encode_with_ranges(&format!("{prompt}{completion}"))?;
+        let num_prompt = whole.partition_point(|(_, range)| range.end <= prompt.len());
+        let bos = self.tokenizer.bos().into_iter();
+        let eos = self.tokenizer.eos();
+        let prompt_ids = bos.chain(whole[..num_prompt].iter().map(|(id, _)| *id)).collect();
+        let completion_ids = whole[num_prompt..].iter().map(|(id, _)| *id).chain(eos).collect();
+        Ok((prompt_ids, completion_ids))
+    }
+
+    fn preference_of_turns(
+        &self,
+        prompt: &Turns,
+        chosen: &Turns,
+        rejected: &Turns,
+    ) -> Result<PreferenceRow, DataError> {
+        let (first, second) = match (self.template, prompt, chosen, rejected) {
+            (None, Turns::Text(prompt), Turns::Text(chosen), Turns::Text(rejected)) => {
+                let first = self.plain_pair(prompt, chosen)?;
+                let second = self.plain_pair(prompt, rejected)?;
+                ([first.0, first.1].concat(), [second.0, second.1].concat())
+            }
+            (Some(template), ..) => {
+                let prompt = as_messages(prompt, Message::user);
+                let whole = |answer: &Turns| -> Result<Vec<u32>, DataError> {
+                    let mut messages = prompt.clone();
+                    messages.extend(as_messages(answer, Message::assistant));
+                    Ok(template.encode_conversation_from(self.tokenizer, &messages, prompt.len())?.ids)
+                };
+                let (first, second) = (whole(chosen)?, whole(rejected)?);
+                let opening = template.encode_prompt(self.tokenizer, &prompt)?;
+                let shared = num_shared(&opening, &first).min(num_shared(&opening, &second));
+                return Ok(PreferenceRow {
+                    prompt: first[..shared].to_vec(),
+                    chosen: first[shared..].to_vec(),
+                    rejected: second[shared..].to_vec(),
+                });
+            }
+            (None, ..) => {
+                return Err(DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing });
+            }
+        };
+        let prompt_tokens = match prompt {
+            Turns::Text(text) => self.tokenizer.encode(text, true)?,
+            Turns::Messages(_) => Vec::new(),
+        };
+        let shared = num_shared(&prompt_tokens, &first).min(num_shared(&prompt_tokens, &second));
+        Ok(PreferenceRow {
+            prompt: first[..shared].to_vec(),
+            chosen: first[shared..].to_vec(),
+            rejected: second[shared..].to_vec(),
+        })
+    }
+
+    fn bounded(&self, mut row: TokenizedRow) -> Outcome {
+        if row.len() > self.context_tokens {
+            return Outcome::TooLong;
+        }
+        if let Some(first) = row.mask.first_mut() {
+            *first = false;
+        }
+        if row.num_loss_tokens() == 0 { Outcome::Empty } else { Outcome::Documents(vec![row]) }
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), RecordError> {
+        let vocab_size = self.tokenizer.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(RecordError::Record(RecordProblem::IdOutOfRange { id, vocab_size })),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A problem of the record itself, or of the tools.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The record; the caller knows its place.
+    #[error(transparent)]
+    Record(#[from] RecordProblem),
+    /// Tokenizer or template.
+    #[error(transparent)]
+    Tool(#[from] DataError),
+}
+
+impl RecordError {
+    /// Adds the place of the record.
+    pub fn at(self, path: &std::path::Path, location: crate::Location) -> DataError {
+        match self {
+            RecordError::Record(problem) => DataError::Record { path: path.to_path_buf(), location, problem },
+            RecordError::Tool(error) => error,
+        }
+    }
+}
+
+fn as_messages(turns: &Turns, speaker: impl Fn(String) -> Message) -> Vec<Message> {
+    match turns {
+        Turns::Text(text) => vec![speaker(text.clone())],
+        Turns::Messages(messages) => messages.clone(),
+    }
+}
+
+fn num_shared(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}
