@@ -9,10 +9,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use half::bf16;
 use rayon::prelude::*;
 
-use self::pack::Matrix;
+use self::pack::{Matrix, Widen};
 use self::tile::{MAX_COLUMNS, MAX_DEPTH, MAX_ROWS, Tiles};
 use super::Shape;
 use crate::dtype::{Element, Real};
@@ -22,31 +21,46 @@ use crate::slice::Write;
 mod pack;
 mod tile;
 
+/// Panels of a transposed a that are packed together, so that each of its rows is read in longer runs.
+const GROUP_PANELS: usize = 4;
 /// Columns of one task: with `MAX_DEPTH` steps of k, 576 KiB of f32 packed from b in an L2 cache of 1 MiB.
 const TASK_COLUMNS: usize = 384;
-/// Rows below which sharing the packing of b between fewer tasks beats more tasks.
-const TASK_ROWS: usize = 512;
+/// Multiplications of one task, when there is a choice: about a millisecond, so that packing stays a small part.
+const TASK_PRODUCTS: usize = 1 << 26;
+/// Most tasks that small size alone asks for.
+const MAX_TASKS: usize = 64;
 /// Multiplications below which waking another thread costs more than it saves.
 const SERIAL_LIMIT: usize = 1 << 19;
 
-/// A format that products are computed in: its tiles, and the packing of a transposed b.
+/// A format that products are computed in: its tiles, its packing of a transposed a, and its buffers.
 pub(super) trait Compute: Real {
     fn tiles(isa: Isa) -> &'static Tiles<Self>;
+    /// See [`pack::a_k_major`].
+    fn pack_k_major(
+        isa: Isa,
+        a: Matrix<'_, Self>,
+        rows: Range<usize>,
+        height: usize,
+        steps: Range<usize>,
+        to: &mut [Self],
+    );
     /// The calling thread's packing buffers.
     fn with_buffers<R>(use_them: impl FnOnce(&mut Buffers<Self>) -> R) -> R;
 }
 
 /// A storage format of b beside the compute format `T`.
 pub(super) trait Operand<T: Real>: Element {
-    fn pack_transposed(
+    /// See [`pack::b_plain`].
+    fn pack_plain(
         isa: Isa,
         b: Matrix<'_, Self>,
-        column: usize,
-        columns: usize,
-        start: usize,
+        columns: Range<usize>,
+        steps: Range<usize>,
         width: usize,
-        panel: &mut [T],
+        to: &mut [T],
     );
+    /// See [`pack::b_transposed`].
+    fn pack_transposed(isa: Isa, b: Matrix<'_, Self>, columns: Range<usize>, start: usize, width: usize, to: &mut [T]);
 }
 
 impl Compute for f32 {
@@ -58,6 +72,16 @@ impl Compute for f32 {
             Isa::Avx2 => &tile::avx2::F32,
             _ => &tile::portable::F32,
         }
+    }
+    fn pack_k_major(
+        isa: Isa,
+        a: Matrix<'_, f32>,
+        rows: Range<usize>,
+        height: usize,
+        steps: Range<usize>,
+        to: &mut [f32],
+    ) {
+        pack::a_k_major_f32(isa, a, rows, height, steps, to);
     }
     fn with_buffers<R>(use_them: impl FnOnce(&mut Buffers<f32>) -> R) -> R {
         thread_local!(static BUFFERS: RefCell<Buffers<f32>> = const { RefCell::new(Buffers::EMPTY) });
@@ -75,51 +99,51 @@ impl Compute for f64 {
             _ => &tile::portable::F64,
         }
     }
+    fn pack_k_major(
+        _: Isa,
+        a: Matrix<'_, f64>,
+        rows: Range<usize>,
+        height: usize,
+        steps: Range<usize>,
+        to: &mut [f64],
+    ) {
+        pack::a_k_major(a, rows, height, steps, to);
+    }
     fn with_buffers<R>(use_them: impl FnOnce(&mut Buffers<f64>) -> R) -> R {
         thread_local!(static BUFFERS: RefCell<Buffers<f64>> = const { RefCell::new(Buffers::EMPTY) });
         BUFFERS.with_borrow_mut(use_them)
     }
 }
 
-impl Operand<f32> for f32 {
-    fn pack_transposed(
+impl<B: Widen> Operand<f32> for B {
+    fn pack_plain(
         isa: Isa,
-        b: Matrix<'_, f32>,
-        column: usize,
-        columns: usize,
-        start: usize,
+        b: Matrix<'_, B>,
+        columns: Range<usize>,
+        steps: Range<usize>,
         width: usize,
-        panel: &mut [f32],
+        to: &mut [f32],
     ) {
-        pack::b_transposed_f32(isa, b, column, columns, start, width, panel);
+        pack::b_plain_f32(isa, b, columns, steps, width, to);
     }
-}
-
-impl Operand<f32> for bf16 {
-    fn pack_transposed(
-        isa: Isa,
-        b: Matrix<'_, bf16>,
-        column: usize,
-        columns: usize,
-        start: usize,
-        width: usize,
-        panel: &mut [f32],
-    ) {
-        pack::b_transposed_f32(isa, b, column, columns, start, width, panel);
+    fn pack_transposed(isa: Isa, b: Matrix<'_, B>, columns: Range<usize>, start: usize, width: usize, to: &mut [f32]) {
+        pack::b_transposed_f32(isa, b, columns, start, width, to);
     }
 }
 
 impl Operand<f64> for f64 {
-    fn pack_transposed(
+    fn pack_plain(
         _: Isa,
         b: Matrix<'_, f64>,
-        column: usize,
-        columns: usize,
-        start: usize,
+        columns: Range<usize>,
+        steps: Range<usize>,
         width: usize,
-        panel: &mut [f64],
+        to: &mut [f64],
     ) {
-        pack::b_transposed(b, column, columns, start, width, panel);
+        pack::b_plain(b, columns, steps, width, to);
+    }
+    fn pack_transposed(_: Isa, b: Matrix<'_, f64>, columns: Range<usize>, start: usize, width: usize, to: &mut [f64]) {
+        pack::b_transposed(b, columns, start, width, to);
     }
 }
 
@@ -137,7 +161,7 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
     }
     let tiles = T::tiles(isa);
     let product = Product { isa, tiles, shape, a, b, c: Target(c.as_mut_ptr()) };
-    let (row_step, column_step) = task_size(m, n, tiles);
+    let (row_step, column_step) = task_size(shape, tiles);
     let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
     let task = |index: usize| {
         let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);
@@ -153,12 +177,20 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
 }
 
 /// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size, at least two of them.
-fn task_size<T>(m: usize, n: usize, tiles: &Tiles<T>) -> (usize, usize) {
-    let even = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts).max(1) * unit;
-    let column_parts = n.div_ceil(TASK_COLUMNS).max(if m < TASK_ROWS { 2 } else { 1 });
-    let columns = even(n, column_parts, tiles.columns);
-    let row_parts = m.div_ceil(TASK_ROWS).max(if n.div_ceil(columns) < 2 { 2 } else { 1 });
-    (even(m, row_parts, tiles.row_major.len()), columns)
+///
+/// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again.
+/// Of the cuts into enough tasks this takes the one that packs least, by the measured cycles per number packed.
+fn task_size<T>(shape: Shape, tiles: &Tiles<T>) -> (usize, usize) {
+    let Shape { m, n, k, transpose_a, transpose_b, .. } = shape;
+    let part = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts) * unit;
+    let a_cost = m * if transpose_a { 3 } else { 2 };
+    let b_cost = n * if transpose_b { 4 } else { 2 };
+    let tasks = (m * n / TASK_PRODUCTS.div_ceil(k)).clamp(2, MAX_TASKS);
+    let fewest_columns = n.div_ceil(TASK_COLUMNS);
+    let cuts = (1..=tasks).map(|row_parts| (row_parts, fewest_columns.max(tasks.div_ceil(row_parts))));
+    let (row_parts, column_parts) =
+        cuts.min_by_key(|&(rows, columns)| rows * b_cost + columns * a_cost).expect("there is at least one task");
+    (part(m, row_parts, tiles.row_major.len()), part(n, column_parts, tiles.columns))
 }
 
 /// Steps of k that a tile sums at once: k in equal blocks. It depends on k alone, because it fixes the order of the sums.
@@ -175,7 +207,7 @@ pub(super) struct Buffers<T> {
 impl<T: Real> Buffers<T> {
     const EMPTY: Self = Buffers { a: Vec::new(), b: Vec::new() };
 
-    /// An A panel, and `b_len` numbers for b that start on a cache line.
+    /// [`GROUP_PANELS`] panels of a, and `b_len` numbers for b that start on a cache line.
     fn sized(&mut self, b_len: usize) -> (&mut [T], &mut [T]) {
         const LINE: usize = 64;
         let grown = |buffer: &mut Vec<T>, len: usize| {
@@ -183,10 +215,11 @@ impl<T: Real> Buffers<T> {
                 buffer.resize(len + LINE, T::ZERO);
             }
         };
-        grown(&mut self.a, pack::A_PANEL);
+        const A_LEN: usize = GROUP_PANELS * pack::A_PANEL;
+        grown(&mut self.a, A_LEN);
         grown(&mut self.b, b_len);
         let (a_skip, b_skip) = (self.a.as_ptr().align_offset(LINE), self.b.as_ptr().align_offset(LINE));
-        (&mut self.a[a_skip..a_skip + pack::A_PANEL], &mut self.b[b_skip..b_skip + b_len])
+        (&mut self.a[a_skip..a_skip + A_LEN], &mut self.b[b_skip..b_skip + b_len])
     }
 }
 
@@ -208,44 +241,53 @@ impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
     /// Computes one rectangle of c.
     fn rectangle(&self, rows: Range<usize>, columns: Range<usize>, buffers: &mut Buffers<T>) {
         let Shape { k, write, .. } = self.shape;
-        let width = self.tiles.columns;
+        let (height, width) = (self.tiles.row_major.len(), self.tiles.columns);
         let panels = columns.len().div_ceil(width);
+        let group_panels = if self.shape.transpose_a { GROUP_PANELS } else { 1 };
         let depth_max = block_depth(k);
-        let (a_panel, b_panels) = buffers.sized(panels * width * depth_max.min(k));
+        let (a_panels, b_panels) = buffers.sized(panels * width * depth_max.min(k));
         for start in (0..k).step_by(depth_max) {
             let depth = depth_max.min(k - start);
             let accumulate = write == Write::Accumulate || start > 0;
             let b_panels = &mut b_panels[..panels * width * depth];
-            for (panel, column) in b_panels.chunks_exact_mut(width * depth).zip(columns.clone().step_by(width)) {
-                self.pack_b(column, width.min(columns.end - column), start, panel);
-            }
-            for row in rows.clone().step_by(self.tiles.row_major.len()) {
-                let height = self.tiles.row_major.len().min(rows.end - row);
-                self.pack_a(row, height, start, depth, a_panel);
-                for (panel, column) in b_panels.chunks_exact(width * depth).zip(columns.clone().step_by(width)) {
-                    let columns = width.min(columns.end - column);
-                    self.tile(row, height, column, columns, depth, a_panel, panel, accumulate);
+            self.pack_b(columns.clone(), start..start + depth, b_panels);
+            for group in rows.clone().step_by(height * group_panels) {
+                let group = group..rows.end.min(group + height * group_panels);
+                self.pack_a(group.clone(), start..start + depth, a_panels);
+                for (a_panel, row) in a_panels.chunks_exact(pack::A_PANEL).zip(group.clone().step_by(height)) {
+                    let rows = height.min(group.end - row);
+                    for (b_panel, column) in b_panels.chunks_exact(width * depth).zip(columns.clone().step_by(width)) {
+                        let columns = width.min(columns.end - column);
+                        self.tile(row, rows, column, columns, depth, a_panel, b_panel, accumulate);
+                    }
                 }
             }
         }
     }
 
-    fn pack_a(&self, row: usize, rows: usize, start: usize, depth: usize, panel: &mut [T]) {
+    fn pack_a(&self, rows: Range<usize>, steps: Range<usize>, panels: &mut [T]) {
         let Shape { m, k, transpose_a, .. } = self.shape;
+        let height = self.tiles.row_major.len();
         if transpose_a {
-            pack::a_k_major(Matrix { numbers: self.a, columns: m }, row, rows, start, depth, panel);
+            T::pack_k_major(self.isa, Matrix { numbers: self.a, columns: m }, rows, height, steps, panels);
         } else {
-            pack::a_row_major(Matrix { numbers: self.a, columns: k }, row, rows, start, depth, panel);
+            let a = Matrix { numbers: self.a, columns: k };
+            for (panel, row) in panels.chunks_exact_mut(pack::A_PANEL).zip(rows.clone().step_by(height)) {
+                pack::a_row_major(a, row..rows.end.min(row + height), steps.clone(), panel);
+            }
         }
     }
 
-    fn pack_b(&self, column: usize, columns: usize, start: usize, panel: &mut [T]) {
+    fn pack_b(&self, columns: Range<usize>, steps: Range<usize>, panels: &mut [T]) {
         let Shape { n, k, transpose_b, .. } = self.shape;
         let width = self.tiles.columns;
         if transpose_b {
-            B::pack_transposed(self.isa, Matrix { numbers: self.b, columns: k }, column, columns, start, width, panel);
+            let b = Matrix { numbers: self.b, columns: k };
+            for (panel, column) in panels.chunks_exact_mut(width * steps.len()).zip(columns.clone().step_by(width)) {
+                B::pack_transposed(self.isa, b, column..columns.end.min(column + width), steps.start, width, panel);
+            }
         } else {
-            pack::b_plain(Matrix { numbers: self.b, columns: n }, column, columns, start, width, panel);
+            B::pack_plain(self.isa, Matrix { numbers: self.b, columns: n }, columns, steps, width, panels);
         }
     }
 

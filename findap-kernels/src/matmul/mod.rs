@@ -43,10 +43,10 @@ pub struct Gemm<'a> {
 /// # Shapes
 /// `a`: `m * k`, `b`: `k * n`, `c`: `m * n` numbers; any of the sizes may be 0.
 /// # Numerics
-/// f32 sums in f32, f64 in f64. A row of `c` depends on its row of op(a) and on b alone, and its bits do not depend on the
-/// other rows, on `m` within one size class of the blocked product, or on the number of threads.
+/// f32 sums in f32, f64 in f64, by blocks of k whose length depends on k alone. The bits of c[i, j] depend on row i of op(a),
+/// column j of op(b) and k: not on the other rows, on their number, or on the number of threads.
 /// # Cost
-/// 2 m n k operations.
+/// 2 m n k operations; both operands are packed once or a few times into buffers that each thread keeps.
 /// # Errors
 /// [`KernelError::ShapeMismatch`] if a length disagrees with the sizes; [`KernelError::UnsupportedDtype`] for formats other
 /// than all f32, all f64, or f32 with `b` in bf16.
