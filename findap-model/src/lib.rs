@@ -1,1 +1,34 @@
-//! Llama with explicit forward and backward, KV-cache generation, and Hugging Face checkpoints.
+//! Llama on explicit forward and backward passes, with Hugging Face directories in and out.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | [`Config`]: `config.json` in both spellings |
+//! | [`checkpoint`] | weights from and to a model directory |
+//! | [`llama`] | [`Llama`]: the parameters in one arena |
+//! | [`session`] | [`Session`]: activations, forward, backward, the head |
+//! | [`generate`] | [`Generator`]: many sequences at once over a key-value cache |
+//!
+//! # Invariants
+//! - The model knows no objectives: a loss enters the backward pass as one weight per token, dLoss / dlogp.
+//! - Gradients of parameters add, gradients of activations overwrite.
+//! - Nothing is allocated once a [`Session`] is built.
+//! - Packed documents do not influence each other.
+
+#![deny(missing_docs)]
+
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+mod files;
+pub mod generate;
+pub mod llama;
+pub mod session;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use error::ModelError;
+pub use findap_tensor::{Arena, Dtype};
+pub use generate::{GenerateRequest, Generated, Generator, StopReason};
+pub use llama::Llama;
+pub use session::{Recompute, Session, Tokens};

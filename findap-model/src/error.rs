@@ -1,0 +1,72 @@
+//! What can go wrong with a model.
+
+use std::path::PathBuf;
+
+/// Why a model cannot be read, written or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A JSON file is not what it should be.
+    #[error("{path}: {reason}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what was expected.
+        reason: String,
+    },
+    /// A key of `config.json` has an impossible value.
+    #[error("config.json: `{key}` {reason}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What it is, and what it may be.
+        reason: String,
+    },
+    /// A weight file is damaged or hostile.
+    #[error("{path}: {reason}")]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the tensor's name where there is one.
+        reason: String,
+    },
+    /// A path would leave the model directory.
+    #[error("{index}: `{name}` is not a file name inside the model directory; it was not opened")]
+    OutsideDirectory {
+        /// The file that names it.
+        index: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A tensor is missing or has another shape.
+    #[error("tensor `{name}`: {reason}")]
+    Tensor {
+        /// The name in the file.
+        name: String,
+        /// What was found and what the configuration needs.
+        reason: String,
+    },
+    /// More tokens or positions than the session was built for.
+    #[error("{what}: {got}, but the session was built for at most {limit}; raise `{setting}`")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// Its length in tokens.
+        got: usize,
+        /// The limit in tokens.
+        limit: usize,
+        /// What to raise.
+        setting: &'static str,
+    },
+    /// A kernel refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] findap_tensor::KernelError),
+}

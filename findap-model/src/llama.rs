@@ -1,0 +1,124 @@
+//! The parameters of a Llama model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use findap_tensor::{Arena, ArenaSpec, Dtype, TensorId};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::checkpoint;
+use crate::config::Config;
+use crate::error::ModelError;
+
+/// A Llama model: its configuration and its parameters in one arena.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    /// The architecture.
+    pub config: Config,
+    /// All parameters; gradients and moments use the same spec.
+    pub params: Arena,
+    pub(crate) layout: Arc<Layout>,
+}
+
+/// Which tensor of the arena is which.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) embedding: TensorId,
+    pub(crate) blocks: Vec<BlockParams>,
+    pub(crate) final_norm: TensorId,
+    /// The embedding itself where they are tied.
+    pub(crate) head: TensorId,
+}
+
+/// The parameters of one block; all matrices are `[out, in]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockParams {
+    pub(crate) attention_norm: TensorId,
+    pub(crate) q: TensorId,
+    pub(crate) k: TensorId,
+    pub(crate) v: TensorId,
+    pub(crate) o: TensorId,
+    pub(crate) mlp_norm: TensorId,
+    pub(crate) gate: TensorId,
+    pub(crate) up: TensorId,
+    pub(crate) down: TensorId,
+}
+
+impl Layout {
+    /// The order of the tensors, under their names in Hugging Face files.
+    pub(crate) fn new(config: &Config) -> (ArenaSpec, Layout) {
+        let mut spec = ArenaSpec::new();
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let embedding = spec.matrix("model.embed_tokens.weight", config.vocab_size, d);
+        let blocks = (0..config.num_layers)
+            .map(|l| {
+                let name = |part: &str| format!("model.layers.{l}.{part}.weight");
+                BlockParams {
+                    attention_norm: spec.vector(name("input_layernorm"), d),
+                    q: spec.matrix(name("self_attn.q_proj"), q, d),
+                    k: spec.matrix(name("self_attn.k_proj"), kv, d),
+                    v: spec.matrix(name("self_attn.v_proj"), kv, d),
+                    o: spec.matrix(name("self_attn.o_proj"), d, q),
+                    mlp_norm: spec.vector(name("post_attention_layernorm"), d),
+                    gate: spec.matrix(name("mlp.gate_proj"), f, d),
+                    up: spec.matrix(name("mlp.up_proj"), f, d),
+                    down: spec.matrix(name("mlp.down_proj"), d, f),
+                }
+            })
+            .collect();
+        let final_norm = spec.vector("model.norm.weight", d);
+        let head = match config.tie_word_embeddings {
+            true => embedding,
+            false => spec.matrix("lm_head.weight", config.vocab_size, d),
+        };
+        (spec, Layout { embedding, blocks, final_norm, head })
+    }
+}
+
+impl Llama {
+    /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
+    /// memory.
+    ///
+    /// # Errors
+    /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
+    pub fn load(directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+        checkpoint::load_weights(directory, Config::load(directory)?, dtype)
+    }
+
+    /// Fresh weights: matrices normal with `initializer_range`, norms 1. The same seed gives the same weights.
+    pub fn init(config: Config, seed: u64, dtype: Dtype) -> Llama {
+        let deviation = config.initializer_range;
+        let mut model = Llama::zeros(config, dtype);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut values = Vec::with_capacity(model.params.spec().len());
+        for entry in model.params.spec().entries() {
+            let len = entry.range().len();
+            if entry.is_vector {
+                values.extend(std::iter::repeat_n(1.0, len));
+            } else {
+                values.extend((0..len).map(|_| deviation * normal(&mut rng)));
+            }
+        }
+        model.params.flat_mut().copy_from_f64(&values);
+        model
+    }
+
+    /// All weights zero.
+    pub fn zeros(config: Config, dtype: Dtype) -> Llama {
+        let (spec, layout) = Layout::new(&config);
+        Llama { config, params: Arena::zeros(Arc::new(spec), dtype), layout: Arc::new(layout) }
+    }
+
+    /// Gradients of all parameters, zero.
+    pub fn zero_gradients(&self) -> Arena {
+        Arena::zeros(Arc::clone(self.params.spec()), self.params.dtype())
+    }
+}
+
+/// A normal number by the method of Box and Muller.
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+}

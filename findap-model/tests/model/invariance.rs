@@ -1,0 +1,188 @@
+//! What must not matter does not: other documents, the future, where weights are kept; and preferences agree with an
+//! independent implementation.
+
+use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
+use findap_model::session::SessionOptions;
+use findap_model::{Arena, Llama, Recompute, Session, Tokens};
+use findap_tensor::Dtype;
+use findap_tensor::ops::cross_entropy::IGNORE;
+use serde_json::Value;
+
+/// Documents laid end to end, as the model takes them.
+#[derive(Default)]
+struct Packed {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    cu_seqlens: Vec<u32>,
+    /// The next token of the same document.
+    targets: Vec<u32>,
+}
+
+impl Packed {
+    fn new(documents: &[Vec<u32>]) -> Packed {
+        let mut packed = Packed { cu_seqlens: vec![0], ..Packed::default() };
+        for document in documents {
+            packed.ids.extend(document);
+            packed.positions.extend(0..document.len() as u32);
+            packed.targets.extend(document[1..].iter().copied().chain([IGNORE]));
+            packed.cu_seqlens.push(packed.ids.len() as u32);
+        }
+        packed
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, positions: &self.positions, cu_seqlens: &self.cu_seqlens }
+    }
+}
+
+/// A model and a session in one activation dtype.
+struct Scorer {
+    model: Llama,
+    session: Session,
+}
+
+impl Scorer {
+    fn new(model: Llama, dtype: Dtype) -> Scorer {
+        let session = Session::new(
+            &model.config,
+            SessionOptions {
+                dtype,
+                max_tokens: 512,
+                max_positions: 512,
+                recompute: Recompute::None,
+                needs_backward: true,
+            },
+        );
+        Scorer { model, session }
+    }
+
+    fn load(name: &str, dtype: Dtype) -> Scorer {
+        let model =
+            Llama::load(&golden(&format!("models/{name}")), dtype).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Scorer::new(model, dtype)
+    }
+
+    /// Log-probability of the next token at each position; 0 at the last of a document.
+    fn logp(&mut self, documents: &[Vec<u32>]) -> Vec<f64> {
+        let packed = Packed::new(documents);
+        self.session.forward(&self.model, packed.tokens()).expect("forward");
+        self.session.logp(&self.model, &packed.targets).expect("logp").to_vec()
+    }
+}
+
+/// The packed rows of the golden file.
+fn packed_rows() -> Vec<Vec<Vec<u32>>> {
+    let rows = golden_json("data/tokens.json")["packed"].take();
+    let documents = |row: &Value| row["docs"].as_array().unwrap().iter().map(ids).collect();
+    rows.as_array().unwrap().iter().map(documents).collect()
+}
+
+/// `loss[t]` of the golden files is the loss of token t given its document; ours is that of token t + 1.
+fn losses_by_token(logp: &[f64]) -> Vec<f64> {
+    std::iter::once(0.0).chain(logp[..logp.len() - 1].iter().map(|logp| -logp)).collect()
+}
+
+fn check_losses(scorer: &mut Scorer, file: &str, dtype: &str, tolerance: f64) {
+    let expected = golden_tensors(&format!("out/{file}.safetensors"));
+    for (i, row) in packed_rows().iter().enumerate() {
+        let losses = losses_by_token(&scorer.logp(row));
+        let difference = max_difference(&losses, &expected[&format!("packed{i}.loss.{dtype}")]);
+        assert!(difference < tolerance, "{file} packed{i} {dtype}: off by {difference:e}");
+    }
+}
+
+// Two f32 implementations that sum in different orders: the peers' own two differ by 2.4e-6 in a logit.
+const F32_TOLERANCE: f64 = 1e-5;
+
+#[test]
+fn weights_kept_in_bf16_give_the_same_numbers_as_widened_ones() {
+    let model = Llama::load(&golden("models/tiny_tied_bf16_sharded"), Dtype::Bf16).unwrap();
+    let mut scorer = Scorer::new(model, Dtype::F32);
+    check_losses(&mut scorer, "logits_tiny_tied_bf16_sharded", "f32", F32_TOLERANCE);
+}
+
+#[test]
+fn another_document_does_not_change_a_bit() {
+    let mut scorer = Scorer::load("tiny", Dtype::F32);
+    let row = packed_rows().swap_remove(2);
+    let before = scorer.logp(&row);
+    let mut changed = row.clone();
+    changed[1].iter_mut().for_each(|id| *id = (*id + 7) % 2000);
+    let after = scorer.logp(&changed);
+    let (start, end) = (row[0].len(), row[0].len() + row[1].len());
+    let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&before[..start]), bits(&after[..start]));
+    assert_eq!(bits(&before[end..]), bits(&after[end..]));
+    assert_ne!(bits(&before[start..end]), bits(&after[start..end]));
+}
+
+#[test]
+fn future_tokens_do_not_change_the_past() {
+    let mut scorer = Scorer::load("tiny", Dtype::F32);
+    let mut document = packed_rows().swap_remove(2).swap_remove(0);
+    let before = scorer.logp(std::slice::from_ref(&document));
+    *document.last_mut().unwrap() ^= 1;
+    let after = scorer.logp(&[document]);
+    // The changed token is also the target of the position before it.
+    let unchanged = before.len() - 2;
+    assert_eq!(before[..unchanged], after[..unchanged]);
+}
+
+/// The largest difference of any gradient, over the largest gradient.
+fn relative_difference(gradients: &Arena, expected: &std::collections::BTreeMap<String, Vec<f64>>) -> f64 {
+    let flat = gradients.flat().to_f64_vec();
+    let (mut difference, mut largest) = (0.0_f64, 0.0_f64);
+    for entry in gradients.spec().entries() {
+        let expected = &expected[&entry.name];
+        difference = difference.max(max_difference(&flat[entry.range()], expected));
+        largest = expected.iter().fold(largest, |largest, value| largest.max(value.abs()));
+    }
+    difference / largest
+}
+
+#[test]
+fn preference_log_probabilities_and_gradients_agree() {
+    let report = golden_json("out/dpo_tiny/report.json");
+    let pairs = golden_json("data/pairs.json");
+    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
+    let mut policy = Scorer::new(policy, Dtype::F32);
+    let mut reference = Scorer::load("tiny", Dtype::F32);
+    let beta = report["beta"].as_f64().unwrap();
+    let mut gradients = policy.model.zero_gradients();
+    let num_pairs = pairs.as_array().unwrap().len() as f64;
+    let chosen_tokens: f64 =
+        report["pairs"].as_array().unwrap().iter().map(|pair| pair["chosen_tokens"].as_f64().unwrap()).sum();
+    for (pair, expected) in pairs.as_array().unwrap().iter().zip(report["pairs"].as_array().unwrap()) {
+        let prompt = ids(&pair["prompt_ids"]);
+        let documents: Vec<Vec<u32>> =
+            ["chosen_ids", "rejected_ids"].iter().map(|key| [prompt.clone(), ids(&pair[*key])].concat()).collect();
+        let mut packed = Packed::new(&documents);
+        let border = documents[0].len();
+        for start in [0, border] {
+            packed.targets[start..start + prompt.len() - 1].fill(IGNORE);
+        }
+        let sums = |scorer: &mut Scorer| {
+            scorer.session.forward(&scorer.model, packed.tokens()).unwrap();
+            let logp = scorer.session.logp(&scorer.model, &packed.targets).unwrap();
+            [logp[..border].iter().sum::<f64>(), logp[border..].iter().sum::<f64>()]
+        };
+        let (by_reference, by_policy) = (sums(&mut reference), sums(&mut policy));
+        for (got, key) in by_policy.iter().chain(&by_reference).zip([
+            "chosen_logp",
+            "rejected_logp",
+            "ref_chosen_logp",
+            "ref_rejected_logp",
+        ]) {
+            let want = expected[key].as_f64().unwrap();
+            // Sums of some 30 terms in f32 near 300, where one unit in the last place is 3e-5.
+            assert!((got - want).abs() < 3e-4, "{key}: {got} {want}");
+        }
+        let margin = beta * (by_policy[0] - by_reference[0] - by_policy[1] + by_reference[1]);
+        let pull = -beta / (1.0 + margin.exp()) / num_pairs;
+        let weights: Vec<f64> =
+            (0..packed.ids.len()).map(|t| if t < border { pull - 1.0 / chosen_tokens } else { -pull }).collect();
+        policy.session.backward(&policy.model, packed.tokens(), &packed.targets, &weights, &mut gradients).unwrap();
+    }
+    let difference = relative_difference(&gradients, &golden_tensors("out/dpo_tiny/grads.safetensors"));
+    assert!(difference < 1e-5, "{difference:e}");
+}
