@@ -17,6 +17,7 @@
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
 //! | [`isa`] | the vector instructions in use |
+//! | [`cuda`] | the CUDA driver and devices of this machine |
 //!
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
@@ -37,10 +38,12 @@ pub mod adamw;
 pub mod attention;
 mod check;
 pub mod cross_entropy;
+pub mod cuda;
 pub mod dtype;
 pub mod embedding;
 pub mod error;
 pub mod isa;
+mod lanes;
 pub mod matmul;
 pub mod reduce;
 pub mod rms_norm;

@@ -31,7 +31,7 @@ pub(super) struct Saved<'a, T> {
 }
 
 /// An output whose rows are written by different tasks.
-struct Rows<T>(*mut T);
+pub(super) struct Rows<T>(pub(super) *mut T);
 // SAFETY: every task writes rows of its own (document, head); see the callers.
 unsafe impl<T: Send> Sync for Rows<T> {}
 
@@ -39,9 +39,16 @@ impl<T> Rows<T> {
     /// # Safety
     /// The range lies inside the output and no other task touches it.
     #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
-    unsafe fn get(&self, start: usize, len: usize) -> &mut [T] {
+    pub(super) unsafe fn get(&self, start: usize, len: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+
+    /// # Safety
+    /// The place lies inside the output.
+    pub(super) unsafe fn at(&self, start: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(start) }
     }
 }
 
@@ -66,23 +73,24 @@ pub(super) fn forward<T: Real>(
 /// Runs `task(start, end, head)` for every head of every document, longest documents first so that no thread is left with
 /// the longest one at the end.
 fn for_each_document(cu_seqlens: &[u32], num_heads: usize, task: impl Fn(usize, usize, usize) + Sync) {
-    with_buffer(|tasks: &mut Vec<(u32, u32)>| {
-        tasks.clear();
-        tasks.extend(cu_seqlens.windows(2).map(|d| (d[0], d[1])).filter(|d| d.0 < d.1));
-        tasks.sort_unstable_by_key(|d| (d.0 as i64 - d.1 as i64, d.0));
+    with_buffer(|tasks| {
+        tasks.extend(cu_seqlens.windows(2).map(|d| [d[0], d[0], d[1]]).filter(|d| d[0] < d[2]));
+        tasks.sort_unstable_by_key(|&[start, _, end]| (std::cmp::Reverse(end - start), start));
         (0..tasks.len() * num_heads).into_par_iter().with_max_len(8).for_each(|i| {
-            let (start, end) = tasks[i / num_heads];
+            let [start, _, end] = tasks[i / num_heads];
             task(start as usize, end as usize, i % num_heads);
         });
     });
 }
 
-fn with_buffer<R>(body: impl FnOnce(&mut Vec<(u32, u32)>) -> R) -> R {
+/// Runs `body` with an empty list of tasks: first token of the document, first and last of the queries.
+pub(super) fn with_buffer<R>(body: impl FnOnce(&mut Vec<[u32; 3]>) -> R) -> R {
     thread_local! {
-        static TASKS: RefCell<Vec<(u32, u32)>> = const { RefCell::new(Vec::new()) };
+        static TASKS: RefCell<Vec<[u32; 3]>> = const { RefCell::new(Vec::new()) };
     }
     // Taken out while in use: a waiting thread may start another task of the pool meanwhile.
     let mut tasks = TASKS.take();
+    tasks.clear();
     let result = body(&mut tasks);
     TASKS.set(tasks);
     result

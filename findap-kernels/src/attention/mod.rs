@@ -16,6 +16,7 @@ mod cpu;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use crate::check;
 use crate::error::KernelError;
@@ -119,7 +120,7 @@ pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
     use {Slice as S, SliceMut as M};
     match (out, lse, q, k, v) {
         (M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
-            cpu::forward(out, lse, q, k, v, cu_seqlens, heads)
+            tiles::forward(out, lse, q, k, v, cu_seqlens, heads)
         }
         (M::F64(out), M::F64(lse), S::F64(q), S::F64(k), S::F64(v)) => {
             cpu::forward(out, lse, q, k, v, cu_seqlens, heads)
@@ -163,7 +164,7 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
             S::F32(q),
             S::F32(k),
             S::F32(v),
-        ) => cpu::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads),
+        ) => tiles::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads),
         (
             M::F64(dq),
             M::F64(dk),

@@ -153,6 +153,58 @@ fn other_documents_and_the_future_change_no_bit() {
 }
 
 #[test]
+fn every_instruction_set_agrees_with_f64() {
+    #[cfg(target_arch = "x86_64")]
+    use crate::lanes::{Avx2, Avx512};
+    use crate::{isa::Isa, lanes::Portable};
+    for (documents, num_heads, kv, e) in [(&[49, 1, 97][..], 2, 1, 16), (&[33, 130], 3, 3, 20), (&[60], 50, 1, 7)] {
+        let c = case(documents, num_heads, kv, e);
+        let dout: Vec<f64> = c.q.iter().map(|x| x.cos()).collect();
+        let (out64, lse64) = run64(&c);
+        let gradients64 = backward64(&c, &dout);
+        let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let [q, k, v, dout] = [&c.q, &c.k, &c.v, &dout].map(|x| narrow(x));
+        for isa in Isa::available() {
+            let (mut out, mut lse) = (vec![f32::NAN; out64.len()], vec![f32::NAN; lse64.len()]);
+            let run = match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => tiles::forward_with::<Avx512>,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => tiles::forward_with::<Avx2>,
+                _ => tiles::forward_with::<Portable>,
+            };
+            run(&mut out, &mut lse, &q, &k, &v, &c.cu_seqlens, c.heads);
+            let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
+            let run = match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => tiles::backward_with::<Avx512>,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => tiles::backward_with::<Avx2>,
+                _ => tiles::backward_with::<Portable>,
+            };
+            let saved = cpu::Saved { dout: &dout, out: &out, lse: &lse, q: &q, k: &k, v: &v };
+            run(&mut dq, &mut dk, &mut dv, saved, &c.cu_seqlens, c.heads);
+            let [wide_q, wide_k, wide_v] = &gradients64;
+            for (name, narrow, wide, units) in [
+                ("out", &out, &out64, 64.0),
+                ("lse", &lse, &lse64, 64.0),
+                ("dq", &dq, wide_q, 512.0),
+                ("dk", &dk, wide_k, 512.0),
+                ("dv", &dv, wide_v, 512.0),
+            ] {
+                for (i, (x, y)) in narrow.iter().zip(wide).enumerate() {
+                    let error = (f64::from(*x) - y).abs();
+                    assert!(
+                        error <= units * f64::from(f32::EPSILON) * y.abs().max(1.0),
+                        "{isa:?} {name}[{i}]: {x} {y}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_do_not_change_a_bit() {
     let c = case(&[100, 33, 64, 128], 4, 2, 16);
     let dout: Vec<f64> = c.q.iter().map(|x| x.cos()).collect();
