@@ -52,6 +52,10 @@ pub mod sample;
 mod scratch;
 pub mod slice;
 pub mod swiglu;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tolerance;
 
 pub use dtype::{Dtype, Element, Real};
 pub use error::KernelError;

@@ -72,3 +72,46 @@ fn a_segment_past_the_end_and_step_zero_are_refused() {
     assert!(matches!(call(4, 1), Err(KernelError::ShapeMismatch { arg: "params", want: 5, got: 4, .. })));
     assert!(matches!(call(3, 0), Err(KernelError::BadArgument { arg: "step", .. })));
 }
+
+#[test]
+fn f32_follows_f64_and_threads_do_not_change_a_bit() {
+    use crate::tolerance::{FORWARD, assert_follows, floor};
+    let n = 40_003;
+    let start: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+    let grads: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
+    let segments =
+        [Segment { start: 0, len: 17, weight_decay: 0.1 }, Segment { start: 17, len: n - 20, weight_decay: 0.0 }];
+    let on = |threads| {
+        let (mut p, mut m, mut v) = (start.clone(), vec![0.1f32; n], vec![0.2f32; n]);
+        let args = Step {
+            params: (&mut p[..]).into(),
+            grads: (&grads[..]).into(),
+            first_moment: (&mut m[..]).into(),
+            second_moment: (&mut v[..]).into(),
+            segments: &segments,
+            lr: 0.01,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            step: 7,
+            grad_scale: 0.3,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| step(args)).unwrap();
+        (p, m, v)
+    };
+    let narrow = on(1);
+    assert!(narrow == on(2));
+    assert_eq!(narrow.0[n - 3..], start[n - 3..], "outside the segments nothing moves");
+    let (bias1, bias2) = (1.0 - 0.9f64.powi(7), 1.0 - 0.95f64.powi(7));
+    let truth: Vec<f64> = (0..n - 3)
+        .map(|i| {
+            let (p, g) = (f64::from(start[i]), 0.3 * f64::from(grads[i]));
+            let (m, v) = (0.9 * f64::from(0.1f32) + 0.1 * g, 0.95 * f64::from(0.2f32) + 0.05 * g * g);
+            let decay = if i < 17 { 0.1 } else { 0.0 };
+            p * (1.0 - 0.01 * decay) - 0.01 * (m / bias1) / ((v / bias2).sqrt() + 1e-8)
+        })
+        .collect();
+    let rounded: Vec<f32> = truth.iter().map(|&x| x as f32).collect();
+    assert_follows("params", &narrow.0[..n - 3], &rounded, &truth, FORWARD, floor(1.0, 1));
+}

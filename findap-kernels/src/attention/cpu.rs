@@ -288,8 +288,14 @@ fn backward_group<T: Real>(
 #[inline(always)]
 fn dot<T: Real>(x: &[T], y: &[T]) -> T {
     let mut lanes = [T::ZERO; 16];
-    for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
-        lanes[i % 16] += x * y;
+    let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in xs.iter().zip(ys) {
+        for lane in 0..16 {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    for (lane, (&x, &y)) in x.iter().zip(y).enumerate() {
+        lanes[lane] += x * y;
     }
     sum(&lanes)
 }

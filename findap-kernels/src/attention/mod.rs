@@ -183,6 +183,10 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
 
 /// Attention of one new token per sequence over its cached keys and values.
 ///
+/// # Numerics
+/// In f32, bit for bit the last row of [`forward`] over the whole sequence.
+/// # Cost
+/// Reads the keys and values of each sequence once.
 /// # Errors
 /// As [`forward`]; [`KernelError::IdOutOfRange`] for a slot past the caches or a length past `max_len`.
 pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
@@ -210,7 +214,7 @@ pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
     let dtypes = [("out", out.dtype()), ("q", q.dtype()), ("k_cache", k_cache.dtype()), ("v_cache", v_cache.dtype())];
     use {Slice as S, SliceMut as M};
     match (out, q, k_cache, v_cache) {
-        (M::F32(out), S::F32(q), S::F32(k), S::F32(v)) => cpu::decode(out, q, k, v, slots, lens, slot_len, heads),
+        (M::F32(out), S::F32(q), S::F32(k), S::F32(v)) => tiles::decode(out, q, k, v, slots, lens, slot_len, heads),
         (M::F64(out), S::F64(q), S::F64(k), S::F64(v)) => cpu::decode(out, q, k, v, slots, lens, slot_len, heads),
         _ => return Err(check::unsupported(OP, dtypes)),
     }

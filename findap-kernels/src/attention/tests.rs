@@ -244,6 +244,32 @@ fn decoding_a_token_is_the_last_row_of_the_forward_pass() {
 }
 
 #[test]
+fn decoding_in_f32_is_bit_equal_to_the_forward_pass() {
+    for (len, num_heads, kv, e) in [(1, 1, 1, 4), (33, 4, 2, 16), (100, 6, 2, 24)] {
+        let c = case(&[len], num_heads, kv, e);
+        let (out, _) = run32(&c);
+        let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let (q, k, v) = (narrow(&c.q), narrow(&c.k), narrow(&c.v));
+        for tokens in 1..=len {
+            let row = (tokens as usize - 1) * num_heads * e..tokens as usize * num_heads * e;
+            let mut decoded = vec![f32::NAN; num_heads * e];
+            decode(Decode {
+                out: (&mut decoded[..]).into(),
+                q: (&q[row.clone()]).into(),
+                k_cache: (&k[..]).into(),
+                v_cache: (&v[..]).into(),
+                slots: &[0],
+                lens: &[tokens],
+                max_len: len as usize,
+                heads: c.heads,
+            })
+            .unwrap();
+            assert_eq!(decoded, out[row], "{tokens} of {len}");
+        }
+    }
+}
+
+#[test]
 fn boundaries_and_heads_are_checked() {
     let x = [0.0f32; 12];
     let call = |cu_seqlens: &[u32], num_kv_heads| {
@@ -263,6 +289,46 @@ fn boundaries_and_heads_are_checked() {
         assert!(matches!(call(bad, 1), Err(KernelError::BadOffsets { .. })), "{bad:?}");
     }
     assert_eq!(call(&[0, 3], 1), Ok(()));
+}
+
+/// The plain tiles in f32 are the yardstick of the vector ones.
+fn check_precision(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
+    use crate::tolerance::{BACKWARD, FORWARD, assert_follows, floor, scale};
+    // rounded to f32 first, so that all three see the same inputs
+    let mut c = case(documents, num_heads, num_kv_heads, head_dim);
+    for x in [&mut c.q, &mut c.k, &mut c.v] {
+        x.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+    }
+    let dout: Vec<f64> = c.q.iter().map(|x| f64::from(x.cos() as f32)).collect();
+    let longest = documents.iter().max().map_or(0, |&len| len as usize) + head_dim;
+    let (out64, lse64) = run64(&c);
+    let (out32, lse32) = run32(&c);
+    let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let [q, k, v, dout32] = [&c.q, &c.k, &c.v, &dout].map(|x| narrow(x));
+    let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; lse64.len()]);
+    cpu::forward(&mut out, &mut lse, &q, &k, &v, &c.cu_seqlens, c.heads);
+    // scores of magnitude s have errors of magnitude u s before the exponential
+    let spread = 1.0 + scale(&lse64);
+    assert_follows("out", &out32, &out, &out64, FORWARD, floor(spread * scale(&out64), longest));
+    assert_follows("lse", &lse32, &lse, &lse64, FORWARD, floor(spread, longest));
+    let [dq64, dk64, dv64] = backward64(&c, &dout);
+    let [dq32, dk32, dv32] = backward32(&c, &dout);
+    let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
+    let saved = cpu::Saved { dout: &dout32, out: &out, lse: &lse, q: &q, k: &k, v: &v };
+    cpu::backward(&mut dq, &mut dk, &mut dv, saved, &c.cu_seqlens, c.heads);
+    for (what, got, naive, truth) in [("dq", &dq32, &dq, &dq64), ("dk", &dk32, &dk, &dk64), ("dv", &dv32, &dv, &dv64)] {
+        assert_follows(what, got, naive, truth, BACKWARD, floor(spread * scale(truth), longest));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_packing_is_as_precise_as_plain_loops(
+        documents in prop::collection::vec(0u32..120, 0..5), group in 1usize..4, kv in 1usize..3, e in 1usize..36
+    ) {
+        check_precision(&documents, group * kv, kv, e);
+    }
 }
 
 proptest! {

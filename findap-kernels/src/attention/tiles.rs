@@ -77,6 +77,8 @@ struct Tile {
     start: usize,
     /// First token of the tile.
     first: usize,
+    /// Row of that token in the queries and outputs: `first`, but for decoding.
+    query_row: usize,
     /// Tokens of the tile.
     tokens: usize,
     /// The key head.
@@ -101,9 +103,9 @@ impl Tile {
         self.first + (lane / self.num_heads).min(self.tokens - 1)
     }
 
-    /// The row of a lane in a `[n, heads]` array of all heads.
+    /// The row of a lane in a `[n, heads]` array of all heads. Only for lanes of the tile.
     fn place(&self, lane: usize, heads: Heads) -> usize {
-        self.token(lane) * heads.num_heads + self.head + lane % self.num_heads
+        (self.query_row + lane / self.num_heads) * heads.num_heads + self.head + lane % self.num_heads
     }
 
     /// How many keys from `key_start` on some query of vector `v` sees.
@@ -209,7 +211,7 @@ pub(super) fn forward_with<L: Compiled>(
                     || {
                         for_each_tile(heads, i % heads.num_kv_heads, start, from..to, |tile| {
                             // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
-                            unsafe { forward_tile::<L>(&out, &lse, q, k, v, tile, heads, scratch) };
+                            unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
                         });
                     },
                 );
@@ -228,6 +230,7 @@ fn for_each_tile(heads: Heads, group: usize, start: usize, range: Range<usize>, 
             visit(Tile {
                 start,
                 first,
+                query_row: first,
                 tokens: tile_tokens.min(range.end - first),
                 group,
                 head: group * per_group + first_head,
@@ -244,7 +247,7 @@ fn for_each_tile(heads: Heads, group: usize, start: usize, range: Range<usize>, 
 #[expect(clippy::too_many_arguments, reason = "one tile: its outputs, inputs and place")]
 unsafe fn forward_tile<L: Lanes>(
     out: &Rows<f32>,
-    lse: &Rows<f32>,
+    lse: Option<&Rows<f32>>,
     q: &[f32],
     k: &[f32],
     v: &[f32],
@@ -326,7 +329,9 @@ unsafe fn forward_tile<L: Lanes>(
             total[vector].store(totals.as_mut_ptr().add(vector * WIDTH));
         }
         for lane in 0..tile.lanes() {
-            lse.get(tile.place(lane, heads), 1)[0] = bests[lane] + totals[lane].ln();
+            if let Some(lse) = lse {
+                lse.get(tile.place(lane, heads), 1)[0] = bests[lane] + totals[lane].ln();
+            }
             totals[lane] = 1.0 / totals[lane];
         }
         unpack_transposed::<L>(out, sums, tile, heads, &totals);
@@ -446,6 +451,63 @@ unsafe fn unpack_transposed<L: Lanes>(
             }
         }
     }
+}
+
+/// One new token of each sequence over the cached keys and values of its slot. The same tiles in the same order as in the
+/// forward pass over the whole sequence, hence the same bits.
+#[expect(clippy::too_many_arguments, reason = "the fields of one argument structure, after dispatch on the format")]
+pub(super) fn decode(
+    out: &mut [f32],
+    q: &[f32],
+    k_cache: &[f32],
+    v_cache: &[f32],
+    slots: &[u32],
+    lens: &[u32],
+    slot_len: usize,
+    heads: Heads,
+) {
+    let cache = Cache { k: k_cache, v: v_cache, slots, lens, slot_len };
+    match Isa::current() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => decode_with::<Avx512>(out, q, cache, heads),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => decode_with::<Avx2>(out, q, cache, heads),
+        _ => decode_with::<Portable>(out, q, cache, heads),
+    }
+}
+
+/// The keys and values of all sequences.
+#[derive(Clone, Copy)]
+struct Cache<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    slots: &'a [u32],
+    lens: &'a [u32],
+    slot_len: usize,
+}
+
+fn decode_with<L: Compiled>(out: &mut [f32], q: &[f32], cache: Cache<'_>, heads: Heads) {
+    let out = Rows(out.as_mut_ptr());
+    let e = heads.head_dim;
+    (0..cache.lens.len() * heads.num_kv_heads).into_par_iter().for_each(|i| {
+        let (sequence, group) = (i / heads.num_kv_heads, i % heads.num_kv_heads);
+        let token = cache.lens[sequence] as usize - 1;
+        let slot = cache.slots[sequence] as usize * cache.slot_len;
+        let (k, v) = (&cache.k[slot..][..cache.slot_len], &cache.v[slot..][..cache.slot_len]);
+        with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
+            L::enter(
+                #[inline(always)]
+                || {
+                    for_each_tile(heads, group, 0, token..token + 1, |tile| {
+                        let tile = Tile { query_row: sequence, ..tile };
+                        // SAFETY: lengths, slots and offsets were checked; the row of this sequence and group belongs to
+                        // this task.
+                        unsafe { forward_tile::<L>(&out, None, q, k, v, tile, heads, scratch) };
+                    });
+                },
+            );
+        });
+    });
 }
 
 pub(super) fn backward(

@@ -145,3 +145,43 @@ fn a_target_past_the_vocabulary_is_refused() {
     });
     assert!(matches!(result, Err(KernelError::IdOutOfRange { arg: "targets", index: 2, id: 3, limit: 3, .. })));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_head_is_as_precise_as_its_terms(n in 1usize..40, dim in 1usize..40, vocab in 5usize..200, chunk_rows in 1usize..50) {
+        use crate::tolerance::{FORWARD, assert_follows, floor};
+        let mut c = case(n, dim, vocab, chunk_rows);
+        for x in [&mut c.hidden, &mut c.weight] {
+            x.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+        }
+        let weights: Vec<f64> = (0..n).map(|t| 0.5 - (t % 3) as f64).collect();
+        let wide = run_with::<f64>(&c, &weights, true);
+        let narrow = run_with::<f32>(&c, &weights, true);
+        let rounded = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        // Logits are sums of dim products below 1; a gradient sums vocab or n terms whose factors carry their errors.
+        let logits = floor((dim as f64).sqrt(), dim);
+        assert_follows("logp", &rounded(&narrow.0), &rounded(&wide.0), &wide.0, FORWARD, logits);
+        assert_follows("dhidden", &narrow.1, &rounded(&wide.1), &wide.1, FORWARD, logits + floor(1.0, vocab));
+        assert_follows("dweight", &narrow.2, &rounded(&wide.2), &wide.2, FORWARD, (logits + floor(1.0, n)) * n as f64);
+    }
+}
+
+#[test]
+fn threads_and_other_rows_do_not_change_a_bit() {
+    let c = case(70, 16, 301, 32);
+    let weights = vec![-0.02; 70];
+    let on = |threads, c: &Case| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run_with::<f32>(c, &weights, true))
+    };
+    let one = on(1, &c);
+    assert!(one == on(2, &c));
+    let mut moved = case(70, 16, 301, 32);
+    moved.hidden[10 * 16..20 * 16].fill(0.9);
+    let other = on(2, &moved);
+    for t in (0..70).filter(|t| !(10..20).contains(t)) {
+        assert_eq!(one.0[t].to_bits(), other.0[t].to_bits(), "logp[{t}]");
+        assert_eq!(one.1[t * 16..][..16], other.1[t * 16..][..16], "dhidden[{t}]");
+    }
+}

@@ -25,19 +25,15 @@ pub(super) fn row_backward<T: Real>(
     weight: &[T],
     rstd: T,
 ) {
-    let mut lanes = [T::ZERO; LANES];
-    for (i, ((&dy, &x), &w)) in dy.iter().zip(x).zip(weight).enumerate() {
-        lanes[i % LANES] += dy * w * x;
+    let mean = dot_scaled(dy, weight, x) * rstd * rstd / T::from_f64(x.len() as f64);
+    let gradient = |dy: T, w: T, x: T| rstd * (dy * w - x * mean);
+    let rows = dx.iter_mut().zip(dy).zip(weight).zip(x);
+    // one loop for each, without a branch inside
+    match write_dx {
+        Write::Overwrite => rows.for_each(|(((dx, &dy), &w), &x)| *dx = gradient(dy, w, x)),
+        Write::Accumulate => rows.for_each(|(((dx, &dy), &w), &x)| *dx += gradient(dy, w, x)),
     }
-    let mean = sum(&lanes) * rstd * rstd / T::from_f64(x.len() as f64);
-    for i in 0..x.len() {
-        let gradient = rstd * (dy[i] * weight[i] - x[i] * mean);
-        match write_dx {
-            Write::Overwrite => dx[i] = gradient,
-            Write::Accumulate => dx[i] += gradient,
-        }
-        dweight[i] += dy[i] * x[i] * rstd;
-    }
+    dweight.iter_mut().zip(dy).zip(x).for_each(|((dw, &dy), &x)| *dw += dy * x * rstd);
 }
 
 /// Independent partial sums: short dependency chains, vector instructions, and a smaller error than one long chain.
@@ -55,6 +51,22 @@ fn dot<T: Real>(x: &[T], y: &[T]) -> T {
     }
     for (lane, (&x, &y)) in rest.iter().zip(rest_y).enumerate() {
         lanes[lane] += x * y;
+    }
+    sum(&lanes)
+}
+
+/// The sum of dy w x.
+#[inline(always)]
+fn dot_scaled<T: Real>(dy: &[T], w: &[T], x: &[T]) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let ((dys, dy), (ws, w), (xs, x)) = (dy.as_chunks::<LANES>(), w.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+    for ((dy, w), x) in dys.iter().zip(ws).zip(xs) {
+        for lane in 0..LANES {
+            lanes[lane] += dy[lane] * w[lane] * x[lane];
+        }
+    }
+    for (lane, ((&dy, &w), &x)) in dy.iter().zip(w).zip(x).enumerate() {
+        lanes[lane] += dy * w * x;
     }
     sum(&lanes)
 }

@@ -89,3 +89,97 @@ fn the_gradients_are_those_of_the_formula() {
         assert!((dw[i] - 2.0 - numeric).abs() < 1e-7, "dw[{i}]");
     }
 }
+
+/// f32 against f64, with one running sum per row as the yardstick.
+fn check_precision(rows: usize, dim: usize) {
+    use crate::tolerance::{BACKWARD, FORWARD, assert_follows, floor, scale};
+    let round = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+    let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    let (x, w, dy) = (round(numbers(rows * dim, 4)), round(numbers(dim, 5)), round(numbers(rows * dim, 6)));
+    let (out64, rstd64) = norm(&wide(&x), &wide(&w), rows);
+    let (mut out, mut rstd) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+    forward(Forward {
+        out: (&mut out[..]).into(),
+        rstd: (&mut rstd[..]).into(),
+        x: (&x[..]).into(),
+        weight: (&w[..]).into(),
+        rows,
+        dim,
+        eps: 1e-5,
+    })
+    .unwrap();
+    let (mut plain, mut dx_plain, mut dw_plain) = (vec![], vec![], vec![0.0f32; dim]);
+    for (n, (x, dy)) in x.chunks(dim).zip(dy.chunks(dim)).enumerate() {
+        let plain_rstd = 1.0 / (x.iter().map(|x| x * x).sum::<f32>() / dim as f32 + 1e-5).sqrt();
+        plain.extend(x.iter().zip(&w).map(|(x, w)| x * plain_rstd * w));
+        let dot: f32 = (0..dim).map(|i| dy[i] * w[i] * x[i]).sum();
+        let mean = dot * rstd[n] * rstd[n] / dim as f32;
+        dx_plain.extend((0..dim).map(|i| rstd[n] * (dy[i] * w[i] - x[i] * mean)));
+        (0..dim).for_each(|i| dw_plain[i] += dy[i] * x[i] * rstd[n]);
+    }
+    assert_follows("out", &out, &plain, &out64, FORWARD, floor(scale(&out64), dim));
+    let (mut dx, mut dw) = (vec![f32::NAN; rows * dim], vec![0.0f32; dim]);
+    backward(Backward {
+        dx: (&mut dx[..]).into(),
+        write_dx: Write::Overwrite,
+        dweight: (&mut dw[..]).into(),
+        dy: (&dy[..]).into(),
+        x: (&x[..]).into(),
+        weight: (&w[..]).into(),
+        rstd: (&rstd[..]).into(),
+        rows,
+        dim,
+    })
+    .unwrap();
+    let (mut dx64, mut dw64) = (vec![f64::NAN; rows * dim], vec![0.0; dim]);
+    backward(Backward {
+        dx: (&mut dx64[..]).into(),
+        write_dx: Write::Overwrite,
+        dweight: (&mut dw64[..]).into(),
+        dy: (&wide(&dy)[..]).into(),
+        x: (&wide(&x)[..]).into(),
+        weight: (&wide(&w)[..]).into(),
+        rstd: (&rstd64[..]).into(),
+        rows,
+        dim,
+    })
+    .unwrap();
+    // a row of small x has a large rstd: the scale of the terms is that of the gradients times it
+    let terms = 1.0 + scale(&rstd64);
+    assert_follows("dx", &dx, &dx_plain, &dx64, BACKWARD, floor(terms * scale(&dx64), dim));
+    assert_follows("dweight", &dw, &dw_plain, &dw64, BACKWARD, floor(terms, rows));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+    #[test]
+    fn any_shape_is_as_precise_as_plain_loops(rows in 1usize..140, dim in 1usize..70) {
+        check_precision(rows, dim);
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let (rows, dim) = (300, 24);
+    let round = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+    let (x, w, dy) = (round(numbers(rows * dim, 7)), round(numbers(dim, 8)), round(numbers(rows * dim, 9)));
+    let rstd = vec![1.5f32; rows];
+    let on = |threads| {
+        let (mut dx, mut dw) = (x.clone(), vec![1.0f32; dim]);
+        let args = Backward {
+            dx: (&mut dx[..]).into(),
+            write_dx: Write::Accumulate,
+            dweight: (&mut dw[..]).into(),
+            dy: (&dy[..]).into(),
+            x: (&x[..]).into(),
+            weight: (&w[..]).into(),
+            rstd: (&rstd[..]).into(),
+            rows,
+            dim,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| backward(args)).unwrap();
+        (dx, dw)
+    };
+    assert_eq!(on(1), on(2));
+}
