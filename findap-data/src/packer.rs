@@ -81,7 +81,7 @@ fn best_fit(lengths: &[usize], context: usize) -> Vec<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
 

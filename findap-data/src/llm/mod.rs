@@ -3,6 +3,12 @@
 //! Judges, samplers and filters take a [`ChatModel`]: the local model, a server that speaks the OpenAI protocol, a recording, or a
 //! rule that knows the answers. None of them knows which it talks to.
 
+mod cassette;
+mod http;
+
+pub use cassette::Cassette;
+pub use http::{HttpChatModel, HttpOptions};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

@@ -1,0 +1,171 @@
+//! A recording of a model's replies: JSON lines keyed by the SHA-256 of the request.
+//!
+//! Each reply is appended as it arrives, so a run that was stopped asks only for what it does not have yet.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{ChatModel, ChatReply, ChatRequest, LlmError};
+use crate::tokenizer::hex;
+
+/// Requests handed to the recorded model at once; after each such group the replies are on disk.
+const GROUP: usize = 32;
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    key: String,
+    reply: ChatReply,
+}
+
+/// Replays known replies and, where a model is behind it, records new ones.
+pub struct Cassette<M> {
+    path: PathBuf,
+    model: Option<M>,
+    replies: Mutex<HashMap<String, ChatReply>>,
+}
+
+impl<M: ChatModel> Cassette<M> {
+    /// Opens a recording, which need not exist when `model` is given. Half-written lines, left by a kill, are ignored.
+    ///
+    /// # Errors
+    /// [`LlmError::BadRecording`] if the file cannot be read or a line is not a recorded reply.
+    pub fn open(path: &Path, model: Option<M>) -> Result<Cassette<M>, LlmError> {
+        let fail = |detail: String| LlmError::BadRecording { path: path.display().to_string(), detail };
+        let mut replies = HashMap::new();
+        match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && model.is_some() => {}
+            Err(error) => return Err(fail(error.to_string())),
+            Ok(file) => {
+                for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
+                    let line = line.map_err(|error| fail(error.to_string()))?;
+                    match serde_json::from_slice::<Entry>(&line) {
+                        Ok(entry) => {
+                            replies.insert(entry.key, entry.reply);
+                        }
+                        Err(error) if error.is_eof() => {}
+                        Err(error) => return Err(fail(format!("line {}: {error}", index + 1))),
+                    }
+                }
+            }
+        }
+        Ok(Cassette { path: path.to_path_buf(), model, replies: Mutex::new(replies) })
+    }
+
+    /// The key of a request: SHA-256 of its JSON, in hex.
+    pub fn key(request: &ChatRequest) -> String {
+        let text = serde_json::to_vec(request).expect("invariant: requests serialise");
+        hex(&Sha256::digest(text))
+    }
+
+    fn append(&self, entries: &[Entry]) -> Result<(), LlmError> {
+        // A leading line break ends whatever an interrupted write left behind.
+        let mut text = String::from("\n");
+        for entry in entries {
+            text.push_str(&serde_json::to_string(entry).expect("invariant: replies serialise"));
+            text.push('\n');
+        }
+        let write = || -> std::io::Result<()> {
+            let is_new = !self.path.exists();
+            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            file.write_all(if is_new { &text.as_bytes()[1..] } else { text.as_bytes() })?;
+            file.sync_data()
+        };
+        write().map_err(|error| LlmError::BadRecording {
+            path: self.path.display().to_string(),
+            detail: error.to_string(),
+        })
+    }
+}
+
+impl<M: ChatModel> ChatModel for Cassette<M> {
+    fn name(&self) -> String {
+        match &self.model {
+            Some(model) => model.name(),
+            None => format!("recording {}", self.path.display()),
+        }
+    }
+
+    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+        let keys: Vec<String> = requests.iter().map(Self::key).collect();
+        let mut replies = self.replies.lock().expect("invariant: no panic holds the lock");
+        let mut missing: Vec<usize> =
+            (0..requests.len()).filter(|&index| !replies.contains_key(&keys[index])).collect();
+        missing.dedup_by_key(|index| &keys[*index]);
+        for group in missing.chunks(GROUP) {
+            let Some(model) = &self.model else {
+                return Err(LlmError::NotRecorded {
+                    path: self.path.display().to_string(),
+                    key: keys[group[0]].clone(),
+                });
+            };
+            let asked: Vec<ChatRequest> = group.iter().map(|&index| requests[index].clone()).collect();
+            let answers = model.chat(&asked)?;
+            let entries: Vec<Entry> =
+                group.iter().zip(answers).map(|(&index, reply)| Entry { key: keys[index].clone(), reply }).collect();
+            self.append(&entries)?;
+            replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
+        }
+        Ok(keys.iter().map(|key| replies[key].clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::llm::Sampling;
+    use crate::message::Message;
+
+    struct Counting<'a>(&'a AtomicUsize);
+
+    impl ChatModel for Counting<'_> {
+        fn name(&self) -> String {
+            "counting".into()
+        }
+
+        fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+            self.0.fetch_add(requests.len(), Ordering::Relaxed);
+            Ok(requests.iter().map(|request| ChatReply::of_text(request.messages[0].content.to_uppercase())).collect())
+        }
+    }
+
+    fn request(text: &str) -> ChatRequest {
+        ChatRequest { messages: vec![Message::user(text)], sampling: Sampling::default() }
+    }
+
+    #[test]
+    fn recorded_replies_are_not_asked_for_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("tape.jsonl");
+        let count = AtomicUsize::new(0);
+        let open = || Cassette::open(&path, Some(Counting(&count))).expect("open");
+        assert_eq!(open().chat(&[request("a"), request("b")]).expect("chat")[1].text(), "B");
+        // What a kill in the middle of a write leaves.
+        let mut file = OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(b"{\"key\": \"half").expect("write");
+        assert_eq!(open().chat(&[request("b"), request("c")]).expect("chat")[1].text(), "C");
+        assert_eq!(open().chat(&[request("c")]).expect("chat")[0].text(), "C");
+        assert_eq!(count.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_replay_without_a_model_refuses_what_it_does_not_know() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("tape.jsonl");
+        assert!(matches!(Cassette::<Counting<'_>>::open(&path, None), Err(LlmError::BadRecording { .. })));
+        let count = AtomicUsize::new(0);
+        Cassette::open(&path, Some(Counting(&count))).expect("open").chat(&[request("a")]).expect("chat");
+        let replay = Cassette::<Counting<'_>>::open(&path, None).expect("open");
+        assert_eq!(replay.chat(&[request("a")]).expect("chat")[0].text(), "A");
+        assert!(matches!(replay.chat(&[request("z")]), Err(LlmError::NotRecorded { .. })));
+        std::fs::write(&path, "nonsense\n{}\n\n").expect("write");
+        assert!(matches!(Cassette::<Counting<'_>>::open(&path, None), Err(LlmError::BadRecording { .. })));
+    }
+}
