@@ -211,7 +211,7 @@ unsafe fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize>(x: &Product, r
 }
 
 /// e^r on |r| <= ln 2 / 2 as 1 + r + r^2 p(r), highest power of p first; relative error below 2^-24. Moshier's Cephes, expf.
-const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_5e-2, 1.666_666_5e-1, 0.5];
 /// ln 2 in two parts: multiples of the first up to 2^9 are exact.
 const LN2_UPPER: f32 = 0.693_359_4;
 const LN2_LOWER: f32 = -2.121_944_4e-4;

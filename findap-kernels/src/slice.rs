@@ -55,6 +55,7 @@ impl<'a> Slice<'a> {
     ///
     /// # Panics
     /// If `range` reaches past the end, as indexing does.
+    #[allow(clippy::should_implement_trait, reason = "takes a range and subtracts nothing")]
     pub fn sub(self, range: Range<usize>) -> Slice<'a> {
         match self {
             Slice::F32(s) => Slice::F32(&s[range]),
@@ -131,6 +132,7 @@ impl<'a> SliceMut<'a> {
     ///
     /// # Panics
     /// If `range` reaches past the end, as indexing does.
+    #[allow(clippy::should_implement_trait, reason = "takes a range and subtracts nothing")]
     pub fn sub(self, range: Range<usize>) -> SliceMut<'a> {
         match self {
             SliceMut::F32(s) => SliceMut::F32(&mut s[range]),

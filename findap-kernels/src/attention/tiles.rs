@@ -637,7 +637,7 @@ unsafe fn backward_tile<L: Lanes>(
                 multiply_keys::<L>(p, saved.k, queries, band, key_start, tile, heads);
                 multiply_keys::<L>(ds, saved.v, gradients, band, key_start, tile, heads);
             }
-            for vector in 0..tile.vectors() {
+            for (vector, &tokens) in tokens.iter().enumerate().take(tile.vectors()) {
                 let seen = tile.seen(vector, key_start).min(keys);
                 let seen_by_all = tile.seen_by_all(vector, key_start).min(seen);
                 let lse = L::load(lse.as_ptr().add(vector * WIDTH));
@@ -647,7 +647,7 @@ unsafe fn backward_tile<L: Lanes>(
                     let mut probability = L::load(p.add(j * QUERIES)).sub(lse).exp();
                     if j >= seen_by_all {
                         let key = L::splat((key_start + j - tile.start) as f32);
-                        probability = probability.where_at_least(tokens[vector], key, L::splat(0.0));
+                        probability = probability.where_at_least(tokens, key, L::splat(0.0));
                     }
                     probability.store(p.add(j * QUERIES));
                     let slope = L::load(ds.add(j * QUERIES)).sub(delta);
