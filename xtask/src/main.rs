@@ -23,22 +23,14 @@ struct Arguments {
 enum Chore {
     /// Build in release mode and run recipes/demo.toml; further arguments go to `findap run`
     Train {
-        #[arg(
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            value_name = "ARGUMENTS"
-        )]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         further: Vec<String>,
     },
     /// Run every check that CI runs, cheapest first; stops at the first that fails
     Test,
     /// Run the criterion benches; further arguments go to `cargo bench`
     Bench {
-        #[arg(
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            value_name = "ARGUMENTS"
-        )]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         further: Vec<String>,
     },
 }
@@ -47,24 +39,14 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Train { further } => become_command(
             cargo()
-                .args([
-                    "run",
-                    "--release",
-                    "--package",
-                    "findap-cli",
-                    "--bin",
-                    "findap",
-                    "--",
-                ])
+                .args(["run", "--release", "--package", "findap-cli", "--bin", "findap", "--"])
                 .args(["run", "recipes/demo.toml"])
                 .args(further),
         ),
         // `--bench *` leaves out the unit tests, which do not know criterion's arguments.
-        Chore::Bench { further } => become_command(
-            cargo()
-                .args(["bench", "--workspace", "--bench", "*"])
-                .args(further),
-        ),
+        Chore::Bench { further } => {
+            become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
+        }
         Chore::Test => test::run_every_check(),
     };
     match result {
@@ -84,14 +66,13 @@ fn cargo() -> Command {
 }
 
 fn workspace_root() -> PathBuf {
-    let here = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     here.parent().map_or(here.clone(), PathBuf::from)
 }
 
 /// Replaces this process, so that signals reach the command and its exit code is ours.
 fn become_command(command: &mut Command) -> anyhow::Result<ExitCode> {
     let error = command.exec();
-    Err(anyhow::Error::new(error)
-        .context(format!("cannot start {}", command.get_program().display())))
+    Err(anyhow::Error::new(error).context(format!("cannot start {}", command.get_program().display())))
 }

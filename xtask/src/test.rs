@@ -19,49 +19,23 @@ struct Step {
 
 /// Cheapest first. The crate edges are tests of the integration binary: they run before the long tests, and again with them.
 const STEPS: [Step; 5] = [
-    Step {
-        name: "format",
-        arguments: &["fmt", "--all", "--", "--check"],
-        environment: &[],
-        counts_tests: false,
-    },
+    Step { name: "format", arguments: &["fmt", "--all", "--", "--check"], environment: &[], counts_tests: false },
     Step {
         name: "clippy",
-        arguments: &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
         environment: &[],
         counts_tests: false,
     },
     Step {
         name: "crate edges",
         // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
-        arguments: &[
-            "test",
-            "--workspace",
-            "--test",
-            "it",
-            "--",
-            "edges::",
-            "tidy::",
-        ],
+        arguments: &["test", "--workspace", "--test", "it", "--", "edges::", "tidy::"],
         environment: &[],
         counts_tests: false,
     },
     Step {
         name: "tests",
-        arguments: &[
-            "test",
-            "--workspace",
-            "--no-fail-fast",
-            "--",
-            "--show-output",
-        ],
+        arguments: &["test", "--workspace", "--no-fail-fast", "--", "--show-output"],
         environment: &[],
         counts_tests: true,
     },
@@ -80,18 +54,9 @@ pub(crate) fn run_every_check() -> Result<ExitCode> {
     for step in &STEPS {
         println!("==> {}: cargo {}", step.name, step.arguments.join(" "));
         let start = Instant::now();
-        let passed = if step.counts_tests {
-            run_tests(step, &mut closing)?
-        } else {
-            run_plain(step)?
-        };
+        let passed = if step.counts_tests { run_tests(step, &mut closing)? } else { run_plain(step)? };
         closing.steps.push((step.name, start.elapsed(), passed));
-        println!(
-            "==> {}: {} in {:.1} s",
-            step.name,
-            verdict(passed),
-            start.elapsed().as_secs_f64()
-        );
+        println!("==> {}: {} in {:.1} s", step.name, verdict(passed), start.elapsed().as_secs_f64());
         if !passed {
             all_passed = false;
             break;
@@ -101,11 +66,7 @@ pub(crate) fn run_every_check() -> Result<ExitCode> {
         closing.counts.failed = 1; // the step itself: a check that did not pass must not read "0 failed"
     }
     print!("{closing}");
-    Ok(if all_passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn verdict(passed: bool) -> &'static str {
@@ -134,10 +95,7 @@ fn run_tests(step: &Step, closing: &mut Closing) -> Result<bool> {
     let (send, lines) = mpsc::channel();
     let stdout = child.stdout.take().context("cargo has no stdout")?;
     let stderr = child.stderr.take().context("cargo has no stderr")?;
-    let readers = [
-        forward_lines(stdout, send.clone()),
-        forward_lines(stderr, send),
-    ];
+    let readers = [forward_lines(stdout, send.clone()), forward_lines(stderr, send)];
     let mut reader = RunnerReader::default();
     for line in lines {
         if let Some(shown) = reader.take(&line, closing) {
@@ -151,16 +109,10 @@ fn run_tests(step: &Step, closing: &mut Closing) -> Result<bool> {
     Ok(child.wait().context("cannot wait for cargo")?.success())
 }
 
-fn forward_lines(
-    from: impl Read + Send + 'static,
-    to: mpsc::Sender<String>,
-) -> std::thread::JoinHandle<()> {
+fn forward_lines(from: impl Read + Send + 'static, to: mpsc::Sender<String>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-            if to
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+            if to.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 break;
             }
         }
@@ -229,21 +181,10 @@ impl Counts {
     /// Reads `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`.
     fn of_result(result: &str) -> Self {
         let number = |what: &str| {
-            let words: Vec<&str> = result
-                .split([' ', ';'])
-                .filter(|word| !word.is_empty())
-                .collect();
-            words
-                .windows(2)
-                .find(|pair| pair[1] == what)
-                .and_then(|pair| pair[0].parse().ok())
-                .unwrap_or(0)
+            let words: Vec<&str> = result.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+            words.windows(2).find(|pair| pair[1] == what).and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
         };
-        Self {
-            passed: number("passed"),
-            failed: number("failed"),
-            skipped: number("ignored"),
-        }
+        Self { passed: number("passed"), failed: number("failed"), skipped: number("ignored") }
     }
 
     fn add(&mut self, other: &Self) {
@@ -269,21 +210,12 @@ impl fmt::Display for Closing {
         }
         writeln!(f)?;
         for (name, time, passed) in &self.steps {
-            writeln!(
-                f,
-                "{name:<12} {:>8.1} s  {}",
-                time.as_secs_f64(),
-                verdict(*passed)
-            )?;
+            writeln!(f, "{name:<12} {:>8.1} s  {}", time.as_secs_f64(), verdict(*passed))?;
         }
         for step in STEPS.iter().skip(self.steps.len()) {
             writeln!(f, "{:<12} {:>10}  not run", step.name, "")?;
         }
-        let Counts {
-            passed,
-            failed,
-            skipped,
-        } = &self.counts;
+        let Counts { passed, failed, skipped } = &self.counts;
         writeln!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
@@ -294,17 +226,9 @@ mod tests {
 
     #[test]
     fn result_lines_are_read() {
-        let counts = Counts::of_result(
-            "FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
-        );
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 5,
-                failed: 2,
-                skipped: 1
-            }
-        );
+        let counts =
+            Counts::of_result("FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s");
+        assert_eq!(counts, Counts { passed: 5, failed: 2, skipped: 1 });
     }
 
     #[test]
@@ -329,18 +253,8 @@ mod tests {
             "",
             "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ];
-        let shown: Vec<String> = lines
-            .iter()
-            .filter_map(|line| reader.take(line, &mut closing))
-            .collect();
-        assert_eq!(
-            closing.counts,
-            Counts {
-                passed: 1,
-                failed: 0,
-                skipped: 1
-            }
-        );
+        let shown: Vec<String> = lines.iter().filter_map(|line| reader.take(line, &mut closing)).collect();
+        assert_eq!(closing.counts, Counts { passed: 1, failed: 0, skipped: 1 });
         assert!(shown.iter().any(|line| line.contains("FINDAP_REAL_DATA")));
         assert!(!shown.iter().any(|line| line.contains("noise")));
         assert_eq!(closing.lines.len(), 2);
@@ -348,17 +262,7 @@ mod tests {
 
     #[test]
     fn the_last_line_is_the_sum_alone() {
-        let closing = Closing {
-            counts: Counts {
-                passed: 3,
-                failed: 0,
-                skipped: 1,
-            },
-            ..Closing::default()
-        };
-        assert_eq!(
-            closing.to_string().lines().last(),
-            Some("3 passed, 0 failed, 1 skipped")
-        );
+        let closing = Closing { counts: Counts { passed: 3, failed: 0, skipped: 1 }, ..Closing::default() };
+        assert_eq!(closing.to_string().lines().last(), Some("3 passed, 0 failed, 1 skipped"));
     }
 }
