@@ -278,10 +278,8 @@ impl ChatTemplate {
     fn render_error(&self, error: &Error) -> DataError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(inner) = cause {
-            if let Some(inner) = inner.downcast_ref::<Error>() {
-                if inner.kind() == ErrorKind::OutOfFuel {
-                    return self.fail(TemplateProblem::LimitExceeded { limit: "number of steps" });
-                }
+            if inner.downcast_ref::<Error>().is_some_and(|inner| inner.kind() == ErrorKind::OutOfFuel) {
+                return self.fail(TemplateProblem::LimitExceeded { limit: "number of steps" });
             }
             if inner.downcast_ref::<OutputLimit>().is_some() || inner.to_string().contains(OutputLimit::TEXT) {
                 return self.fail(TemplateProblem::LimitExceeded { limit: "size of the output" });
@@ -369,10 +367,10 @@ impl Marks {
 /// Moves the end of a turn behind the control token that follows it, blanks between them allowed.
 fn extend_to_end_of_turn(text: &str, span: &mut Range<usize>, control: &[Range<usize>]) {
     let next = control.partition_point(|range| range.start < span.end);
-    if let Some(range) = control.get(next) {
-        if text[span.end..range.start].trim().is_empty() {
-            span.end = range.end;
-        }
+    if let Some(range) = control.get(next)
+        && text[span.end..range.start].trim().is_empty()
+    {
+        span.end = range.end;
     }
 }
 

@@ -57,8 +57,7 @@ impl Tokeniser<'_> {
     /// Documents of a training record.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] and [`DataError::Template`] as their modules; the record's own problem as `Err(Ok(problem))` is
-    /// folded into [`RecordError`], so that the caller can add file and line.
+    /// [`RecordError`]: a problem of the record itself, to which the caller adds file and line, or of tokenizer and template.
     pub fn documents(&self, record: &Record, kind: Kind) -> Result<Outcome, RecordError> {
         let wrong_kind =
             || Err(RecordError::Record(RecordProblem::WrongKind { want: kind.name(), got: record.name() }));

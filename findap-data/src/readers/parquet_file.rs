@@ -31,13 +31,13 @@ pub(super) fn rows(path: &Path) -> Result<Values, DataError> {
     let mut batch: Option<(RecordBatch, usize)> = None;
     let items = std::iter::from_fn(move || {
         loop {
-            if let Some((rows, next)) = &mut batch {
-                if *next < rows.num_rows() {
-                    row += 1;
-                    let value = guarded(|| row_to_json(rows, *next));
-                    *next += 1;
-                    return Some(value.map(|value| (Location::Row(row), value)).map_err(&fail));
-                }
+            if let Some((rows, next)) = &mut batch
+                && *next < rows.num_rows()
+            {
+                row += 1;
+                let value = guarded(|| row_to_json(rows, *next));
+                *next += 1;
+                return Some(value.map(|value| (Location::Row(row), value)).map_err(&fail));
             }
             let next = guarded(|| reader.next().transpose().map_err(|error| error.to_string()));
             match next {

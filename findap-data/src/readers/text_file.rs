@@ -76,10 +76,10 @@ impl Iterator for JsonLines {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.len() > self.max_record_bytes {
                 let limit_bytes = self.max_record_bytes;
-                if self.line.last() != Some(&b'\n') {
-                    if let Err(error) = self.skip_line() {
-                        return Some(Err(error));
-                    }
+                if self.line.last() != Some(&b'\n')
+                    && let Err(error) = self.skip_line()
+                {
+                    return Some(Err(error));
                 }
                 return Some(Err(self.fail(RecordProblem::TooLong { limit_bytes })));
             }

@@ -121,10 +121,10 @@ impl TokenStore {
             });
         }
         let fingerprint = fingerprint(source, tokeniser)?;
-        if let Ok(store) = TokenStore::open(folder) {
-            if store.fingerprint == fingerprint {
-                return Ok(TokenStore { was_reused: true, ..store });
-            }
+        if let Ok(store) = TokenStore::open(folder)
+            && store.fingerprint == fingerprint
+        {
+            return Ok(TokenStore { was_reused: true, ..store });
         }
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|error| DataError::io("create", parent, error))?;
