@@ -7,7 +7,8 @@
 //! | [`batch`] | the flat batch of documents that a model sees |
 //! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
 //! | [`mixture`], [`packer`], [`loader`], [`pairs`] | which documents, in which rows, in which optimizer step |
-//! | [`llm`] | text models behind one seam |
+//! | [`llm`], [`prompts`] | text models behind one seam, and what judges are asked |
+//! | [`inspect`] | rows as a person wants to see them |
 //!
 //! Nothing here knows tensors or devices, and nothing prints.
 
@@ -15,12 +16,14 @@ pub mod batch;
 pub mod capability;
 pub mod chat_template;
 pub mod error;
+pub mod inspect;
 pub mod llm;
 pub mod loader;
 pub mod message;
 pub mod mixture;
 pub mod packer;
 pub mod pairs;
+pub mod prompts;
 pub mod readers;
 mod shuffle;
 pub mod store;
