@@ -7,8 +7,10 @@
 //! | [`batch`] | the flat batch of documents that a model sees |
 //! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
 //! | [`mixture`], [`packer`], [`loader`], [`pairs`] | which documents, in which rows, in which optimizer step |
-//! | [`llm`], [`prompts`] | text models behind one seam, and what judges are asked |
+//! | [`llm`] | text models behind one seam |
 //! | [`inspect`] | rows as a person wants to see them |
+//! | [`reward_model`] | what a generative reward model is asked, and its verdicts |
+//! | [`world`] | the closed world: facts, texts, conversations, exercises, held-out questions |
 //!
 //! Nothing here knows tensors or devices, and nothing prints.
 
@@ -23,12 +25,13 @@ pub mod message;
 pub mod mixture;
 pub mod packer;
 pub mod pairs;
-pub mod prompts;
 pub mod readers;
+pub mod reward_model;
 mod shuffle;
 pub mod store;
 pub mod tokenise;
 pub mod tokenizer;
+pub mod world;
 
 pub use batch::{Batch, IGNORE, TokenizedRow};
 pub use capability::{Capability, Domain};
