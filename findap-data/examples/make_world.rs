@@ -1,5 +1,7 @@
 //! Makes a closed world and its tokenizer: `cargo run -p findap-data --example make_world -- FOLDER [KEY=SIZE]...`
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program, not a library")]
+
 use findap_data::world::{WorldConfig, files, generate, train_tokenizer};
 use std::path::Path;
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 //! distillation (FinDAP paper, appendix H) in our own words, with the paper's JSON keys.
 //!
 //! Final-answer preference (FAP) compares final answers; stepwise corrective preference (SCP) names the first wrong step and
-//! its correction. Any [chat model](crate) can be asked; the closed world has one that works by rule
+//! its correction. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
