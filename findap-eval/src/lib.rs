@@ -17,6 +17,7 @@ pub mod scripted;
 pub mod table;
 pub mod task;
 pub mod template;
+mod text_model;
 
 pub use engine::{Options, Progress, run};
 pub use error::EvalError;

@@ -69,4 +69,13 @@ pub enum ModelError {
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] findap_tensor::KernelError),
+    /// The model directory has no chat template that compiles.
+    #[error("{directory}: no chat template; add chat_template.jinja")]
+    NoChatTemplate {
+        /// The model directory.
+        directory: PathBuf,
+    },
+    /// The tokenizer or the chat template failed.
+    #[error(transparent)]
+    Data(#[from] findap_data::DataError),
 }

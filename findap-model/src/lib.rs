@@ -7,6 +7,7 @@
 //! | [`llama`] | [`Llama`]: the parameters in one arena |
 //! | [`session`] | [`Session`]: activations, forward, backward, the head |
 //! | [`generate`] | [`Generator`]: many sequences at once over a key-value cache |
+//! | [`text`] | [`TextModel`]: a model directory, text in and text out |
 //!
 //! # Invariants
 //! - The model knows no objectives: a loss enters the backward pass as one weight per token, dLoss / dlogp.
@@ -25,10 +26,13 @@ pub mod llama;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 pub use config::Config;
 pub use error::ModelError;
+pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
 pub use llama::Llama;
 pub use session::{Recompute, Session, Tokens};
+pub use text::{Likelihood, TextModel};

@@ -1,0 +1,126 @@
+//! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own Llama.
+
+use crate::error::EvalError;
+use crate::model::{
+    GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop, fit_context, move_trailing_space, split_tokens,
+};
+use findap_data::{DataError, Message, Tokenizer};
+use findap_model::{Sampling, TextModel};
+use sha2::{Digest, Sha256};
+use std::io::Read;
+
+/// Files that decide what a model says.
+const DECISIVE: [&str; 5] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+
+impl LanguageModel for TextModel {
+    fn name(&self) -> String {
+        self.directory().display().to_string()
+    }
+
+    fn max_tokens(&self) -> usize {
+        TextModel::max_tokens(self)
+    }
+
+    /// SHA-256 over the directory's configuration, tokenizer, template and weights. Files that cannot be read count as
+    /// absent: the model is in memory already.
+    fn fingerprint(&self) -> String {
+        let mut names: Vec<String> = DECISIVE.map(str::to_owned).into();
+        if let Ok(entries) = std::fs::read_dir(self.directory()) {
+            let files = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
+            names.extend(files.filter(|name| name.ends_with(".safetensors")));
+        }
+        names.sort();
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        for name in names {
+            let Ok(mut file) = std::fs::File::open(self.directory().join(&name)) else { continue };
+            hash.update(name.as_bytes());
+            while let Ok(count @ 1..) = file.read(&mut buffer) {
+                hash.update(&buffer[..count]);
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {
+        TextModel::render_chat(self, messages).map_err(|error| failed(self, "render a conversation", &error))
+    }
+
+    fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError> {
+        let max_tokens = TextModel::max_tokens(self);
+        let pairs = requests
+            .iter()
+            .map(|request| {
+                let (context, continuation) =
+                    tokenize(self.tokenizer(), request).map_err(|error| failed(self, "tokenize", &error))?;
+                match fit_context(&context, &continuation, max_tokens) {
+                    Ok(context) => Ok((context, continuation)),
+                    Err(tokens) => {
+                        let text = request.continuation.chars().take(60).collect();
+                        Err(EvalError::ContinuationTooLong { tokens, max_tokens, text })
+                    }
+                }
+            })
+            .collect::<Result<Vec<_>, EvalError>>()?;
+        let scores = TextModel::score(self, &pairs).map_err(|error| failed(self, "score continuations", &error))?;
+        Ok(scores.into_iter().map(|score| Score { logp: score.logp, is_greedy: score.is_greedy }).collect())
+    }
+
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
+        let max_tokens = TextModel::max_tokens(self);
+        let prompts = requests
+            .iter()
+            .map(|request| {
+                let Some(room) = max_tokens.checked_sub(request.max_new_tokens).filter(|room| *room > 0) else {
+                    return Err(EvalError::NoRoomForPrompt { max_new_tokens: request.max_new_tokens, max_tokens });
+                };
+                let ids = encode(self.tokenizer(), &request.prompt, request.is_rendered)
+                    .map_err(|error| failed(self, "tokenize", &error))?;
+                Ok(findap_model::GenerateRequest {
+                    prompt: ids[ids.len().saturating_sub(room)..].to_vec(),
+                    max_new: request.max_new_tokens,
+                    sampling: Sampling::GREEDY,
+                    seed: 0,
+                    stop_ids: self.tokenizer().stop_ids().to_vec(),
+                })
+            })
+            .collect::<Result<Vec<_>, EvalError>>()?;
+        let generated =
+            TextModel::generate(self, &prompts).map_err(|error| failed(self, "generate replies", &error))?;
+        generated
+            .iter()
+            .zip(requests)
+            .map(|(generated, request)| {
+                let text = self.decode(generated).map_err(|error| failed(self, "decode", &error))?;
+                Ok(cut_at_stop(&text, &request.stop).to_owned())
+            })
+            .collect()
+    }
+}
+
+fn failed(model: &TextModel, operation: &'static str, reason: &dyn std::fmt::Display) -> EvalError {
+    EvalError::Model { model: LanguageModel::name(model), operation, reason: reason.to_string() }
+}
+
+/// Text of a template carries its own special tokens; plain text gets a BOS and none of its own.
+fn encode(tokenizer: &Tokenizer, text: &str, is_rendered: bool) -> Result<Vec<u32>, DataError> {
+    if is_rendered { tokenizer.encode_rendered(text) } else { tokenizer.encode(text, true) }
+}
+
+/// Tokens of context and continuation (lm-eval's `_encode_pair`). An empty context becomes the one token that texts of
+/// the model begin with.
+fn tokenize(tokenizer: &Tokenizer, request: &ScoreRequest) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+    if request.context.is_empty() {
+        let continuation = tokenizer.encode(&request.continuation, false)?;
+        let first = tokenizer.bos().or(tokenizer.eos());
+        return Ok((first.into_iter().collect(), continuation));
+    }
+    let (context, continuation) = move_trailing_space(&request.context, &request.continuation);
+    let whole = encode(tokenizer, &format!("{context}{continuation}"), request.is_rendered)?;
+    let num_context = encode(tokenizer, &context, request.is_rendered)?.len();
+    Ok(split_tokens(whole, num_context))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Agreement with lm-eval 0.4.13 on a golden model, sample by sample.
+
+use super::*;
+use crate::dataset::DataRoots;
+use crate::engine::{Options, run};
+use crate::prompt::{PromptOptions, prepare_row};
+use crate::task::{Metric, Task};
+use findap_model::Dtype;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn golden() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden")).to_owned()
+}
+
+fn model() -> TextModel {
+    TextModel::load(&golden().join("models/tiny"), Dtype::F32).expect("the golden model loads")
+}
+
+fn oracle(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden().join("out").join(name)).expect("reads")).expect("JSON")
+}
+
+fn tasks(chat: bool) -> [Task; 2] {
+    let head = |name: &str, metrics: &str| {
+        format!(
+            "schema = 1\nname = \"{name}\"\nversion = 1\ncapability = \"concept\"\ndomain = \"finance\"\nsimilarity = \"novel\"\nlicense = \"Apache-2.0\"\nsource = \"golden\"\nchance = 0.0\nmetrics = {metrics}\nchat = {chat}\nfewshot_as_multiturn = {chat}\nprompt = \"Question: {{question}}\\nAnswer:\"\n[dataset]\npath = \"golden:data/{name}.jsonl\"\n"
+        )
+    };
+    let choice = "[multiple_choice]\nchoices_from = \"choices\"\ngold = \"answer\"\n";
+    let reply = "[generate]\ngold = \"{answer}\"\nstop = [\"\\n\\n\", \"Question:\"]\nignore_case = true\nmax_new_tokens = 24\n";
+    let parse = |text: String| Task::parse("golden", &text).expect("parses");
+    [parse(head("finmc", "[\"acc\", \"acc_norm\"]") + choice), parse(head("fingen", "[\"exact_match\"]") + reply)]
+}
+
+fn near(found: f64, want: f64) {
+    assert!((found - want).abs() <= 1e-5 * want.abs(), "{found} is not within 1e-5 of {want}");
+}
+
+fn argmax(values: impl Iterator<Item = f64>) -> Option<usize> {
+    values.enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(index, _)| index)
+}
+
+#[test]
+fn plain_prompts_score_as_in_lm_eval() {
+    let want = oracle("lmeval_tiny.json");
+    let model = model();
+    let data_roots = DataRoots::from([("golden".to_owned(), golden())]);
+    let options = Options { data_roots, ..Options::default() };
+    let results = run(&model, &tasks(false), &options, &mut |_| {}).expect("runs");
+    for (sample, want) in results.tasks[0].samples.iter().zip(want["samples"]["finmc"].as_array().expect("samples")) {
+        let crate::sample::Answer::Scores(scores) = &sample.answer else { panic!("a choice has scores") };
+        let expected: Vec<f64> =
+            want["resps"].as_array().expect("resps").iter().filter_map(|r| r[0].as_f64()).collect();
+        for (index, (score, expected)) in scores.iter().zip(&expected).enumerate() {
+            assert_eq!(want["args"][index][0].as_str(), Some(sample.prompt.as_str()));
+            assert_eq!(want["args"][index][1].as_str(), Some(sample.continuations[index].as_str()));
+            near(score.logp, *expected);
+            assert_eq!(Some(score.is_greedy), want["resps"][index][1].as_bool());
+        }
+        assert_eq!(argmax(scores.iter().map(|score| score.logp)), argmax(expected.into_iter()));
+        assert_eq!(Some(sample.outcome.values[&Metric::Acc]), want["acc"].as_f64());
+        assert_eq!(Some(sample.outcome.values[&Metric::AccNorm]), want["acc_norm"].as_f64());
+    }
+    for (sample, want) in results.tasks[1].samples.iter().zip(want["samples"]["fingen"].as_array().expect("samples")) {
+        assert_eq!(sample.answer, crate::sample::Answer::Reply(want["resps"][0].as_str().expect("text").to_owned()));
+        assert_eq!(Some(sample.outcome.values[&Metric::ExactMatch]), want["exact_match"].as_f64());
+    }
+    let value = |task: usize, metric: usize| results.tasks[task].summary.metrics[metric].value;
+    assert_eq!(Some(value(0, 0)), want["results"]["finmc"]["acc,none"].as_f64());
+    assert_eq!(Some(value(0, 1)), want["results"]["finmc"]["acc_norm,none"].as_f64());
+    assert_eq!(Some(value(1, 0)), want["results"]["fingen"]["exact_match,none"].as_f64());
+
+    // One request per call gives the same answers.
+    let single = Options { requests_per_call: 1, limit: Some(6), ..options };
+    let again = run(&model, &tasks(false), &single, &mut |_| {}).expect("runs");
+    for (single, batched) in again.tasks.iter().zip(&results.tasks) {
+        for (single, batched) in single.samples.iter().zip(&batched.samples) {
+            assert_eq!(single.outcome, batched.outcome);
+        }
+    }
+}
+
+/// The examples that lm-eval drew are read back from its prompts; rendering, scores and replies must then agree.
+#[test]
+fn chat_prompts_with_two_examples_score_as_in_lm_eval() {
+    let want = oracle("lmeval_tiny_chat_fs2.json");
+    let model = model();
+    let roots = DataRoots::from([("golden".to_owned(), golden())]);
+    for (task, name) in tasks(true).iter().zip(["finmc", "fingen"]) {
+        let loaded = crate::dataset::load(task, &roots, None, 0).expect("loads");
+        for (row, want) in loaded.rows.iter().zip(want["samples"][name].as_array().expect("samples")) {
+            let prompt = want["args"][0][0].as_str().expect("a prompt");
+            let questions: Vec<&str> = prompt
+                .split("Question: ")
+                .skip(1)
+                .filter_map(|part| part.split("\nAnswer:<|eot_id|>").next())
+                .collect();
+            let examples: Vec<_> = questions[..2]
+                .iter()
+                .map(|question| {
+                    let is_asked = |row: &&crate::dataset::Row| row.fields["question"].as_str() == Some(question);
+                    loaded.rows.iter().find(is_asked).expect("a row")
+                })
+                .collect();
+            let item = prepare_row(task, row, &examples, &model, PromptOptions::default()).expect("renders");
+            assert_eq!(item.prompt, prompt);
+            match &item.ask {
+                crate::prompt::Ask::Choices { texts, prefix, .. } => {
+                    let request = |text: &String| ScoreRequest {
+                        context: item.prompt.clone(),
+                        continuation: format!("{prefix}{text}"),
+                        is_rendered: true,
+                    };
+                    let requests: Vec<ScoreRequest> = texts.iter().map(request).collect();
+                    let scores = LanguageModel::score(&model, &requests).expect("scores");
+                    for (index, score) in scores.iter().enumerate() {
+                        near(score.logp, want["resps"][index][0].as_f64().expect("a score"));
+                        assert_eq!(Some(score.is_greedy), want["resps"][index][1].as_bool());
+                    }
+                    let sample = crate::sample::judge(task, &item, crate::sample::Answer::Scores(scores));
+                    assert_eq!(Some(sample.outcome.values[&Metric::Acc]), want["acc"].as_f64());
+                    assert_eq!(Some(sample.outcome.values[&Metric::AccNorm]), want["acc_norm"].as_f64());
+                }
+                crate::prompt::Ask::Reply { .. } => {
+                    let request = GenerateRequest {
+                        prompt: item.prompt.clone(),
+                        is_rendered: true,
+                        stop: vec!["\n\n".to_owned(), "Question:".to_owned()],
+                        max_new_tokens: 24,
+                    };
+                    let replies = LanguageModel::generate(&model, &[request]).expect("replies");
+                    assert_eq!(Some(replies[0].as_str()), want["resps"][0].as_str());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_or_cut_from_the_left() {
+    let model = model();
+    let max_tokens = LanguageModel::max_tokens(&model);
+    let score = |context: String, continuation: String| {
+        LanguageModel::score(&model, &[ScoreRequest { context, continuation, is_rendered: false }])
+    };
+    let long = "profit ".repeat(max_tokens);
+    assert!(matches!(score("x".to_owned(), long.clone()), Err(EvalError::ContinuationTooLong { .. })));
+    let cut = score(format!("a{long}"), " rose".to_owned()).expect("scores");
+    assert_eq!(
+        cut,
+        score(format!("b{long}"), " rose".to_owned()).expect("scores"),
+        "only the end of the context counts"
+    );
+    assert!(score(String::new(), "rose".to_owned()).expect("an empty context")[0].logp < 0.0);
+    let generate = |max_new_tokens| {
+        let request = GenerateRequest { prompt: long.clone(), is_rendered: false, stop: Vec::new(), max_new_tokens };
+        LanguageModel::generate(&model, &[request])
+    };
+    assert!(matches!(generate(max_tokens), Err(EvalError::NoRoomForPrompt { .. })));
+    assert!(generate(4).is_ok());
+}
