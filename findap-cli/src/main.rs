@@ -27,7 +27,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Plan(commands::plan::Arguments),
     Compare(commands::compare::Arguments),
+    Report(commands::report::Arguments),
     Doctor(commands::doctor::Arguments),
 }
 
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
     }
     let result = match command {
         Command::Compare(arguments) => commands::compare::execute(&arguments),
+        Command::Plan(arguments) => commands::plan::execute(&arguments),
+        Command::Report(arguments) => commands::report::execute(&arguments),
         Command::Doctor(arguments) => commands::doctor::execute(&arguments),
     };
     match result {

@@ -2,3 +2,5 @@
 
 pub(crate) mod compare;
 pub(crate) mod doctor;
+pub(crate) mod plan;
+pub(crate) mod report;

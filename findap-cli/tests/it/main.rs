@@ -1,6 +1,7 @@
 //! The integration tests of the workspace: one binary, so that there is one link step.
 
 mod edges;
+mod recipe;
 mod tidy;
 mod tool;
 mod usage;

@@ -15,7 +15,7 @@ fn usage_errors_exit_with_2_and_say_so_on_stderr() {
 #[test]
 fn help_names_every_command_and_exits_with_0() {
     let help = run(["--help"]).success().stdout;
-    for command in ["compare", "doctor"] {
+    for command in ["plan", "compare", "report", "doctor"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}\n{help}");
         let own = run([command, "--help"]).success().stdout;
         assert!(own.contains("Usage: findap"), "{own}");

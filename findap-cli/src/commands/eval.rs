@@ -1,0 +1,109 @@
+//! `findap eval`: tasks asked of one model.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use findap_eval::{Options, Registry, Results};
+use findap_eval::table::percent;
+use findap_model::TextModel;
+use findap_tensor::Dtype;
+
+use crate::terminal::{self, Progress};
+
+/// Measures a model on tasks; results are written in lm-eval's schema
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder (Hugging Face layout)
+    model: PathBuf,
+    /// Task names, globs and @groups, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// Folder for results and samples
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Ask only the first N rows of each task
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Where data sets lie: NAME=DIR (`world=runs/demo/data/world`); may be given several times
+    #[arg(long = "data", value_name = "NAME=DIR", value_parser = named_folder)]
+    data: Vec<(String, PathBuf)>,
+    /// A folder of further task files
+    #[arg(long, value_name = "DIR")]
+    task_folder: Option<PathBuf>,
+    /// Solved examples before each question, whatever the task says
+    #[arg(long, value_name = "N")]
+    num_fewshot: Option<usize>,
+    /// Seed of drawn examples and bootstrap errors
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => Ok((name.to_owned(), folder.into())),
+        _ => Err("write NAME=DIR".to_owned()),
+    }
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    let mut registry = Registry::builtin()?;
+    if let Some(folder) = &arguments.task_folder {
+        registry.add_folder(folder)?;
+    }
+    let tasks = registry.select(arguments.tasks.iter().map(String::as_str))?;
+    if tasks.is_empty() {
+        bail!("--tasks names no task");
+    }
+    let model = TextModel::load(&arguments.model, Dtype::F32)
+        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    std::fs::create_dir_all(&arguments.output)
+        .with_context(|| format!("cannot create the folder {}", arguments.output.display()))?;
+    let journal = arguments.output.join("journal.jsonl");
+    let options = Options {
+        data_roots: arguments.data.iter().cloned().collect(),
+        limit: arguments.limit,
+        seed: arguments.seed,
+        num_fewshot: arguments.num_fewshot,
+        journal: Some(journal.clone()),
+        ..Options::default()
+    };
+    let mut progress = Progress::new();
+    progress.begin("eval", 0);
+    let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
+        progress.step(now.num_done as u64, now.num_total as u64, now.task);
+    })?;
+    progress.clear();
+    let path = results.write(&arguments.output)?;
+    std::fs::remove_file(&journal).ok();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&results.to_json())?);
+    } else {
+        println!("{}\n\n{}", table(&results), path.display());
+    }
+    Ok(())
+}
+
+fn table(results: &Results) -> String {
+    let rows: Vec<Vec<String>> = results
+        .tasks
+        .iter()
+        .map(|task| {
+            let summary = &task.summary;
+            let headline = summary.headline();
+            vec![
+                summary.name.clone(),
+                summary.domain.name().to_owned(),
+                summary.capability.name().to_owned(),
+                headline.metric.name().to_owned(),
+                summary.num_rows.to_string(),
+                percent(summary.chance),
+                percent(headline.value),
+                headline.stderr.map_or_else(|| "-".to_owned(), percent),
+            ]
+        })
+        .collect();
+    terminal::table(&["task", "domain", "capability", "metric", "n", "chance", "score", "+-"], &rows)
+}

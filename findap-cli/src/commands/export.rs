@@ -1,0 +1,48 @@
+//! `findap export`: a model folder written again, in another dtype or other shards.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use findap_model::Llama;
+use findap_model::checkpoint::SaveOptions;
+use findap_tensor::Dtype;
+
+/// Writes a model in another dtype or other shards
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder (Hugging Face layout)
+    model: PathBuf,
+    /// Folder to write; must not exist
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Number format of the weights
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: Format,
+    /// Largest file in MiB; larger models are split
+    #[arg(long, default_value_t = 5120, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    max_shard_mib: u64,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Bf16,
+    F32,
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    ensure!(!arguments.output.exists(), "{} exists: name a folder that does not", arguments.output.display());
+    let model = Llama::load(&arguments.model, Dtype::F32)
+        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let dtype = match arguments.dtype {
+        Format::Bf16 => Dtype::Bf16,
+        Format::F32 => Dtype::F32,
+    };
+    let options = SaveOptions {
+        dtype,
+        max_shard_bytes: (arguments.max_shard_mib as usize).saturating_mul(1 << 20),
+        carry_from: Some(arguments.model.clone()),
+    };
+    model.save(&arguments.output, &options)?;
+    println!("{}", arguments.output.display());
+    Ok(())
+}

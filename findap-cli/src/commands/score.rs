@@ -1,0 +1,197 @@
+//! `findap score`: the log-probability of every token of every row.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
+use findap_model::session::SessionOptions;
+use findap_model::{Llama, Recompute, Session, Tokens};
+use findap_tensor::Dtype;
+use serde::{Deserialize, Serialize};
+
+use crate::files::OutputFile;
+use crate::terminal::Progress;
+
+/// A line longer than this is refused: it is not a row of text.
+const MAX_LINE_BYTES: u64 = 64 << 20;
+
+/// Scores rows: the log-probability of each token given those before it
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder (Hugging Face layout)
+    model: PathBuf,
+    /// JSONL with one of {"text"}, {"messages"}, {"tokens": [ids]}, {"docs": [[ids], ...]} a line; docs are packed into one row
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the scores go, one line a row: {"tokens", "logprobs", "sum", "n"}
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Arithmetic: f32, f64, or f32 over weights rounded to bf16
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Precision,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    F32,
+    F64,
+    Bf16,
+}
+
+/// One input line. Exactly one of the fields is given.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    text: Option<String>,
+    messages: Option<Vec<Message>>,
+    tokens: Option<Vec<u32>>,
+    docs: Option<Vec<Vec<u32>>>,
+}
+
+/// One output line. `logprobs` is null at the first token of each document; `n` counts the others.
+#[derive(Serialize)]
+struct Scored {
+    tokens: Vec<u32>,
+    logprobs: Vec<Option<f64>>,
+    sum: f64,
+    n: usize,
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    let dtype = match arguments.dtype {
+        Precision::F32 => Dtype::F32,
+        Precision::F64 => Dtype::F64,
+        Precision::Bf16 => Dtype::Bf16,
+    };
+    let model = Llama::load(&arguments.model, dtype)
+        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let rows = read_rows(&arguments.input, &arguments.model, &model)?;
+
+    let longest = rows.iter().map(Batch::num_tokens).max().unwrap_or(0);
+    let compute = if matches!(dtype, Dtype::F64) { Dtype::F64 } else { Dtype::F32 };
+    let mut session = Session::new(
+        &model.config,
+        SessionOptions {
+            dtype: compute,
+            max_tokens: longest.max(1),
+            max_positions: model.config.max_positions.min(longest.max(1)),
+            recompute: Recompute::None,
+            needs_backward: false,
+        },
+    );
+
+    let mut output = OutputFile::create(&arguments.output)?;
+    let mut progress = Progress::new();
+    progress.begin("score", rows.len() as u64);
+    for (index, row) in rows.iter().enumerate() {
+        let scored = score(&model, &mut session, row)?;
+        output.write_line(&serde_json::to_string(&scored)?)?;
+        progress.step(index as u64 + 1, rows.len() as u64, "");
+    }
+    progress.clear();
+    output.commit()?;
+    println!("{} rows scored: {}", rows.len(), arguments.output.display());
+    Ok(())
+}
+
+fn score(model: &Llama, session: &mut Session, row: &Batch) -> Result<Scored> {
+    let mut logprobs = vec![None; row.num_tokens()];
+    if !row.is_empty() {
+        session.forward(model, Tokens { ids: &row.tokens, positions: &row.positions, cu_seqlens: &row.cu_seqlens })?;
+        // The value at position t belongs to the token after it.
+        let logp = session.logp(model, &row.targets)?;
+        for document in (0..row.num_documents()).map(|index| row.document(index)) {
+            for position in document.start..document.end - 1 {
+                logprobs[position + 1] = Some(logp[position]);
+            }
+        }
+    }
+    let sum = logprobs.iter().flatten().sum();
+    let n = logprobs.iter().flatten().count();
+    Ok(Scored { tokens: row.tokens.clone(), logprobs, sum, n })
+}
+
+/// Reads and tokenises the whole input first, so that a bad line is found before anything is computed or written.
+fn read_rows(input: &Path, model_folder: &Path, model: &Llama) -> Result<Vec<Batch>> {
+    let file = File::open(input).with_context(|| format!("cannot read {}", input.display()))?;
+    let mut text_tools = TextTools { folder: model_folder, tokenizer: None, template: None };
+    let mut reader = BufReader::new(file);
+    let mut rows = Vec::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let length = std::io::Read::take(&mut reader, MAX_LINE_BYTES + 1)
+            .read_until(b'\n', &mut line)
+            .with_context(|| format!("cannot read {}", input.display()))?;
+        if length == 0 {
+            break;
+        }
+        let place = || format!("{}, line {number}", input.display());
+        ensure!(length as u64 <= MAX_LINE_BYTES, "{}: longer than {MAX_LINE_BYTES} bytes", place());
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let row: Row = serde_json::from_slice(&line)
+            .with_context(|| format!("{}: not a row to score", place()))?;
+        let documents = documents(row, &mut text_tools).with_context(place)?;
+        rows.push(batch(documents, model).with_context(place)?);
+    }
+    Ok(rows)
+}
+
+fn batch(documents: Vec<Vec<u32>>, model: &Llama) -> Result<Batch> {
+    let mut batch = Batch::new();
+    for ids in documents {
+        let limit = model.config.max_positions;
+        ensure!(ids.len() <= limit, "{} tokens, the model reads {limit}: split the document", ids.len());
+        if let Some(bad) = ids.iter().find(|&&id| id as usize >= model.config.vocab_size) {
+            bail!("tokens: id {bad} is outside the model's vocabulary of {}", model.config.vocab_size);
+        }
+        batch.push_document(&ids, &vec![true; ids.len()]);
+    }
+    Ok(batch)
+}
+
+fn documents(row: Row, tools: &mut TextTools<'_>) -> Result<Vec<Vec<u32>>> {
+    match row {
+        Row { text: Some(text), messages: None, tokens: None, docs: None } => {
+            Ok(vec![tools.tokenizer()?.encode(&text, true)?])
+        }
+        Row { text: None, messages: Some(messages), tokens: None, docs: None } => {
+            tools.tokenizer()?;
+            tools.template()?;
+            let (Some(tokenizer), Some(template)) = (&tools.tokenizer, &tools.template) else {
+                bail!("invariant: both were just loaded")
+            };
+            Ok(vec![template.encode_conversation(tokenizer, &messages)?.ids])
+        }
+        Row { text: None, messages: None, tokens: Some(tokens), docs: None } => Ok(vec![tokens]),
+        Row { text: None, messages: None, tokens: None, docs: Some(docs) } => Ok(docs),
+        _ => bail!("give exactly one of text, messages, tokens, docs"),
+    }
+}
+
+/// Tokenizer and template of the model folder, loaded when the first row asks for them: rows of ids need neither.
+struct TextTools<'a> {
+    folder: &'a Path,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+impl TextTools<'_> {
+    fn tokenizer(&mut self) -> Result<&Tokenizer> {
+        if self.tokenizer.is_none() {
+            self.tokenizer = Some(Tokenizer::load(self.folder)?);
+        }
+        self.tokenizer.as_ref().context("invariant: just loaded")
+    }
+
+    fn template(&mut self) -> Result<&ChatTemplate> {
+        if self.template.is_none() {
+            self.template = Some(ChatTemplate::load(self.folder)?);
+        }
+        self.template.as_ref().context("invariant: just loaded")
+    }
+}

@@ -1,0 +1,223 @@
+//! `findap serve`: the model behind the OpenAI chat protocol.
+//!
+//! `POST /v1/chat/completions` (also with `stream: true`) and `GET /v1/models`. Requests are answered one after another; a few
+//! threads read and write, so that a slow client does not hold up the next one.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use findap_data::Message;
+use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Sampling};
+use findap_model::TextModel;
+use findap_tensor::Dtype;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tiny_http::{Header, Method, Request, Response, Server};
+
+/// Bodies beyond this are refused unread.
+const MAX_BODY_BYTES: u64 = 16 << 20;
+const THREADS: usize = 4;
+
+/// Serves a model over HTTP in the OpenAI chat protocol, with streaming
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder (Hugging Face layout)
+    model: PathBuf,
+    /// Address to listen at; 0.0.0.0 opens it to the network
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    let model = TextModel::load(&arguments.model, Dtype::F32)
+        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let name = arguments
+        .model
+        .file_name()
+        .map_or_else(|| "findap".to_owned(), |name| name.to_string_lossy().into_owned());
+    let server = Server::http((arguments.host.as_str(), arguments.port))
+        .map_err(|error| anyhow!("{error}"))
+        .with_context(|| format!("cannot listen at {}:{}: is the port taken?", arguments.host, arguments.port))?;
+    println!("http://{}/v1", server.server_addr());
+    eprintln!("serving {name}; Ctrl-C stops");
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Ok(request) = server.recv() {
+                    answer(request, &model, &name);
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// A client that goes away is its own affair: errors of writing are dropped.
+fn answer(mut request: Request, model: &dyn ChatModel, name: &str) {
+    let path = request.url().split('?').next().unwrap_or_default().to_owned();
+    let response = match (request.method().clone(), path.as_str()) {
+        (Method::Get, "/v1/models") => json_response(
+            200,
+            &json!({"object": "list", "data": [{"id": name, "object": "model", "created": now(), "owned_by": "findap"}]}),
+        ),
+        (Method::Post, "/v1/chat/completions") => match complete(&mut request, model, name) {
+            Ok(response) => response,
+            Err(refusal) => refusal.into_response(),
+        },
+        (_, "/v1/models" | "/v1/chat/completions") => Refusal::new(405, "this method is not served here").into_response(),
+        _ => Refusal::new(404, "served are POST /v1/chat/completions and GET /v1/models").into_response(),
+    };
+    request.respond(response).ok();
+}
+
+type Body = Response<std::io::Cursor<Vec<u8>>>;
+
+struct Refusal {
+    status: u16,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: u16, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    fn into_response(self) -> Body {
+        let kind = if self.status < 500 { "invalid_request_error" } else { "server_error" };
+        json_response(self.status, &json!({"error": {"message": self.message, "type": kind, "code": null, "param": null}}))
+    }
+}
+
+/// What a client may ask. Unknown fields are let pass, as servers of this protocol do.
+#[derive(Deserialize)]
+struct Wire {
+    messages: Vec<Message>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<u32>,
+    max_tokens: Option<usize>,
+    max_completion_tokens: Option<usize>,
+    n: Option<usize>,
+    seed: Option<u64>,
+    stop: Option<Stop>,
+    #[serde(default)]
+    stream: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn complete(request: &mut Request, model: &dyn ChatModel, name: &str) -> Result<Body, Refusal> {
+    let mut body = Vec::new();
+    request
+        .as_reader()
+        .take(MAX_BODY_BYTES + 1)
+        .read_to_end(&mut body)
+        .map_err(|error| Refusal::new(400, format!("the body ended early: {error}")))?;
+    if body.len() as u64 > MAX_BODY_BYTES {
+        return Err(Refusal::new(413, format!("the body is longer than {MAX_BODY_BYTES} bytes")));
+    }
+    let wire: Wire = serde_json::from_slice(&body).map_err(|error| Refusal::new(400, error.to_string()))?;
+    let is_stream = wire.stream;
+    let request = to_request(wire)?;
+    let replies = model.chat(std::slice::from_ref(&request)).map_err(|error| Refusal::new(400, error.to_string()))?;
+    let reply = replies.into_iter().next().ok_or_else(|| Refusal::new(500, "the model gave no reply"))?;
+    let id = format!("chatcmpl-{:x}", SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos()));
+    if is_stream {
+        return Ok(response(200, "text/event-stream", events(&reply, &id, name)));
+    }
+    Ok(json_response(200, &completion(&reply, &id, name)))
+}
+
+fn to_request(wire: Wire) -> Result<ChatRequest, Refusal> {
+    let refuse = |field: &str, want: &str| Err(Refusal::new(400, format!("{field}: {want}")));
+    let temperature = wire.temperature.unwrap_or(1.0);
+    if !(0.0..=100.0).contains(&temperature) {
+        return refuse("temperature", "a number from 0 to 100");
+    }
+    if wire.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
+        return refuse("top_p", "a number above 0, at most 1");
+    }
+    if wire.n.is_some_and(|n| !(1..=64).contains(&n)) {
+        return refuse("n", "a number from 1 to 64");
+    }
+    if wire.messages.is_empty() {
+        return refuse("messages", "at least one message");
+    }
+    let stop = match wire.stop {
+        None => Vec::new(),
+        Some(Stop::One(text)) => vec![text],
+        Some(Stop::Many(texts)) => texts,
+    };
+    let sampling = Sampling {
+        temperature,
+        top_k: wire.top_k,
+        top_p: wire.top_p,
+        max_tokens: wire.max_completion_tokens.or(wire.max_tokens).unwrap_or(256),
+        stop,
+        seed: wire.seed,
+        n: wire.n.unwrap_or(1),
+        logprobs: false,
+    };
+    Ok(ChatRequest { messages: wire.messages, sampling })
+}
+
+fn completion(reply: &ChatReply, id: &str, name: &str) -> Value {
+    let choices: Vec<Value> = reply
+        .choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| {
+            json!({
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text},
+                "finish_reason": choice.finish_reason,
+                "logprobs": null,
+            })
+        })
+        .collect();
+    json!({"id": id, "object": "chat.completion", "created": now(), "model": name, "choices": choices})
+}
+
+/// The reply as server-sent events: a role, the text word by word, the reason of the end, `[DONE]`.
+fn events(reply: &ChatReply, id: &str, name: &str) -> Vec<u8> {
+    let mut stream = Vec::new();
+    let mut send = |index: usize, delta: Value, finish_reason: Value| {
+        let chunk = json!({
+            "id": id, "object": "chat.completion.chunk", "created": now(), "model": name,
+            "choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}],
+        });
+        stream.extend_from_slice(format!("data: {chunk}\n\n").as_bytes());
+    };
+    for (index, choice) in reply.choices.iter().enumerate() {
+        send(index, json!({"role": "assistant", "content": ""}), Value::Null);
+        for word in choice.text.split_inclusive(char::is_whitespace) {
+            send(index, json!({"content": word}), Value::Null);
+        }
+        send(index, json!({}), json!(choice.finish_reason));
+    }
+    stream.extend_from_slice(b"data: [DONE]\n\n");
+    stream
+}
+
+fn json_response(status: u16, value: &Value) -> Body {
+    response(status, "application/json", value.to_string().into_bytes())
+}
+
+fn response(status: u16, content_type: &str, body: Vec<u8>) -> Body {
+    let header = Header::from_bytes("Content-Type", content_type).expect("invariant: the header is plain ASCII");
+    Response::from_data(body).with_status_code(status).with_header(header)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
