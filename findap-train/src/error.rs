@@ -1,0 +1,129 @@
+//! What can go wrong in a run.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::recipe::RecipeError;
+
+/// Why a run stopped.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Texts, tokens or templates.
+    #[error(transparent)]
+    Data(#[from] findap_data::DataError),
+    /// The model or its arithmetic.
+    #[error(transparent)]
+    Model(#[from] findap_model::ModelError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The file system.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A source gives no rows, or no row that fits.
+    #[error("stage `{stage}`: {problem}")]
+    NothingToTrain {
+        /// The stage.
+        stage: String,
+        /// What is missing and what to change.
+        problem: String,
+    },
+    /// A loss or gradient is not a finite number; the weights are those before this step.
+    #[error(
+        "stage `{stage}`, step {step}: {what} is not finite; nothing was updated and the last checkpoint is intact. Rows of this step: {rows}. \
+         Lower `learning_rate` or look at these rows"
+    )]
+    NonFinite {
+        /// The stage.
+        stage: String,
+        /// The step, from 1.
+        step: u64,
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The rows of the step, as `source:row`.
+        rows: String,
+    },
+    /// Another process works in the run folder.
+    #[error("{}: another run works here ({owner}); wait for it, or name another folder with --run-dir", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// `process N on HOST`, as it wrote itself down.
+        owner: String,
+    },
+    /// What was begun with one recipe cannot go on with another.
+    #[error(
+        "{}: stage `{stage}` was begun with other settings:\n{}\nput them back, or delete the stage's folder to begin it again",
+        folder.display(), show_changes(changes)
+    )]
+    Changed {
+        /// The stage's folder.
+        folder: PathBuf,
+        /// The stage.
+        stage: String,
+        /// What differs.
+        changes: Vec<Change>,
+    },
+    /// The disk would not hold the checkpoints.
+    #[error("{}: {} MiB are needed for checkpoints and the model, {} MiB are free; make room or set run.keep_checkpoints = 1", folder.display(), need_bytes >> 20, free_bytes >> 20)]
+    DiskSpace {
+        /// Where.
+        folder: PathBuf,
+        /// Wanted.
+        need_bytes: u64,
+        /// There is.
+        free_bytes: u64,
+    },
+    /// A judge or policy did not answer.
+    #[error(transparent)]
+    Language(#[from] findap_data::LlmError),
+    /// The evaluation after a stage failed.
+    #[error("evaluation after `{stage}`: {source}")]
+    Evaluation {
+        /// The stage.
+        stage: String,
+        /// The evaluator's words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// One setting that differs from what a stage was begun with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The setting.
+    pub key: String,
+    /// Its value at the beginning; `None` if it was not there.
+    pub was: Option<String>,
+    /// Its value now; `None` if it is not there.
+    pub now: Option<String>,
+}
+
+fn show_changes(changes: &[Change]) -> String {
+    let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
+    let lines: Vec<String> =
+        changes.iter().map(|c| format!("  {}: was {}, now {}", c.key, show(&c.was), show(&c.now))).collect();
+    lines.join("\n")
+}
+
+impl From<findap_tensor::KernelError> for TrainError {
+    fn from(error: findap_tensor::KernelError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    move |source| TrainError::Io { action, path: path.into(), source }
+}

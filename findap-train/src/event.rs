@@ -1,0 +1,93 @@
+//! What a run tells while it works. The library never prints; whoever runs it listens.
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A stage begins, or goes on from a checkpoint.
+    StageStarted {
+        /// The stage.
+        stage: String,
+        /// `train`, `distill` or `align`.
+        kind: &'static str,
+        /// Steps (or exercises) in all.
+        steps: u64,
+        /// Steps done before.
+        done: u64,
+    },
+    /// An optimizer step is done.
+    Step {
+        /// The stage.
+        stage: String,
+        /// The step, from 1.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Loss of the step, per loss token (or per pair).
+        loss: f64,
+        /// Rate of the step.
+        learning_rate: f64,
+        /// Speed over this step.
+        tokens_per_s: f64,
+    },
+    /// Work that is not an optimizer step went on: exercises sampled, reference log-probabilities computed.
+    Progress {
+        /// The stage.
+        stage: String,
+        /// What is counted.
+        what: &'static str,
+        /// Done so far.
+        done: u64,
+        /// In all.
+        total: u64,
+    },
+    /// The dev loss was measured.
+    DevLoss {
+        /// The stage.
+        stage: String,
+        /// After this step.
+        step: u64,
+        /// Per loss token (or per pair).
+        loss: f64,
+        /// Whether it is the lowest so far.
+        is_best: bool,
+    },
+    /// A checkpoint was committed.
+    Saved {
+        /// The stage.
+        stage: String,
+        /// After this step.
+        step: u64,
+    },
+    /// A stage is done.
+    StageFinished {
+        /// The stage.
+        stage: String,
+        /// Wall time of this process in it.
+        seconds: f64,
+    },
+    /// A stage was done before.
+    StageSkipped {
+        /// The stage.
+        stage: String,
+    },
+    /// A model is being evaluated.
+    Evaluating {
+        /// `base` or the stage.
+        stage: String,
+    },
+    /// Something worth reading.
+    Note(String),
+}
+
+/// Listens to a run.
+pub trait Observer {
+    /// Is told of `event` as it happens.
+    fn event(&mut self, event: Event);
+}
+
+impl<F: FnMut(Event)> Observer for F {
+    fn event(&mut self, event: Event) {
+        self(event);
+    }
+}

@@ -1,0 +1,171 @@
+//! The run folder: one writer, durable files, free space.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{TrainError, io};
+
+/// Holds a folder for this process. The system frees it when the process ends, however it ends; the file that stays behind says
+/// who was last and is no obstacle.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Locks `folder`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`TrainError::Locked`] with the owner; [`TrainError::Io`].
+    pub fn take(folder: &Path) -> Result<Self, TrainError> {
+        fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
+        let path = folder.join("run.lock");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let _ = file.read_to_string(&mut owner);
+                return Err(TrainError::Locked { path, owner: owner.trim().to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(io("lock", &path)(source)),
+        }
+        let owner = format!("process {} on {}\n", std::process::id(), host_name());
+        file.set_len(0).map_err(io("write", &path))?;
+        file.seek(SeekFrom::Start(0)).map_err(io("write", &path))?;
+        file.write_all(owner.as_bytes()).map_err(io("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The machine's name, letters, digits, `-` and `.` only.
+pub(crate) fn host_name() -> String {
+    let name =
+        fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
+    let plain: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
+    if plain.is_empty() { "localhost".to_owned() } else { plain }
+}
+
+/// Writes a file so that it is whole or not there, and durable: a temporary sibling, fsync, rename, fsync of the folder.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let mut file = File::create(&temporary).map_err(io("create", &temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(io("rename to", path))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))
+}
+
+/// Bytes a user may still write below `folder`; `None` where the system does not say.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a NUL-terminated string and `stat` a writable statvfs; both outlive the call.
+    let answer = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+    if answer != 0 {
+        return None;
+    }
+    // SAFETY: every bit pattern is a statvfs, it was zeroed, and the call that filled it succeeded.
+    let stat = unsafe { stat.assume_init() };
+    Some(stat.f_bavail as u64 * stat.f_frsize as u64)
+}
+
+/// Refuses where fewer than `need_bytes` are free.
+///
+/// # Errors
+/// [`TrainError::DiskSpace`].
+pub fn require_space(folder: &Path, need_bytes: u64) -> Result<(), TrainError> {
+    match free_bytes(folder) {
+        Some(free_bytes) if free_bytes < need_bytes => {
+            Err(TrainError::DiskSpace { folder: folder.into(), need_bytes, free_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// SHA-256 of a file, in hex.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn file_sha256(path: &Path) -> Result<String, TrainError> {
+    let mut file = File::open(path).map_err(io("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(io("read", path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// SHA-256 over the names and contents of the plain files of a model folder, in hex.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn model_sha256(folder: &Path) -> Result<String, TrainError> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io("list", folder))? {
+        let path = entry.map_err(io("list", folder))?.path();
+        if path.is_file()
+            && path.extension().is_some_and(|ending| ending == "safetensors" || ending == "json" || ending == "jinja")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    for path in files {
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(file_sha256(&path)?);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_writer_is_refused_and_the_lock_ends_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        let error = FolderLock::take(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(lock);
+        FolderLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn space_is_refused_before_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(folder.path()).is_some_and(|free| free > 0));
+        assert!(matches!(require_space(folder.path(), u64::MAX), Err(TrainError::DiskSpace { .. })));
+        require_space(folder.path(), 1).unwrap();
+    }
+
+    #[test]
+    fn hashes_are_sha256() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_whole(&path, b"abc").unwrap();
+        assert_eq!(file_sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

@@ -1,0 +1,460 @@
+//! One stage of training: batches in, weights out, resumable at every checkpoint.
+//!
+//! A step: forward and backward of each micro-batch with weights normalised over the whole step, the global norm, a check that
+//! everything is finite, clipping, AdamW, a line of metrics. Everything that decides the next step's bits is in the checkpoint.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use findap_model::session::SessionOptions;
+use findap_model::{Llama, Recompute, Session, Tokens};
+use findap_tensor::Arena;
+use findap_tensor::ops::reduce;
+
+use crate::checkpoint::{self, State};
+use crate::error::{Change, TrainError, io};
+use crate::event::{Event, Observer};
+use crate::folder;
+use crate::loader::{Loader, MicroBatch};
+use crate::metrics::{JsonlWriter, TensorBoardWriter};
+use crate::objective::{Dpo, DpoMetrics, Reference, StepTotals, cross_entropy_weights, document_sums};
+use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::recipe::Optimization;
+use crate::schedule::Schedule;
+
+/// What is minimised.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Objective {
+    /// Next-token cross-entropy.
+    CrossEntropy,
+    /// DPO with a likelihood term. `references` has one entry per item of the loader, `dev_references` of the dev loader.
+    Dpo {
+        /// The loss.
+        dpo: Dpo,
+        /// The reference model's log-probabilities.
+        references: Vec<Reference>,
+        /// The same for the dev pairs.
+        dev_references: Vec<Reference>,
+    },
+}
+
+/// A stage to be trained.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The stage's name.
+    pub stage: &'a str,
+    /// Its folder: metrics, event files, checkpoints.
+    pub folder: &'a Path,
+    /// The keys of the recipe.
+    pub keys: &'a Optimization,
+    /// What the backward pass recomputes.
+    pub recompute: Recompute,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// What must be the same to go on from a checkpoint, key by key.
+    pub identity: BTreeMap<String, String>,
+    /// What is minimised.
+    pub objective: Objective,
+}
+
+/// How a stage ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    /// All steps done, or the dev loss no longer fell. `best` is the step and dev loss of the weights the model now has.
+    Finished {
+        /// Steps done.
+        step: u64,
+        /// Step and dev loss of the best weights, where a dev loss was measured.
+        best: Option<(u64, f64)>,
+    },
+    /// Stopped on request after a checkpoint.
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Trains `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one. `dev` gives the rows of the
+/// dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a checkpoint and an early
+/// return after the step at hand.
+///
+/// # Errors
+/// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`]; others.
+pub fn train(
+    model: &mut Llama,
+    loader: &mut Loader,
+    dev: Option<&Loader>,
+    job: &Job<'_>,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
+    let mut trainer = Trainer::new(model, loader, dev, job, observer)?;
+    trainer.resume(model, loader, observer)?;
+    trainer.open_metrics()?;
+    let steps = trainer.schedule.total_steps;
+    let started =
+        Event::StageStarted { stage: job.stage.to_owned(), kind: job.kind(), steps, done: trainer.state.step };
+    observer.event(started);
+    while trainer.state.step < steps && !trainer.should_stop_early() {
+        if stop.load(Ordering::Relaxed) {
+            trainer.save(model, loader, observer)?;
+            return Ok(Outcome::Interrupted { step: trainer.state.step });
+        }
+        trainer.step(model, loader, observer)?;
+        let (step, is_last) = (trainer.state.step, trainer.state.step == steps);
+        if !trainer.dev.is_empty() && (step % trainer.evaluate_every == 0 || is_last) {
+            trainer.evaluate(model, observer)?;
+        }
+        if step % trainer.save_every == 0 || is_last || trainer.should_stop_early() {
+            trainer.save(model, loader, observer)?;
+        }
+    }
+    trainer.restore_best(model)?;
+    Ok(Outcome::Finished { step: trainer.state.step, best: trainer.state.best })
+}
+
+impl Job<'_> {
+    fn kind(&self) -> &'static str {
+        match self.objective {
+            Objective::CrossEntropy => "train",
+            Objective::Dpo { .. } => "align",
+        }
+    }
+}
+
+struct Trainer<'a> {
+    job: &'a Job<'a>,
+    session: Session,
+    grads: Arena,
+    optimizer: AdamW,
+    schedule: Schedule,
+    dev: Vec<MicroBatch>,
+    evaluate_every: u64,
+    save_every: u64,
+    state: State,
+    weights: Vec<f64>,
+    checkpoint_bytes: u64,
+    metrics: Option<(JsonlWriter, TensorBoardWriter)>,
+}
+
+/// The sums of one optimizer step.
+struct StepSums {
+    loss: f64,
+    loss_tokens: usize,
+    tokens: usize,
+    pairs: usize,
+    dpo: DpoMetrics,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(
+        model: &Llama,
+        loader: &Loader,
+        dev: Option<&Loader>,
+        job: &'a Job<'a>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let length = job.keys.length().expect("invariant: a checked recipe gives one length");
+        let total_steps = loader.total_steps(length);
+        if total_steps == 0 || loader.items().iter().all(|item| item.num_loss_tokens() == 0) {
+            let problem =
+                "its sources hold no row with a token that carries loss; look at them with `findap data inspect`"
+                    .to_owned();
+            return Err(TrainError::NothingToTrain { stage: job.stage.to_owned(), problem });
+        }
+        let dev_batches = dev.map_or_else(Vec::new, |dev| dev.one_pass(job.keys.dev_tokens));
+        let (tokens, positions) = loader.limits();
+        let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
+        let dev_positions = dev.map_or(0, |dev| dev.limits().1);
+        let session = Session::new(
+            &model.config,
+            SessionOptions {
+                dtype: model.params.dtype(),
+                max_tokens: tokens.max(dev_tokens),
+                max_positions: positions.max(dev_positions),
+                recompute: job.recompute,
+                needs_backward: true,
+            },
+        );
+        std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
+        let array_bytes = (model.params.spec().len() * model.params.dtype().size_bytes()) as u64;
+        let checkpoint_bytes = 3 * array_bytes;
+        // The kept ones, the one being written, the best weights twice, the model.
+        let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
+        let copies = (job.keep_checkpoints as u64 + 1).saturating_sub(present);
+        folder::require_space(job.folder, copies * checkpoint_bytes + 3 * array_bytes)?;
+        let memory: usize = session.memory().iter().map(|(_, bytes)| bytes).sum::<usize>() + 4 * array_bytes as usize;
+        observer.event(Event::Note(format!("{}: {total_steps} steps, {} MiB of memory", job.stage, memory >> 20)));
+        Ok(Self {
+            job,
+            session,
+            grads: model.zero_gradients(),
+            optimizer: AdamW::new(&model.params, job.keys),
+            schedule: Schedule::new(job.keys, total_steps),
+            dev: dev_batches,
+            evaluate_every: job.keys.evaluate_every_steps.unwrap_or(total_steps.div_ceil(10)).max(1),
+            save_every: job.keys.save_every_steps.unwrap_or(total_steps.div_ceil(5)).max(1),
+            state: State {
+                step: 0,
+                tokens: 0,
+                loader: loader.state(),
+                metrics_bytes: 0,
+                best: None,
+                evaluations_since_best: 0,
+                identity: job.identity.clone(),
+            },
+            weights: Vec::new(),
+            checkpoint_bytes,
+            metrics: None,
+        })
+    }
+
+    fn resume(
+        &mut self,
+        model: &mut Llama,
+        loader: &mut Loader,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let mut notes = Vec::new();
+        let found = checkpoint::find_latest(self.job.folder, "checkpoint", &mut notes);
+        notes.into_iter().for_each(|note| observer.event(Event::Note(note)));
+        let Some((state, path)) = found else { return Ok(()) };
+        let changes = changes(&state.identity, &self.job.identity);
+        if !changes.is_empty() {
+            return Err(TrainError::Changed {
+                folder: self.job.folder.into(),
+                stage: self.job.stage.to_owned(),
+                changes,
+            });
+        }
+        checkpoint::read_array(&path, "params", model.params.flat_mut())?;
+        checkpoint::read_array(&path, "first_moment", self.optimizer.first_moment.flat_mut())?;
+        checkpoint::read_array(&path, "second_moment", self.optimizer.second_moment.flat_mut())?;
+        loader.restore(state.loader);
+        observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
+        self.state = state;
+        Ok(())
+    }
+
+    fn open_metrics(&mut self) -> Result<(), TrainError> {
+        if self.metrics.is_none() && (self.state.step < self.schedule.total_steps || self.state.step == 0) {
+            let lines = JsonlWriter::open(&self.job.folder.join("metrics.jsonl"), self.state.metrics_bytes)?;
+            self.metrics = Some((lines, TensorBoardWriter::create(self.job.folder, self.state.step)?));
+        }
+        Ok(())
+    }
+
+    fn should_stop_early(&self) -> bool {
+        self.job.keys.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
+    }
+
+    fn step(&mut self, model: &mut Llama, loader: &mut Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let begun = Instant::now();
+        let micro_batches = loader.next_step();
+        reduce::fill(self.grads.flat_mut(), 0.0);
+        let sums = self.forward_backward(model, &micro_batches)?;
+        let norm = gradient_norm(&self.grads);
+        for (what, value) in [("loss", sums.loss), ("gradient", norm)] {
+            if !value.is_finite() {
+                let rows: Vec<String> =
+                    micro_batches.iter().flat_map(|micro| &micro.items).map(|item| loader.item_name(*item)).collect();
+                let (stage, step) = (self.job.stage.to_owned(), self.state.step + 1);
+                return Err(TrainError::NonFinite { stage, step, what, rows: rows.join(", ") });
+            }
+        }
+        let rate = self.schedule.rate(self.state.step);
+        let scale = clip_factor(norm, self.job.keys.clip_norm);
+        self.optimizer.step(&mut model.params, &self.grads, self.state.step + 1, rate, scale)?;
+        self.state.step += 1;
+        self.state.tokens += sums.tokens as u64;
+        self.state.loader = loader.state();
+        let tokens_per_s = sums.tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9);
+        self.record(&sums, norm, rate, tokens_per_s)?;
+        observer.event(Event::Step {
+            stage: self.job.stage.to_owned(),
+            step: self.state.step,
+            steps: self.schedule.total_steps,
+            loss: sums.loss,
+            learning_rate: rate,
+            tokens_per_s,
+        });
+        Ok(())
+    }
+
+    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<StepSums, TrainError> {
+        let totals = step_totals(micro_batches);
+        let mut sums = StepSums {
+            loss: 0.0,
+            loss_tokens: micro_batches.iter().map(|micro| micro.batch.num_loss_tokens()).sum(),
+            tokens: micro_batches.iter().map(|micro| micro.batch.num_tokens()).sum(),
+            pairs: totals.pairs,
+            dpo: DpoMetrics::default(),
+        };
+        for micro in micro_batches {
+            let batch = &micro.batch;
+            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
+            match &self.job.objective {
+                Objective::CrossEntropy => {
+                    cross_entropy_weights(&batch.targets, sums.loss_tokens, &mut self.weights);
+                    let logp =
+                        self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
+                    sums.loss -= logp.iter().sum::<f64>() / sums.loss_tokens.max(1) as f64;
+                }
+                Objective::Dpo { dpo, references, .. } => {
+                    let references: Vec<Reference> = micro.items.iter().map(|item| references[*item]).collect();
+                    self.session.forward(model, tokens)?;
+                    let logp = self.session.logp(model, &batch.targets)?;
+                    let metrics = dpo.weights(batch, logp, &references, totals, &mut self.weights);
+                    self.session.backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
+                    sums.loss += metrics.loss;
+                    sums.dpo.add(&metrics);
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    fn record(&mut self, sums: &StepSums, norm: f64, rate: f64, tokens_per_s: f64) -> Result<(), TrainError> {
+        let mut fields = vec![("step", self.state.step as f64), ("loss", sums.loss), ("grad_norm", norm), ("lr", rate)];
+        fields.extend([
+            ("tokens", self.state.tokens as f64),
+            ("loss_tokens", sums.loss_tokens as f64),
+            ("tokens_per_s", tokens_per_s),
+        ]);
+        let dpo = &sums.dpo;
+        let aligned = [
+            ("pairs", sums.pairs as f64),
+            ("dpo_loss", dpo.dpo_loss),
+            ("nll_loss", dpo.nll_loss),
+            ("reward_chosen", dpo.reward_chosen),
+            ("reward_rejected", dpo.reward_rejected),
+            ("reward_margin", dpo.reward_margin),
+            ("reward_accuracy", dpo.reward_accuracy),
+        ];
+        if matches!(self.job.objective, Objective::Dpo { .. }) {
+            fields.extend(aligned);
+        }
+        let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
+        lines.write(&fields)?;
+        board.write(self.state.step, &fields[1..])
+    }
+
+    fn evaluate(&mut self, model: &mut Llama, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let totals = step_totals(&self.dev);
+        let loss_tokens: usize = self.dev.iter().map(|micro| micro.batch.num_loss_tokens()).sum();
+        let mut loss = 0.0;
+        for micro in &self.dev {
+            let batch = &micro.batch;
+            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
+            self.session.forward(model, tokens)?;
+            let logp = self.session.logp(model, &batch.targets)?;
+            loss += match &self.job.objective {
+                Objective::CrossEntropy => -logp.iter().sum::<f64>() / loss_tokens.max(1) as f64,
+                Objective::Dpo { dpo, dev_references, .. } => {
+                    let references: Vec<Reference> = micro.items.iter().map(|item| dev_references[*item]).collect();
+                    dpo.weights(batch, logp, &references, totals, &mut self.weights).loss
+                }
+            };
+        }
+        let is_best = loss.is_finite() && self.state.best.is_none_or(|(_, best)| loss < best);
+        let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
+        lines.write(&[("step", self.state.step as f64), ("dev_loss", loss)])?;
+        board.write(self.state.step, &[("dev_loss", loss)])?;
+        if is_best {
+            self.state.best = Some((self.state.step, loss));
+            self.state.evaluations_since_best = 0;
+            checkpoint::save(self.job.folder, "best", &self.state, &[("params", model.params.flat())], 1)?;
+        } else {
+            self.state.evaluations_since_best += 1;
+        }
+        observer.event(Event::DevLoss { stage: self.job.stage.to_owned(), step: self.state.step, loss, is_best });
+        Ok(())
+    }
+
+    fn save(&mut self, model: &Llama, loader: &Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        folder::require_space(self.job.folder, self.checkpoint_bytes)?;
+        let (lines, _) = self.metrics.as_mut().expect("invariant: opened before the first step");
+        self.state.metrics_bytes = lines.sync()?;
+        self.state.loader = loader.state();
+        let arrays = [
+            ("params", model.params.flat()),
+            ("first_moment", self.optimizer.first_moment.flat()),
+            ("second_moment", self.optimizer.second_moment.flat()),
+        ];
+        checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.keep_checkpoints)?;
+        observer.event(Event::Saved { stage: self.job.stage.to_owned(), step: self.state.step });
+        Ok(())
+    }
+
+    /// Puts the weights of the lowest dev loss into the model.
+    fn restore_best(&self, model: &mut Llama) -> Result<(), TrainError> {
+        if let Some((step, _)) = self.state.best.filter(|(step, _)| *step != self.state.step) {
+            let path = self.job.folder.join(format!("best-{step}"));
+            checkpoint::verify(&path)?;
+            checkpoint::read_array(&path, "params", model.params.flat_mut())?;
+        }
+        Ok(())
+    }
+}
+
+fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
+    let chosen = |micro: &MicroBatch| -> usize {
+        let counts = document_sums(&micro.batch, &vec![0.0; micro.batch.num_tokens()]);
+        counts.iter().step_by(2).map(|(_, count)| count).sum()
+    };
+    StepTotals {
+        pairs: micro_batches.iter().map(|micro| micro.items.len()).sum(),
+        chosen_tokens: micro_batches.iter().map(chosen).sum(),
+    }
+}
+
+/// The reference's log-probabilities of every item (a pair) of `loader`, under the weights `model` has now.
+///
+/// # Errors
+/// [`TrainError::Model`].
+pub fn reference_logprobs(
+    model: &Llama,
+    loader: &Loader,
+    stage: &str,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Reference>, TrainError> {
+    let total = loader.items().len();
+    let (max_tokens, max_positions) = loader.limits();
+    let mut references = Vec::with_capacity(total);
+    let options = SessionOptions {
+        dtype: model.params.dtype(),
+        max_tokens,
+        max_positions,
+        recompute: Recompute::Block,
+        needs_backward: false,
+    };
+    let mut session = Session::new(&model.config, options);
+    for (index, item) in loader.items().iter().enumerate() {
+        let mut batch = findap_data::Batch::new();
+        item.documents.iter().for_each(|document| batch.push_document(&document.ids, &document.mask));
+        session.forward(
+            model,
+            Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens },
+        )?;
+        let logp = session.logp(model, &batch.targets)?;
+        let sums = document_sums(&batch, logp);
+        references.push(Reference { chosen: sums[0].0, rejected: sums[1].0 });
+        if index % 16 == 15 || index + 1 == total {
+            let (stage, done) = (stage.to_owned(), index as u64 + 1);
+            observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total: total as u64 });
+        }
+    }
+    Ok(references)
+}
+
+/// What differs between two identities.
+pub fn changes(was: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
+    let keys: std::collections::BTreeSet<&String> = was.keys().chain(now.keys()).collect();
+    let differ = keys.into_iter().filter(|key| was.get(*key) != now.get(*key));
+    differ.map(|key| Change { key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() }).collect()
+}

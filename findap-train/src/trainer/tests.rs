@@ -1,0 +1,350 @@
+use std::path::{Path, PathBuf};
+
+use findap_data::TokenizedRow;
+use findap_model::Dtype;
+use findap_tensor::Slice;
+use serde_json::Value;
+
+use super::*;
+use crate::loader::{Item, LoaderOptions, Side, Source};
+use crate::recipe::{Fill, Join, NllMean, ScheduleKind};
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden")).join(path)
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// The packed rows of `train.json`, in order.
+fn packed_rows() -> Vec<Item> {
+    let data = json("data/train.json");
+    let steps = data["steps"].as_array().unwrap().iter();
+    let rows = steps.flat_map(|step| step.as_array().unwrap()).flat_map(|micro| micro["rows"].as_array().unwrap());
+    let document =
+        |d: &Value| TokenizedRow { ids: ids(&d["ids"]), mask: ids(&d["mask"]).into_iter().map(|m| m != 0).collect() };
+    rows.enumerate()
+        .map(|(row, value)| Item {
+            source: 0,
+            row,
+            documents: value["docs"].as_array().unwrap().iter().map(document).collect(),
+        })
+        .collect()
+}
+
+fn pairs() -> Vec<Item> {
+    let pairs = json("data/pairs.json");
+    let document = |pair: &Value, answer: &str| {
+        let (mut ids_all, answer) = (ids(&pair["prompt_ids"]), ids(&pair[answer]));
+        let mask = (0..ids_all.len() + answer.len()).map(|t| t >= ids_all.len()).collect();
+        ids_all.extend(answer);
+        TokenizedRow { ids: ids_all, mask }
+    };
+    let item = |(row, pair)| Item {
+        source: 0,
+        row,
+        documents: vec![document(pair, "chosen_ids"), document(pair, "rejected_ids")],
+    };
+    pairs.as_array().unwrap().iter().enumerate().map(item).collect()
+}
+
+fn loader(items: Vec<Item>, batch: usize, micro: usize) -> Loader {
+    let sources = vec![Source { name: "golden".to_owned(), side: Side::Chat, share: None }];
+    Loader::new(
+        sources,
+        items,
+        LoaderOptions {
+            seed: 1,
+            shuffle: false,
+            join: Join::Joint,
+            downsample: false,
+            packing: None,
+            context_tokens: 256,
+            fill: Fill::Rows(batch),
+            micro: Fill::Rows(micro),
+        },
+    )
+}
+
+fn keys(steps: u64) -> Optimization {
+    Optimization {
+        steps: Some(steps),
+        batch_rows: Some(4),
+        learning_rate: 1e-3,
+        schedule: ScheduleKind::Linear,
+        warmup_steps: Some(3),
+        save_every_steps: Some(4),
+        ..Optimization::default()
+    }
+}
+
+fn job<'a>(folder: &'a Path, keys: &'a Optimization, objective: Objective) -> Job<'a> {
+    Job {
+        stage: "s",
+        folder,
+        keys,
+        recompute: Recompute::None,
+        keep_checkpoints: 20,
+        identity: BTreeMap::new(),
+        objective,
+    }
+}
+
+fn tiny() -> Llama {
+    Llama::load(&golden("models/tiny"), Dtype::F32).unwrap()
+}
+
+fn run(
+    folder: &Path,
+    keys: &Optimization,
+    stop_after: Option<u64>,
+) -> Result<(Llama, Outcome, Vec<Event>), TrainError> {
+    let mut model = tiny();
+    let stop = AtomicBool::new(false);
+    let mut events = Vec::new();
+    let mut observer = |event: Event| {
+        if let Event::Step { step, .. } = &event
+            && stop_after == Some(*step)
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+        events.push(event);
+    };
+    let dev = loader(packed_rows(), 2, 2);
+    let dev = keys.evaluate_every_steps.map(|_| &dev);
+    let outcome = train(
+        &mut model,
+        &mut loader(packed_rows(), 4, 2),
+        dev,
+        &job(folder, keys, Objective::CrossEntropy),
+        &stop,
+        &mut observer,
+    )?;
+    Ok((model, outcome, events))
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let without_times = |line: &str| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("tokens_per_s");
+        value
+    };
+    text.lines().map(without_times).collect()
+}
+
+fn assert_relative(got: f64, want: f64, bound: f64, what: &str) {
+    assert!((got - want).abs() <= bound * want.abs(), "{what}: {got} against {want}");
+}
+
+/// The tensors of a model folder's weight file under `golden/out`, by name.
+fn reference_model(path: &str) -> Llama {
+    Llama::load(&golden(path), Dtype::F32).unwrap()
+}
+
+/// Gradients stored as a safetensors file, read through a model folder made for it.
+fn reference_gradients(path: &str) -> Llama {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden("models/tiny/config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::copy(golden(path), folder.path().join("model.safetensors")).unwrap();
+    Llama::load(folder.path(), Dtype::F32).unwrap()
+}
+
+fn assert_gradients(got: &Arena, want: &Arena, bound: f64) {
+    for entry in got.spec().entries() {
+        let (got, want) = (got.flat().sub(entry.range()).to_f64_vec(), want.flat().sub(entry.range()).to_f64_vec());
+        let largest = want.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst <= bound * largest, "{}: {worst} of {largest}", entry.name);
+    }
+}
+
+#[test]
+fn twelve_steps_are_the_references() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, outcome, _) = run(folder.path(), &keys(12), None).unwrap();
+    assert_eq!(outcome, Outcome::Finished { step: 12, best: None });
+    let report = json("out/train_tiny/report.json");
+    let lines = metrics(folder.path());
+    assert_eq!(lines.len(), 12);
+    for (got, want) in lines.iter().zip(report["steps"].as_array().unwrap()) {
+        let number = |value: &Value| value.as_f64().unwrap();
+        assert!((number(&got["loss"]) - number(&want["loss"])).abs() < 1e-6, "{got} against {want}");
+        assert_relative(number(&got["grad_norm"]), number(&want["grad_norm"]), 1e-5, "norm");
+        assert!((number(&got["lr"]) - number(&want["lr"])).abs() < 1e-15);
+        assert_eq!(got["loss_tokens"], want["targets"]);
+    }
+    let want = reference_model("out/train_tiny/final");
+    let differences = model.params.flat().to_f64_vec().into_iter().zip(want.params.flat().to_f64_vec());
+    let worst = differences.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 2e-5, "{worst}");
+}
+
+fn first_gradients(
+    items: Vec<Item>,
+    batch: usize,
+    micro: usize,
+    model: &Llama,
+    objective: Objective,
+) -> (Arena, StepSums) {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = keys(1);
+    let job = job(folder.path(), &keys, objective);
+    let mut loader = loader(items, batch, micro);
+    let mut trainer = Trainer::new(model, &loader, None, &job, &mut |_: Event| {}).unwrap();
+    let sums = trainer.forward_backward(model, &loader.next_step()).unwrap();
+    (trainer.grads, sums)
+}
+
+#[test]
+fn gradients_of_the_first_step_are_the_references() {
+    let (grads, _) = first_gradients(packed_rows(), 4, 2, &tiny(), Objective::CrossEntropy);
+    assert_gradients(&grads, &reference_gradients("out/train_tiny/grads0.safetensors").params, 1e-5);
+}
+
+#[test]
+fn one_batch_of_eight_is_eight_of_one() {
+    let (one, one_sums) = first_gradients(packed_rows(), 8, 8, &tiny(), Objective::CrossEntropy);
+    let (eight, eight_sums) = first_gradients(packed_rows(), 8, 1, &tiny(), Objective::CrossEntropy);
+    assert_relative(one_sums.loss, eight_sums.loss, 1e-6, "loss");
+    assert_gradients(&eight, &one, 1e-5);
+}
+
+fn dpo_objective(nll_mean: NllMean, nll_weight: f64, reference: &Llama) -> Objective {
+    let references = reference_logprobs(reference, &loader(pairs(), 6, 6), "s", &mut |_: Event| {}).unwrap();
+    Objective::Dpo { dpo: Dpo { beta: 0.1, nll_weight, nll_mean }, references, dev_references: Vec::new() }
+}
+
+#[test]
+fn alignment_is_the_references() {
+    let report = json("out/dpo_tiny/report.json");
+    let policy = reference_model("out/dpo_tiny/policy");
+    for (nll_mean, nll, total) in
+        [(NllMean::Token, "nll_token_mean", "total_token"), (NllMean::Pair, "nll_pair_mean", "total_pair")]
+    {
+        for micro in [6, 2] {
+            let (grads, sums) = first_gradients(pairs(), 6, micro, &policy, dpo_objective(nll_mean, 1.0, &tiny()));
+            assert_relative(sums.dpo.dpo_loss, report["dpo_loss"].as_f64().unwrap(), 1e-5, "dpo loss");
+            assert_relative(sums.dpo.nll_loss, report[nll].as_f64().unwrap(), 1e-5, nll);
+            assert_relative(sums.loss, report[total].as_f64().unwrap(), 1e-5, total);
+            assert_relative(sums.dpo.reward_accuracy, report["reward_accuracy"].as_f64().unwrap(), 1e-12, "accuracy");
+            if nll_mean == NllMean::Token {
+                assert_relative(gradient_norm(&grads), report["grad_norm"].as_f64().unwrap(), 1e-5, "norm");
+                assert_gradients(&grads, &reference_gradients("out/dpo_tiny/grads.safetensors").params, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_is_its_reference_has_loss_ln_2() {
+    let (_, sums) = first_gradients(pairs(), 6, 1, &tiny(), dpo_objective(NllMean::Pair, 0.0, &tiny()));
+    assert!((sums.loss - std::f64::consts::LN_2).abs() < 1e-15, "{}", sums.loss);
+}
+
+fn same_bits(a: &Llama, b: &Llama) -> bool {
+    match (a.params.flat(), b.params.flat()) {
+        (Slice::F32(a), Slice::F32(b)) => a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    // 12 steps are one epoch: 14 reach into the second.
+    let keys = Optimization { evaluate_every_steps: Some(5), dev_tokens: 2000, ..keys(14) };
+    let whole_folder = tempfile::tempdir().unwrap();
+    let (whole, _, _) = run(whole_folder.path(), &keys, None).unwrap();
+    for stop_after in [1, 2, 5, 11, 12, 13] {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, outcome, _) = run(folder.path(), &keys, Some(stop_after)).unwrap();
+        assert_eq!(outcome, Outcome::Interrupted { step: stop_after });
+        let (resumed, _, events) = run(folder.path(), &keys, None).unwrap();
+        assert!(
+            matches!(events.iter().find(|e| matches!(e, Event::StageStarted { .. })), Some(Event::StageStarted { done, .. }) if *done == stop_after)
+        );
+        assert!(same_bits(&resumed, &whole), "stopped after {stop_after}");
+        assert_eq!(metrics(folder.path()), metrics(whole_folder.path()), "stopped after {stop_after}");
+    }
+    let (again, outcome, events) = run(whole_folder.path(), &keys, None).unwrap();
+    assert!(same_bits(&again, &whole) && matches!(outcome, Outcome::Finished { step: 14, .. }));
+    assert!(!events.iter().any(|event| matches!(event, Event::Step { .. })), "nothing is left to do");
+}
+
+#[test]
+fn steps_after_the_last_good_checkpoint_are_done_again() {
+    let keys = keys(10);
+    let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (whole, _, _) = run(whole_folder.path(), &keys, None).unwrap();
+    run(folder.path(), &keys, None).unwrap();
+    for step in [8, 10] {
+        std::fs::write(folder.path().join(format!("checkpoint-{step}/params.bin")), b"gone").unwrap();
+    }
+    let (resumed, _, events) = run(folder.path(), &keys, None).unwrap();
+    let skipped =
+        events.iter().filter(|event| matches!(event, Event::Note(note) if note.contains("does not verify"))).count();
+    assert_eq!(skipped, 2);
+    assert!(same_bits(&resumed, &whole));
+    assert_eq!(metrics(folder.path()), metrics(whole_folder.path()));
+}
+
+#[test]
+fn other_settings_are_refused_with_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = keys(4);
+    run(folder.path(), &keys, None).unwrap();
+    let mut other = job(folder.path(), &keys, Objective::CrossEntropy);
+    other.identity.insert("data.golden".to_owned(), "abc".to_owned());
+    let error =
+        train(&mut tiny(), &mut loader(packed_rows(), 4, 2), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
+            .unwrap_err();
+    assert!(error.to_string().contains("data.golden: was (none), now abc"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_stage_before_the_update() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Optimization { learning_rate: 1e30, warmup_steps: None, save_every_steps: Some(1), ..keys(12) };
+    let error = run(folder.path(), &keys, None).unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(error, TrainError::NonFinite { .. }) && message.contains("golden:"), "{message}");
+    let mut notes = Vec::new();
+    assert!(checkpoint::find_latest(folder.path(), "checkpoint", &mut notes).is_some() && notes.is_empty());
+}
+
+#[test]
+fn training_ends_when_the_dev_loss_no_longer_falls() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Optimization {
+        learning_rate: 0.3,
+        warmup_steps: None,
+        evaluate_every_steps: Some(1),
+        early_stop_patience: Some(2),
+        dev_tokens: 1000,
+        ..keys(30)
+    };
+    let (model, outcome, events) = run(folder.path(), &keys, None).unwrap();
+    let Outcome::Finished { step, best: Some((best, _)) } = outcome else { panic!("{outcome:?}") };
+    assert!(step < 30 && step == best + 2, "{outcome:?}");
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::DevLoss { .. })).count() as u64, step);
+    let mut kept = tiny();
+    checkpoint::read_array(&folder.path().join(format!("best-{best}")), "params", kept.params.flat_mut()).unwrap();
+    assert!(same_bits(&kept, &model));
+}
+
+#[test]
+fn rows_without_loss_tokens_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut items = packed_rows();
+    items.iter_mut().flat_map(|item| &mut item.documents).for_each(|document| document.mask.fill(false));
+    let keys = keys(2);
+    let job = job(folder.path(), &keys, Objective::CrossEntropy);
+    let error = train(&mut tiny(), &mut loader(items, 4, 2), None, &job, &AtomicBool::new(false), &mut |_: Event| {})
+        .unwrap_err();
+    assert!(matches!(error, TrainError::NothingToTrain { .. }), "{error}");
+}
