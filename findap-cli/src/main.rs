@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
     name = "findap",
     version,
     about = "Adapts Llama-family models to a domain, and measures what changed",
-    after_help = "Start with: findap run recipes/demo.toml",
+    after_help = "Start with: findap score MODEL --input F.jsonl --output F.jsonl",
     max_term_width = 100
 )]
 struct Arguments {
@@ -28,15 +28,21 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Plan(commands::plan::Arguments),
+    Score(commands::score::Arguments),
+    Eval(commands::eval::Arguments),
     Compare(commands::compare::Arguments),
     Report(commands::report::Arguments),
+    Generate(commands::generate::Arguments),
+    Chat(commands::chat::Arguments),
+    Serve(commands::serve::Arguments),
+    Export(commands::export::Arguments),
     Doctor(commands::doctor::Arguments),
 }
 
 impl Command {
     /// Whether the work goes on when nobody reads what it prints: training and serving do.
     fn outlives_its_reader(&self) -> bool {
-        false
+        matches!(self, Command::Serve(_))
     }
 }
 
@@ -48,6 +54,12 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Compare(arguments) => commands::compare::execute(&arguments),
         Command::Plan(arguments) => commands::plan::execute(&arguments),
+        Command::Score(arguments) => commands::score::execute(&arguments),
+        Command::Eval(arguments) => commands::eval::execute(&arguments),
+        Command::Generate(arguments) => commands::generate::execute(&arguments),
+        Command::Chat(arguments) => commands::chat::execute(&arguments),
+        Command::Serve(arguments) => commands::serve::execute(&arguments),
+        Command::Export(arguments) => commands::export::execute(&arguments),
         Command::Report(arguments) => commands::report::execute(&arguments),
         Command::Doctor(arguments) => commands::doctor::execute(&arguments),
     };

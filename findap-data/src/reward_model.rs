@@ -98,8 +98,7 @@ pub(crate) struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// The parts of a prompt made by [`fap_prompt`] or [`scp_prompt`]; `None` for any other text.
     pub(crate) fn parse(prompt: &'a str) -> Option<Self> {
-        let after =
-            |text: &'a str, mark: &str| text.split_once(&format!("{mark}\n")).map(|(before, rest)| (before, rest));
+        let after = |text: &'a str, mark: &str| text.split_once(&format!("{mark}\n"));
         let (_, rest) = after(prompt, QUESTION)?;
         let (question, rest) = after(rest, REFERENCE)?;
         let is_stepwise = !rest.contains(PROPOSED);

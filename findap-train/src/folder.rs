@@ -80,7 +80,7 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     }
     // SAFETY: every bit pattern is a statvfs, it was zeroed, and the call that filled it succeeded.
     let stat = unsafe { stat.assume_init() };
-    Some(stat.f_bavail as u64 * stat.f_frsize as u64)
+    Some(stat.f_bavail * stat.f_frsize)
 }
 
 /// Refuses where fewer than `need_bytes` are free.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use findap_eval::{Options, Registry, Results};
 use findap_eval::table::percent;
+use findap_eval::{Options, Registry, Results};
 use findap_model::TextModel;
 use findap_tensor::Dtype;
 

@@ -1,6 +1,13 @@
 //! One file per command: its arguments, and the library calls behind it.
 
+pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod generate;
 pub(crate) mod plan;
 pub(crate) mod report;
+pub(crate) mod sampling;
+pub(crate) mod score;
+pub(crate) mod serve;

@@ -133,8 +133,7 @@ fn read_rows(input: &Path, model_folder: &Path, model: &Llama) -> Result<Vec<Bat
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let row: Row = serde_json::from_slice(&line)
-            .with_context(|| format!("{}: not a row to score", place()))?;
+        let row: Row = serde_json::from_slice(&line).with_context(|| format!("{}: not a row to score", place()))?;
         let documents = documents(row, &mut text_tools).with_context(place)?;
         rows.push(batch(documents, model).with_context(place)?);
     }

@@ -36,10 +36,8 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let model = TextModel::load(&arguments.model, Dtype::F32)
         .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
-    let name = arguments
-        .model
-        .file_name()
-        .map_or_else(|| "findap".to_owned(), |name| name.to_string_lossy().into_owned());
+    let name =
+        arguments.model.file_name().map_or_else(|| "findap".to_owned(), |name| name.to_string_lossy().into_owned());
     let server = Server::http((arguments.host.as_str(), arguments.port))
         .map_err(|error| anyhow!("{error}"))
         .with_context(|| format!("cannot listen at {}:{}: is the port taken?", arguments.host, arguments.port))?;
@@ -69,7 +67,9 @@ fn answer(mut request: Request, model: &dyn ChatModel, name: &str) {
             Ok(response) => response,
             Err(refusal) => refusal.into_response(),
         },
-        (_, "/v1/models" | "/v1/chat/completions") => Refusal::new(405, "this method is not served here").into_response(),
+        (_, "/v1/models" | "/v1/chat/completions") => {
+            Refusal::new(405, "this method is not served here").into_response()
+        }
         _ => Refusal::new(404, "served are POST /v1/chat/completions and GET /v1/models").into_response(),
     };
     request.respond(response).ok();
@@ -89,7 +89,10 @@ impl Refusal {
 
     fn into_response(self) -> Body {
         let kind = if self.status < 500 { "invalid_request_error" } else { "server_error" };
-        json_response(self.status, &json!({"error": {"message": self.message, "type": kind, "code": null, "param": null}}))
+        json_response(
+            self.status,
+            &json!({"error": {"message": self.message, "type": kind, "code": null, "param": null}}),
+        )
     }
 }
 

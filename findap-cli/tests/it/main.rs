@@ -2,6 +2,7 @@
 
 mod edges;
 mod recipe;
+mod score;
 mod tidy;
 mod tool;
 mod usage;

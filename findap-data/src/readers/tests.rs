@@ -177,6 +177,7 @@ fn parquet_is_read_and_damaged_parquet_is_refused() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "says what it skips")]
 fn real_files_are_read() {
     let Some(root) = std::env::var_os("FINDAP_REAL_DATA").map(PathBuf::from) else {
         println!("skipped: FINDAP_REAL_DATA is not set");

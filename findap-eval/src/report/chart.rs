@@ -54,6 +54,7 @@ const LABEL_HEIGHT: f64 = 14.0;
 impl Chart {
     /// The chart as a `<figure>`; empty where no series has a point.
     pub(super) fn svg(&self) -> String {
+        #[expect(clippy::type_complexity, reason = "each series beside its points, once")]
         let series: Vec<(&Series, Vec<(f64, f64, f64)>)> = self
             .series
             .iter()

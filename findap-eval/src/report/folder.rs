@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// The samples of one stage.
+pub(super) type SamplesByTask = BTreeMap<String, Vec<Sample>>;
+
 /// The training log of one stage.
 #[derive(Debug, Clone)]
 pub struct StageLog {
@@ -41,7 +44,7 @@ pub struct RunFolder {
     /// Scores of the stages that were evaluated, in the order they ran.
     pub scores: Vec<StageScores>,
     /// Samples of the first and of the last evaluated stage, by task.
-    pub samples: Option<(BTreeMap<String, Vec<Sample>>, BTreeMap<String, Vec<Sample>>)>,
+    pub samples: Option<(SamplesByTask, SamplesByTask)>,
     /// Preference pairs, as written.
     pub preferences: Vec<Map<String, Value>>,
     /// Statistics of the distillation, where it wrote them.
@@ -132,7 +135,7 @@ impl RunFolder {
 
 type ResultFile = (PathBuf, Vec<crate::results::TaskSummary>);
 
-fn samples_of((file, tasks): &ResultFile) -> Result<BTreeMap<String, Vec<Sample>>, EvalError> {
+fn samples_of((file, tasks): &ResultFile) -> Result<SamplesByTask, EvalError> {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stamp = name.trim_start_matches("results_").trim_end_matches(".json");
     let mut samples = BTreeMap::new();
