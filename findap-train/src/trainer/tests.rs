@@ -142,13 +142,8 @@ fn assert_relative(got: f64, want: f64, bound: f64, what: &str) {
     assert!((got - want).abs() <= bound * want.abs(), "{what}: {got} against {want}");
 }
 
-/// The tensors of a model folder's weight file under `golden/out`, by name.
-fn reference_model(path: &str) -> Llama {
-    Llama::load(&golden(path), Dtype::F32).unwrap()
-}
-
-/// Gradients stored as a safetensors file, read through a model folder made for it.
-fn reference_gradients(path: &str) -> Llama {
+/// Weights or gradients stored as a safetensors file, read through a model folder made for it.
+fn reference_tensors(path: &str) -> Llama {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(golden("models/tiny/config.json"), folder.path().join("config.json")).unwrap();
     std::fs::copy(golden(path), folder.path().join("model.safetensors")).unwrap();
@@ -179,7 +174,7 @@ fn twelve_steps_are_the_references() {
         assert!((number(&got["lr"]) - number(&want["lr"])).abs() < 1e-15);
         assert_eq!(got["loss_tokens"], want["targets"]);
     }
-    let want = reference_model("out/train_tiny/final");
+    let want = reference_tensors("out/train_tiny/final/model.safetensors");
     let differences = model.params.flat().to_f64_vec().into_iter().zip(want.params.flat().to_f64_vec());
     let worst = differences.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(worst < 2e-5, "{worst}");
@@ -204,7 +199,7 @@ fn first_gradients(
 #[test]
 fn gradients_of_the_first_step_are_the_references() {
     let (grads, _) = first_gradients(packed_rows(), 4, 2, &tiny(), Objective::CrossEntropy);
-    assert_gradients(&grads, &reference_gradients("out/train_tiny/grads0.safetensors").params, 1e-5);
+    assert_gradients(&grads, &reference_tensors("out/train_tiny/grads0.safetensors").params, 1e-5);
 }
 
 #[test]
@@ -223,7 +218,7 @@ fn dpo_objective(nll_mean: NllMean, nll_weight: f64, reference: &Llama) -> Objec
 #[test]
 fn alignment_is_the_references() {
     let report = json("out/dpo_tiny/report.json");
-    let policy = reference_model("out/dpo_tiny/policy");
+    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
     for (nll_mean, nll, total) in
         [(NllMean::Token, "nll_token_mean", "total_token"), (NllMean::Pair, "nll_pair_mean", "total_pair")]
     {
@@ -235,7 +230,7 @@ fn alignment_is_the_references() {
             assert_relative(sums.dpo.reward_accuracy, report["reward_accuracy"].as_f64().unwrap(), 1e-12, "accuracy");
             if nll_mean == NllMean::Token {
                 assert_relative(gradient_norm(&grads), report["grad_norm"].as_f64().unwrap(), 1e-5, "norm");
-                assert_gradients(&grads, &reference_gradients("out/dpo_tiny/grads.safetensors").params, 1e-5);
+                assert_gradients(&grads, &reference_tensors("out/dpo_tiny/grads.safetensors").params, 1e-5);
             }
         }
     }
