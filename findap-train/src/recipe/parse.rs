@@ -301,13 +301,17 @@ impl Reader<'_> {
         };
         match kind.as_str() {
             "train" => {
-                let optimization = self.optimization(&mut table, key)?;
+                let shared = shared_keys(&mut table);
+                // The stage's own keys first: a misspelt shared key is left among them, and is better named than missed.
                 let stage: TrainStage = self.typed(table, key, &Optimization::KEYS)?;
+                let optimization = self.optimization(shared, key)?;
                 Ok(Stage::Train(TrainStage { optimization, ..stage }))
             }
             "align" => {
-                let optimization = self.optimization(&mut table, key)?;
+                let shared = shared_keys(&mut table);
+                // The stage's own keys first: a misspelt shared key is left among them, and is better named than missed.
                 let stage: AlignStage = self.typed(table, key, &Optimization::KEYS)?;
+                let optimization = self.optimization(shared, key)?;
                 Ok(Stage::Align(AlignStage { optimization, ..stage }))
             }
             "distill" => {
@@ -321,14 +325,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes the shared keys out of a stage's table.
-    fn optimization(&self, table: &mut Table, key: &str) -> Result<Optimization, RecipeError> {
-        let mut shared = Table::new();
-        for name in Optimization::KEYS {
-            if let Some(value) = table.remove(name) {
-                shared.insert(name.to_owned(), value);
-            }
-        }
+    fn optimization(&self, shared: Table, key: &str) -> Result<Optimization, RecipeError> {
         if !shared.contains_key("learning_rate") {
             return Err(self.missing(&join(key, "learning_rate"), "the peak learning rate of the stage, such as 1e-4"));
         }
@@ -617,6 +614,12 @@ impl Reader<'_> {
     fn require(&self, holds: bool, key: &str, problem: &str) -> Result<(), RecipeError> {
         if holds { Ok(()) } else { Err(self.invalid(key, problem.to_owned())) }
     }
+}
+
+/// Takes the keys of [`Optimization`] out of a stage's table.
+fn shared_keys(table: &mut Table) -> Table {
+    let taken = Optimization::KEYS.iter().filter_map(|name| Some(((*name).to_owned(), table.remove(*name)?)));
+    taken.collect()
 }
 
 fn plain_name(name: &str) -> bool {
