@@ -4,8 +4,8 @@
 //! s[i, j] = scale * q[i, h] . k[j, g],   lse[i, h] = ln sum_j exp(s[i, j]),   p = exp(s - lse)
 //! out[i, h] = sum_j p[i, j] v[j, g]
 //!
-//! Backward, with delta[i] = dout[i, h] . out[i, h]:
-//! dv[j] += p[i, j] dout[i];  ds = p (dout[i] . v[j] - delta[i]);  dq[i] += scale ds k[j];  dk[j] += scale ds q[i]
+//! Backward, with delta\[i] = dout\[i, h] . out\[i, h]:
+//! dv\[j] += p\[i, j] dout\[i];  ds = p (dout\[i] . v\[j] - delta\[i]);  dq\[i] += scale ds k\[j];  dk\[j] += scale ds q\[i]
 //!
 //! Saved for the backward pass: `lse`. Probabilities are recomputed tile by tile. Documents are given by their boundaries
 //! `cu_seqlens` = `[0, .., n]`; tiles of other documents are never visited, so no document can influence another.

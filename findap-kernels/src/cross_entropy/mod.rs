@@ -1,10 +1,10 @@
 //! The head of a language model: log-probabilities of target tokens and their gradients, by chunks of rows, so that the
 //! `[n, vocab]` logits never exist as a whole.
 //!
-//! logits[t] = W hidden[t],   lse[t] = ln sum_j exp(logits[t, j]),   logp[t] = logits[t, target[t]] - lse[t]
+//! logits\[t] = W hidden\[t],   lse\[t] = ln sum_j exp(logits\[t, j]),   logp\[t] = logits\[t, target\[t]] - lse\[t]
 //!
-//! Every objective is a function of logp; it enters the backward pass as one weight per token, w[t] = dLoss / dlogp[t]:
-//! dlogits[t, j] = w[t] ([j = target[t]] - exp(logits[t, j] - lse[t])),  dhidden = dlogits W,  dW += dlogits^T hidden
+//! Every objective is a function of logp; it enters the backward pass as one weight per token, w\[t] = dLoss / dlogp\[t]:
+//! dlogits\[t, j] = w\[t] (\[j = target\[t]] - exp(logits\[t, j] - lse\[t])),  dhidden = dlogits W,  dW += dlogits^T hidden
 //!
 //! Rows whose target is [`IGNORE`] (and, going backward, rows of weight 0) are never computed: the others are gathered
 //! first. `lse` is saved; logits are recomputed. Source of the scheme: Wijmans et al. 2024, arXiv:2411.09009.

@@ -1,4 +1,4 @@
-//! Token embeddings: out[t] = table[ids[t]], and dtable[ids[t]] += dout[t].
+//! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t].
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation, alone or after a residual addition.
 //!
-//! y[n, i] = x[n, i] * rstd[n] * w[i],   rstd[n] = 1 / sqrt(mean_i x[n, i]^2 + eps)
+//! y\[n, i] = x\[n, i] * rstd\[n] * w\[i],   rstd\[n] = 1 / sqrt(mean_i x\[n, i]^2 + eps)
 //!
-//! With g = dy * w:  dx = rstd * (g - x * rstd^2 * mean_i(g x)),   dw[i] += sum_n dy[n, i] x[n, i] rstd[n]
+//! With g = dy * w:  dx = rstd * (g - x * rstd^2 * mean_i(g x)),   dw\[i] += sum_n dy\[n, i] x\[n, i] rstd\[n]
 //!
 //! Saved for the backward pass: rstd, one number a row. Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
 

@@ -1,7 +1,7 @@
 //! Rotary position embedding, in place, in the half-split layout of Hugging Face.
 //!
-//! With e the head dimension and c, s = cos, sin of position * inverse_frequency[i]:
-//! x[i] <- x[i] c - x[i + e/2] s,   x[i + e/2] <- x[i + e/2] c + x[i] s,   0 <= i < e/2
+//! With e the head dimension and c, s = cos, sin of position * inverse_frequency\[i]:
+//! x\[i] <- x\[i] c - x\[i + e/2] s,   x\[i + e/2] <- x\[i + e/2] c + x\[i] s,   0 <= i < e/2
 //!
 //! A rotation: the backward pass is the rotation by the opposite angle. Source: Su et al. 2021, arXiv:2104.09864, section 3.
 

@@ -5,7 +5,7 @@ use findap_kernels::embedding::{self, Backward, Forward};
 
 use crate::tensor::{View, ViewMut};
 
-/// out `[n, d]` = table[ids].
+/// out `[n, d]` = table\[ids].
 ///
 /// # Errors
 /// As [`embedding::forward`].
@@ -13,7 +13,7 @@ pub fn forward(out: ViewMut<'_>, table: View<'_>, ids: &[u32]) -> Result<(), Ker
     embedding::forward(Forward { out: out.data, table: table.data, ids, dim: table.columns })
 }
 
-/// dtable[ids] += dout.
+/// dtable\[ids] += dout.
 ///
 /// # Errors
 /// As [`embedding::backward`].

@@ -2,7 +2,7 @@
 //!
 //! One file is one run: no includes, no inheritance, no environment variables. Every key is listed in the struct docs of this
 //! module with its unit and default; an unknown key is an error that names the nearest known one. [`load`] reads a file and
-//! applies the `--set` overrides; [`crate::resolved::Resolved`] is what then runs.
+//! applies the `--set` overrides; what they resolve to is what then runs.
 //!
 //! ```toml
 //! schema = 1
