@@ -6,6 +6,7 @@
 
 mod commands;
 mod files;
+mod signals;
 mod terminal;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use clap::{Parser, Subcommand};
     name = "findap",
     version,
     about = "Adapts Llama-family models to a domain, and measures what changed",
-    after_help = "Start with: findap score MODEL --input F.jsonl --output F.jsonl",
+    after_help = "Start with: findap run recipes/demo.toml",
     max_term_width = 100
 )]
 struct Arguments {
@@ -27,7 +28,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(commands::run::Arguments),
     Plan(commands::plan::Arguments),
+    Data(commands::data::Arguments),
+    Train(commands::run::TrainArguments),
+    Distill(commands::run::DistillArguments),
     Score(commands::score::Arguments),
     Eval(commands::eval::Arguments),
     Compare(commands::compare::Arguments),
@@ -42,7 +47,7 @@ enum Command {
 impl Command {
     /// Whether the work goes on when nobody reads what it prints: training and serving do.
     fn outlives_its_reader(&self) -> bool {
-        matches!(self, Command::Serve(_))
+        matches!(self, Command::Run(_) | Command::Train(_) | Command::Distill(_) | Command::Serve(_))
     }
 }
 
@@ -51,7 +56,12 @@ fn main() -> ExitCode {
     if !command.outlives_its_reader() {
         restore_broken_pipe();
     }
+    use_this_thread_too();
     let result = match command {
+        Command::Run(arguments) => return exit(commands::run::execute(&arguments)),
+        Command::Train(arguments) => return exit(commands::run::execute_train(&arguments)),
+        Command::Distill(arguments) => return exit(commands::run::execute_distill(&arguments)),
+        Command::Data(arguments) => commands::data::execute(&arguments),
         Command::Compare(arguments) => commands::compare::execute(&arguments),
         Command::Plan(arguments) => commands::plan::execute(&arguments),
         Command::Score(arguments) => commands::score::execute(&arguments),
@@ -63,13 +73,23 @@ fn main() -> ExitCode {
         Command::Report(arguments) => commands::report::execute(&arguments),
         Command::Doctor(arguments) => commands::doctor::execute(&arguments),
     };
+    exit(result.map(|()| 0))
+}
+
+fn exit(result: anyhow::Result<u8>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             terminal::print_error(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Makes the main thread one of the pool's, so that a step is not handed over to another thread at every operation.
+fn use_this_thread_too() {
+    // Fails only where a pool was made before, which then is used as it is.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().ok();
 }
 
 /// Lets a closed pipe end the program quietly, as it ends other command-line tools; Rust's start-up code ignores the signal.

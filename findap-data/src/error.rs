@@ -169,6 +169,12 @@ pub enum RecordProblem {
         /// Offset inside the record.
         byte: usize,
     },
+    /// Not an exercise of a distillation.
+    #[error("not an exercise ({detail}); it needs `id`, `question` and `answer`")]
+    NotAnExercise {
+        /// What is wrong.
+        detail: String,
+    },
     /// Not a JSON value.
     #[error("not valid JSON ({detail}); write one whole JSON object per line (NaN and Infinity are not JSON)")]
     NotJson {

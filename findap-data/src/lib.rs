@@ -6,7 +6,7 @@
 //! | [`tokenizer`], [`chat_template`] | text to ids, exactly as the model's own files say |
 //! | [`batch`] | the flat batch of documents that a model sees |
 //! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
-//! | [`mixture`], [`packer`], [`loader`], [`pairs`] | which documents, in which rows, in which optimizer step |
+//! | [`mixture`], [`packer`], [`loader`] | which rows, in which contexts, in which optimizer step |
 //! | [`llm`] | text models behind one seam |
 //! | [`inspect`] | rows as a person wants to see them |
 //! | [`reward_model`] | what a generative reward model is asked, and its verdicts |
@@ -24,7 +24,6 @@ pub mod loader;
 pub mod message;
 pub mod mixture;
 pub mod packer;
-pub mod pairs;
 pub mod readers;
 pub mod reward_model;
 mod shuffle;
@@ -38,9 +37,9 @@ pub use capability::{Capability, Domain};
 pub use chat_template::ChatTemplate;
 pub use error::{DataError, Location};
 pub use llm::{ChatModel, ChatReply, ChatRequest, LlmError, Sampling};
-pub use loader::{Loader, LoaderOptions, LoaderState, Step};
+pub use loader::{Fill, Length, Loader, LoaderOptions, LoaderState, MicroBatch, Step};
 pub use message::{Message, Role};
-pub use mixture::{Join, Mixture, MixtureReport};
+pub use mixture::{Join, Mixture, MixtureReport, RowRef};
 pub use packer::{Strategy, pack};
 pub use readers::{Format, Kind, ReadOptions, Record};
 pub use store::{Source, TokenStore};

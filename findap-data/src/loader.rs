@@ -1,7 +1,9 @@
 //! Optimizer steps from packed rows.
 //!
-//! Which rows a step holds is a function of the seed and the step's position alone, so a run is continued by one small
-//! value. Rows are shuffled anew in each epoch.
+//! A *row* is what stays together: one document, the documents of a row that was packed elsewhere, or the two answers of a
+//! preference pair. Rows are packed into *contexts* once, without cutting any; contexts are ordered anew in each epoch and fill
+//! optimizer steps, which are divided into micro-batches. The order follows from (seed, phase, epoch) alone, so a position is a small
+//! value ([`LoaderState`]) whatever the number of threads. A step never reaches into the next epoch, so an epoch's last may be smaller.
 
 use std::sync::Arc;
 
@@ -9,80 +11,130 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::error::DataError;
-use crate::mixture::DocumentRef;
+use crate::mixture::RowRef;
 use crate::packer::{Strategy, pack};
 use crate::shuffle::permutation;
 use crate::store::TokenStore;
 
+/// What one optimizer step, or one forward and backward pass, holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// At most so many tokens, and at least one context.
+    Tokens(usize),
+    /// So many contexts.
+    Contexts(usize),
+}
+
+/// How long a stage is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// Passes over the data.
+    Epochs(f64),
+    /// Tokens seen.
+    Tokens(u64),
+    /// Optimizer steps.
+    Steps(u64),
+}
+
 /// How steps are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoaderOptions {
-    /// Longest row in tokens.
+    /// Longest context in tokens.
     pub context_tokens: usize,
-    /// Tokens of one optimizer step; `batch_tokens / context_tokens` rows, at least one.
-    pub batch_tokens: usize,
-    /// Tokens of one forward and backward pass; `micro_batch_tokens / context_tokens` rows, at least one.
-    pub micro_batch_tokens: usize,
-    /// How rows are filled.
-    pub strategy: Strategy,
-    /// Decides the order of rows.
+    /// What an optimizer step holds.
+    pub batch: Fill,
+    /// What a micro-batch holds.
+    pub micro_batch: Fill,
+    /// How contexts are filled; `None`: each row is a context of its own. Rows that a source gave are never packed with others.
+    pub packing: Option<Strategy>,
+    /// Decides the order of contexts.
     pub seed: u64,
-    /// Whether rows are shuffled; packed sources whose order matters are not.
+    /// Whether contexts are shuffled.
     pub is_shuffled: bool,
-    /// How often the data are seen.
-    pub epochs: f64,
+    /// When the last step is.
+    pub length: Length,
 }
 
 /// Where a loader stands; saved in every checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LoaderState {
-    /// Whole passes over the data so far.
+    /// The phase, from 0.
+    pub phase: usize,
+    /// Steps of this phase so far, over all its epochs.
+    pub phase_steps: u64,
+    /// Whole passes over the phase so far.
     pub epoch: u64,
-    /// Rows taken since the start.
-    pub position: u64,
-    /// The seed of the order.
-    pub seed: u64,
+    /// Steps of this epoch so far.
+    pub epoch_steps: u64,
+}
+
+/// What is passed through the model at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MicroBatch {
+    /// The documents.
+    pub batch: Batch,
+    /// The rows they came from, in order.
+    pub rows: Vec<RowRef>,
 }
 
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// What is passed through the model at once.
-    pub micro_batches: Vec<Batch>,
+    pub micro_batches: Vec<MicroBatch>,
 }
 
 impl Step {
     /// Tokens of all micro-batches.
     pub fn num_tokens(&self) -> usize {
-        self.micro_batches.iter().map(Batch::num_tokens).sum()
+        self.micro_batches.iter().map(|micro| micro.batch.num_tokens()).sum()
     }
 
     /// Loss-bearing tokens of all micro-batches: what the loss is divided by.
     pub fn num_loss_tokens(&self) -> usize {
-        self.micro_batches.iter().map(Batch::num_loss_tokens).sum()
+        self.micro_batches.iter().map(|micro| micro.batch.num_loss_tokens()).sum()
     }
+}
+
+/// Rows packed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Context {
+    rows: Vec<RowRef>,
+    tokens: usize,
+}
+
+#[derive(Debug)]
+struct Phase {
+    contexts: Vec<Context>,
+    steps: u64,
+}
+
+/// The order of one epoch of one phase: for each step, its contexts.
+#[derive(Debug)]
+struct EpochPlan {
+    phase: usize,
+    epoch: u64,
+    steps: Vec<Vec<u32>>,
 }
 
 /// Yields the optimizer steps of a stage.
 #[derive(Debug)]
 pub struct Loader {
     stores: Vec<Arc<TokenStore>>,
-    /// Rows of each phase.
-    phases: Vec<Vec<Vec<DocumentRef>>>,
+    phases: Vec<Phase>,
     options: LoaderOptions,
-    position: u64,
-    /// The permutation in use: (phase, epoch, order).
-    order: Option<(usize, u64, Vec<u32>)>,
+    state: LoaderState,
+    plan: Option<EpochPlan>,
 }
 
 impl Loader {
-    /// Packs the documents of each phase into rows.
+    /// Packs the rows of each phase into contexts.
     ///
     /// # Errors
-    /// [`DataError::BadOption`] if a size is zero, epochs are not positive, or a document is longer than the context.
+    /// [`DataError::BadOption`] if a size is zero, the length is not positive, or a row is longer than the context.
     pub fn new(
         stores: Vec<Arc<TokenStore>>,
-        phases: &[Vec<DocumentRef>],
+        phases: &[Vec<RowRef>],
         options: LoaderOptions,
     ) -> Result<Loader, DataError> {
         let positive = |option: &'static str, value: f64| {
@@ -92,205 +144,225 @@ impl Loader {
             Err(DataError::BadOption { option, got: value.to_string(), want: "above 0".into() })
         };
         positive("context_tokens", options.context_tokens as f64)?;
-        positive("batch_tokens", options.batch_tokens as f64)?;
-        positive("micro_batch_tokens", options.micro_batch_tokens as f64)?;
-        positive("epochs", options.epochs)?;
-        let rows = phases
+        for (option, fill) in [("batch", options.batch), ("micro_batch", options.micro_batch)] {
+            let (Fill::Tokens(size) | Fill::Contexts(size)) = fill;
+            positive(option, size as f64)?;
+        }
+        match options.length {
+            Length::Epochs(epochs) => positive("epochs", epochs)?,
+            Length::Tokens(tokens) => positive("tokens", tokens as f64)?,
+            Length::Steps(steps) => positive("steps", steps as f64)?,
+        }
+        let contexts = phases
             .iter()
-            .map(|documents| rows_of(&stores, documents, options.context_tokens, options.strategy))
+            .map(|rows| contexts_of(&stores, rows, options.context_tokens, options.packing))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Loader { stores, phases: rows, options, position: 0, order: None })
+        let phases = contexts.into_iter().filter(|contexts| !contexts.is_empty());
+        let phases = phases.map(|contexts| Phase { contexts, steps: 0 }).collect();
+        let mut loader = Loader { stores, phases, options, state: LoaderState::default(), plan: None };
+        loader.share_out_steps();
+        Ok(loader)
     }
 
-    /// Rows in one pass over the data.
-    pub fn num_rows(&self) -> usize {
-        self.phases.iter().map(Vec::len).sum()
+    /// Gives each phase its steps: by epochs, or in proportion to the tokens it has.
+    fn share_out_steps(&mut self) {
+        let steps: Vec<f64> =
+            (0..self.phases.len()).map(|phase| self.plan_epoch(phase, 0).steps.len() as f64).collect();
+        let tokens: f64 =
+            self.phases.iter().flat_map(|phase| &phase.contexts).map(|context| context.tokens as f64).sum();
+        let epoch_steps: f64 = steps.iter().sum();
+        let epochs = match self.options.length {
+            Length::Epochs(epochs) => epochs,
+            Length::Tokens(wanted) => wanted as f64 / tokens.max(1.0),
+            Length::Steps(wanted) => wanted as f64 / epoch_steps.max(1.0),
+        };
+        for (phase, steps) in self.phases.iter_mut().zip(steps) {
+            // A product that is whole but for rounding must not become one step more.
+            phase.steps = (epochs * steps - 1e-9).ceil() as u64;
+        }
     }
 
-    /// Part of the rows' space that holds tokens, in 0..=1.
+    /// Contexts in one pass over the data.
+    pub fn num_contexts(&self) -> usize {
+        self.phases.iter().map(|phase| phase.contexts.len()).sum()
+    }
+
+    /// Part of the contexts' space that holds tokens, in 0..=1.
     pub fn fill(&self) -> f64 {
-        let num_tokens: usize = self.phases.iter().flatten().flatten().map(|at| self.len_of(*at)).sum();
-        num_tokens as f64 / (self.num_rows() * self.options.context_tokens).max(1) as f64
+        let num_tokens: usize =
+            self.phases.iter().flat_map(|phase| &phase.contexts).map(|context| context.tokens).sum();
+        num_tokens as f64 / (self.num_contexts() * self.options.context_tokens).max(1) as f64
     }
 
-    /// Rows of one optimizer step.
-    pub fn rows_per_step(&self) -> usize {
-        (self.options.batch_tokens / self.options.context_tokens).max(1)
-    }
-
-    /// Optimizer steps of all epochs; the last may hold fewer rows.
+    /// Optimizer steps of the whole length.
     pub fn total_steps(&self) -> u64 {
-        self.total_rows().div_ceil(self.rows_per_step() as u64)
+        self.phases.iter().map(|phase| phase.steps).sum()
     }
 
-    /// Optimizer steps taken.
-    pub fn steps_taken(&self) -> u64 {
-        self.position.div_ceil(self.rows_per_step() as u64)
+    /// Tokens of the largest micro-batch and of the longest document that any epoch can give: what buffers are made for.
+    pub fn limits(&self) -> (usize, usize) {
+        let contexts = || self.phases.iter().flat_map(|phase| &phase.contexts);
+        let largest = contexts().map(|context| context.tokens).max().unwrap_or(0);
+        let all: usize = contexts().map(|context| context.tokens).sum();
+        let limit = |fill| match fill {
+            Fill::Tokens(tokens) => largest.max(tokens),
+            Fill::Contexts(contexts) => largest.saturating_mul(contexts),
+        };
+        let documents = contexts().flat_map(|context| &context.rows).flat_map(|row| {
+            let store = &self.stores[row.store as usize];
+            store.row(row.row as usize).map(|document| store.document_len(document))
+        });
+        let longest = documents.max().unwrap_or(0);
+        (limit(self.options.micro_batch).min(limit(self.options.batch)).min(all), longest)
     }
 
-    /// The next optimizer step, or `None` when all epochs are done.
+    /// The next optimizer step, or `None` at the end.
     pub fn next_step(&mut self) -> Option<Step> {
-        let rows_per_micro_batch = (self.options.micro_batch_tokens / self.options.context_tokens).max(1);
-        let end = (self.position + self.rows_per_step() as u64).min(self.total_rows());
-        if self.position >= end {
-            return None;
-        }
-        let mut micro_batches = Vec::new();
-        while self.position < end {
-            let num_rows = rows_per_micro_batch.min((end - self.position) as usize);
-            let mut batch = Batch::new();
-            for _ in 0..num_rows {
-                let (phase, row) = self.row_at(self.position);
-                push_row(&self.stores, &self.phases[phase][row], &mut batch);
-                self.position += 1;
+        while self.state.phase_steps >= self.phases.get(self.state.phase)?.steps {
+            if self.state.phase + 1 == self.phases.len() {
+                return None;
             }
-            micro_batches.push(batch);
+            self.state = LoaderState { phase: self.state.phase + 1, ..LoaderState::default() };
         }
-        Some(Step { micro_batches })
+        if self.state.epoch_steps >= self.current_plan().len() as u64 {
+            self.state.epoch += 1;
+            self.state.epoch_steps = 0;
+        }
+        let next = self.state.epoch_steps as usize;
+        let contexts = self.current_plan()[next].clone();
+        self.state.epoch_steps += 1;
+        self.state.phase_steps += 1;
+        let contexts: Vec<&Context> =
+            contexts.iter().map(|index| &self.phases[self.state.phase].contexts[*index as usize]).collect();
+        Some(Step { micro_batches: self.micro_batches(&contexts) })
+    }
+
+    /// All contexts once, in order, at most about `max_tokens` tokens of them: for the dev loss.
+    pub fn one_pass(&self, max_tokens: usize) -> Vec<MicroBatch> {
+        let mut tokens = 0;
+        let contexts: Vec<&Context> = self
+            .phases
+            .iter()
+            .flat_map(|phase| &phase.contexts)
+            .take_while(|context| {
+                let is_wanted = tokens < max_tokens;
+                tokens += context.tokens;
+                is_wanted
+            })
+            .collect();
+        self.micro_batches(&contexts)
     }
 
     /// Where the loader stands.
     pub fn state(&self) -> LoaderState {
-        LoaderState {
-            epoch: self.position / (self.num_rows() as u64).max(1),
-            position: self.position,
-            seed: self.options.seed,
-        }
+        self.state
     }
 
-    /// Continues from a saved place.
+    /// Goes to a saved place.
     ///
     /// # Errors
-    /// [`DataError::BadOption`] if the state belongs to another seed or lies beyond the end.
+    /// [`DataError::BadOption`] if the state lies beyond the end: it belongs to other data or another length.
     pub fn seek(&mut self, state: LoaderState) -> Result<(), DataError> {
-        if state.seed != self.options.seed {
+        let phase_steps = self.phases.get(state.phase).map_or(0, |phase| phase.steps);
+        if state.phase_steps > phase_steps || state.epoch_steps > state.phase_steps {
             return Err(DataError::BadOption {
-                option: "seed",
-                got: self.options.seed.to_string(),
-                want: format!("{}, the seed of the run that is continued", state.seed),
+                option: "length",
+                got: format!("{} steps in phase {}", phase_steps, state.phase + 1),
+                want: format!("at least the {} steps that were taken", state.phase_steps),
             });
         }
-        if state.position > self.total_rows() {
-            return Err(DataError::BadOption {
-                option: "epochs",
-                got: self.options.epochs.to_string(),
-                want: format!("large enough for the {} rows already taken", state.position),
-            });
-        }
-        self.position = state.position;
+        self.state = state;
         Ok(())
     }
 
-    fn total_rows(&self) -> u64 {
-        (0..self.phases.len()).map(|phase| self.phase_rows(phase)).sum()
+    /// The steps of the epoch the state is in.
+    fn current_plan(&mut self) -> &[Vec<u32>] {
+        let (phase, epoch) = (self.state.phase, self.state.epoch);
+        let plan = match self.plan.take() {
+            Some(plan) if (plan.phase, plan.epoch) == (phase, epoch) => plan,
+            _ => self.plan_epoch(phase, epoch),
+        };
+        &self.plan.insert(plan).steps
     }
 
-    fn phase_rows(&self, phase: usize) -> u64 {
-        (self.phases[phase].len() as f64 * self.options.epochs).ceil() as u64
+    fn plan_epoch(&self, phase: usize, epoch: u64) -> EpochPlan {
+        let contexts = &self.phases[phase].contexts;
+        let order = if self.options.is_shuffled {
+            permutation(contexts.len(), self.options.seed, ((phase as u64 + 1) << 40) | epoch)
+        } else {
+            (0..contexts.len() as u32).collect()
+        };
+        let steps = grouped(order, |index| contexts[*index as usize].tokens, self.options.batch);
+        EpochPlan { phase, epoch, steps }
     }
 
-    fn len_of(&self, at: DocumentRef) -> usize {
-        self.stores[at.store as usize].document_len(at.document as usize)
-    }
-
-    /// Phase and row at a position of the whole run.
-    fn row_at(&mut self, position: u64) -> (usize, usize) {
-        let mut rest = position;
-        let mut phase = 0;
-        while rest >= self.phase_rows(phase) {
-            rest -= self.phase_rows(phase);
-            phase += 1;
-        }
-        let num_rows = self.phases[phase].len() as u64;
-        let (epoch, index) = (rest / num_rows, (rest % num_rows) as usize);
-        if !self.options.is_shuffled {
-            return (phase, index);
-        }
-        let is_current = self.order.as_ref().is_some_and(|(p, e, _)| (*p, *e) == (phase, epoch));
-        if !is_current {
-            let stream = ((phase as u64 + 1) << 40) | epoch;
-            self.order = Some((phase, epoch, permutation(num_rows as usize, self.options.seed, stream)));
-        }
-        let order = &self.order.as_ref().expect("invariant: set above").2;
-        (phase, order[index] as usize)
-    }
-}
-
-/// Every document once, in order, for measuring a loss: batches of at most `micro_batch_tokens` (or one row).
-///
-/// # Errors
-/// As [`Loader::new`].
-pub fn evaluation_batches(
-    stores: &[Arc<TokenStore>],
-    documents: &[DocumentRef],
-    context_tokens: usize,
-    micro_batch_tokens: usize,
-) -> Result<Vec<Batch>, DataError> {
-    let rows = rows_of(stores, documents, context_tokens, Strategy::BestFit)?;
-    let rows_per_batch = (micro_batch_tokens / context_tokens.max(1)).max(1);
-    Ok(rows
-        .chunks(rows_per_batch)
-        .map(|rows| {
-            let mut batch = Batch::new();
-            for row in rows {
-                push_row(stores, row, &mut batch);
+    fn micro_batches(&self, contexts: &[&Context]) -> Vec<MicroBatch> {
+        let groups = grouped(contexts.iter(), |context| context.tokens, self.options.micro_batch);
+        let mut mask = Vec::new();
+        let mut make = |group: Vec<&&Context>| {
+            let mut micro = MicroBatch { batch: Batch::new(), rows: Vec::new() };
+            for row in group.into_iter().flat_map(|context| &context.rows) {
+                let store = &self.stores[row.store as usize];
+                for document in store.row(row.row as usize) {
+                    store.mask(document, &mut mask);
+                    micro.batch.push_document(store.ids(document), &mask);
+                }
+                micro.rows.push(*row);
             }
-            batch
-        })
-        .collect())
+            micro
+        };
+        groups.into_iter().map(&mut make).collect()
+    }
 }
 
-/// Every document of the stores.
-pub fn all_documents(stores: &[Arc<TokenStore>]) -> Vec<DocumentRef> {
-    let of_store = |(store, documents): (usize, usize)| {
-        (0..documents as u32).map(move |document| DocumentRef { store: store as u32, document })
-    };
-    stores.iter().map(|store| store.num_documents()).enumerate().flat_map(of_store).collect()
-}
-
-/// Packs documents; rows that a source gave are kept, whole and in order, before the others.
-fn rows_of(
-    stores: &[Arc<TokenStore>],
-    documents: &[DocumentRef],
-    context_tokens: usize,
-    strategy: Strategy,
-) -> Result<Vec<Vec<DocumentRef>>, DataError> {
-    let mut rows = Vec::new();
-    let mut loose = Vec::new();
-    for (index, store) in stores.iter().enumerate() {
-        let of_store: Vec<DocumentRef> = documents.iter().copied().filter(|at| at.store as usize == index).collect();
-        let mut given = store.given_rows().peekable();
-        if given.peek().is_none() {
-            loose.extend(of_store);
-            continue;
-        }
-        let wanted: std::collections::HashSet<u32> = of_store.iter().map(|at| at.document).collect();
-        for range in given {
-            let row: Vec<DocumentRef> = range
-                .map(|document| document as u32)
-                .filter(|document| wanted.contains(document))
-                .map(|document| DocumentRef { store: index as u32, document })
-                .collect();
-            if !row.is_empty() {
-                rows.push(row);
+/// Cuts `items` into runs that hold what `fill` says.
+fn grouped<T>(items: impl IntoIterator<Item = T>, tokens_of: impl Fn(&T) -> usize, fill: Fill) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    let mut tokens = 0;
+    for item in items {
+        let more = tokens_of(&item);
+        let group = groups.last_mut().filter(|group| match fill {
+            Fill::Contexts(contexts) => group.len() < contexts,
+            Fill::Tokens(limit) => tokens + more <= limit,
+        });
+        match group {
+            Some(group) => {
+                group.push(item);
+                tokens += more;
+            }
+            None => {
+                groups.push(vec![item]);
+                tokens = more;
             }
         }
     }
-    let lengths: Vec<usize> =
-        loose.iter().map(|at| stores[at.store as usize].document_len(at.document as usize)).collect();
-    for row in pack(&lengths, context_tokens, strategy)? {
-        rows.push(row.into_iter().map(|index| loose[index as usize]).collect());
-    }
-    Ok(rows)
+    groups
 }
 
-fn push_row(stores: &[Arc<TokenStore>], row: &[DocumentRef], batch: &mut Batch) {
-    let mut mask = Vec::new();
-    for at in row {
-        let store = &stores[at.store as usize];
-        store.mask(at.document as usize, &mut mask);
-        batch.push_document(store.ids(at.document as usize), &mask);
+/// Packs rows; those that a source gave are kept, whole and in order, before the others.
+fn contexts_of(
+    stores: &[Arc<TokenStore>],
+    rows: &[RowRef],
+    context_tokens: usize,
+    packing: Option<Strategy>,
+) -> Result<Vec<Context>, DataError> {
+    let tokens_of = |row: &RowRef| stores[row.store as usize].row_tokens(row.row as usize);
+    let is_given = |row: &&RowRef| packing.is_none() || stores[row.store as usize].has_given_rows();
+    let given = rows.iter().filter(is_given).map(|row| Context { rows: vec![*row], tokens: tokens_of(row) });
+    let mut contexts: Vec<Context> = given.collect();
+    let loose: Vec<RowRef> = rows.iter().filter(|row| !is_given(row)).copied().collect();
+    let lengths: Vec<usize> = loose.iter().map(tokens_of).collect();
+    for members in pack(&lengths, context_tokens, packing.unwrap_or_default())? {
+        let rows: Vec<RowRef> = members.into_iter().map(|index| loose[index as usize]).collect();
+        contexts.push(Context { tokens: rows.iter().map(tokens_of).sum(), rows });
     }
+    Ok(contexts)
+}
+
+/// Every row of the stores.
+pub fn all_rows(stores: &[Arc<TokenStore>]) -> Vec<RowRef> {
+    let of_store = |(store, rows): (usize, usize)| (0..rows as u32).map(move |row| RowRef { store: store as u32, row });
+    stores.iter().map(|store| store.num_rows()).enumerate().flat_map(of_store).collect()
 }
 
 #[cfg(test)]

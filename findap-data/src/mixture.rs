@@ -1,4 +1,4 @@
-//! Which documents a stage trains on.
+//! Which rows a stage trains on.
 //!
 //! Joint training concatenates texts and conversations; with downsampling, as many texts are kept as there are conversations, by
 //! number of rows. Sequential training keeps them as two phases. Source: FinDAP, arXiv:2501.04961 section 4 and appendix B.3.
@@ -11,13 +11,13 @@ use crate::readers::Kind;
 use crate::shuffle::permutation;
 use crate::store::{Source, TokenStore};
 
-/// A document of one of several stores.
+/// A row of one of several stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DocumentRef {
+pub struct RowRef {
     /// Index of the store.
     pub store: u32,
     /// Index inside of it.
-    pub document: u32,
+    pub row: u32,
 }
 
 /// How texts and conversations meet.
@@ -38,15 +38,15 @@ pub struct MixtureOptions {
     pub join: Join,
     /// Keep as many texts as there are conversations.
     pub downsample: bool,
-    /// Decides which documents are kept.
+    /// Decides which rows are kept.
     pub seed: u64,
 }
 
-/// The documents of a stage, in phases that are trained one after the other.
+/// The rows of a stage, in phases that are trained one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mixture {
-    /// Documents of each phase, in the order of stores.
-    pub phases: Vec<Vec<DocumentRef>>,
+    /// Rows of each phase, in the order of stores.
+    pub phases: Vec<Vec<RowRef>>,
     /// What was realised.
     pub report: MixtureReport,
 }
@@ -69,9 +69,9 @@ pub struct SetReport {
     pub domain: Domain,
     /// What it teaches.
     pub capability: Capability,
-    /// Documents it has.
+    /// Rows it has.
     pub rows_available: u64,
-    /// Documents taken.
+    /// Rows taken.
     pub rows: u64,
     /// Their tokens.
     pub tokens: u64,
@@ -84,7 +84,7 @@ pub struct SetReport {
 pub struct Proportion {
     /// What is summed, such as "finance".
     pub name: String,
-    /// Documents and their part of all documents, in 0..=1.
+    /// Rows and their part of all rows, in 0..=1.
     pub rows: (u64, f64),
     /// Tokens and their part.
     pub tokens: (u64, f64),
@@ -113,7 +113,7 @@ impl MixtureReport {
         self.grouped(|set| set.kind.name().to_string())
     }
 
-    /// Documents, tokens and loss-bearing tokens of the whole stage (one epoch).
+    /// Rows, tokens and loss-bearing tokens of the whole stage (one epoch).
     pub fn totals(&self) -> (u64, u64, u64) {
         self.sets.iter().fold((0, 0, 0), |sum, set| (sum.0 + set.rows, sum.1 + set.tokens, sum.2 + set.loss_tokens))
     }
@@ -145,9 +145,9 @@ impl MixtureReport {
     }
 }
 
-/// Chooses the documents of a stage from its data sets; `stores[i]` belongs to `sources[i]`.
+/// Chooses the rows of a stage from its data sets; `stores[i]` belongs to `sources[i]`.
 ///
-/// Shares are met by leaving documents out, never by repeating them.
+/// Shares are met by leaving rows out, never by repeating them.
 ///
 /// # Errors
 /// [`DataError::BadOption`] if shares are not in (0, 1) or add up to more than 1.
@@ -157,7 +157,7 @@ pub fn plan(
     options: MixtureOptions,
 ) -> Result<Mixture, DataError> {
     assert_eq!(sources.len(), stores.len(), "one store per source");
-    let available: Vec<usize> = stores.iter().map(|store| store.num_documents()).collect();
+    let available: Vec<usize> = stores.iter().map(|store| store.num_rows()).collect();
     let is_text: Vec<bool> = sources.iter().map(|source| source.kind == Kind::Text).collect();
     let group =
         |wants_text: bool| -> Vec<usize> { (0..sources.len()).filter(|&set| is_text[set] == wants_text).collect() };
@@ -166,12 +166,12 @@ pub fn plan(
     for members in [&texts, &chats] {
         apply_shares(sources, &available, members, &mut counts)?;
     }
-    let mut kept: Vec<Vec<DocumentRef>> = (0..sources.len())
+    let mut kept: Vec<Vec<RowRef>> = (0..sources.len())
         .map(|set| {
             let order = permutation(available[set], options.seed, set as u64);
-            let mut documents: Vec<u32> = order[..counts[set]].to_vec();
-            documents.sort_unstable();
-            documents.into_iter().map(|document| DocumentRef { store: set as u32, document }).collect()
+            let mut rows: Vec<u32> = order[..counts[set]].to_vec();
+            rows.sort_unstable();
+            rows.into_iter().map(|row| RowRef { store: set as u32, row }).collect()
         })
         .collect();
     let num_chats: usize = chats.iter().map(|&set| kept[set].len()).sum();
@@ -189,13 +189,13 @@ pub fn plan(
                 capability: source.capability,
                 rows_available: available[set] as u64,
                 rows: kept[set].len() as u64,
-                tokens: kept[set].iter().map(|at| stores[set].document_len(at.document as usize) as u64).sum(),
-                loss_tokens: kept[set].iter().map(|at| stores[set].num_loss_tokens(at.document as usize) as u64).sum(),
+                tokens: kept[set].iter().map(|at| stores[set].row_tokens(at.row as usize) as u64).sum(),
+                loss_tokens: kept[set].iter().map(|at| stores[set].row_loss_tokens(at.row as usize) as u64).sum(),
             })
             .collect(),
     };
     let collect =
-        |members: &[usize]| -> Vec<DocumentRef> { members.iter().flat_map(|&set| kept[set].iter().copied()).collect() };
+        |members: &[usize]| -> Vec<RowRef> { members.iter().flat_map(|&set| kept[set].iter().copied()).collect() };
     let phases = match options.join {
         Join::Joint => vec![collect(&(0..sources.len()).collect::<Vec<_>>())],
         Join::Sequential => vec![collect(&texts), collect(&chats)],
@@ -246,14 +246,14 @@ fn apply_shares(
     Ok(())
 }
 
-/// Shuffles the documents of `members` together and keeps the first `limit`, in the order of stores.
-fn keep_first_of_shuffled(kept: &mut [Vec<DocumentRef>], members: &[usize], limit: usize, seed: u64) {
-    let all: Vec<DocumentRef> = members.iter().flat_map(|&set| kept[set].iter().copied()).collect();
+/// Shuffles the rows of `members` together and keeps the first `limit`, in the order of stores.
+fn keep_first_of_shuffled(kept: &mut [Vec<RowRef>], members: &[usize], limit: usize, seed: u64) {
+    let all: Vec<RowRef> = members.iter().flat_map(|&set| kept[set].iter().copied()).collect();
     if all.len() <= limit {
         return;
     }
     let order = permutation(all.len(), seed, u64::from(u32::MAX));
-    let mut chosen: Vec<DocumentRef> = order[..limit].iter().map(|&index| all[index as usize]).collect();
+    let mut chosen: Vec<RowRef> = order[..limit].iter().map(|&index| all[index as usize]).collect();
     chosen.sort_unstable();
     for &set in members {
         kept[set] = chosen.iter().copied().filter(|at| at.store as usize == set).collect();

@@ -5,13 +5,69 @@
 //! its correction. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::{DataError, Location, RecordProblem};
 
 const QUESTION: &str = "### Question";
 const REFERENCE: &str = "### Reference answer";
 const PROPOSED: &str = "### Proposed answer";
 const INCORRECT: &str = "### Incorrect answer";
 const END: &str = "### End";
+
+/// What stands before the final answer of a solution.
+pub const ANSWER_MARK: &str = "Answer:";
+
+/// An exercise with its reference solution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exercise {
+    /// Unique in its file.
+    pub id: String,
+    /// What is asked, with the options where there are any.
+    pub question: String,
+    /// The options' texts in the order of their letters; empty where the answer is a number.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// The right letter, or the number.
+    pub answer: String,
+    /// The lines of the reference solution before the answer, e.g. `revenue: 6*9=54`; empty where only the answer is known.
+    #[serde(default)]
+    pub steps: Vec<String>,
+}
+
+impl Exercise {
+    /// The whole solution: a line per step, then the answer.
+    pub fn solution(&self) -> String {
+        let steps: String = self.steps.iter().map(|step| format!("{step}\n")).collect();
+        format!("{steps}{ANSWER_MARK} {}", self.answer)
+    }
+}
+
+/// The exercises of a JSONL file, at most `limit` of them.
+///
+/// # Errors
+/// [`DataError::Io`]; [`DataError::Record`] with the line where a field is missing or an id comes twice.
+pub fn read_exercises(path: &Path, limit: Option<usize>) -> Result<Vec<Exercise>, DataError> {
+    let text = std::fs::read_to_string(path).map_err(|error| DataError::io("read", path, error))?;
+    let mut ids = std::collections::HashSet::new();
+    let mut exercises = Vec::new();
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    for (index, line) in lines.take(limit.unwrap_or(usize::MAX)) {
+        let fail = |detail: String| DataError::Record {
+            path: path.to_path_buf(),
+            location: Location::Line(index as u64 + 1),
+            problem: RecordProblem::NotAnExercise { detail },
+        };
+        let exercise: Exercise = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
+        if !ids.insert(exercise.id.clone()) {
+            return Err(fail(format!("the id `{}` comes twice", exercise.id)));
+        }
+        exercises.push(exercise);
+    }
+    Ok(exercises)
+}
 
 /// Whether a final answer agrees with the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,9 +47,13 @@ pub struct PreferenceRow {
 }
 
 impl PreferenceRow {
-    /// Tokens of both documents together.
-    pub fn num_tokens(&self) -> usize {
-        2 * self.prompt.len() + self.chosen.len() + self.rejected.len()
+    /// Prompt and chosen answer, prompt and rejected answer; the answers are the targets.
+    pub fn documents(&self) -> [TokenizedRow; 2] {
+        [&self.chosen, &self.rejected].map(|answer| {
+            let ids = [self.prompt.as_slice(), answer].concat();
+            let mask = (0..ids.len()).map(|token| token >= self.prompt.len()).collect();
+            TokenizedRow { ids, mask }
+        })
     }
 }
 
@@ -88,6 +92,10 @@ impl Tokeniser<'_> {
                 }
                 Ok(if num_tokens == 0 { Outcome::Empty } else { Outcome::PackedRow(rows.clone()) })
             }
+            (Kind::Preference, _) => Ok(match self.preference(record)? {
+                None => Outcome::TooLong,
+                Some(pair) => Outcome::PackedRow(pair.documents().into()),
+            }),
             _ => wrong_kind(),
         }
     }

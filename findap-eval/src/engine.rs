@@ -70,13 +70,16 @@ struct Question<'a> {
 
 /// Runs the tasks and scores the answers. Nothing is written but the journal; see [`Results::write`].
 ///
+/// `progress` is told after each call of the model and answers whether to go on.
+///
 /// # Errors
-/// Bad data is found before the model is asked anything; then the model's own errors.
+/// Bad data is found before the model is asked anything; then the model's own errors; [`EvalError::Stopped`] when `progress` says
+/// so, with every answer in the journal.
 pub fn run(
     model: &dyn LanguageModel,
     tasks: &[Task],
     options: &Options,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Results, EvalError> {
     let started = SystemTime::now();
     let clock = Instant::now();
@@ -117,7 +120,9 @@ pub fn run(
             journal.flush()?;
             num_done += group.len();
             let task = group.last().map_or("", |index| questions[*index].task.name.as_str());
-            progress(Progress { num_done, num_total: questions.len(), task });
+            if !progress(Progress { num_done, num_total: questions.len(), task }) {
+                return Err(EvalError::Stopped);
+            }
         }
     }
 

@@ -16,6 +16,9 @@ pub enum EvalError {
         /// The reason the system gave.
         source: std::io::Error,
     },
+    /// The caller did not want to go on.
+    #[error("the evaluation was stopped; the same command goes on from its journal")]
+    Stopped,
     /// A task file is not the TOML that the schema asks for.
     #[error("{file}:{line}: {problem}{}", hint(nearest))]
     TaskSyntax {

@@ -20,7 +20,7 @@ fn builtin(names: &[&str]) -> Vec<Task> {
 }
 
 fn evaluate(model: &ScriptedModel, tasks: &[Task], options: &Options) -> Result<Results, EvalError> {
-    run(model, tasks, options, &mut |_| {})
+    run(model, tasks, options, &mut |_| true)
 }
 
 fn value(results: &Results, task: &str, metric: Metric) -> f64 {
@@ -220,8 +220,11 @@ fn a_stopped_run_asks_only_what_is_missing() {
 
     let model = fixed("positive");
     let mut seen = Vec::new();
-    let resumed =
-        run(&model, &tasks, &options, &mut |progress: Progress| seen.push(progress.num_done)).expect("resumes");
+    let resumed = run(&model, &tasks, &options, &mut |progress: Progress| {
+        seen.push(progress.num_done);
+        true
+    })
+    .expect("resumes");
     assert_eq!(kept, 5, "five calls of one four-way question each");
     assert_eq!(model.num_requests.get(), 6 + 3 + 4 * (12 - kept));
     assert_eq!(*seen.last().expect("progress"), 6 + 3 + 12);

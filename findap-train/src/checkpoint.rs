@@ -11,13 +11,13 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use findap_data::LoaderState;
 use findap_tensor::{Slice, SliceMut};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::folder::hex;
-use crate::loader::LoaderState;
 
 /// The version of the format written here, and the only one read.
 pub const FORMAT: u32 = 1;
@@ -320,7 +320,7 @@ mod tests {
         State {
             step,
             tokens: 10 * step,
-            loader: LoaderState { epoch: 0, step },
+            loader: LoaderState { epoch_steps: step, ..LoaderState::default() },
             metrics_bytes: 0,
             best: Some((1, 0.1 + 0.2)),
             evaluations_since_best: 0,

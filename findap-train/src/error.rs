@@ -87,6 +87,15 @@ pub enum TrainError {
         /// There is.
         free_bytes: u64,
     },
+    /// The `[world]` table.
+    #[error("[world]: {problem}")]
+    WorldTable {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The closed world could not be written.
+    #[error(transparent)]
+    World(#[from] findap_data::world::WorldError),
     /// A judge or policy did not answer.
     #[error(transparent)]
     Language(#[from] findap_data::LlmError),

@@ -3,8 +3,10 @@
 //! | module | holds |
 //! |---|---|
 //! | [`recipe`] | what a run is, as TOML |
+//! | [`run`] | a whole run: stages in order, done ones skipped |
 //! | [`schedule`], [`optimizer`], [`objective`] | learning rate, AdamW, losses as weights per token |
-//! | [`loader`] | rows to micro-batches of optimizer steps |
+//! | [`sources`] | the sources of a recipe as loaders |
+//! | [`distill`] | preference pairs from the policy's own solutions |
 //! | [`trainer`] | one stage |
 //! | [`checkpoint`], [`metrics`], [`folder`] | what is on disk |
 //! | [`event`] | what a run tells while it works |
@@ -15,15 +17,17 @@
 //! - Nothing here prints.
 
 pub mod checkpoint;
+pub mod distill;
 pub mod error;
 pub mod event;
 pub mod folder;
-pub mod loader;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod recipe;
+pub mod run;
 pub mod schedule;
+pub mod sources;
 pub mod trainer;
 
 pub use error::TrainError;

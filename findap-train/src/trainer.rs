@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
 use findap_tensor::Arena;
@@ -20,7 +21,6 @@ use crate::checkpoint::{self, State};
 use crate::error::{Change, TrainError, io};
 use crate::event::{Event, Observer};
 use crate::folder;
-use crate::loader::{Loader, MicroBatch};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::objective::{Dpo, DpoMetrics, Reference, StepTotals, cross_entropy_weights, document_sums};
 use crate::optimizer::{AdamW, clip_factor, gradient_norm};
@@ -32,16 +32,19 @@ use crate::schedule::Schedule;
 pub enum Objective {
     /// Next-token cross-entropy.
     CrossEntropy,
-    /// DPO with a likelihood term. `references` has one entry per item of the loader, `dev_references` of the dev loader.
+    /// DPO with a likelihood term. `references` has an entry for each row of the loader, `dev_references` of the dev loader.
     Dpo {
         /// The loss.
         dpo: Dpo,
         /// The reference model's log-probabilities.
-        references: Vec<Reference>,
+        references: References,
         /// The same for the dev pairs.
-        dev_references: Vec<Reference>,
+        dev_references: References,
     },
 }
+
+/// The reference model's log-probabilities, by pair.
+pub type References = BTreeMap<RowRef, Reference>;
 
 /// A stage to be trained.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub struct Job<'a> {
     pub identity: BTreeMap<String, String>,
     /// What is minimised.
     pub objective: Objective,
+    /// The names of the loader's stores, for messages.
+    pub sources: &'a [String],
 }
 
 /// How a stage ended.
@@ -159,12 +164,9 @@ impl<'a> Trainer<'a> {
         job: &'a Job<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        let length = job.keys.length().expect("invariant: a checked recipe gives one length");
-        let total_steps = loader.total_steps(length);
-        if total_steps == 0 || loader.items().iter().all(|item| item.num_loss_tokens() == 0) {
-            let problem =
-                "its sources hold no row with a token that carries loss; look at them with `findap data inspect`"
-                    .to_owned();
+        let total_steps = loader.total_steps();
+        if total_steps == 0 {
+            let problem = "its sources hold no row; look at them with `findap data inspect`".to_owned();
             return Err(TrainError::NothingToTrain { stage: job.stage.to_owned(), problem });
         }
         let dev_batches = dev.map_or_else(Vec::new, |dev| dev.one_pass(job.keys.dev_tokens));
@@ -235,7 +237,7 @@ impl<'a> Trainer<'a> {
         checkpoint::read_array(&path, "params", model.params.flat_mut())?;
         checkpoint::read_array(&path, "first_moment", self.optimizer.first_moment.flat_mut())?;
         checkpoint::read_array(&path, "second_moment", self.optimizer.second_moment.flat_mut())?;
-        loader.restore(state.loader);
+        loader.seek(state.loader)?;
         observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
         self.state = state;
         Ok(())
@@ -249,20 +251,28 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    fn row_name(&self, row: RowRef) -> String {
+        let source = self.job.sources.get(row.store as usize).map_or("?", String::as_str);
+        format!("{source}:{}", row.row + 1)
+    }
+
     fn should_stop_early(&self) -> bool {
         self.job.keys.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
     }
 
     fn step(&mut self, model: &mut Llama, loader: &mut Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let begun = Instant::now();
-        let micro_batches = loader.next_step();
+        let Some(Step { micro_batches }) = loader.next_step() else {
+            let problem = "its loader ended before its last step".to_owned();
+            return Err(TrainError::NothingToTrain { stage: self.job.stage.to_owned(), problem });
+        };
         reduce::fill(self.grads.flat_mut(), 0.0);
         let sums = self.forward_backward(model, &micro_batches)?;
         let norm = gradient_norm(&self.grads);
         for (what, value) in [("loss", sums.loss), ("gradient", norm)] {
             if !value.is_finite() {
-                let rows: Vec<String> =
-                    micro_batches.iter().flat_map(|micro| &micro.items).map(|item| loader.item_name(*item)).collect();
+                let rows = micro_batches.iter().flat_map(|micro| &micro.rows);
+                let rows: Vec<String> = rows.map(|row| self.row_name(*row)).collect();
                 let (stage, step) = (self.job.stage.to_owned(), self.state.step + 1);
                 return Err(TrainError::NonFinite { stage, step, what, rows: rows.join(", ") });
             }
@@ -306,7 +316,7 @@ impl<'a> Trainer<'a> {
                     sums.loss -= logp.iter().sum::<f64>() / sums.loss_tokens.max(1) as f64;
                 }
                 Objective::Dpo { dpo, references, .. } => {
-                    let references: Vec<Reference> = micro.items.iter().map(|item| references[*item]).collect();
+                    let references: Vec<Reference> = micro.rows.iter().map(|row| references[row]).collect();
                     self.session.forward(model, tokens)?;
                     let logp = self.session.logp(model, &batch.targets)?;
                     let metrics = dpo.weights(batch, logp, &references, totals, &mut self.weights);
@@ -356,7 +366,7 @@ impl<'a> Trainer<'a> {
             loss += match &self.job.objective {
                 Objective::CrossEntropy => -logp.iter().sum::<f64>() / loss_tokens.max(1) as f64,
                 Objective::Dpo { dpo, dev_references, .. } => {
-                    let references: Vec<Reference> = micro.items.iter().map(|item| dev_references[*item]).collect();
+                    let references: Vec<Reference> = micro.rows.iter().map(|row| dev_references[row]).collect();
                     dpo.weights(batch, logp, &references, totals, &mut self.weights).loss
                 }
             };
@@ -408,12 +418,12 @@ fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
         counts.iter().step_by(2).map(|(_, count)| count).sum()
     };
     StepTotals {
-        pairs: micro_batches.iter().map(|micro| micro.items.len()).sum(),
+        pairs: micro_batches.iter().map(|micro| micro.rows.len()).sum(),
         chosen_tokens: micro_batches.iter().map(chosen).sum(),
     }
 }
 
-/// The reference's log-probabilities of every item (a pair) of `loader`, under the weights `model` has now.
+/// The reference's log-probabilities of the pairs of `loader`, under the weights `model` has now.
 ///
 /// # Errors
 /// [`TrainError::Model`].
@@ -422,10 +432,8 @@ pub fn reference_logprobs(
     loader: &Loader,
     stage: &str,
     observer: &mut dyn Observer,
-) -> Result<Vec<Reference>, TrainError> {
-    let total = loader.items().len();
+) -> Result<References, TrainError> {
     let (max_tokens, max_positions) = loader.limits();
-    let mut references = Vec::with_capacity(total);
     let options = SessionOptions {
         dtype: model.params.dtype(),
         max_tokens,
@@ -434,20 +442,17 @@ pub fn reference_logprobs(
         needs_backward: false,
     };
     let mut session = Session::new(&model.config, options);
-    for (index, item) in loader.items().iter().enumerate() {
-        let mut batch = findap_data::Batch::new();
-        item.documents.iter().for_each(|document| batch.push_document(&document.ids, &document.mask));
-        session.forward(
-            model,
-            Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens },
-        )?;
-        let logp = session.logp(model, &batch.targets)?;
-        let sums = document_sums(&batch, logp);
-        references.push(Reference { chosen: sums[0].0, rejected: sums[1].0 });
-        if index % 16 == 15 || index + 1 == total {
-            let (stage, done) = (stage.to_owned(), index as u64 + 1);
-            observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total: total as u64 });
-        }
+    let mut references = References::new();
+    let micro_batches = loader.one_pass(usize::MAX);
+    for (index, micro) in micro_batches.iter().enumerate() {
+        let batch = &micro.batch;
+        let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
+        session.forward(model, tokens)?;
+        let sums = document_sums(batch, session.logp(model, &batch.targets)?);
+        let pairs = sums.chunks_exact(2).map(|pair| Reference { chosen: pair[0].0, rejected: pair[1].0 });
+        references.extend(micro.rows.iter().copied().zip(pairs));
+        let (stage, done, total) = (stage.to_owned(), index as u64 + 1, micro_batches.len() as u64);
+        observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total });
     }
     Ok(references)
 }

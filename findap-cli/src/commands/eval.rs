@@ -74,6 +74,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     progress.begin("eval", 0);
     let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
         progress.step(now.num_done as u64, now.num_total as u64, now.task);
+        true
     })?;
     progress.clear();
     let path = results.write(&arguments.output)?;

@@ -2,12 +2,14 @@
 
 pub(crate) mod chat;
 pub(crate) mod compare;
+pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod plan;
 pub(crate) mod report;
+pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod score;
 pub(crate) mod serve;

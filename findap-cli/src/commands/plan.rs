@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use findap_train::recipe::{self, Length, Stage};
+use findap_data::Length;
+use findap_train::recipe::{self, Stage};
 
 use crate::terminal;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
 use crate::capability::{Capability, Domain};
@@ -59,12 +59,12 @@ fn stores(lengths: &[Vec<usize>], shares: &[Option<f64>]) -> (tempfile::TempDir,
 fn options(epochs: f64) -> LoaderOptions {
     LoaderOptions {
         context_tokens: 32,
-        batch_tokens: 96,
-        micro_batch_tokens: 64,
-        strategy: Strategy::BestFit,
+        batch: Fill::Tokens(96),
+        micro_batch: Fill::Tokens(64),
+        packing: Some(Strategy::BestFit),
         seed: 7,
         is_shuffled: true,
-        epochs,
+        length: Length::Epochs(epochs),
     }
 }
 
@@ -75,18 +75,36 @@ fn all_steps(loader: &mut Loader) -> Vec<Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn no_token_is_lost_and_resuming_anywhere_changes_nothing(lengths in prop::collection::vec(2usize..=32, 1..60), cut in 0usize..40) {
+    fn no_token_is_lost_and_resuming_anywhere_changes_nothing(
+        lengths in prop::collection::vec(2usize..=32, 1..60), cut in 0usize..40, packing in 0usize..3, by_contexts in any::<bool>(),
+    ) {
         let (_folder, _, stores) = stores(std::slice::from_ref(&lengths), &[]);
-        let documents = all_documents(&stores);
-        let new = || Loader::new(stores.clone(), std::slice::from_ref(&documents), options(2.0)).expect("loader");
+        let rows = all_rows(&stores);
+        let packing = [None, Some(Strategy::BestFit), Some(Strategy::NextFit)][packing];
+        let (batch, micro_batch) = if by_contexts {
+            (Fill::Contexts(3), Fill::Contexts(2))
+        } else {
+            (Fill::Tokens(96), Fill::Tokens(64))
+        };
+        let options = LoaderOptions { packing, batch, micro_batch, ..options(2.0) };
+        let new = || Loader::new(stores.clone(), std::slice::from_ref(&rows), options).expect("loader");
+        let (max_tokens, max_positions) = new().limits();
+        prop_assert_eq!(max_positions, lengths.iter().copied().max().unwrap_or(0));
+        let steps = all_steps(&mut Loader::new(
+            stores.clone(), std::slice::from_ref(&rows), LoaderOptions { length: Length::Epochs(1.0), ..options },
+        ).expect("loader"));
+        let num_tokens: usize = steps.iter().map(Step::num_tokens).sum();
+        prop_assert_eq!(num_tokens, lengths.iter().sum::<usize>());
+        let num_loss: usize = steps.iter().map(Step::num_loss_tokens).sum();
+        prop_assert_eq!(num_loss, lengths.iter().map(|length| length - 1).sum::<usize>());
         let steps = all_steps(&mut new());
         prop_assert_eq!(steps.len() as u64, new().total_steps());
-        let num_tokens: usize = steps.iter().map(Step::num_tokens).sum();
-        prop_assert_eq!(num_tokens, 2 * lengths.iter().sum::<usize>());
-        let num_loss: usize = steps.iter().map(Step::num_loss_tokens).sum();
-        prop_assert_eq!(num_loss, 2 * lengths.iter().map(|length| length - 1).sum::<usize>());
-        for batch in steps.iter().flat_map(|step| &step.micro_batches) {
-            prop_assert!(batch.num_tokens() <= 64);
+        for step in &steps {
+            prop_assert!(step.num_tokens() <= 96);
+        }
+        for micro in steps.iter().flat_map(|step| &step.micro_batches) {
+            let batch = &micro.batch;
+            prop_assert!(batch.num_tokens() <= 64 && batch.num_tokens() <= max_tokens && !batch.is_empty());
             for document in 0..batch.num_documents() {
                 let range = batch.document(document);
                 prop_assert_eq!(batch.positions[range.start], 0);
@@ -105,24 +123,50 @@ proptest! {
 }
 
 #[test]
-fn epochs_differ_in_order_and_seeds_are_checked() {
+fn epochs_differ_in_order_and_lengths_are_kept() {
     let (_folder, _, stores) = stores(&[vec![20; 30]], &[]);
-    let documents = all_documents(&stores);
-    let mut loader = Loader::new(stores.clone(), std::slice::from_ref(&documents), options(2.0)).expect("loader");
-    let steps = all_steps(&mut loader);
-    assert_ne!(steps[0], steps[10]);
-    assert_eq!(loader.state().epoch, 2);
-    let mut other =
-        Loader::new(stores.clone(), &[documents], LoaderOptions { seed: 8, ..options(2.0) }).expect("loader");
-    assert!(other.seek(loader.state()).is_err());
-    assert_eq!(
-        evaluation_batches(&stores, &all_documents(&stores), 32, 64)
-            .expect("dev")
-            .iter()
-            .map(Batch::num_tokens)
-            .sum::<usize>(),
-        600
-    );
+    let rows = all_rows(&stores);
+    let new = |length| {
+        Loader::new(stores.clone(), std::slice::from_ref(&rows), LoaderOptions { length, ..options(2.0) })
+            .expect("loader")
+    };
+    let steps = all_steps(&mut new(Length::Epochs(2.0)));
+    assert_eq!(steps.len(), 16);
+    assert_ne!(steps[0], steps[8]);
+    for (length, want) in [
+        (Length::Epochs(0.5), 4),
+        (Length::Epochs(0.51), 5),
+        (Length::Steps(11), 11),
+        (Length::Tokens(600), 8),
+        (Length::Tokens(601), 9),
+    ] {
+        let mut loader = new(length);
+        assert_eq!((loader.total_steps(), all_steps(&mut loader).len() as u64), (want, want), "{length:?}");
+    }
+    let mut longer = new(Length::Steps(11));
+    while longer.next_step().is_some() {}
+    assert!(new(Length::Steps(5)).seek(longer.state()).is_err());
+    let dev = new(Length::Epochs(1.0));
+    let tokens = |max| dev.one_pass(max).iter().map(|micro| micro.batch.num_tokens()).sum::<usize>();
+    assert_eq!((tokens(usize::MAX), tokens(41), tokens(40)), (600, 60, 40));
+}
+
+#[test]
+fn rows_in_order_stay_as_given() {
+    let (_folder, _, stores) = stores(&[(2..22).collect()], &[]);
+    let options = LoaderOptions {
+        packing: None,
+        is_shuffled: false,
+        batch: Fill::Contexts(4),
+        micro_batch: Fill::Contexts(2),
+        ..options(1.0)
+    };
+    let mut loader = Loader::new(stores.clone(), &[all_rows(&stores)], options).expect("loader");
+    let step = loader.next_step().expect("step");
+    let rows: Vec<Vec<u32>> =
+        step.micro_batches.iter().map(|micro| micro.rows.iter().map(|row| row.row).collect()).collect();
+    assert_eq!(rows, [[0, 1], [2, 3]]);
+    assert!(Loader::new(Vec::new(), &[], options).expect("empty").next_step().is_none());
 }
 
 #[test]
@@ -140,8 +184,15 @@ fn texts_are_cut_to_the_number_of_conversations() {
     let sequential = mixture(Join::Sequential, false);
     assert_eq!(sequential.phases.iter().map(Vec::len).collect::<Vec<_>>(), [50, 20]);
     let mut loader = Loader::new(stores.clone(), &sequential.phases, options(1.0)).expect("loader");
+    let half = Loader::new(stores.clone(), &sequential.phases, options(0.5)).expect("loader");
+    assert!(half.phases.iter().all(|phase| phase.steps > 0), "half of each phase, not the first phase alone");
     let first = loader.next_step().expect("step");
-    assert!(first.micro_batches.iter().all(|batch| (0..batch.num_documents()).all(|d| batch.document(d).len() == 8)));
+    assert!(
+        first
+            .micro_batches
+            .iter()
+            .all(|micro| (0..micro.batch.num_documents()).all(|d| micro.batch.document(d).len() == 8))
+    );
 }
 
 #[test]

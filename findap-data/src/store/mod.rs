@@ -6,7 +6,7 @@
 //!
 //! `tokens.bin`, little-endian: header of 128 bytes (magic `FINDAPTS`, version u32, 0u32, documents u64, tokens u64, rows u64,
 //! SHA-256 of what follows), ids u32 (padded to 8 bytes), document ends u64, row ends u64 (in documents; none unless the source
-//! was packed), mask bits (padded to 8 bytes).
+//! says which stay together), mask bits (padded to 8 bytes).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -238,13 +238,34 @@ impl TokenStore {
         (start + 1..end).filter(|&token| bits[token / 8] >> (token % 8) & 1 == 1).count()
     }
 
-    /// Rows given by the source, as ranges of documents; empty unless the source was packed.
-    pub fn given_rows(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    /// Whether the source says which documents stay together: packed rows and preference pairs.
+    pub fn has_given_rows(&self) -> bool {
+        self.num_rows > 0
+    }
+
+    /// Number of rows: of what stays together. A document is a row of its own unless the source gave rows.
+    pub fn num_rows(&self) -> usize {
+        if self.has_given_rows() { self.num_rows } else { self.num_documents }
+    }
+
+    /// The documents of a row.
+    pub fn row(&self, row: usize) -> std::ops::Range<usize> {
+        if !self.has_given_rows() {
+            return row..row + 1;
+        }
         let ends = self.row_ends();
-        (0..ends.len()).map(move |row| {
-            let start = if row == 0 { 0 } else { ends[row - 1] as usize };
-            start..ends[row] as usize
-        })
+        let start = if row == 0 { 0 } else { ends[row - 1] as usize };
+        start..ends[row] as usize
+    }
+
+    /// Tokens of a row.
+    pub fn row_tokens(&self, row: usize) -> usize {
+        self.row(row).map(|document| self.document_len(document)).sum()
+    }
+
+    /// Loss-bearing tokens of a row.
+    pub fn row_loss_tokens(&self, row: usize) -> usize {
+        self.row(row).map(|document| self.num_loss_tokens(document)).sum()
     }
 
     /// What was built.

@@ -84,11 +84,39 @@ fn packed_rows_are_kept_as_given() {
     fs::write(&path, "{\"docs\": [{\"ids\": [1, 2], \"mask\": [0, 1]}, {\"ids\": [3, 4, 5], \"mask\": [1, 0, 1]}]}\n{\"docs\": [{\"ids\": [6, 7], \"mask\": [0, 1]}]}\n").expect("write");
     let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 8 };
     let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Packed), &tokeniser).expect("build");
-    assert_eq!(store.given_rows().collect::<Vec<_>>(), [0..2, 2..3]);
+    assert_eq!((0..store.num_rows()).map(|row| store.row(row)).collect::<Vec<_>>(), [0..2, 2..3]);
+    assert_eq!((store.row_tokens(0), store.row_loss_tokens(0)), (5, 2));
     assert_eq!(store.document(1), TokenizedRow { ids: vec![3, 4, 5], mask: vec![true, false, true] });
     fs::write(&path, "{\"docs\": [{\"ids\": [999999, 2], \"mask\": [0, 1]}]}\n").expect("write");
     let error = TokenStore::build(&folder.path().join("t"), &source(&path, Kind::Packed), &tokeniser).expect_err("id");
     assert!(error.to_string().contains("line 1: token id 999999"), "{error}");
+}
+
+#[test]
+fn pairs_become_rows_of_two_documents_with_loss_on_answers() {
+    let (tokenizer, template) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("p.jsonl");
+    let line = |n: usize| {
+        format!(
+            "{{\"prompt\": \"What is {n} + {n}?\", \"chosen\": \"It is {}.\", \"rejected\": \"I do not know {n}.\"}}",
+            2 * n
+        )
+    };
+    fs::write(&path, (0..9).map(line).collect::<Vec<_>>().join("\n")).expect("write");
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 128 };
+    let store =
+        TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &tokeniser).expect("build");
+    assert_eq!((store.num_rows(), store.num_documents()), (9, 18));
+    let answer = |document: usize| {
+        let row = store.document(document);
+        let ids: Vec<u32> = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id).collect();
+        tokenizer.decode(&ids, false).expect("decode")
+    };
+    assert_eq!((answer(6), answer(7)), ("It is 6.<|eot_id|>".to_owned(), "I do not know 3.<|eot_id|>".to_owned()));
+    let prompt = store.document(6);
+    let prompt: Vec<u32> = prompt.ids.iter().zip(&prompt.mask).filter(|(_, m)| !**m).map(|(id, _)| *id).collect();
+    assert!(tokenizer.decode(&prompt, false).expect("decode").ends_with("assistant<|end_header_id|>\n\n"));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Conversations: plain questions and answers, and requests for a certain form of reply, which a rule can check.
 
 use super::draw::Draw;
-use super::exercise::{Exercise, word_problem};
+use super::exercise::word_problem;
 use super::facts::{Attribute, Population, Split};
 use super::names::{FINANCE_GROUPS, GROUPS};
 use super::task::TaskKind;
+use crate::reward_model::Exercise;
 use crate::{Domain, Message, Role};
 use serde_json::{Value, json};
 

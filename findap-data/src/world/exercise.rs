@@ -3,33 +3,7 @@
 
 use super::draw::Draw;
 use super::names::{ITEMS, PEOPLE};
-use serde::{Deserialize, Serialize};
-
-/// One exercise with its solution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Exercise {
-    /// Unique in its file.
-    pub id: String,
-    /// What is asked, with the options where there are any.
-    pub question: String,
-    /// The options' texts in the order of their letters; empty where the answer is a number.
-    pub choices: Vec<String>,
-    /// The right letter, or the number.
-    pub answer: String,
-    /// The lines of the solution before the answer, e.g. `revenue: 6*9=54`.
-    pub steps: Vec<String>,
-}
-
-/// What stands before the final answer of a solution.
-pub const ANSWER_MARK: &str = "Answer:";
-
-impl Exercise {
-    /// The whole solution: a line per step, then the answer.
-    pub fn solution(&self) -> String {
-        format!("{}\n{ANSWER_MARK} {}", self.steps.join("\n"), self.answer)
-    }
-}
+use crate::reward_model::Exercise;
 
 /// The sum in a step: `left operator right = result`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! A reward model by rule: it knows the closed world's solutions and answers the two prompts of [`crate::reward_model`] as
 //! a large model is asked to.
 
-use super::exercise::{ANSWER_MARK, Sum};
+use super::exercise::Sum;
 use crate::llm::{ChatModel, ChatReply, ChatRequest, LlmError};
-use crate::reward_model::{Asked, Correctness, FapVerdict, ScpVerdict};
+use crate::reward_model::{ANSWER_MARK, Asked, Correctness, FapVerdict, ScpVerdict};
 
 /// Compares a solution with the reference solution that stands in the prompt.
 #[derive(Debug, Clone, Copy, Default)]

@@ -11,7 +11,7 @@
 //! | `general_chat.jsonl`, `finance_chat.jsonl` | `{"messages"}`: conversations |
 //! | `finance_books.jsonl`, `finance_exercises.jsonl` | what the second curriculum group adds: texts, solved exercises |
 //! | `*_dev.jsonl` | the same for the development loss |
-//! | `exercises.jsonl` | [`Exercise`]s for preference distillation |
+//! | `exercises.jsonl` | [`Exercise`](crate::reward_model::Exercise)s for preference distillation |
 //! | `eval/*.jsonl` | one file per evaluation task |
 //!
 //! Design: Allen-Zhu and Li, "Physics of language models" part 3.1 (knowledge must be told in several wordings, and asking
@@ -31,11 +31,12 @@ mod tokenizer;
 #[cfg(test)]
 mod tests;
 
-pub use exercise::{ANSWER_MARK, Exercise, Sum};
+pub use exercise::Sum;
 pub use facts::{Attribute, Entity, FRAMES, KINDS, Kind, Population, Split};
 pub use tokenizer::{SPECIAL_TOKENS, train_tokenizer};
 
 use crate::Domain;
+use crate::reward_model::Exercise;
 use chat::{Talk, conversation, solved};
 use draw::Draw;
 use evaluation::Exam;
@@ -44,6 +45,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// Goes up whenever the same sizes give other files.
+pub const VERSION: u32 = 1;
 
 /// Sizes of a world. The same seed and `entities_per_kind` give the same entities and facts, whatever the other sizes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

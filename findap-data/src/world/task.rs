@@ -163,7 +163,7 @@ fn choose_sort(draw: &mut Draw) -> Item {
         options.iter().position(|(group, _)| *group == 0).expect("invariant: the first group is among the options");
     let words: Vec<String> = options.into_iter().map(|(_, word)| word).collect();
     let prompt = format!("Which one belongs to the {}?\n{}", groups[0].0, lettered(&words));
-    Item { prompt, answer: format!("{} {}", super::exercise::ANSWER_MARK, LETTERS[at]) }
+    Item { prompt, answer: format!("{} {}", crate::reward_model::ANSWER_MARK, LETTERS[at]) }
 }
 
 const SENTIMENTS: [(&str, [&str; 10]); 3] = [

@@ -32,15 +32,15 @@ mod stage;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use findap_data::{Capability, Domain};
+use findap_data::{Capability, Domain, Format, Kind};
 use serde::{Deserialize, Serialize};
 
 pub use parse::{RecipeError, load, parse};
 pub use stage::{
-    AlignStage, DistillStage, Fill, Join, Judge, Length, NllMean, Optimization, Packing, PairKind, RemoteJudge,
-    ScheduleKind, Stage, TrainStage, Warmup,
+    AlignStage, DistillStage, Judge, NllMean, Optimization, PairKind, RemoteJudge, ScheduleKind, Stage, TrainStage,
+    Warmup,
 };
 
 /// The version of the recipe format that this program reads.
@@ -99,7 +99,8 @@ pub struct ModelTable {
     /// Start from random weights: the keys of a `config.json` (`hidden_size`, `num_hidden_layers`, ...).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<toml::Table>,
-    /// A folder with `tokenizer.json`, `tokenizer_config.json` and the chat template. Default: `base`. Required with `init`.
+    /// A folder with `tokenizer.json`, `tokenizer_config.json` and the chat template. Required with `init`, and only there: a `base`
+    /// folder brings its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
     /// The format of weights, gradients and activations while training. Default `f32`.
@@ -154,53 +155,24 @@ pub struct DataTable {
     pub name: String,
     /// The file. Required.
     pub path: PathBuf,
-    /// What its rows are. Required.
-    pub kind: DataKind,
-    /// The file format. Default `auto`: by the file's ending.
+    /// What its rows are: `text`, `chat`, `preference`, `tokenized` or `packed`. Required.
+    pub kind: Kind,
+    /// The file format: `jsonl`, `json`, `csv` or `parquet`. Default `auto`: by the file's ending.
     #[serde(default)]
-    pub format: DataFormat,
+    pub format: Format,
     /// Column names where they differ from the usual ones: `text = "body"`. Default none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
-    /// Domain, for reports. Default none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub domain: Option<Domain>,
-    /// Capability, for reports. Default none.
+    /// Domain, for reports. Default `general`.
+    #[serde(default = "general")]
+    pub domain: Domain,
+    /// Capability, for reports. Default `concept` for texts, `chat` for everything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capability: Option<Capability>,
     /// The share of this source among the rows of its side (text or chat) of a mixture, 0 < share <= 1. Sources without a share
     /// fill the rest in proportion to their sizes. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
-}
-
-/// `data.kind`: what a row of a source is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DataKind {
-    /// `{"text"}`: plain text, cut into chunks; loss on every token.
-    Text,
-    /// `{"messages"}` and its relatives: conversations; loss on the assistant's turns.
-    Chat,
-    /// `{"prompt","chosen","rejected"}`: for `align` stages.
-    Preference,
-    /// `{"ids","mask"}`: one document of tokens per row.
-    Tokenized,
-    /// `{"docs":[{"ids","mask"},...]}`: one packed row of the batch per row, kept as given.
-    Packed,
-}
-
-/// `data.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DataFormat {
-    /// By the ending: `.jsonl`, `.json`, `.parquet`.
-    #[default]
-    Auto,
-    /// One JSON object per line.
-    Jsonl,
-    /// Apache Parquet.
-    Parquet,
 }
 
 /// `[eval]`: what is measured.
@@ -218,7 +190,46 @@ pub struct EvalTable {
     /// A folder of further task files. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_folder: Option<PathBuf>,
-    /// The folder that the tasks' data paths start from. Default: the world's `eval` folder when there is a world.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_folder: Option<PathBuf>,
+    /// Where the tasks' data sets lie: the first part of their paths to a folder. Default: `world` to the generated world, where
+    /// there is one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, PathBuf>,
+}
+
+fn general() -> Domain {
+    Domain::General
+}
+
+impl Recipe {
+    /// What runs: this recipe with every open choice made, those that depend on the model by its longest context, in tokens.
+    pub fn resolve(mut self, folder: Option<&Path>, max_positions: usize) -> Recipe {
+        let default_folder = || Path::new("runs").join(&self.run.name);
+        let folder = folder.map(Path::to_path_buf).or_else(|| self.run.folder.clone()).unwrap_or_else(default_folder);
+        if let Some(eval) = &mut self.eval {
+            let models = self.stage.iter().filter(|stage| stage.makes_model());
+            let every = || std::iter::once("base").chain(models.map(Stage::name)).map(str::to_owned).collect();
+            eval.stages.get_or_insert_with(every);
+            if self.world.is_some() {
+                eval.data.entry("world".to_owned()).or_insert_with(|| folder.join("data").join("world"));
+            }
+        }
+        for source in &mut self.data {
+            let capability = if source.kind == Kind::Text { Capability::Concept } else { Capability::Chat };
+            source.capability.get_or_insert(capability);
+        }
+        for stage in &mut self.stage {
+            match stage {
+                Stage::Train(stage) => stage.optimization.resolve(max_positions),
+                Stage::Align(stage) => stage.optimization.resolve(max_positions),
+                Stage::Distill(_) => {}
+            }
+        }
+        self.run.folder = Some(folder);
+        self
+    }
+
+    /// The run folder of a resolved recipe.
+    pub fn folder(&self) -> &Path {
+        self.run.folder.as_deref().expect("invariant: a resolved recipe has a folder")
+    }
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use findap_data::Kind;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::{AlignStage, DistillStage, Judge, Optimization, TrainStage};
-use super::{DataKind, EvalTable, ModelTable, Recipe, RunTable, SCHEMA, Stage};
+use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA, Stage};
 
 /// What is wrong with a recipe. Each variant names the file and the key.
 #[derive(Debug, Error)]
@@ -402,10 +403,17 @@ impl Reader<'_> {
             "give exactly one of `base` (a model folder) and `init` (a config to start from random weights)",
         )?;
         self.require(model.init.is_none() || model.tokenizer.is_some(), "model.tokenizer", "it is needed with `init`")?;
+        self.require(
+            model.base.is_none() || model.tokenizer.is_none(),
+            "model.tokenizer",
+            "leave it out: a `base` folder brings its own",
+        )?;
         self.check_data(recipe)?;
         if recipe.stage.is_empty() {
             return Err(self.missing("stage", "a run needs at least one [[stage]]"));
         }
+        let distills = recipe.stage.iter().filter(|stage| stage.kind() == "distill").count();
+        self.require(distills <= 1, "stage", "a run has at most one stage of kind \"distill\"")?;
         let mut names = BTreeSet::from(["base", "data", "eval"]);
         for stage in &recipe.stage {
             let key = join("stage", stage.name());
@@ -454,10 +462,10 @@ impl Reader<'_> {
     }
 
     fn check_train(&self, stage: &TrainStage, key: &str, recipe: &Recipe) -> Result<(), RecipeError> {
-        self.check_names(&stage.text, &join(key, "text"), recipe, &[DataKind::Text])?;
-        self.check_names(&stage.chat, &join(key, "chat"), recipe, &[DataKind::Chat])?;
-        self.check_names(&stage.rows, &join(key, "rows"), recipe, &[DataKind::Tokenized, DataKind::Packed])?;
-        let trainable = [DataKind::Text, DataKind::Chat, DataKind::Tokenized, DataKind::Packed];
+        self.check_names(&stage.text, &join(key, "text"), recipe, &[Kind::Text])?;
+        self.check_names(&stage.chat, &join(key, "chat"), recipe, &[Kind::Chat])?;
+        self.check_names(&stage.rows, &join(key, "rows"), recipe, &[Kind::Tokenized, Kind::Packed])?;
+        let trainable = [Kind::Text, Kind::Chat, Kind::Tokenized, Kind::Packed];
         self.check_names(&stage.dev, &join(key, "dev"), recipe, &trainable)?;
         let count = stage.text.len() + stage.chat.len() + stage.rows.len();
         if count == 0 {
@@ -467,8 +475,8 @@ impl Reader<'_> {
     }
 
     fn check_align(&self, stage: &AlignStage, key: &str, recipe: &Recipe) -> Result<(), RecipeError> {
-        self.check_names(&stage.pairs, &join(key, "pairs"), recipe, &[DataKind::Preference])?;
-        self.check_names(&stage.dev, &join(key, "dev"), recipe, &[DataKind::Preference])?;
+        self.check_names(&stage.pairs, &join(key, "pairs"), recipe, &[Kind::Preference])?;
+        self.check_names(&stage.dev, &join(key, "dev"), recipe, &[Kind::Preference])?;
         let distilled = recipe
             .stage
             .iter()
@@ -485,7 +493,6 @@ impl Reader<'_> {
             &join(key, "nll_weight"),
             "it must be at least 0",
         )?;
-        self.require(!stage.kinds.is_empty(), &join(key, "kinds"), "name \"fap\", \"scp\" or both")?;
         self.check_optimization(&stage.optimization, key, !stage.dev.is_empty())
     }
 
@@ -507,7 +514,7 @@ impl Reader<'_> {
         self.require(known, &join(key, "judge"), "write \"world\" or { url = \"...\", model = \"...\" }")
     }
 
-    fn check_names(&self, names: &[String], key: &str, recipe: &Recipe, kinds: &[DataKind]) -> Result<(), RecipeError> {
+    fn check_names(&self, names: &[String], key: &str, recipe: &Recipe, kinds: &[Kind]) -> Result<(), RecipeError> {
         for name in names {
             let Some(source) = recipe.data.iter().find(|source| &source.name == name) else {
                 let known: Vec<&str> = recipe.data.iter().map(|source| source.name.as_str()).collect();

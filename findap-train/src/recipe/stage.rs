@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use findap_data::{Fill, Join, Length, Strategy};
 use serde::{Deserialize, Serialize};
 
 /// One `[[stage]]` table; its `kind` key says which.
@@ -53,7 +54,7 @@ pub struct TrainStage {
     /// Names of `chat` sources (instruction tuning). Default none.
     #[serde(default)]
     pub chat: Vec<String>,
-    /// Names of `tokenized` or `packed` sources; `packed` ones cannot be mixed with any other. Default none.
+    /// Names of `tokenized` or `packed` sources; packed rows are kept as given. Default none.
     #[serde(default)]
     pub rows: Vec<String>,
     /// Names of the sources the dev loss is measured on. Default none: no dev loss.
@@ -70,32 +71,10 @@ pub struct TrainStage {
     pub shuffle: bool,
     /// How rows are laid into the context. Default `best_fit`.
     #[serde(default)]
-    pub packing: Packing,
+    pub packing: Strategy,
     /// The keys shared with `align`.
     #[serde(flatten, skip_deserializing)]
     pub optimization: Optimization,
-}
-
-/// `join`: how text and chat come together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Join {
-    /// Concatenated and shuffled: one loss over both.
-    #[default]
-    Joint,
-    /// All text rows first, then all chat rows, each shuffled.
-    Sequential,
-}
-
-/// `packing`: how rows are laid into the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// Each row goes where it leaves the least room.
-    #[default]
-    BestFit,
-    /// Rows in order; a new context begins when the next does not fit (the paper's code).
-    NextFit,
 }
 
 /// The keys of a `distill` stage.
@@ -104,7 +83,8 @@ pub enum Packing {
 pub struct DistillStage {
     /// Stage name, unique. Required.
     pub name: String,
-    /// JSONL of exercises: `id`, `question`, `choices` (optional), `answer`. Required.
+    /// JSONL of exercises: `id`, `question`, `answer`, and where there are any `choices` and `steps` (the reference solution, a line
+    /// each). Required.
     pub exercises: PathBuf,
     /// Solutions sampled per exercise, at least 1. Default 4.
     #[serde(default = "default_samples")]
@@ -197,9 +177,6 @@ pub struct AlignStage {
     /// Names of `preference` sources for the dev loss. Default none.
     #[serde(default)]
     pub dev: Vec<String>,
-    /// Use only these kinds of pairs (pairs without a kind are always used). Default both.
-    #[serde(default = "both_kinds")]
-    pub kinds: Vec<PairKind>,
     /// Strength of the pull towards the reference (TRL's `beta`), > 0. Default 0.1.
     #[serde(default = "default_beta")]
     pub beta: f64,
@@ -338,8 +315,27 @@ impl Optimization {
     pub fn fill(&self) -> Option<Fill> {
         match (self.batch_tokens, self.batch_rows) {
             (Some(tokens), None) => Some(Fill::Tokens(tokens)),
-            (None, Some(rows)) => Some(Fill::Rows(rows)),
+            (None, Some(rows)) => Some(Fill::Contexts(rows)),
             _ => None,
+        }
+    }
+
+    /// The filling of a micro-batch, once [`Optimization::resolve`] has chosen it.
+    pub fn micro_fill(&self) -> Option<Fill> {
+        self.micro_batch_tokens.map(Fill::Tokens).or(self.micro_batch_rows.map(Fill::Contexts))
+    }
+
+    /// Makes the choices that the recipe leaves open, for a model of this longest context, in tokens.
+    pub(super) fn resolve(&mut self, max_positions: usize) {
+        const LONGEST_BY_DEFAULT: usize = 2048;
+        const MICRO_BATCH_TOKENS: usize = 4096;
+        let most = self.batch_tokens.unwrap_or(usize::MAX);
+        let context = *self.context_tokens.get_or_insert(max_positions.min(LONGEST_BY_DEFAULT).min(most));
+        match (self.batch_tokens, self.batch_rows) {
+            (Some(tokens), _) => {
+                self.micro_batch_tokens.get_or_insert(tokens.min(context.max(MICRO_BATCH_TOKENS)));
+            }
+            (None, rows) => self.micro_batch_rows = self.micro_batch_rows.or(rows),
         }
     }
 }
@@ -348,26 +344,6 @@ impl Default for Optimization {
     fn default() -> Self {
         toml::from_str("").expect("invariant: every key has a default")
     }
-}
-
-/// How long a stage is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Length {
-    /// Passes over the data.
-    Epochs(f64),
-    /// Tokens seen.
-    Tokens(u64),
-    /// Optimizer steps.
-    Steps(u64),
-}
-
-/// What one optimizer step holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// At most so many tokens.
-    Tokens(usize),
-    /// So many rows.
-    Rows(usize),
 }
 
 /// `schedule`: how the learning rate falls after the warm-up.

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use findap_data::{Fill, Length};
+
 use super::*;
 
 const GOOD: &str = r#"schema = 1

@@ -1,13 +1,16 @@
 use std::path::{Path, PathBuf};
 
-use findap_data::TokenizedRow;
+use std::sync::Arc;
+
+use findap_data::loader::all_rows;
+use findap_data::tokenise::Tokeniser;
+use findap_data::{Capability, Domain, Fill, Format, Kind, Length, LoaderOptions, Source, TokenStore, Tokenizer};
 use findap_model::Dtype;
 use findap_tensor::Slice;
 use serde_json::Value;
 
 use super::*;
-use crate::loader::{Item, LoaderOptions, Side, Source};
-use crate::recipe::{Fill, Join, NllMean, ScheduleKind};
+use crate::recipe::{NllMean, ScheduleKind};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden")).join(path)
@@ -17,58 +20,55 @@ fn json(path: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(golden(path)).unwrap()).unwrap()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
-
-/// The packed rows of `train.json`, in order.
-fn packed_rows() -> Vec<Item> {
+/// The packed rows of `train.json`, in order, as lines of a file.
+fn packed_rows() -> Vec<Value> {
     let data = json("data/train.json");
     let steps = data["steps"].as_array().unwrap().iter();
     let rows = steps.flat_map(|step| step.as_array().unwrap()).flat_map(|micro| micro["rows"].as_array().unwrap());
-    let document =
-        |d: &Value| TokenizedRow { ids: ids(&d["ids"]), mask: ids(&d["mask"]).into_iter().map(|m| m != 0).collect() };
-    rows.enumerate()
-        .map(|(row, value)| Item {
-            source: 0,
-            row,
-            documents: value["docs"].as_array().unwrap().iter().map(document).collect(),
-        })
-        .collect()
+    rows.cloned().collect()
 }
 
-fn pairs() -> Vec<Item> {
-    let pairs = json("data/pairs.json");
-    let document = |pair: &Value, answer: &str| {
-        let (mut ids_all, answer) = (ids(&pair["prompt_ids"]), ids(&pair[answer]));
-        let mask = (0..ids_all.len() + answer.len()).map(|t| t >= ids_all.len()).collect();
-        ids_all.extend(answer);
-        TokenizedRow { ids: ids_all, mask }
-    };
-    let item = |(row, pair)| Item {
-        source: 0,
-        row,
-        documents: vec![document(pair, "chosen_ids"), document(pair, "rejected_ids")],
-    };
-    pairs.as_array().unwrap().iter().enumerate().map(item).collect()
+fn pairs() -> Vec<Value> {
+    json("data/pairs.json").as_array().unwrap().clone()
 }
 
-fn loader(items: Vec<Item>, batch: usize, micro: usize) -> Loader {
-    let sources = vec![Source { name: "golden".to_owned(), side: Side::Chat, share: None }];
-    Loader::new(
-        sources,
-        items,
-        LoaderOptions {
-            seed: 1,
-            shuffle: false,
-            join: Join::Joint,
-            downsample: false,
-            packing: None,
-            context_tokens: 256,
-            fill: Fill::Rows(batch),
-            micro: Fill::Rows(micro),
-        },
-    )
+/// A loader of `rows` in order, each a context of its own.
+fn loader(rows: &[Value], kind: Kind, batch: usize, micro: usize, length: Length) -> Loader {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let tokenizer = Tokenizer::load(&golden("models/tiny")).unwrap();
+    let source = Source {
+        name: "golden".to_owned(),
+        path,
+        kind,
+        format: Format::Jsonl,
+        columns: BTreeMap::new(),
+        domain: Domain::General,
+        capability: Capability::Concept,
+        share: None,
+    };
+    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 256 };
+    let stores = vec![Arc::new(TokenStore::build(&folder.path().join("store"), &source, &tokeniser).unwrap())];
+    let rows = all_rows(&stores);
+    let options = LoaderOptions {
+        context_tokens: 256,
+        batch: Fill::Contexts(batch),
+        micro_batch: Fill::Contexts(micro),
+        packing: None,
+        seed: 1,
+        is_shuffled: false,
+        length,
+    };
+    Loader::new(stores, &[rows], options).unwrap()
+}
+
+fn train_loader(keys: &Optimization) -> Loader {
+    loader(&packed_rows(), Kind::Packed, 4, 2, keys.length().unwrap())
+}
+
+fn first_step(rows: &[Value], kind: Kind, batch: usize, micro: usize) -> Loader {
+    loader(rows, kind, batch, micro, Length::Steps(1))
 }
 
 fn keys(steps: u64) -> Optimization {
@@ -92,8 +92,11 @@ fn job<'a>(folder: &'a Path, keys: &'a Optimization, objective: Objective) -> Jo
         keep_checkpoints: 20,
         identity: BTreeMap::new(),
         objective,
+        sources: &SOURCES,
     }
 }
+
+static SOURCES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["golden".to_owned()]);
 
 fn tiny() -> Llama {
     Llama::load(&golden("models/tiny"), Dtype::F32).unwrap()
@@ -115,11 +118,11 @@ fn run(
         }
         events.push(event);
     };
-    let dev = loader(packed_rows(), 2, 2);
+    let dev = loader(&packed_rows(), Kind::Packed, 2, 2, Length::Epochs(1.0));
     let dev = keys.evaluate_every_steps.map(|_| &dev);
     let outcome = train(
         &mut model,
-        &mut loader(packed_rows(), 4, 2),
+        &mut train_loader(keys),
         dev,
         &job(folder, keys, Objective::CrossEntropy),
         &stop,
@@ -181,7 +184,7 @@ fn twelve_steps_are_the_references() {
 }
 
 fn first_gradients(
-    items: Vec<Item>,
+    (rows, kind): (Vec<Value>, Kind),
     batch: usize,
     micro: usize,
     model: &Llama,
@@ -190,29 +193,30 @@ fn first_gradients(
     let folder = tempfile::tempdir().unwrap();
     let keys = keys(1);
     let job = job(folder.path(), &keys, objective);
-    let mut loader = loader(items, batch, micro);
+    let mut loader = first_step(&rows, kind, batch, micro);
     let mut trainer = Trainer::new(model, &loader, None, &job, &mut |_: Event| {}).unwrap();
-    let sums = trainer.forward_backward(model, &loader.next_step()).unwrap();
+    let sums = trainer.forward_backward(model, &loader.next_step().unwrap().micro_batches).unwrap();
     (trainer.grads, sums)
 }
 
 #[test]
 fn gradients_of_the_first_step_are_the_references() {
-    let (grads, _) = first_gradients(packed_rows(), 4, 2, &tiny(), Objective::CrossEntropy);
+    let (grads, _) = first_gradients((packed_rows(), Kind::Packed), 4, 2, &tiny(), Objective::CrossEntropy);
     assert_gradients(&grads, &reference_tensors("out/train_tiny/grads0.safetensors").params, 1e-5);
 }
 
 #[test]
 fn one_batch_of_eight_is_eight_of_one() {
-    let (one, one_sums) = first_gradients(packed_rows(), 8, 8, &tiny(), Objective::CrossEntropy);
-    let (eight, eight_sums) = first_gradients(packed_rows(), 8, 1, &tiny(), Objective::CrossEntropy);
+    let (one, one_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 8, &tiny(), Objective::CrossEntropy);
+    let (eight, eight_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 1, &tiny(), Objective::CrossEntropy);
     assert_relative(one_sums.loss, eight_sums.loss, 1e-6, "loss");
     assert_gradients(&eight, &one, 1e-5);
 }
 
 fn dpo_objective(nll_mean: NllMean, nll_weight: f64, reference: &Llama) -> Objective {
-    let references = reference_logprobs(reference, &loader(pairs(), 6, 6), "s", &mut |_: Event| {}).unwrap();
-    Objective::Dpo { dpo: Dpo { beta: 0.1, nll_weight, nll_mean }, references, dev_references: Vec::new() }
+    let references =
+        reference_logprobs(reference, &first_step(&pairs(), Kind::Preference, 6, 6), "s", &mut |_: Event| {}).unwrap();
+    Objective::Dpo { dpo: Dpo { beta: 0.1, nll_weight, nll_mean }, references, dev_references: References::new() }
 }
 
 #[test]
@@ -223,7 +227,8 @@ fn alignment_is_the_references() {
         [(NllMean::Token, "nll_token_mean", "total_token"), (NllMean::Pair, "nll_pair_mean", "total_pair")]
     {
         for micro in [6, 2] {
-            let (grads, sums) = first_gradients(pairs(), 6, micro, &policy, dpo_objective(nll_mean, 1.0, &tiny()));
+            let (grads, sums) =
+                first_gradients((pairs(), Kind::Preference), 6, micro, &policy, dpo_objective(nll_mean, 1.0, &tiny()));
             assert_relative(sums.dpo.dpo_loss, report["dpo_loss"].as_f64().unwrap(), 1e-5, "dpo loss");
             assert_relative(sums.dpo.nll_loss, report[nll].as_f64().unwrap(), 1e-5, nll);
             assert_relative(sums.loss, report[total].as_f64().unwrap(), 1e-5, total);
@@ -238,7 +243,8 @@ fn alignment_is_the_references() {
 
 #[test]
 fn a_policy_that_is_its_reference_has_loss_ln_2() {
-    let (_, sums) = first_gradients(pairs(), 6, 1, &tiny(), dpo_objective(NllMean::Pair, 0.0, &tiny()));
+    let (_, sums) =
+        first_gradients((pairs(), Kind::Preference), 6, 1, &tiny(), dpo_objective(NllMean::Pair, 0.0, &tiny()));
     assert!((sums.loss - std::f64::consts::LN_2).abs() < 1e-15, "{}", sums.loss);
 }
 
@@ -295,9 +301,8 @@ fn other_settings_are_refused_with_what_differs() {
     run(folder.path(), &keys, None).unwrap();
     let mut other = job(folder.path(), &keys, Objective::CrossEntropy);
     other.identity.insert("data.golden".to_owned(), "abc".to_owned());
-    let error =
-        train(&mut tiny(), &mut loader(packed_rows(), 4, 2), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
-            .unwrap_err();
+    let error = train(&mut tiny(), &mut train_loader(&keys), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
+        .unwrap_err();
     assert!(error.to_string().contains("data.golden: was (none), now abc"), "{error}");
 }
 
@@ -330,16 +335,4 @@ fn training_ends_when_the_dev_loss_no_longer_falls() {
     let mut kept = tiny();
     checkpoint::read_array(&folder.path().join(format!("best-{best}")), "params", kept.params.flat_mut()).unwrap();
     assert!(same_bits(&kept, &model));
-}
-
-#[test]
-fn rows_without_loss_tokens_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut items = packed_rows();
-    items.iter_mut().flat_map(|item| &mut item.documents).for_each(|document| document.mask.fill(false));
-    let keys = keys(2);
-    let job = job(folder.path(), &keys, Objective::CrossEntropy);
-    let error = train(&mut tiny(), &mut loader(items, 4, 2), None, &job, &AtomicBool::new(false), &mut |_: Event| {})
-        .unwrap_err();
-    assert!(matches!(error, TrainError::NothingToTrain { .. }), "{error}");
 }

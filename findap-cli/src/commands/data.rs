@@ -1,0 +1,201 @@
+//! `findap data`: the data of a recipe, before anything is trained on them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use console::style;
+use findap_data::mixture::Proportion;
+use findap_data::world::WorldConfig;
+use findap_data::{ChatTemplate, Tokenizer, inspect};
+use findap_train::recipe::{Recipe, Stage};
+use findap_train::sources::{Sources, StageData};
+use serde::Deserialize;
+
+use super::run::Common;
+use crate::terminal;
+
+/// Makes, packs and shows the data of a recipe
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum DataCommand {
+    /// Write a closed world: texts, conversations, exercises, held-out questions
+    Synth {
+        /// Folder to write to
+        folder: PathBuf,
+        /// A size: finance_texts=4000; may be given several times
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Also train a tokenizer on its texts and conversations, with this many entries, into FOLDER/tokenizer
+        #[arg(long, value_name = "N")]
+        tokenizer: Option<usize>,
+    },
+    /// Tokenise and pack the data of every stage of a recipe, as a run would
+    Pack {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the rows of a stage: tokens, loss mask (green), document borders
+    Inspect {
+        #[command(flatten)]
+        common: Common,
+        /// The stage; default: the first that trains
+        #[arg(long, value_name = "NAME")]
+        stage: Option<String>,
+        /// How many contexts
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        rows: usize,
+    },
+    /// Show what each stage's mixture comes to: rows, tokens, tokens with loss
+    Stats {
+        #[command(flatten)]
+        common: Common,
+        /// Print one JSON object instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        DataCommand::Synth { folder, set, tokenizer } => synth(folder, set, *tokenizer),
+        DataCommand::Pack { common } => pack(common),
+        DataCommand::Inspect { common, stage, rows } => show(common, stage.as_deref(), *rows),
+        DataCommand::Stats { common, json } => stats(common, *json),
+    }
+}
+
+fn synth(folder: &std::path::Path, set: &[String], tokenizer: Option<usize>) -> Result<()> {
+    let table: toml::Table = set.join("\n").parse().context("--set takes KEY=NUMBER")?;
+    let config = WorldConfig::deserialize(table).context("--set")?;
+    for path in findap_data::world::generate(&config, folder)? {
+        println!("{}", path.display());
+    }
+    if let Some(vocab_size) = tokenizer {
+        let place = folder.join("tokenizer");
+        findap_data::world::train_tokenizer(&findap_data::world::files(&config)?, vocab_size, &place)?;
+        println!("{}", place.display());
+    }
+    Ok(())
+}
+
+/// The stages of a recipe that train, with their data. Stages begin with the base model's tokenizer: no stage changes it.
+fn stages(recipe: &Recipe, only: Option<&str>) -> Result<(Tokenizer, Vec<(String, StageData)>)> {
+    findap_train::run::make_world(recipe, &mut |_| {})?;
+    let folder = recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
+    let tokenizer = Tokenizer::load(folder)?;
+    let template = ChatTemplate::load(folder).ok();
+    let sources = Sources { recipe, tokenizer: &tokenizer, template: template.as_ref() };
+    let mut found = Vec::new();
+    for stage in recipe.stage.iter().filter(|stage| only.is_none_or(|name| name == stage.name())) {
+        let data = match stage {
+            Stage::Train(stage) => sources.train(stage)?,
+            // Pairs that a distillation has yet to write are not there to be shown.
+            Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
+                sources.align(stage)?
+            }
+            _ => continue,
+        };
+        found.push((stage.name().to_owned(), data));
+    }
+    drop(sources);
+    if found.is_empty() {
+        bail!("no stage{} has data to show", only.map_or_else(String::new, |name| format!(" `{name}`")));
+    }
+    Ok((tokenizer, found))
+}
+
+fn pack(common: &Common) -> Result<()> {
+    let (_, recipe) = common.load()?;
+    let (_, stages) = stages(&recipe, None)?;
+    let row = |(name, data): &(String, StageData)| {
+        let (rows, tokens, loss_tokens) = data.mixture.totals();
+        let dropped: u64 = data.stores.iter().map(|store| store.report().dropped_too_long).sum();
+        vec![
+            name.clone(),
+            rows.to_string(),
+            tokens.to_string(),
+            loss_tokens.to_string(),
+            data.loader.num_contexts().to_string(),
+            format!("{:.1}%", 100.0 * data.loader.fill()),
+            data.loader.total_steps().to_string(),
+            dropped.to_string(),
+        ]
+    };
+    let header = ["stage", "rows", "tokens", "with loss", "contexts", "filled", "steps", "too long"];
+    println!("{}", terminal::table(&header, &stages.iter().map(row).collect::<Vec<_>>()));
+    println!("\n{}", recipe.folder().join("data").join("tokens").display());
+    Ok(())
+}
+
+fn stats(common: &Common, json: bool) -> Result<()> {
+    let (_, recipe) = common.load()?;
+    let (_, stages) = stages(&recipe, None)?;
+    if json {
+        let object: serde_json::Map<String, serde_json::Value> = stages
+            .iter()
+            .map(|(name, data)| Ok((name.clone(), serde_json::to_value(&data.mixture)?)))
+            .collect::<Result<_>>()?;
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    for (name, data) in &stages {
+        println!("{name}");
+        let groups = [
+            ("source", data.mixture.by_set()),
+            ("kind", data.mixture.by_kind()),
+            ("domain", data.mixture.by_domain()),
+            ("capability", data.mixture.by_capability()),
+        ];
+        for (what, proportions) in groups {
+            let cell = |(count, part): (u64, f64)| format!("{count} ({:.1}%)", 100.0 * part);
+            let row = |p: &Proportion| vec![p.name.clone(), cell(p.rows), cell(p.tokens), cell(p.loss_tokens)];
+            let rows: Vec<Vec<String>> = proportions.iter().map(row).collect();
+            println!("{}\n", terminal::table(&[what, "rows", "tokens", "with loss"], &rows));
+        }
+    }
+    Ok(())
+}
+
+fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
+    let (_, recipe) = common.load()?;
+    let (tokenizer, stages) = stages(&recipe, stage)?;
+    let (name, data) = &stages[0];
+    let mut shown = 0;
+    for micro in data.loader.one_pass(usize::MAX) {
+        let documents = inspect::documents(&micro.batch, &tokenizer)?;
+        let mut documents = documents.iter();
+        for row in &micro.rows {
+            if shown == rows {
+                return Ok(());
+            }
+            let source = &data.sources[row.store as usize];
+            let store = &data.stores[row.store as usize];
+            println!("{}", style(format!("--- {name}: {} row {}", source.name, row.row + 1)).dim());
+            for document in documents.by_ref().take(store.row(row.row as usize).len()) {
+                let mut line = String::new();
+                for token in &document.tokens {
+                    let text =
+                        if token.is_special { token.text.clone() } else { token.text.replace('\n', "\u{23ce}\n") };
+                    let styled = match (token.is_target, token.is_special) {
+                        (true, false) => style(text).green(),
+                        (true, true) => style(text).green().bold(),
+                        (false, true) => style(text).dim(),
+                        (false, false) => style(text),
+                    };
+                    let _ = write!(line, "{styled}");
+                }
+                println!("{line}");
+                let facts = format!("[{} tokens, {} with loss]", document.tokens.len(), document.num_loss_tokens());
+                println!("{}", style(facts).dim());
+            }
+            shown += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! `findap run`, `findap train`, `findap distill`: a recipe, or one stage of it.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use findap_eval::report::RunFolder;
+use findap_eval::table::{capability_lines, text_table};
+use findap_eval::{Options, Registry};
+use findap_model::TextModel;
+use findap_tensor::Dtype;
+use findap_train::Event;
+use findap_train::recipe::{self, Recipe};
+use findap_train::run::{Ended, Evaluation, Hooks};
+use serde_json::{Map, Value, json};
+
+use super::plan::Overrides;
+use crate::signals;
+use crate::terminal::{self, Progress};
+
+/// Exit code of a run that was stopped by a signal after saving where it stands (128 + SIGINT, as shells count).
+const STOPPED: u8 = 130;
+
+/// Runs a recipe from where it stands to its end: stages, evaluation, report
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs one training or alignment stage of a recipe; those before it must be done
+#[derive(clap::Args)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    common: Common,
+    /// The stage's name
+    #[arg(long, value_name = "NAME")]
+    stage: String,
+}
+
+/// Runs the distillation stage of a recipe: preference pairs from the policy's own solutions
+#[derive(clap::Args)]
+pub(crate) struct DistillArguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What these commands share.
+#[derive(clap::Args)]
+pub(crate) struct Common {
+    /// Recipe (TOML)
+    recipe: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// The run folder, instead of runs/NAME
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+impl Common {
+    /// The recipe as written, and as it runs.
+    pub(crate) fn load(&self) -> Result<(String, Recipe)> {
+        let recipe = recipe::load(&self.recipe, &self.overrides.set)?;
+        let text =
+            std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
+        let config = findap_train::run::base_config(&recipe)?;
+        Ok((text, recipe.resolve(self.run_dir.as_deref(), config.max_positions)))
+    }
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
+    let (text, recipe) = arguments.common.load()?;
+    let began = Instant::now();
+    match start(&recipe, &text, None)? {
+        Ended::Interrupted => {
+            eprintln!("stopped; the same command goes on from here");
+            Ok(STOPPED)
+        }
+        Ended::Finished(model) => {
+            finish(&recipe, &model, began.elapsed())?;
+            Ok(0)
+        }
+    }
+}
+
+pub(crate) fn execute_train(arguments: &TrainArguments) -> Result<u8> {
+    let (text, recipe) = arguments.common.load()?;
+    one_stage(&recipe, &text, &arguments.stage)
+}
+
+pub(crate) fn execute_distill(arguments: &DistillArguments) -> Result<u8> {
+    let (text, recipe) = arguments.common.load()?;
+    let Some(stage) = recipe.stage.iter().find(|stage| stage.kind() == "distill") else {
+        bail!("{} has no stage of kind \"distill\"", arguments.common.recipe.display());
+    };
+    one_stage(&recipe, &text, stage.name())
+}
+
+fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
+    match start(recipe, text, Some(stage))? {
+        Ended::Interrupted => {
+            eprintln!("stopped; the same command goes on from here");
+            return Ok(STOPPED);
+        }
+        Ended::Finished(_) => println!("{}", recipe.folder().join(stage).display()),
+    }
+    Ok(0)
+}
+
+/// Runs with progress on stderr and evaluation by the tasks of the recipe.
+fn start(recipe: &Recipe, text: &str, only: Option<&str>) -> Result<Ended> {
+    let stop = signals::stop_flag();
+    let progress = RefCell::new(Progress::new());
+    let mut observer = |event: Event| show(&mut progress.borrow_mut(), event);
+    let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
+    let mut hooks = Hooks { observer: &mut observer, stop, evaluate: &mut evaluate, provenance: provenance() };
+    let ended = findap_train::run::run(recipe, text, only, &mut hooks);
+    progress.borrow().clear();
+    Ok(ended?)
+}
+
+fn show(progress: &mut Progress, event: Event) {
+    match event {
+        Event::StageStarted { stage, steps, done, .. } => {
+            progress.begin(&stage, steps);
+            if done > 0 && done < steps {
+                progress.line(&format!("{stage}: {done} of {steps} were done before"));
+            }
+        }
+        Event::Step { step, steps, loss, tokens_per_s, .. } => {
+            progress.step(step, steps, &format!("loss {loss:.3}  {tokens_per_s:.0} tokens/s"));
+        }
+        Event::Progress { what, done, total, .. } => progress.step(done, total, what),
+        Event::DevLoss { stage, step, loss, is_best } => {
+            let best = if is_best { ", the lowest so far" } else { "" };
+            progress.line(&format!("{stage}: dev loss {loss:.4} after step {step}{best}"));
+        }
+        Event::StageFinished { stage, seconds } => {
+            progress.line(&format!("{stage}: done in {}", terminal::clock(Duration::from_secs_f64(seconds))));
+        }
+        Event::StageSkipped { stage } => progress.line(&format!("{stage}: done before, skipped")),
+        Event::Evaluating { stage } => progress.begin(&format!("eval {stage}"), 0),
+        Event::Note(text) => progress.line(&text),
+        _ => {}
+    }
+}
+
+/// Measures one model; `false` when it was asked to stop.
+fn evaluate(
+    asked: &Evaluation<'_>,
+    stop: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<bool, Box<dyn Error + Send + Sync>> {
+    let Some(eval) = &asked.recipe.eval else { return Ok(true) };
+    let mut registry = Registry::builtin()?;
+    if let Some(folder) = &eval.task_folder {
+        registry.add_folder(folder)?;
+    }
+    let tasks = registry.select(eval.tasks.iter().map(String::as_str))?;
+    let model = TextModel::load(asked.model, Dtype::F32)?;
+    let journal = asked.output.join("journal.jsonl");
+    let options = Options {
+        data_roots: eval.data.clone(),
+        limit: eval.limit,
+        seed: asked.recipe.run.seed,
+        journal: Some(journal.clone()),
+        ..Options::default()
+    };
+    let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
+        progress.step(now.num_done as u64, now.num_total as u64, now.task);
+        !stop.load(Ordering::Relaxed)
+    });
+    let results = match results {
+        Err(findap_eval::EvalError::Stopped) => return Ok(false),
+        other => other?,
+    };
+    results.write(asked.output)?;
+    std::fs::remove_file(&journal).ok();
+    Ok(true)
+}
+
+/// What is known about this program and machine.
+fn provenance() -> Map<String, Value> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let entries = [
+        ("commit", json!(option_env!("FINDAP_COMMIT").unwrap_or("unknown"))),
+        ("device", json!(format!("cpu, {}", super::doctor::cpu_name()))),
+        ("threads", json!(cores)),
+        ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The report, the table, and where everything is.
+fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
+    let folder = recipe.folder();
+    let report = findap_eval::report::write(folder)?;
+    let scores = RunFolder::read(folder)?.scores;
+    if !scores.is_empty() {
+        let table = text_table(&scores, &capability_lines(&scores));
+        println!("{}\n", terminal::table(&table.header.iter().map(String::as_str).collect::<Vec<_>>(), &table.rows));
+    }
+    println!("model   {}", model.display());
+    println!("report  {}", report.display());
+    println!("talk    {} chat {}", program(), model.display());
+    println!("time    {}", terminal::clock(took));
+    Ok(())
+}
+
+/// How the user can call this program again.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_else(|_| "findap".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(&path).display().to_string()
+}

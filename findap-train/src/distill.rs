@@ -1,0 +1,391 @@
+//! Preference distillation (FinDAP section 3.3): the policy solves exercises, a generative reward model judges, pairs come out.
+//!
+//! For each exercise `n` solutions are sampled from the policy. Final-answer preference (FAP): a judge compares each solution's final
+//! answer with the reference; a right solution is chosen over a wrong one. Stepwise corrective preference (SCP): for a wrong
+//! solution the judge names the first wrong step and its correction; the prompt is the question, the right steps so far and a request
+//! for the next step, the correction is chosen over the wrong step.
+//!
+//! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
+//! goes on after the last line. The pairs follow from these lines alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use findap_data::llm::{Cassette, FinishReason, HttpChatModel, HttpOptions};
+use findap_data::reward_model::{
+    Correctness, Exercise, FapVerdict, ScpVerdict, fap_prompt, parse_verdict, read_exercises, scp_prompt,
+};
+use findap_data::world::judge::WorldJudge;
+use findap_data::{ChatModel, ChatRequest, Message, Sampling};
+use findap_model::{Dtype, TextModel};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use crate::error::{TrainError, io};
+use crate::event::{Event, Observer};
+use crate::folder::write_whole;
+use crate::recipe::{DistillStage, Judge, PairKind};
+use crate::sources::locate;
+use crate::trainer::changes;
+
+#[cfg(test)]
+mod tests;
+
+/// Exercises that are sampled and judged together, and then on disk.
+const GROUP: usize = 16;
+/// Ends a prompt of stepwise preference.
+pub const NEXT_STEP: &str = "What is the next step?";
+
+/// Where a distillation works.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The stage's folder: `samples.jsonl`, `judge.jsonl`, `statistics.json`.
+    pub folder: &'a Path,
+    /// The run folder: `preferences.jsonl`.
+    pub run_folder: &'a Path,
+    /// What must be the same to go on.
+    pub identity: &'a BTreeMap<String, String>,
+}
+
+/// One exercise with what was made of it: a line of `samples.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The exercise.
+    pub exercise: String,
+    /// Its solutions.
+    pub solutions: Vec<Solution>,
+}
+
+/// A solution with its verdicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Solution {
+    /// What the policy wrote.
+    pub text: String,
+    /// Whether it ended its turn; otherwise it was cut off.
+    pub is_finished: bool,
+    /// The verdict on its final answer; `None` where the judge's reply could not be read.
+    pub verdict: Option<FapVerdict>,
+    /// The first wrong step of a wrong solution, where the judge named one that stands in the text.
+    pub correction: Option<ScpVerdict>,
+}
+
+/// What came of it all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Exercises.
+    pub exercises: usize,
+    /// Solutions sampled.
+    pub solutions: usize,
+    /// Of these, judged right.
+    pub right: usize,
+    /// Judged wrong.
+    pub wrong: usize,
+    /// Solutions whose verdict could not be read; they are in no pair.
+    pub unjudged: usize,
+    /// Exercises with right and wrong solutions.
+    pub mixed_exercises: usize,
+    /// Final-answer pairs.
+    pub fap_pairs: usize,
+    /// Stepwise corrective pairs.
+    pub scp_pairs: usize,
+}
+
+/// A preference pair: a line of `preferences.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pair {
+    /// `fap` or `scp`.
+    pub kind: PairKind,
+    /// The exercise it came from.
+    pub exercise: String,
+    /// What both answer.
+    pub prompt: Vec<Message>,
+    /// The better answer.
+    pub chosen: Vec<Message>,
+    /// The worse answer.
+    pub rejected: Vec<Message>,
+    /// Why: reference and the judge's words.
+    pub evidence: serde_json::Value,
+}
+
+/// Samples, judges and writes pairs; `false` when it was stopped before the end.
+///
+/// # Errors
+/// [`TrainError::Exercise`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
+pub fn run(
+    stage: &DistillStage,
+    model: &Path,
+    seed: u64,
+    place: &Place<'_>,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<bool, TrainError> {
+    let exercises = read_exercises(&locate(place.run_folder, &stage.exercises), stage.limit)?;
+    begin(stage, place)?;
+    let path = place.folder.join("samples.jsonl");
+    let mut done = read_samples(&path)?;
+    let total = exercises.len() as u64;
+    let name = stage.name.clone();
+    observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
+    if done.len() < exercises.len() {
+        let policy = TextModel::load(model, Dtype::F32)?;
+        let judge = judge(&stage.judge, place.folder)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
+        while done.len() < exercises.len() {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let first = done.len();
+            let group = &exercises[first..exercises.len().min(first + GROUP)];
+            let sampled = sample(&policy, stage, seed, first, group)?;
+            let sampled = judged(judge.as_ref(), group, sampled)?;
+            let mut lines = String::new();
+            for record in &sampled {
+                lines.push_str(&json!(record).to_string());
+                lines.push('\n');
+            }
+            file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).map_err(io("write", &path))?;
+            done.extend(sampled);
+            let (stage, done) = (name.clone(), done.len() as u64);
+            observer.event(Event::Progress { stage, what: "exercises", done, total });
+        }
+    }
+    let (pairs, statistics) = pairs(stage, &exercises, &done);
+    if pairs.is_empty() {
+        let problem = format!(
+            "no pair came out of {} solutions ({} right, {} wrong); sample more per exercise, raise the temperature, or train longer \
+             before it",
+            statistics.solutions, statistics.right, statistics.wrong
+        );
+        return Err(TrainError::NothingToTrain { stage: name, problem });
+    }
+    let lines: String = pairs.iter().map(|pair| format!("{}\n", json!(pair))).collect();
+    write_whole(&place.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
+    let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
+    write_whole(&place.folder.join("statistics.json"), &text)?;
+    observer.event(Event::Note(format!(
+        "{name}: {} of {} solutions right; {} final-answer and {} stepwise pairs",
+        statistics.right, statistics.solutions, statistics.fap_pairs, statistics.scp_pairs
+    )));
+    Ok(true)
+}
+
+/// Writes down what the samples are made from, or refuses to mix them with others.
+fn begin(stage: &DistillStage, place: &Place<'_>) -> Result<(), TrainError> {
+    let path = place.folder.join("identity.json");
+    let begun = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<BTreeMap<String, String>>(&bytes).ok());
+    if let Some(begun) = begun {
+        let changes = changes(&begun, place.identity);
+        if !changes.is_empty() {
+            return Err(TrainError::Changed { folder: place.folder.into(), stage: stage.name.clone(), changes });
+        }
+    }
+    let text = serde_json::to_vec_pretty(place.identity).expect("invariant: text is JSON");
+    write_whole(&path, &text)
+}
+
+/// The lines that are complete; one that a kill cut short is removed.
+fn read_samples(path: &Path) -> Result<Vec<Sampled>, TrainError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io("read", path)(error)),
+    };
+    let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    if complete.len() < text.len() {
+        write_whole(path, complete.as_bytes())?;
+    }
+    let parse = |(line, text): (usize, &str)| {
+        serde_json::from_str(text).map_err(|error| {
+            io("read", path)(std::io::Error::other(format!(
+                "line {}: {error}; delete the file to sample again",
+                line + 1
+            )))
+        })
+    };
+    complete.lines().enumerate().map(parse).collect()
+}
+
+fn judge(judge: &Judge, folder: &Path) -> Result<Box<dyn ChatModel>, TrainError> {
+    match judge {
+        Judge::Named(_) => Ok(Box::new(WorldJudge)),
+        Judge::Remote(remote) => {
+            let options = HttpOptions {
+                url: remote.url.clone(),
+                model: remote.model.clone(),
+                key_env: remote.key_env.clone(),
+                ..HttpOptions::default()
+            };
+            Ok(Box::new(Cassette::open(&folder.join("judge.jsonl"), Some(HttpChatModel::new(options)?))?))
+        }
+    }
+}
+
+/// The solutions of a group. Each exercise has its own seed, whatever it is sampled together with.
+fn sample(
+    policy: &TextModel,
+    stage: &DistillStage,
+    seed: u64,
+    first: usize,
+    group: &[Exercise],
+) -> Result<Vec<Sampled>, TrainError> {
+    let request = |(index, exercise): (usize, &Exercise)| ChatRequest {
+        messages: vec![Message::user(&exercise.question)],
+        sampling: Sampling {
+            temperature: stage.temperature,
+            top_p: Some(stage.top_p),
+            max_tokens: stage.max_new_tokens,
+            n: stage.samples_per_exercise,
+            // The low half numbers exercises, the high half is free for the samples of one.
+            seed: Some((seed << 20).wrapping_add((first + index) as u64) & 0xffff_ffff),
+            ..Sampling::default()
+        },
+    };
+    let requests: Vec<ChatRequest> = group.iter().enumerate().map(request).collect();
+    let replies = policy.chat(&requests)?;
+    let sampled = group.iter().zip(replies).map(|(exercise, reply)| Sampled {
+        exercise: exercise.id.clone(),
+        solutions: reply
+            .choices
+            .into_iter()
+            .map(|choice| Solution {
+                is_finished: choice.finish_reason == FinishReason::Stop,
+                text: choice.text,
+                verdict: None,
+                correction: None,
+            })
+            .collect(),
+    });
+    Ok(sampled.collect())
+}
+
+/// Adds the verdicts: on every final answer, then on the first wrong step of every wrong solution.
+fn judged(judge: &dyn ChatModel, group: &[Exercise], mut sampled: Vec<Sampled>) -> Result<Vec<Sampled>, TrainError> {
+    let mut solutions: Vec<(&Exercise, &mut Solution)> = group
+        .iter()
+        .zip(&mut sampled)
+        .flat_map(|(exercise, sampled)| sampled.solutions.iter_mut().map(move |solution| (exercise, solution)))
+        .collect();
+    let prompts = solutions
+        .iter()
+        .map(|(exercise, solution)| fap_prompt(&exercise.question, &exercise.solution(), &solution.text));
+    let verdicts = ask::<FapVerdict>(judge, prompts)?;
+    for ((_, solution), verdict) in solutions.iter_mut().zip(verdicts) {
+        solution.verdict = verdict;
+    }
+    let is_wrong = |solution: &Solution| {
+        solution.verdict.as_ref().is_some_and(|verdict| verdict.correctness == Correctness::Wrong)
+    };
+    solutions.retain(|(_, solution)| is_wrong(solution));
+    let prompts = solutions
+        .iter()
+        .map(|(exercise, solution)| scp_prompt(&exercise.question, &exercise.solution(), &solution.text));
+    let verdicts = ask::<ScpVerdict>(judge, prompts)?;
+    for ((_, solution), verdict) in solutions.into_iter().zip(verdicts) {
+        solution.correction = verdict.filter(|verdict| is_correction_of(verdict, &solution.text));
+    }
+    Ok(sampled)
+}
+
+/// One verdict per prompt; a reply that cannot be read never becomes a label.
+fn ask<V: DeserializeOwned>(
+    judge: &dyn ChatModel,
+    prompts: impl Iterator<Item = String>,
+) -> Result<Vec<Option<V>>, TrainError> {
+    const REPLY_TOKENS: usize = 1024;
+    let sampling = Sampling { max_tokens: REPLY_TOKENS, ..Sampling::default() };
+    let request = |prompt: String| ChatRequest { messages: vec![Message::user(prompt)], sampling: sampling.clone() };
+    let requests: Vec<ChatRequest> = prompts.map(request).collect();
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let replies = judge.chat(&requests)?;
+    Ok(replies.iter().map(|reply| parse_verdict(reply.text()).ok()).collect())
+}
+
+/// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its place.
+fn is_correction_of(verdict: &ScpVerdict, solution: &str) -> bool {
+    let (wrong, right) = (verdict.first_incorrect_step.trim(), verdict.step_correction.trim());
+    let rest = solution.trim_start().strip_prefix(verdict.reasoning_up_to_incorrect.trim());
+    !wrong.is_empty()
+        && !right.is_empty()
+        && wrong != right
+        && rest.is_some_and(|rest| rest.trim_start().starts_with(wrong))
+}
+
+/// The pairs of all exercises. Equal pairs are kept once.
+pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) -> (Vec<Pair>, Statistics) {
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut statistics = Statistics { exercises: exercises.len(), ..Statistics::default() };
+    for (exercise, sampled) in exercises.iter().zip(sampled) {
+        let of = |wanted: Correctness| -> Vec<(usize, &Solution)> {
+            let is_wanted =
+                |solution: &Solution| solution.verdict.as_ref().is_some_and(|verdict| verdict.correctness == wanted);
+            sampled.solutions.iter().enumerate().filter(|(_, solution)| is_wanted(solution)).collect()
+        };
+        let (right, wrong) = (of(Correctness::Correct), of(Correctness::Wrong));
+        statistics.solutions += sampled.solutions.len();
+        statistics.right += right.len();
+        statistics.wrong += wrong.len();
+        statistics.unjudged += sampled.solutions.len() - right.len() - wrong.len();
+        statistics.mixed_exercises += usize::from(!right.is_empty() && !wrong.is_empty());
+        let mut add = |pair: Pair, most: usize, taken: &mut usize| {
+            let key = json!([pair.prompt, pair.chosen, pair.rejected]).to_string();
+            if *taken < most && seen.insert(key) {
+                *taken += 1;
+                pairs.push(pair);
+            }
+        };
+        if stage.kinds.contains(&PairKind::Fap) {
+            // Cut-off solutions last: a wrong answer teaches more than a missing one.
+            let mut rejected: Vec<&(usize, &Solution)> = wrong.iter().collect();
+            rejected.sort_by_key(|(_, solution)| !solution.is_finished);
+            let mut taken = 0;
+            for ((right_index, right), (wrong_index, wrong)) in right.iter().zip(rejected) {
+                let pair = Pair {
+                    kind: PairKind::Fap,
+                    exercise: exercise.id.clone(),
+                    prompt: vec![Message::user(&exercise.question)],
+                    chosen: vec![Message::assistant(right.text.trim())],
+                    rejected: vec![Message::assistant(wrong.text.trim())],
+                    evidence: json!({
+                        "reference": exercise.answer,
+                        "chosen_sample": right_index,
+                        "rejected_sample": wrong_index,
+                        "chosen_verdict": right.verdict,
+                        "rejected_verdict": wrong.verdict,
+                    }),
+                };
+                add(pair, stage.pairs_per_exercise, &mut taken);
+            }
+            statistics.fap_pairs += taken;
+        }
+        if stage.kinds.contains(&PairKind::Scp) {
+            let mut taken = 0;
+            // The last line of a solution that was cut off is no step.
+            for (index, solution) in wrong.iter().filter(|(_, solution)| solution.is_finished) {
+                let Some(correction) = &solution.correction else { continue };
+                let so_far = correction.reasoning_up_to_incorrect.trim();
+                let so_far = if so_far.is_empty() { String::new() } else { format!("\n\n{so_far}") };
+                let pair = Pair {
+                    kind: PairKind::Scp,
+                    exercise: exercise.id.clone(),
+                    prompt: vec![Message::user(format!("{}{so_far}\n\n{NEXT_STEP}", exercise.question))],
+                    chosen: vec![Message::assistant(correction.step_correction.trim())],
+                    rejected: vec![Message::assistant(correction.first_incorrect_step.trim())],
+                    evidence: json!({
+                        "reference": exercise.solution(),
+                        "rejected_sample": index,
+                        "verdict": correction,
+                    }),
+                };
+                add(pair, stage.corrections_per_exercise, &mut taken);
+            }
+            statistics.scp_pairs += taken;
+        }
+    }
+    (pairs, statistics)
+}

@@ -1,0 +1,128 @@
+use super::*;
+
+fn exercise(id: &str) -> Exercise {
+    Exercise {
+        id: id.to_owned(),
+        question: "A bond pays 6 a year for 9 years and 100 at the end. What does it pay in all?".to_owned(),
+        choices: Vec::new(),
+        answer: "154".to_owned(),
+        steps: vec!["coupons: 6*9=54".to_owned(), "total: 54+100=154".to_owned()],
+    }
+}
+
+fn stage() -> DistillStage {
+    DistillStage {
+        name: "distill".to_owned(),
+        exercises: "run:exercises.jsonl".into(),
+        samples_per_exercise: 5,
+        temperature: 1.0,
+        top_p: 1.0,
+        max_new_tokens: 64,
+        kinds: vec![PairKind::Fap, PairKind::Scp],
+        pairs_per_exercise: 2,
+        corrections_per_exercise: 2,
+        limit: None,
+        judge: Judge::default(),
+    }
+}
+
+fn sampled(texts: &[&str]) -> Vec<Sampled> {
+    let solution = |text: &&str| Solution {
+        text: (*text).to_owned(),
+        is_finished: text.contains("Answer:"),
+        verdict: None,
+        correction: None,
+    };
+    vec![Sampled { exercise: "e".to_owned(), solutions: texts.iter().map(solution).collect() }]
+}
+
+const RIGHT: &str = "coupons: 6*9=54\ntotal: 54+100=154\nAnswer: 154";
+const WRONG_LATE: &str = "coupons: 6*9=54\ntotal: 54+100=155\nAnswer: 155";
+const WRONG_EARLY: &str = "coupons: 6*9=56\ntotal: 56+100=156\nAnswer: 156";
+const TWO_ANSWERS: &str = "coupons: 6*9=54\nAnswer: 154\nAnswer: 155";
+const CUT_OFF: &str = "coupons: 6*9=54\ntotal: 54+1";
+
+#[test]
+fn pairs_follow_from_solutions_and_verdicts() {
+    let exercises = [exercise("e")];
+    let texts = [CUT_OFF, RIGHT, WRONG_LATE, WRONG_EARLY, TWO_ANSWERS];
+    let sampled = judged(&WorldJudge, &exercises, sampled(&texts)).unwrap();
+    let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
+    assert_eq!(
+        statistics,
+        Statistics {
+            exercises: 1,
+            solutions: 5,
+            right: 1,
+            wrong: 4,
+            unjudged: 0,
+            mixed_exercises: 1,
+            fap_pairs: 1,
+            scp_pairs: 2
+        }
+    );
+    let fap = pairs.iter().find(|pair| pair.kind == PairKind::Fap).unwrap();
+    assert_eq!((fap.chosen[0].content.as_str(), fap.rejected[0].content.as_str()), (RIGHT, WRONG_LATE));
+    let scp: Vec<&Pair> = pairs.iter().filter(|pair| pair.kind == PairKind::Scp).collect();
+    let all = |pair: &Pair| [&pair.prompt, &pair.chosen, &pair.rejected].map(|turns| turns[0].content.clone());
+    let question = &exercises[0].question;
+    assert_eq!(
+        all(scp[0]),
+        [
+            format!("{question}\n\ncoupons: 6*9=54\n\n{NEXT_STEP}"),
+            "total: 54+100=154".to_owned(),
+            "total: 54+100=155".to_owned()
+        ]
+    );
+    assert_eq!(
+        all(scp[1]),
+        [format!("{question}\n\n{NEXT_STEP}"), "coupons: 6*9=54".to_owned(), "coupons: 6*9=56".to_owned()]
+    );
+    assert!(pairs.iter().all(|pair| pair.evidence["reference"].is_string()));
+}
+
+#[test]
+fn an_unreadable_verdict_never_becomes_a_label() {
+    struct Mumbling;
+    impl ChatModel for Mumbling {
+        fn name(&self) -> String {
+            "mumbling".to_owned()
+        }
+        fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<findap_data::ChatReply>, findap_data::LlmError> {
+            Ok(requests.iter().map(|_| findap_data::ChatReply::of_text("It looks right to me.")).collect())
+        }
+    }
+    let exercises = [exercise("e")];
+    let sampled = judged(&Mumbling, &exercises, sampled(&[RIGHT, WRONG_LATE])).unwrap();
+    let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
+    assert!(pairs.is_empty());
+    assert_eq!((statistics.unjudged, statistics.right, statistics.wrong), (2, 0, 0));
+}
+
+#[test]
+fn a_correction_must_stand_in_the_solution() {
+    let verdict = |wrong: &str, before: &str, right: &str| ScpVerdict {
+        justification: String::new(),
+        first_incorrect_step: wrong.to_owned(),
+        reasoning_up_to_incorrect: before.to_owned(),
+        step_correction: right.to_owned(),
+    };
+    assert!(is_correction_of(&verdict("total: 54+100=155", "coupons: 6*9=54\n", "total: 54+100=154"), WRONG_LATE));
+    assert!(is_correction_of(&verdict("coupons: 6*9=56", "", "coupons: 6*9=54"), WRONG_EARLY));
+    assert!(!is_correction_of(&verdict("total: 54+100=157", "coupons: 6*9=54\n", "total: 54+100=154"), WRONG_LATE));
+    assert!(!is_correction_of(&verdict("total: 54+100=155", "something else", "total: 54+100=154"), WRONG_LATE));
+    assert!(!is_correction_of(&verdict("", "", ""), WRONG_LATE));
+    assert!(!is_correction_of(&verdict("coupons: 6*9=54", "", "coupons: 6*9=54"), WRONG_LATE), "no correction at all");
+}
+
+#[test]
+fn samples_are_continued_after_the_last_whole_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("samples.jsonl");
+    let whole = format!("{}\n", json!(sampled(&[RIGHT])[0]));
+    fs::write(&path, format!("{whole}{{\"exercise\": \"f\", \"solu")).unwrap();
+    assert_eq!(read_samples(&path).unwrap(), sampled(&[RIGHT]));
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+    fs::write(&path, format!("nonsense\n{whole}")).unwrap();
+    assert!(read_samples(&path).unwrap_err().to_string().contains("line 1"));
+}

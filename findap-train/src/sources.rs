@@ -1,0 +1,154 @@
+//! The sources of a recipe as token stores, and the loaders of a stage over them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use findap_data::mixture::{self, MixtureOptions, MixtureReport};
+use findap_data::readers::Kind;
+use findap_data::tokenise::Tokeniser;
+use findap_data::{
+    Capability, ChatTemplate, Domain, Format, Join, Loader, LoaderOptions, Source, Strategy, TokenStore, Tokenizer,
+};
+
+use crate::error::TrainError;
+use crate::recipe::{AlignStage, DataTable, Optimization, Recipe, TrainStage};
+
+/// What a stage trains on.
+#[derive(Debug)]
+pub struct StageData {
+    /// Its optimizer steps.
+    pub loader: Loader,
+    /// The rows of its dev loss.
+    pub dev: Option<Loader>,
+    /// What was realised, per pass over the data.
+    pub mixture: MixtureReport,
+    /// The sources of `loader`, in order.
+    pub sources: Vec<Source>,
+    /// Their stores.
+    pub stores: Vec<Arc<TokenStore>>,
+    /// Source to fingerprint, those of the dev loss too.
+    pub fingerprints: BTreeMap<String, String>,
+}
+
+/// Opens the sources of one run for one tokenizer.
+#[derive(Debug)]
+pub struct Sources<'a> {
+    /// The resolved recipe.
+    pub recipe: &'a Recipe,
+    /// Text to ids.
+    pub tokenizer: &'a Tokenizer,
+    /// Conversations to text.
+    pub template: Option<&'a ChatTemplate>,
+}
+
+/// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
+pub fn locate(folder: &Path, path: &Path) -> PathBuf {
+    match path.to_str().and_then(|text| text.split_once(':')) {
+        Some(("world", name)) => folder.join("data").join("world").join(name),
+        Some(("run", name)) => folder.join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+impl Sources<'_> {
+    /// The data of a `train` stage.
+    ///
+    /// # Errors
+    /// Those of reading, tokenising, mixing and packing.
+    pub fn train(&self, stage: &TrainStage) -> Result<StageData, TrainError> {
+        let names: Vec<&String> = stage.text.iter().chain(&stage.chat).chain(&stage.rows).collect();
+        let keys = &stage.optimization;
+        let mix = MixtureOptions { join: stage.join, downsample: stage.downsample, seed: self.recipe.run.seed };
+        let options = self.options(keys, Some(stage.packing), stage.shuffle);
+        self.stage(self.named(&names), self.named(&stage.dev.iter().collect::<Vec<_>>()), mix, options)
+    }
+
+    /// The pairs of an `align` stage: each a context of its own.
+    ///
+    /// # Errors
+    /// As [`Sources::train`].
+    pub fn align(&self, stage: &AlignStage) -> Result<StageData, TrainError> {
+        let mut sources = self.named(&stage.pairs.iter().collect::<Vec<_>>());
+        if sources.is_empty() {
+            sources.push(Source {
+                name: "preferences".to_owned(),
+                path: self.recipe.folder().join("preferences.jsonl"),
+                kind: Kind::Preference,
+                format: Format::Jsonl,
+                columns: BTreeMap::new(),
+                domain: Domain::Finance,
+                capability: Capability::Reasoning,
+                share: None,
+            });
+        }
+        let mix = MixtureOptions { join: Join::Joint, downsample: false, seed: self.recipe.run.seed };
+        let options = self.options(&stage.optimization, None, stage.shuffle);
+        self.stage(sources, self.named(&stage.dev.iter().collect::<Vec<_>>()), mix, options)
+    }
+
+    fn named(&self, names: &[&String]) -> Vec<Source> {
+        let find = |name: &&String| self.recipe.data.iter().find(|source| source.name == **name);
+        names.iter().filter_map(find).map(|table| self.source(table)).collect()
+    }
+
+    fn source(&self, table: &DataTable) -> Source {
+        Source {
+            name: table.name.clone(),
+            path: locate(self.recipe.folder(), &table.path),
+            kind: table.kind,
+            format: table.format,
+            columns: table.columns.clone(),
+            domain: table.domain,
+            capability: table.capability.unwrap_or(Capability::Chat),
+            share: table.share,
+        }
+    }
+
+    fn options(&self, keys: &Optimization, packing: Option<Strategy>, is_shuffled: bool) -> LoaderOptions {
+        let resolved = "invariant: a resolved recipe has this key";
+        LoaderOptions {
+            context_tokens: keys.context_tokens.expect(resolved),
+            batch: keys.fill().expect(resolved),
+            micro_batch: keys.micro_fill().expect(resolved),
+            packing,
+            seed: self.recipe.run.seed,
+            is_shuffled,
+            length: keys.length().expect(resolved),
+        }
+    }
+
+    fn stage(
+        &self,
+        sources: Vec<Source>,
+        dev_sources: Vec<Source>,
+        mix: MixtureOptions,
+        options: LoaderOptions,
+    ) -> Result<StageData, TrainError> {
+        let stores = self.open(&sources, options.context_tokens)?;
+        let dev_stores = self.open(&dev_sources, options.context_tokens)?;
+        let all = || sources.iter().chain(&dev_sources).zip(stores.iter().chain(&dev_stores));
+        let fingerprints = all().map(|(source, store)| (source.name.clone(), store.fingerprint().to_owned())).collect();
+        let planned = mixture::plan(&sources, &stores, mix)?;
+        let loader = Loader::new(stores.clone(), &planned.phases, options)?;
+        let dev = match dev_stores.is_empty() {
+            true => None,
+            false => {
+                let rows = findap_data::loader::all_rows(&dev_stores);
+                Some(Loader::new(dev_stores, &[rows], LoaderOptions { is_shuffled: false, ..options })?)
+            }
+        };
+        Ok(StageData { loader, dev, mixture: planned.report, sources, stores, fingerprints })
+    }
+
+    /// Stores lie in `data/tokens` of the run folder and are used again while nothing they depend on has changed.
+    fn open(&self, sources: &[Source], context_tokens: usize) -> Result<Vec<Arc<TokenStore>>, TrainError> {
+        let tokeniser = Tokeniser { tokenizer: self.tokenizer, template: self.template, context_tokens };
+        let folder = self.recipe.folder().join("data").join("tokens");
+        let open = |source: &Source| {
+            let folder = folder.join(format!("{}-{context_tokens}", source.name));
+            Ok(Arc::new(TokenStore::build(&folder, source, &tokeniser)?))
+        };
+        sources.iter().map(open).collect()
+    }
+}
