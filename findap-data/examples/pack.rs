@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (Kind::Text, Record::Text("Its price falls when rates rise.".to_owned())),
         (
             Kind::Chat,
-            Record::Conversation(vec![Message::user("What is a bond?"), Message::assistant("A loan that can be sold.")]),
+            Record::Conversation(vec![
+                Message::user("What is a bond?"),
+                Message::assistant("A loan that can be sold."),
+            ]),
         ),
     ];
     let mut documents = Vec::new();

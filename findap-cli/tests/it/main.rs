@@ -2,6 +2,7 @@
 
 mod edges;
 mod recipe;
+mod run;
 mod score;
 mod tidy;
 mod tool;

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""The step of findap-train/examples/step.rs in transformers and torch: the same keys, the same JSON object.
+
+Needs torch and transformers in an environment of its own; nothing in the workspace needs this file.
+"""
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+keys = dict(hidden=256, layers=8, heads=4, kv_heads=2, ffn=704, vocab=32000, sequence=512, documents=1, steps=3, warm=1)
+for argument in sys.argv[1:]:
+    key, number = argument.split("=")
+    assert key in keys, f"unknown key {key}"
+    keys[key] = int(number)
+threads = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
+torch.set_num_threads(threads)
+torch.manual_seed(0)
+config = LlamaConfig(
+    vocab_size=keys["vocab"],
+    hidden_size=keys["hidden"],
+    num_hidden_layers=keys["layers"],
+    num_attention_heads=keys["heads"],
+    num_key_value_heads=keys["kv_heads"],
+    intermediate_size=keys["ffn"],
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+    rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    attn_implementation="sdpa",
+)
+model = LlamaForCausalLM(config).train()
+parameters = sum(parameter.numel() for parameter in model.parameters())
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+n = keys["sequence"]
+length = -(-n // keys["documents"])
+tokens = torch.randint(0, keys["vocab"], (1, n))
+# Packed documents: positions that start again make transformers build a block-diagonal mask.
+packed = {"position_ids": (torch.arange(n) % length)[None]} if keys["documents"] > 1 else {}
+seconds = []
+for step in range(keys["warm"] + keys["steps"]):
+    begun = time.perf_counter()
+    optimizer.zero_grad(set_to_none=True)
+    loss = model(input_ids=tokens, labels=tokens, use_cache=False, **packed).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if step >= keys["warm"]:
+        seconds.append(time.perf_counter() - begun)
+median = statistics.median(seconds)
+result = {
+    "parameters": parameters,
+    "step_s": median,
+    "tokens_per_s": n / median,
+    "gflops_6n": 6 * parameters * n / median / 1e9,
+    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    "loss": loss.item(),
+    "threads": threads,
+    "torch": torch.__version__,
+}
+print(json.dumps(result))

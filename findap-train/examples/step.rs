@@ -1,0 +1,124 @@
+//! One kind of training step, timed: `cargo run --release -p findap-train --example step -- [KEY=NUMBER]...`
+//!
+//! Random weights and tokens; forward, backward, clipping, AdamW. Prints one JSON object with the median step and the peak memory of
+//! the process. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000 sequence=512 documents=1 steps=3 warm=1.
+//! `bench/peers/step.py` takes the same keys.
+
+#![allow(clippy::print_stdout, reason = "a program, not a library")]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use findap_model::session::SessionOptions;
+use findap_model::{Config, Dtype, Llama, Recompute, Session, Tokens};
+use findap_tensor::ops::reduce;
+use findap_train::objective::cross_entropy_weights;
+use findap_train::optimizer::{AdamW, clip_factor, gradient_norm};
+use findap_train::recipe::Optimization;
+use serde_json::{Map, Value, json};
+
+const KEYS: [(&str, usize); 10] = [
+    ("hidden", 256),
+    ("layers", 8),
+    ("heads", 4),
+    ("kv_heads", 2),
+    ("ffn", 704),
+    ("vocab", 32000),
+    ("sequence", 512),
+    ("documents", 1),
+    ("steps", 3),
+    ("warm", 1),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The main thread works too: no hand-over at every operation.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global()?;
+    let mut keys: BTreeMap<&str, usize> = KEYS.into();
+    for argument in std::env::args().skip(1) {
+        let (key, number) = argument.split_once('=').ok_or("write KEY=NUMBER")?;
+        *keys.get_mut(key).ok_or_else(|| format!("unknown key {key}"))? = number.parse()?;
+    }
+    let n = keys["sequence"];
+    let config: Map<String, Value> = [
+        ("vocab_size", json!(keys["vocab"])),
+        ("hidden_size", json!(keys["hidden"])),
+        ("num_hidden_layers", json!(keys["layers"])),
+        ("num_attention_heads", json!(keys["heads"])),
+        ("num_key_value_heads", json!(keys["kv_heads"])),
+        ("intermediate_size", json!(keys["ffn"])),
+        ("max_position_embeddings", json!(8192)),
+        ("rms_norm_eps", json!(1e-6)),
+        ("rope_theta", json!(5e5)),
+        ("tie_word_embeddings", json!(true)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect();
+    let mut model = Llama::init(Config::from_json(config)?, 0, Dtype::F32);
+    let length = n.div_ceil(keys["documents"]);
+    let options = SessionOptions {
+        dtype: Dtype::F32,
+        max_tokens: n,
+        max_positions: length,
+        recompute: Recompute::None,
+        needs_backward: true,
+    };
+    let mut session = Session::new(&model.config, options);
+    let mut gradients = model.zero_gradients();
+    let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
+    let mut optimizer = AdamW::new(&model.params, &optimization);
+
+    // A linear congruence: the values do not matter, only that they are spread over the vocabulary.
+    let mut state = 1u64;
+    let ids: Vec<u32> = (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((state >> 33) % keys["vocab"] as u64) as u32
+        })
+        .collect();
+    let positions: Vec<u32> = (0..n).map(|t| (t % length) as u32).collect();
+    let cu_seqlens: Vec<u32> = (0..n).step_by(length).chain([n]).map(|t| t as u32).collect();
+    let is_last = |t: usize| t + 1 == n || (t + 1) % length == 0;
+    let targets: Vec<u32> = (0..n).map(|t| if is_last(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
+    let loss_tokens = targets.iter().filter(|target| **target != findap_data::IGNORE).count();
+    let mut weights = Vec::new();
+    cross_entropy_weights(&targets, loss_tokens, &mut weights);
+
+    let mut seconds = Vec::new();
+    let mut loss = 0.0;
+    for step in 0..keys["warm"] + keys["steps"] {
+        let begun = Instant::now();
+        reduce::fill(gradients.flat_mut(), 0.0);
+        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
+        let logp = session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
+        loss = -logp.iter().sum::<f64>() / loss_tokens as f64;
+        let norm = gradient_norm(&gradients);
+        optimizer.step(&mut model.params, &gradients, step as u64 + 1, 1e-4, clip_factor(norm, 1.0))?;
+        if step >= keys["warm"] {
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let parameters = model.params.spec().len();
+    println!(
+        "{}",
+        json!({
+            "parameters": parameters,
+            "step_s": median,
+            "tokens_per_s": n as f64 / median,
+            "gflops_6n": 6.0 * parameters as f64 * n as f64 / median / 1e9,
+            "peak_memory_mib": peak_memory_mib(),
+            "loss": loss,
+            "threads": rayon::current_num_threads(),
+        })
+    );
+    Ok(())
+}
+
+/// The largest resident size of this process so far, as Linux tells it.
+fn peak_memory_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024)
+}
