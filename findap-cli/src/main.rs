@@ -56,7 +56,10 @@ fn main() -> ExitCode {
     if !command.outlives_its_reader() {
         restore_broken_pipe();
     }
-    use_this_thread_too();
+    // A server's main thread waits for others.
+    if !matches!(command, Command::Serve(_)) {
+        use_this_thread_too();
+    }
     let result = match command {
         Command::Run(arguments) => return exit(commands::run::execute(&arguments)),
         Command::Train(arguments) => return exit(commands::run::execute_train(&arguments)),

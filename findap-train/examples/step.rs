@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let positions: Vec<u32> = (0..n).map(|t| (t % length) as u32).collect();
     let cu_seqlens: Vec<u32> = (0..n).step_by(length).chain([n]).map(|t| t as u32).collect();
-    let is_last = |t: usize| t + 1 == n || (t + 1) % length == 0;
+    let is_last = |t: usize| t + 1 == n || (t + 1).is_multiple_of(length);
     let targets: Vec<u32> = (0..n).map(|t| if is_last(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
     let loss_tokens = targets.iter().filter(|target| **target != findap_data::IGNORE).count();
     let mut weights = Vec::new();
@@ -119,6 +119,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The largest resident size of this process so far, as Linux tells it.
 fn peak_memory_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()?;
+    let kib: u64 =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()?;
     Some(kib / 1024)
 }

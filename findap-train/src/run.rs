@@ -39,14 +39,17 @@ pub struct Evaluation<'a> {
     pub output: &'a Path,
 }
 
+/// Measures a model; `false` when it was stopped before the end. Train and eval do not know each other: whoever starts a run joins them.
+pub type Evaluate<'a> = dyn FnMut(&Evaluation<'_>) -> Result<bool, Box<dyn Error + Send + Sync>> + 'a;
+
 /// What a run asks of whoever starts it.
 pub struct Hooks<'a> {
     /// Is told what happens.
     pub observer: &'a mut dyn Observer,
     /// Set to end the run after the step at hand, with a checkpoint.
     pub stop: &'a AtomicBool,
-    /// Measures a model; `false` when it was stopped before the end.
-    pub evaluate: &'a mut dyn FnMut(&Evaluation<'_>) -> Result<bool, Box<dyn Error + Send + Sync>>,
+    /// Measures a model.
+    pub evaluate: &'a mut Evaluate<'a>,
     /// Goes into `provenance.json`: commit, device, whatever else is known.
     pub provenance: Map<String, Value>,
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
+mod bench_step;
 mod test;
 
 use std::os::unix::process::CommandExt;
@@ -33,6 +34,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         further: Vec<String>,
     },
+    /// Time a training step of several models, in turn with transformers and torch where --peer names a Python that has them
+    BenchStep(bench_step::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Bench { further } => {
             become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
         }
+        Chore::BenchStep(arguments) => bench_step::run(&arguments),
         Chore::Test => test::run_every_check(),
     };
     match result {

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
-    sampling: sampling::Arguments,
+    sampling: sampling::SamplingArguments,
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {

@@ -103,7 +103,6 @@ fn stages(recipe: &Recipe, only: Option<&str>) -> Result<(Tokenizer, Vec<(String
         };
         found.push((stage.name().to_owned(), data));
     }
-    drop(sources);
     if found.is_empty() {
         bail!("no stage{} has data to show", only.map_or_else(String::new, |name| format!(" `{name}`")));
     }

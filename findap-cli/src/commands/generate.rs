@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
-    sampling: sampling::Arguments,
+    sampling: sampling::SamplingArguments,
     /// Print one JSON object instead of the reply alone
     #[arg(long)]
     json: bool,

@@ -4,7 +4,7 @@ use findap_data::llm::Sampling;
 
 /// How tokens are drawn.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct SamplingArguments {
     /// 0 takes the likeliest token each time
     #[arg(long, default_value_t = 0.0, value_parser = temperature)]
     pub(crate) temperature: f64,
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     pub(crate) seed: u64,
 }
 
-impl Arguments {
+impl SamplingArguments {
     pub(crate) fn to_sampling(&self) -> Sampling {
         Sampling {
             temperature: self.temperature,

@@ -4,6 +4,7 @@ mod edges;
 mod recipe;
 mod run;
 mod score;
+mod talk;
 mod tidy;
 mod tool;
 mod usage;

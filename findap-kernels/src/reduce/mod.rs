@@ -58,29 +58,31 @@ pub fn fill(x: SliceMut<'_>, value: f64) {
     }
 }
 
+/// Halves meet in a fixed tree: one order of sums whatever the number of threads, and no list of partial ones.
 fn squares<E: Element>(x: &[E]) -> f64 {
-    let partial = |x: &[E]| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let mut lanes = [0.0f64; 16];
-                let (whole, rest) = x.as_chunks::<16>();
-                for x in whole {
-                    for lane in 0..16 {
-                        let x: f64 = x[lane].load();
-                        lanes[lane] += x * x;
-                    }
-                }
-                for (lane, x) in rest.iter().enumerate() {
-                    let x: f64 = x.load();
+    if x.len() > TASK {
+        let (left, right) = x.split_at(x.len().div_ceil(TASK).div_ceil(2) * TASK);
+        let (left, right) = rayon::join(|| squares(left), || squares(right));
+        return left + right;
+    }
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0f64; 16];
+            let (whole, rest) = x.as_chunks::<16>();
+            for x in whole {
+                for lane in 0..16 {
+                    let x: f64 = x[lane].load();
                     lanes[lane] += x * x;
                 }
-                lanes.iter().sum::<f64>()
-            },
-        )
-    };
-    // collect keeps the order of the chunks, so the outer sum has one order as well
-    x.par_chunks(TASK).map(partial).collect::<Vec<f64>>().iter().sum()
+            }
+            for (lane, x) in rest.iter().enumerate() {
+                let x: f64 = x.load();
+                lanes[lane] += x * x;
+            }
+            lanes.iter().sum()
+        },
+    )
 }
 
 fn add_all<T: Real>(out: &mut [T], x: &[T]) {

@@ -1,0 +1,156 @@
+//! Text in, text out: generate, chat, serve, eval and data through the binary.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::tool::{findap, golden, run};
+
+fn tiny() -> String {
+    golden("models/tiny").display().to_string()
+}
+
+#[test]
+fn generate_is_greedy_and_the_same_each_time() {
+    let ask =
+        || run(["generate", &tiny(), "--prompt", "What is a bond?", "--max-tokens", "12", "--json"]).success().stdout;
+    let first = ask();
+    let reply: Value = serde_json::from_str(&first).expect("one JSON object");
+    assert!(reply.to_string().len() > 2 && first == ask());
+    run(["generate", "no/such/model", "--prompt", "a"]).refusal(&["no/such/model"]);
+    assert_eq!(run(["generate", &tiny(), "--temperature", "warm"]).code, Some(2));
+}
+
+#[test]
+fn chat_answers_each_line() {
+    let mut child = findap()
+        .args(["chat", &tiny(), "--max-tokens", "4"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    child.stdin.take().expect("stdin").write_all(b"hello\n/new\nhello\n/quit\nnever\n").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let half = text.len() / 2;
+    assert_eq!(text[..half], text[half..], "a new conversation is answered as the first was");
+}
+
+/// A server on a free port; it is killed when dropped.
+struct Serving {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Serving {
+    fn start() -> Self {
+        let mut child = findap()
+            .args(["serve", &tiny(), "--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("it says where it is");
+        let address = line.trim().trim_start_matches("http://").trim_end_matches("/v1").to_owned();
+        Self { child, address }
+    }
+
+    /// Status and body of one request.
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).expect("the server answers");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("the request is sent");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("the reply comes");
+        let status = reply.split_whitespace().nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+        (status, reply.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn the_server_speaks_the_chat_protocol_and_refuses_the_rest() {
+    let server = Serving::start();
+    let (status, models) = server.ask("GET", "/v1/models", "");
+    assert!(status == 200 && models.contains("\"tiny\""), "{models}");
+    let request = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4});
+    let (status, reply) = server.ask("POST", "/v1/chat/completions", &request.to_string());
+    let reply: Value = serde_json::from_str(&reply).unwrap_or_else(|_| panic!("{reply}"));
+    assert_eq!((status, &reply["choices"][0]["finish_reason"]), (200, &json!("length")));
+    let streamed = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": true});
+    let (status, events) = server.ask("POST", "/v1/chat/completions", &streamed.to_string());
+    assert!(status == 200 && events.contains("chat.completion.chunk") && events.contains("[DONE]"), "{events}");
+    for (method, path, body, want) in [
+        ("POST", "/v1/chat/completions", "{", 400),
+        ("POST", "/v1/chat/completions", "{\"messages\": []}", 400),
+        ("POST", "/v1/chat/completions", "{\"messages\": [{\"role\": \"oracle\", \"content\": \"x\"}]}", 400),
+        ("GET", "/v1/chat/completions", "", 405),
+        ("GET", "/etc/passwd", "", 404),
+    ] {
+        let (status, body) = server.ask(method, path, body);
+        assert!(status == want && body.contains("error"), "{method} {path}: {status} {body}");
+    }
+}
+
+#[test]
+fn a_world_is_written_asked_and_shown() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let world = folder.path().join("world");
+    let size = |key: &str| format!("{key}=24");
+    let mut synth = findap();
+    synth.args(["data", "synth"]).arg(&world).args(["--tokenizer", "600"]);
+    for key in
+        ["entities_per_kind", "general_texts", "finance_texts", "general_chats", "finance_chats", "finance_books"]
+    {
+        synth.args(["--set", &size(key)]);
+    }
+    crate::tool::Said::from(synth.output().expect("the binary starts")).success();
+    assert!(world.join("tokenizer/tokenizer.json").is_file() && world.join("eval/finance_concept.jsonl").is_file());
+    run(["data", "synth", "x", "--set", "finance_textz=3"]).refusal(&["finance_textz", "finance_texts"]);
+
+    let results = folder.path().join("results");
+    let data = format!("world={}", world.display());
+    let output = results.display().to_string();
+    let tasks = "finance_concept,finance_sentiment";
+    let said = run(["eval", &tiny(), "--tasks", tasks, "--data", &data, "--limit", "3", "--output", &output]).success();
+    assert!(said.stdout.contains("finance_sentiment"), "{}", said.stdout);
+    run(["compare", &output, &output]).success();
+    run(["eval", &tiny(), "--tasks", "finance_sentimnt", "--output", &output]).refusal(&["finance_sentimnt"]);
+
+    let recipe = folder.path().join("recipe.toml");
+    let text = format!(
+        "schema = 1\n[run]\nname = \"w\"\nfolder = {:?}\n[model]\nbase = {:?}\n[world]\nentities_per_kind = 8\nfinance_texts = 30\n\
+         finance_chats = 10\n[[data]]\nname = \"text\"\npath = \"world:finance_text.jsonl\"\nkind = \"text\"\ndomain = \"finance\"\n\
+         [[data]]\nname = \"chat\"\npath = \"world:finance_chat.jsonl\"\nkind = \"chat\"\ndomain = \"finance\"\n\
+         [[stage]]\nname = \"joint\"\nkind = \"train\"\ntext = [\"text\"]\nchat = [\"chat\"]\nepochs = 1.0\nbatch_tokens = 512\n\
+         context_tokens = 256\nlearning_rate = 1e-3\n",
+        folder.path().join("run"),
+        golden("models/tiny"),
+    );
+    fs::write(&recipe, text).expect("the recipe is written");
+    let recipe = recipe.display().to_string();
+    let shown = run(["data", "inspect", &recipe, "--rows", "3"]).success().stdout;
+    assert!(
+        shown.contains("text row") && shown.contains("<|begin_of_text|>") && shown.contains("with loss"),
+        "{shown}"
+    );
+    let stats: Value = serde_json::from_str(&run(["data", "stats", &recipe, "--json"]).success().stdout).expect("JSON");
+    assert_eq!((&stats["joint"]["sets"][0]["rows"], &stats["joint"]["sets"][1]["rows"]), (&json!(10), &json!(10)));
+    assert!(run(["data", "pack", &recipe]).success().stdout.contains("joint"));
+}

@@ -1,0 +1,83 @@
+//! No allocation after a session is built: a step of cross-entropy training asks the allocator for nothing.
+//!
+//! A binary of its own, because it counts every allocation of the process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use findap_model::session::SessionOptions;
+use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
+use findap_tensor::ops::reduce;
+use findap_train::objective::cross_entropy_weights;
+use findap_train::optimizer::{AdamW, clip_factor, gradient_norm};
+use findap_train::recipe::Optimization;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `System` with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the pointer came from `System` with this layout.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_step_allocates_nothing() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+    for recompute in [Recompute::None, Recompute::Block] {
+        let counts = pool.install(|| steps(recompute));
+        // A thread makes its scratch memory when it first has a part in an operation, which may be in any step.
+        let without = counts.iter().filter(|count| **count == 0).count();
+        assert!(without >= 3, "allocations of each step with {recompute:?}: {counts:?}");
+    }
+}
+
+/// Allocations of each of several steps.
+fn steps(recompute: Recompute) -> Vec<usize> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    let mut model = Llama::load(folder, Dtype::F32).expect("the golden model");
+    let lengths = [100, 37, 63];
+    let n: usize = lengths.iter().sum();
+    let ids: Vec<u32> = (0..n as u32).map(|t| 7 + t * 31 % 1000).collect();
+    let positions: Vec<u32> = lengths.iter().flat_map(|length| 0..*length as u32).collect();
+    let cu_seqlens = [0, 100, 137, 200];
+    let ends = |t: usize| cu_seqlens.contains(&(t as u32 + 1));
+    let targets: Vec<u32> = (0..n).map(|t| if ends(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
+    let options =
+        SessionOptions { dtype: Dtype::F32, max_tokens: n, max_positions: 100, recompute, needs_backward: true };
+    let mut session = Session::new(&model.config, options);
+    let mut gradients = model.zero_gradients();
+    let mut optimizer = AdamW::new(&model.params, &Optimization { learning_rate: 1e-3, ..Optimization::default() });
+    let mut weights = Vec::with_capacity(n);
+    let mut counts = Vec::with_capacity(8);
+    for step in 1..=8 {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        reduce::fill(gradients.flat_mut(), 0.0);
+        cross_entropy_weights(&targets, n - lengths.len(), &mut weights);
+        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
+        session.forward_backward(&model, tokens, &targets, &weights, &mut gradients).expect("a step");
+        let scale = clip_factor(gradient_norm(&gradients), 1.0);
+        optimizer.step(&mut model.params, &gradients, step, 1e-3, scale).expect("an update");
+        counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+    }
+    counts
+}
