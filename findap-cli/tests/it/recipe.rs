@@ -64,6 +64,19 @@ fn mistakes_are_named_by_file_line_and_key() {
 }
 
 #[test]
+fn every_recipe_of_the_project_is_one() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).expect("the recipes").flatten() {
+        let said = run(["plan".as_ref(), entry.path().as_os_str()]).success();
+        let name = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
+        assert!(said.stdout.contains(&format!("run {name} ")), "{name} is named otherwise:\n{}", said.stdout);
+        names.push(name);
+    }
+    assert!(names.len() >= 5, "{names:?}");
+}
+
+#[test]
 fn the_report_of_no_run_is_refused() {
     run(["report", "no/such/run"]).refusal(&["no/such/run"]);
 }

@@ -49,14 +49,16 @@ use std::path::{Path, PathBuf};
 /// Goes up whenever the same sizes give other files.
 pub const VERSION: u32 = 1;
 
-/// Sizes of a world. The same seed and `entities_per_kind` give the same entities and facts, whatever the other sizes.
+/// Sizes of a world. The same seed and entities per kind give the same entities and facts, whatever the other sizes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorldConfig {
     /// Everything follows from it.
     pub seed: u64,
-    /// Invented entities of each kind; 3/8 of them are for evaluation, 1/8 for development.
+    /// Invented entities of each kind of the general half; 3/8 of them are for evaluation, 1/8 for development.
     pub entities_per_kind: usize,
+    /// The same for the kinds of the finance half.
+    pub finance_entities_per_kind: usize,
     /// Texts of the general half.
     pub general_texts: usize,
     /// Texts of the finance half.
@@ -82,6 +84,7 @@ impl Default for WorldConfig {
         Self {
             seed: 1,
             entities_per_kind: 40,
+            finance_entities_per_kind: 40,
             general_texts: 3000,
             finance_texts: 5000,
             general_chats: 3500,
@@ -181,6 +184,7 @@ fn write_whole(path: &Path, text: &str) -> Result<(), WorldError> {
 pub fn files(config: &WorldConfig) -> Result<Vec<WorldFile>, WorldError> {
     for (field, least, got) in [
         ("entities_per_kind", 8, config.entities_per_kind),
+        ("finance_entities_per_kind", 8, config.finance_entities_per_kind),
         ("eval_items", 1, config.eval_items),
         ("dev_rows", 1, config.dev_rows),
     ] {
@@ -268,7 +272,7 @@ pub fn general_half(config: &WorldConfig) -> Vec<Population> {
 pub fn finance_half(config: &WorldConfig) -> Vec<Population> {
     let mut taken = BTreeSet::new();
     facts::populate(config.seed, Domain::General, config.entities_per_kind, &mut taken);
-    facts::populate(config.seed, Domain::Finance, config.entities_per_kind, &mut taken)
+    facts::populate(config.seed, Domain::Finance, config.finance_entities_per_kind, &mut taken)
 }
 
 fn companies(finance: &[Population], split: Split) -> Vec<String> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 fn small() -> WorldConfig {
     WorldConfig {
         entities_per_kind: 16,
+        finance_entities_per_kind: 16,
         general_texts: 300,
         finance_texts: 300,
         general_chats: 300,

@@ -209,10 +209,17 @@ pub(super) fn forward_with<L: Compiled>(
                 L::enter(
                     #[inline(always)]
                     || {
-                        for_each_tile(heads, i % heads.num_kv_heads, start, from..to, |tile| {
-                            // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
-                            unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
-                        });
+                        for_each_tile(
+                            heads,
+                            i % heads.num_kv_heads,
+                            start,
+                            from..to,
+                            #[inline(always)]
+                            |tile| {
+                                // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
+                                unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
+                            },
+                        );
                     },
                 );
             });
@@ -498,12 +505,19 @@ fn decode_with<L: Compiled>(out: &mut [f32], q: &[f32], cache: Cache<'_>, heads:
             L::enter(
                 #[inline(always)]
                 || {
-                    for_each_tile(heads, group, 0, token..token + 1, |tile| {
-                        let tile = Tile { query_row: sequence, ..tile };
-                        // SAFETY: lengths, slots and offsets were checked; the row of this sequence and group belongs to
-                        // this task.
-                        unsafe { forward_tile::<L>(&out, None, q, k, v, tile, heads, scratch) };
-                    });
+                    for_each_tile(
+                        heads,
+                        group,
+                        0,
+                        token..token + 1,
+                        #[inline(always)]
+                        |tile| {
+                            let tile = Tile { query_row: sequence, ..tile };
+                            // SAFETY: lengths, slots and offsets were checked; the row of this sequence and group belongs to
+                            // this task.
+                            unsafe { forward_tile::<L>(&out, None, q, k, v, tile, heads, scratch) };
+                        },
+                    );
                 },
             );
         });
@@ -564,9 +578,16 @@ pub(super) fn backward_with<L: Compiled>(
                                 std::slice::from_raw_parts_mut(sums.dk.add(token * sums.row), padded).fill(0.0);
                                 std::slice::from_raw_parts_mut(sums.dv.add(token * sums.row), padded).fill(0.0);
                             }
-                            for_each_tile(heads, group, start, start..end, |tile| {
-                                backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch);
-                            });
+                            for_each_tile(
+                                heads,
+                                group,
+                                start,
+                                start..end,
+                                #[inline(always)]
+                                |tile| {
+                                    backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch);
+                                },
+                            );
                             if padded != e {
                                 for token in 0..end - start {
                                     let place = ((start + token) * heads.num_kv_heads + group) * e;
