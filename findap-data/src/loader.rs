@@ -155,7 +155,16 @@ impl Loader {
         }
         let contexts = phases
             .iter()
-            .map(|rows| contexts_of(&stores, rows, options.context_tokens, options.packing))
+            .enumerate()
+            .map(|(phase, rows)| {
+                let mut rows = rows.clone();
+                if options.is_shuffled {
+                    // Sources and lengths are mixed before rows are packed: a context is a small sample of the phase.
+                    let order = permutation(rows.len(), options.seed, !(phase as u64));
+                    rows = order.into_iter().map(|at| rows[at as usize]).collect();
+                }
+                contexts_of(&stores, &rows, options.context_tokens, options.packing)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let phases = contexts.into_iter().filter(|contexts| !contexts.is_empty());
         let phases = phases.map(|contexts| Phase { contexts, steps: 0 }).collect();

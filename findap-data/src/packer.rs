@@ -10,7 +10,8 @@ use crate::error::DataError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Longest document first, each into the fullest row that still takes it: few rows, little unused space.
+    /// In the order given, each into the fullest row that still takes it: few rows, little unused space. Longest first would waste
+    /// still less, but would put documents of one length, and so of one sort, side by side.
     #[default]
     BestFit,
     /// In the order given; a row is closed by the first document that does not fit (the FinDAP code's way).
@@ -52,12 +53,9 @@ fn next_fit(lengths: &[usize], context: usize) -> Vec<Vec<u32>> {
 }
 
 fn best_fit(lengths: &[usize], context: usize) -> Vec<Vec<u32>> {
-    let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(lengths[index as usize]));
     let mut rows: Vec<Vec<u32>> = Vec::new();
     let mut rows_by_free: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for index in order {
-        let length = lengths[index as usize];
+    for (index, &length) in lengths.iter().enumerate() {
         let free = rows_by_free.range(length..).next().map(|(&free, _)| free);
         let (row, free) = match free {
             Some(free) => {
@@ -73,7 +71,7 @@ fn best_fit(lengths: &[usize], context: usize) -> Vec<Vec<u32>> {
                 (rows.len() - 1, context)
             }
         };
-        rows[row].push(index);
+        rows[row].push(index as u32);
         rows_by_free.entry(free - length).or_default().push(row);
     }
     rows

@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 
 mod pairs;
 
+/// Tokens a stage was trained on: its log counts them up from the beginning.
+fn tokens_seen(log: &StageLog) -> f64 {
+    log.series("tokens").iter().map(|(_, tokens)| *tokens).fold(0.0, f64::max)
+}
+
 /// The whole page.
 pub(super) fn page(run: &RunFolder) -> String {
     let name = run.name();
@@ -84,7 +89,7 @@ fn facts(run: &RunFolder, lines: &[ScoreLine]) -> String {
     if steps > 0 {
         facts.push(("training".to_owned(), steps.to_string(), format!("steps in {} stages", run.logs.len())));
     }
-    let tokens: f64 = run.logs.iter().flat_map(|log| log.series("tokens")).map(|(_, tokens)| tokens).sum();
+    let tokens: f64 = run.logs.iter().map(tokens_seen).sum();
     if tokens > 0.0 {
         facts.push(("tokens trained on".to_owned(), format!("{:.2}", tokens / 1e6), "million".to_owned()));
     }
@@ -247,7 +252,7 @@ fn training_row(log: &StageLog) -> Vec<Cell> {
     let number = |value: Option<f64>| {
         Cell::number(&value.filter(|v| v.is_finite()).map_or("-".to_owned(), |v| format!("{v:.3}")))
     };
-    let tokens: f64 = log.series("tokens").iter().map(|(_, tokens)| tokens).sum();
+    let tokens = tokens_seen(log);
     let mut speeds: Vec<f64> = log.series("tokens_per_s").iter().map(|(_, speed)| *speed).collect();
     speeds.sort_by(f64::total_cmp);
     let dev = log.series("dev_loss").iter().map(|(_, loss)| *loss).reduce(f64::min);
