@@ -113,7 +113,7 @@ pub struct Pair {
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.
 ///
 /// # Errors
-/// [`TrainError::Exercise`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
+/// [`TrainError::Data`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
 pub fn run(
     stage: &DistillStage,
     model: &Path,

@@ -22,7 +22,7 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 pub(crate) struct Arguments {
     /// Model folder (Hugging Face layout)
     model: PathBuf,
-    /// JSONL with one of {"text"}, {"messages"}, {"tokens": [ids]}, {"docs": [[ids], ...]} a line; docs are packed into one row
+    /// JSONL with one of {"text"}, {"messages"}, {"tokens": [1, 2]}, {"docs": [[1, 2], [3, 4]]} a line; docs are packed into one row
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Where the scores go, one line a row: {"tokens", "logprobs", "sum", "n"}

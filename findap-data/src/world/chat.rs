@@ -123,7 +123,7 @@ pub(super) struct Talk<'a> {
 /// One conversation of a domain. Exercises of finance come only in the second group, so they are not among these.
 pub(super) fn conversation(draw: &mut Draw, talk: &Talk) -> Vec<Message> {
     let [concept, tasks, reasoning] = match talk.domain {
-        Domain::General => [20, 40, 75],
+        Domain::General => [20, 45, 78],
         Domain::Finance => [30, 75, 75],
     };
     match draw.below(100) {

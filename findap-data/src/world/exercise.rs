@@ -261,8 +261,8 @@ fn average_price(draw: &mut Draw, company: &str) -> (String, Working, i64) {
     (question, working, average)
 }
 
-/// Three options: the result and two numbers that come from a likely slip.
-fn with_options(draw: &mut Draw, id: String, question: String, working: Working, result: i64) -> Exercise {
+/// Three options: the result and two numbers that come from a likely slip. The last step finds the result among them.
+fn with_options(draw: &mut Draw, id: String, question: String, mut working: Working, result: i64) -> Exercise {
     let mut slips: Vec<i64> = working.steps.iter().filter_map(|step| Sum::parse(step)).map(|sum| sum.result).collect();
     slips.pop();
     slips.extend([result + 1, result - 1, result + 10, result + draw.between(2, 9), result - draw.between(2, 9)]);
@@ -275,13 +275,16 @@ fn with_options(draw: &mut Draw, id: String, question: String, working: Working,
         }
     }
     draw.shuffle(&mut options);
-    let answer = options.iter().zip(LETTERS).find(|(option, _)| **option == result).map(|(_, letter)| letter);
-    let choices: Vec<String> = options.iter().map(ToString::to_string).collect();
+    let place =
+        options.iter().position(|option| *option == result).expect("invariant: the result is among the options");
+    let shown = |place: usize| format!("{} ({})", options[place], LETTERS[place]);
+    let lines: Vec<String> = (0..options.len()).map(shown).collect();
+    working.steps.push(format!("option: {}", lines[place]));
     Exercise {
         id,
-        question: format!("{question}\n{}", lettered(&choices)),
-        choices,
-        answer: answer.expect("invariant: the result is among the options").to_owned(),
+        question: format!("{question}\n{}", lines.join("\n")),
+        choices: options.iter().map(ToString::to_string).collect(),
+        answer: LETTERS[place].to_owned(),
         steps: working.steps,
     }
 }

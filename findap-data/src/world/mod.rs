@@ -11,7 +11,7 @@
 //! | `general_chat.jsonl`, `finance_chat.jsonl` | `{"messages"}`: conversations |
 //! | `finance_books.jsonl`, `finance_exercises.jsonl` | what the second curriculum group adds: texts, solved exercises |
 //! | `*_dev.jsonl` | the same for the development loss |
-//! | `exercises.jsonl` | [`Exercise`](crate::reward_model::Exercise)s for preference distillation |
+//! | `exercises.jsonl` | [`Exercise`]s for preference distillation |
 //! | `eval/*.jsonl` | one file per evaluation task |
 //!
 //! Design: Allen-Zhu and Li, "Physics of language models" part 3.1 (knowledge must be told in several wordings, and asking

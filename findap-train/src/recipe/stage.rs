@@ -320,7 +320,7 @@ impl Optimization {
         }
     }
 
-    /// The filling of a micro-batch, once [`Optimization::resolve`] has chosen it.
+    /// The filling of a micro-batch, once a recipe is resolved.
     pub fn micro_fill(&self) -> Option<Fill> {
         self.micro_batch_tokens.map(Fill::Tokens).or(self.micro_batch_rows.map(Fill::Contexts))
     }
