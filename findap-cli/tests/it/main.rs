@@ -1,5 +1,6 @@
 //! The integration tests of the workspace: one binary, so that there is one link step.
 
+mod bad_input;
 mod demo;
 mod edges;
 mod recipe;
