@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
 mod bench_step;
+mod study;
 mod test;
 
 use std::os::unix::process::CommandExt;
@@ -36,6 +37,8 @@ enum Chore {
     },
     /// Time a training step of several models, in turn with transformers and torch where --peer names a Python that has them
     BenchStep(bench_step::Arguments),
+    /// Run the demonstration's recipes with several seeds and write docs/demo-study.md
+    Study(study::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
         }
         Chore::BenchStep(arguments) => bench_step::run(&arguments),
+        Chore::Study(arguments) => study::run(&arguments),
         Chore::Test => test::run_every_check(),
     };
     match result {

@@ -1,0 +1,119 @@
+//! `cargo xtask study`: the contrasts of the paper on the closed world, each recipe with several seeds.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{cargo, workspace_root};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Seeds per recipe, from 1
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    seeds: u64,
+    /// Where the runs lie; finished ones are not run again
+    #[arg(long, value_name = "DIR", default_value = "runs/study")]
+    folder: PathBuf,
+}
+
+/// Recipe, the stage that is looked at, what the column is called.
+const ARMS: [(&str, &str, &str); 5] = [
+    ("demo", "group2", "joint"),
+    ("demo", "align", "joint, aligned"),
+    ("demo-cpt", "group2", "texts alone"),
+    ("demo-sequential", "group2", "texts, then conversations"),
+    ("demo-nodownsample", "group2", "joint, every text"),
+];
+
+const CELLS: [&str; 8] = [
+    "finance_concept",
+    "finance_task",
+    "finance_reasoning",
+    "finance_chat",
+    "general_concept",
+    "general_task",
+    "general_reasoning",
+    "general_chat",
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let built = cargo().args(["build", "--release", "--workspace"]).status().context("cargo cannot be started")?;
+    ensure!(built.success(), "the program does not build");
+    let folder = workspace_root().join(&arguments.folder);
+    let mut recipes: Vec<&str> = ARMS.iter().map(|(recipe, ..)| *recipe).collect();
+    recipes.dedup();
+    for seed in 1..=arguments.seeds {
+        for recipe in &recipes {
+            let stages = if *recipe == "demo" { "[\"base\", \"group2\", \"align\"]" } else { "[\"group2\"]" };
+            let status = Command::new(workspace_root().join("target/release/findap"))
+                .current_dir(workspace_root())
+                .args(["run", &format!("recipes/{recipe}.toml"), "--set", &format!("run.seed={seed}")])
+                .args(["--set", &format!("eval.stages={stages}"), "--run-dir"])
+                .arg(folder.join(format!("{recipe}-{seed}")))
+                .status()
+                .context("findap cannot be started")?;
+            ensure!(status.success(), "{recipe} with seed {seed} failed");
+        }
+        fs::write(workspace_root().join("docs/demo-study.md"), page(&folder, seed)?)?;
+    }
+    println!("docs/demo-study.md");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page(folder: &Path, seeds: u64) -> Result<String> {
+    let base = scores(&folder.join("demo-1/eval/base"))?;
+    let mut page = format!(
+        "# What the recipes came to\n\nMade by `cargo xtask study --seeds {seeds}`; run it again to have other numbers. Scores in percent: the mean of \
+         each capability's tasks, over {seeds} seeds of training (the world is always that of seed 1), with the standard deviation over seeds. \
+         The standard error of one score from its number of questions is 1 to 5 points (`findap report` prints each), so that smaller \
+         differences mean nothing.\n\n| | chance | base |"
+    );
+    for (_, _, title) in ARMS {
+        write!(page, " {title} |")?;
+    }
+    page.push_str("\n|---|---|---|");
+    page.push_str(&"---|".repeat(ARMS.len()));
+    for cell in CELLS {
+        write!(
+            page,
+            "\n| {} | {:.1} | {:.1} |",
+            cell.replace('_', " "),
+            100.0 * number(&base, cell, "chance"),
+            score(&base, cell)
+        )?;
+        for (recipe, stage, _) in ARMS {
+            let values = (1..=seeds)
+                .map(|seed| Ok(score(&scores(&folder.join(format!("{recipe}-{seed}/eval/{stage}")))?, cell)))
+                .collect::<Result<Vec<f64>>>()?;
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let spread = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+            let deviation = (spread / (values.len().max(2) - 1) as f64).sqrt();
+            write!(page, " {mean:.1} ± {deviation:.1} |")?;
+        }
+    }
+    page.push('\n');
+    Ok(page)
+}
+
+/// The `groups` of the newest results in a folder.
+fn scores(folder: &Path) -> Result<Value> {
+    let entries = fs::read_dir(folder).with_context(|| format!("{} is missing", folder.display()))?;
+    let names = entries.flatten().map(|entry| entry.path());
+    let newest =
+        names.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("results_"))).max();
+    let path = newest.with_context(|| format!("{} holds no results", folder.display()))?;
+    let mut results: Value = serde_json::from_slice(&fs::read(path)?)?;
+    Ok(results["groups"].take())
+}
+
+fn number(groups: &Value, cell: &str, key: &str) -> f64 {
+    groups[cell][key].as_f64().unwrap_or(f64::NAN)
+}
+
+fn score(groups: &Value, cell: &str) -> f64 {
+    100.0 * number(groups, cell, "score,none")
+}
