@@ -25,7 +25,7 @@ fn scores(run: &RunFolder) -> Scores {
     scores
 }
 
-/// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are about half of what three seeds showed
+/// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are about half of what was measured
 /// (docs/demo-study.md), so that they hold for any seed.
 #[test]
 fn the_demonstration_learns_finance_and_keeps_the_rest() {
@@ -49,14 +49,14 @@ fn the_demonstration_learns_finance_and_keeps_the_rest() {
         all.iter().sum::<f64>() / 4.0
     };
     let shown = || said.stdout.clone();
-    for (capability, margin) in [(Capability::Concept, 12.0), (Capability::Task, 25.0), (Capability::Reasoning, 10.0)] {
+    for (capability, margin) in [(Capability::Concept, 8.0), (Capability::Task, 30.0), (Capability::Reasoning, 25.0)] {
         for stage in ["group2", "align"] {
             let rise = score(stage, Domain::Finance, capability) - score("base", Domain::Finance, capability);
             assert!(rise >= margin, "finance {} rose by {rise:.1} only after {stage}\n{}", capability.name(), shown());
         }
     }
     let fall = mean("base", Domain::General) - mean("group2", Domain::General);
-    assert!(fall <= 8.0, "the general scores fell by {fall:.1}\n{}", shown());
+    assert!(fall <= 6.0, "the general scores fell by {fall:.1}\n{}", shown());
 
     let kinds = |kind: &str| run.preferences.iter().filter(|pair| pair["kind"] == kind).count();
     assert!(kinds("fap") >= 10 && kinds("scp") >= 5, "{} and {} pairs", kinds("fap"), kinds("scp"));

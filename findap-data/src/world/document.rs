@@ -136,9 +136,7 @@ pub(super) fn book_page(draw: &mut Draw, companies: &[String]) -> String {
     let company = draw.pick(companies);
     let exercise = exam_exercise(draw, String::new(), company, topic, Level::Exam);
     let story = exercise.question.split(" What").next().unwrap_or_default();
-    // The last step chooses among options, which the book does not print.
-    let sums = &exercise.steps[..exercise.steps.len() - 1];
-    format!("{title}. {lesson} Example. {story} We write:\n{}", sums.join("\n"))
+    format!("{title}. {lesson} Example. {story} We write:\n{}", exercise.steps.join("\n"))
 }
 
 fn lesson(draw: &mut Draw, topic: Topic) -> (&'static str, &'static str) {

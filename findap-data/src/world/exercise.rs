@@ -179,7 +179,11 @@ pub(super) fn exam_exercise(draw: &mut Draw, id: String, company: &str, topic: T
         question = question.replacen(" What", &format!(" A fee of {fee} is added at the end. What"), 1);
         result = working.step("with fee", result, '+', fee);
     }
-    with_options(draw, id, question, working, result)
+    // The answer is the option's number: an exam asks for finance, not for the letters.
+    let options = options(draw, &working, result);
+    let choices: Vec<String> = options.iter().map(ToString::to_string).collect();
+    let question = format!("{question}\n{}", lettered(&choices));
+    Exercise { id, question, choices, answer: result.to_string(), steps: working.steps }
 }
 
 fn profit(draw: &mut Draw, company: &str) -> (String, Working, i64) {
@@ -261,8 +265,8 @@ fn average_price(draw: &mut Draw, company: &str) -> (String, Working, i64) {
     (question, working, average)
 }
 
-/// Three options: the result and two numbers that come from a likely slip. The last step finds the result among them.
-fn with_options(draw: &mut Draw, id: String, question: String, mut working: Working, result: i64) -> Exercise {
+/// Three options: the result and two numbers that come from a likely slip.
+fn options(draw: &mut Draw, working: &Working, result: i64) -> Vec<i64> {
     let mut slips: Vec<i64> = working.steps.iter().filter_map(|step| Sum::parse(step)).map(|sum| sum.result).collect();
     slips.pop();
     slips.extend([result + 1, result - 1, result + 10, result + draw.between(2, 9), result - draw.between(2, 9)]);
@@ -275,6 +279,12 @@ fn with_options(draw: &mut Draw, id: String, question: String, mut working: Work
         }
     }
     draw.shuffle(&mut options);
+    options
+}
+
+/// Asks for the letter of the right option. The last step finds the result among them.
+fn with_options(draw: &mut Draw, id: String, question: String, mut working: Working, result: i64) -> Exercise {
+    let options = options(draw, &working, result);
     let place =
         options.iter().position(|option| *option == result).expect("invariant: the result is among the options");
     let shown = |place: usize| format!("{} ({})", options[place], LETTERS[place]);
