@@ -99,9 +99,24 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
         let problem = format!("the recipe has no such stage; there are {}", names.join(", "));
         return Err(TrainError::NothingToTrain { stage: name.to_owned(), problem });
     }
-    write_if_new(&folder.join("recipe.toml"), text)?;
     let resolved = toml::to_string(recipe).expect("invariant: a recipe is TOML");
-    write_if_new(&folder.join("resolved.toml"), &resolved)?;
+    let files = [(folder.join("recipe.toml"), text), (folder.join("resolved.toml"), resolved.as_str())];
+    let before: Vec<Option<String>> = files.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect();
+    for (path, text) in &files {
+        write_if_new(path, text)?;
+    }
+    let ended = stages(recipe, only, hooks);
+    if matches!(ended, Err(TrainError::Changed { .. })) {
+        // What was refused must not stand in the folder as if it had made it.
+        for ((path, _), before) in files.iter().zip(before) {
+            before.map_or(Ok(()), |before| write_if_new(path, &before))?;
+        }
+    }
+    ended
+}
+
+fn stages(recipe: &Recipe, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<Ended, TrainError> {
+    let folder = recipe.folder();
     make_world(recipe, hooks.observer)?;
     let mut run = Run { recipe, hooks };
     let mut current = run.base()?;
@@ -441,9 +456,7 @@ impl Run<'_, '_> {
             if changes(&done.identity, &identity).is_empty() {
                 return Ok(true);
             }
-            // Results can be had again from model and tasks; those of other tasks would only mislead.
             self.note(format!("{}: measured for another model or other tasks; measuring again", output.display()));
-            fs::remove_dir_all(&output).map_err(io("remove", &output))?;
         }
         fs::create_dir_all(&output).map_err(io("make the folder", &output))?;
         self.hooks.observer.event(Event::Evaluating { stage: stage.to_owned() });

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cargo, workspace_root};
+use crate::{build, built, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -32,11 +32,7 @@ const CASES: [(&str, &str, &str); 6] = [
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let built = cargo()
-        .args(["build", "--release", "--workspace", "--example", "step"])
-        .status()
-        .context("cargo cannot be started")?;
-    ensure!(built.success(), "the example does not build");
+    build(&["--example", "step"])?;
     println!(
         "| case | parameters | ours, tokens/s | ours, MiB | peer, tokens/s | peer, MiB | speed ratio | memory ratio |"
     );
@@ -45,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let keys: Vec<&str> = model.split(' ').chain(batch.split(' ')).collect();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..arguments.pairs {
-            ours.push(timed(Command::new(workspace_root().join("target/release/examples/step")).args(&keys))?);
+            ours.push(timed(built("examples/step").args(&keys))?);
             if let Some(python) = &arguments.peer {
                 theirs.push(timed(Command::new(python).arg(workspace_root().join("bench/peers/step.py")).args(&keys))?);
             }

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -43,12 +44,8 @@ enum Chore {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
-        Chore::Train { further } => become_command(
-            cargo()
-                .args(["run", "--release", "--package", "findap-cli", "--bin", "findap", "--"])
-                .args(["run", "recipes/demo.toml"])
-                .args(further),
-        ),
+        Chore::Train { further } => build(&["--bin", "findap"])
+            .and_then(|()| become_command(built("findap").args(["run", "recipes/demo.toml"]).args(further))),
         // `--bench *` leaves out the unit tests, which do not know criterion's arguments.
         Chore::Bench { further } => {
             become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
@@ -69,6 +66,22 @@ fn main() -> ExitCode {
 /// The cargo that started us, in the workspace root.
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace_root());
+    command
+}
+
+/// Builds in release mode. The whole workspace is named so that its parts are built the same whatever is asked for.
+fn build(what: &[&str]) -> anyhow::Result<()> {
+    let status =
+        cargo().args(["build", "--release", "--workspace"]).args(what).status().context("cannot start cargo")?;
+    ensure!(status.success(), "it does not build");
+    Ok(())
+}
+
+/// A program that [`build`] made, started in the workspace root.
+fn built(name: &str) -> Command {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let mut command = Command::new(workspace_root().join(target).join("release").join(name));
     command.current_dir(workspace_root());
     command
 }

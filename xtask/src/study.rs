@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cargo, workspace_root};
+use crate::{build, built, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -41,16 +41,14 @@ const CELLS: [&str; 8] = [
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let built = cargo().args(["build", "--release", "--workspace"]).status().context("cargo cannot be started")?;
-    ensure!(built.success(), "the program does not build");
+    build(&["--bin", "findap"])?;
     let folder = workspace_root().join(&arguments.folder);
     let mut recipes: Vec<&str> = ARMS.iter().map(|(recipe, ..)| *recipe).collect();
     recipes.dedup();
     for seed in 1..=arguments.seeds {
         for recipe in &recipes {
             let stages = if *recipe == "demo" { "[\"base\", \"group2\", \"align\"]" } else { "[\"group2\"]" };
-            let status = Command::new(workspace_root().join("target/release/findap"))
-                .current_dir(workspace_root())
+            let status = built("findap")
                 .args(["run", &format!("recipes/{recipe}.toml"), "--set", &format!("run.seed={seed}")])
                 .args(["--set", &format!("eval.stages={stages}"), "--run-dir"])
                 .arg(folder.join(format!("{recipe}-{seed}")))

@@ -159,6 +159,8 @@ fn other_settings_or_data_on_a_begun_run_are_refused_by_name() {
     fs::write(workplace.path("chat.jsonl"), text.replacen("It is 0.", "It is 9.", 1)).expect("the data change");
     workplace.run(&folder).refusal(&["group1", "data.chat"]);
     assert_eq!(made(&folder), before);
+    let resolved = fs::read_to_string(folder.join("resolved.toml")).expect("the resolved recipe");
+    assert!(resolved.contains("seed = 3"), "what was refused does not stand there:\n{resolved}");
 }
 
 #[test]
