@@ -35,7 +35,7 @@ fn bench(c: &mut Criterion, case: &Case) {
     let cu_seqlens: Vec<u32> = (0..=case.documents).map(|d| (d * case.len) as u32).collect();
     let (row, kv_row) = (num_heads * head_dim, num_kv_heads * head_dim);
     let (q, k, v, dout) = (numbers(1, n * row), numbers(2, n * kv_row), numbers(3, n * kv_row), numbers(4, n * row));
-    let (mut out, mut lse) = (vec![0.0; n * row], vec![0.0; n * num_heads]);
+    let (mut out, mut lse) = (vec![0.0f32; n * row], vec![0.0f32; n * num_heads]);
     let scores = case.documents * case.len * (case.len + 1) / 2 * num_heads;
     let mut run = || {
         forward(Forward {
@@ -58,7 +58,7 @@ fn bench(c: &mut Criterion, case: &Case) {
     fwd.finish();
     assert_near(&out, plain.iter().map(|x| f64::from(*x)), 1e-4);
 
-    let (mut dq, mut dk, mut dv) = (vec![0.0; n * row], vec![0.0; n * kv_row], vec![0.0; n * kv_row]);
+    let (mut dq, mut dk, mut dv) = (vec![0.0f32; n * row], vec![0.0f32; n * kv_row], vec![0.0f32; n * kv_row]);
     let mut bwd = group(c, "attention_bwd", Throughput::Elements((10 * head_dim * scores) as u64));
     bwd.bench_function(case.name, |bench| {
         bench.iter(|| {

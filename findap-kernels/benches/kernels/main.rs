@@ -7,10 +7,12 @@
 mod adamw;
 mod attention;
 mod cross_entropy;
+mod embedding;
 mod matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod sample;
 mod support;
 mod swiglu;
 
@@ -23,6 +25,8 @@ criterion::criterion_group!(
     rope::benches,
     swiglu::benches,
     adamw::benches,
-    reduce::benches
+    reduce::benches,
+    embedding::benches,
+    sample::benches
 );
 criterion::criterion_main!(benches);

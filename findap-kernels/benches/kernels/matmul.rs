@@ -8,7 +8,7 @@ use crate::support::{assert_near, group, numbers};
 
 pub(crate) fn benches(c: &mut Criterion) {
     for (m, n, k) in [(1024, 704, 256), (1024, 2048, 768)] {
-        let (a, b, mut out) = (numbers(1, m * k), numbers(2, n * k), vec![0.0; m * n]);
+        let (a, b, mut out) = (numbers(1, m * k), numbers(2, n * k), vec![0.0f32; m * n]);
         let mut run = || {
             gemm(Gemm {
                 m,
