@@ -16,10 +16,12 @@ pub(crate) fn stop_flag() -> &'static AtomicBool {
     &STOP
 }
 
-extern "C" fn on_signal(signal: libc::c_int) {
+extern "C" fn on_signal(_: libc::c_int) {
     STOP.store(true, Ordering::Relaxed);
-    // SAFETY: SIG_DFL is a valid disposition; the next signal of this kind ends the process.
-    unsafe {
-        libc::signal(signal, libc::SIG_DFL);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: SIG_DFL is a valid disposition; the next signal of either kind ends the process.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
     }
 }

@@ -188,15 +188,17 @@ fn begin(stage: &DistillStage, place: &Place<'_>) -> Result<(), TrainError> {
 
 /// The lines that are complete; one that a kill cut short is removed.
 fn read_samples(path: &Path) -> Result<Vec<Sampled>, TrainError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(io("read", path)(error)),
     };
-    let complete = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-    if complete.len() < text.len() {
-        write_whole(path, complete.as_bytes())?;
+    // Cut first: the end may lie inside of a character.
+    let complete = &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)];
+    if complete.len() < bytes.len() {
+        write_whole(path, complete)?;
     }
+    let complete = std::str::from_utf8(complete).map_err(|error| io("read", path)(std::io::Error::other(error)))?;
     let parse = |(line, text): (usize, &str)| {
         serde_json::from_str(text).map_err(|error| {
             io("read", path)(std::io::Error::other(format!(
@@ -327,6 +329,8 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
             sampled.solutions.iter().enumerate().filter(|(_, solution)| is_wanted(solution)).collect()
         };
         let (right, wrong) = (of(Correctness::Correct), of(Correctness::Wrong));
+        // A right solution that was cut off would teach to stop there.
+        let chosen = right.iter().filter(|(_, solution)| solution.is_finished);
         statistics.solutions += sampled.solutions.len();
         statistics.right += right.len();
         statistics.wrong += wrong.len();
@@ -344,7 +348,7 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
             let mut rejected: Vec<&(usize, &Solution)> = wrong.iter().collect();
             rejected.sort_by_key(|(_, solution)| !solution.is_finished);
             let mut taken = 0;
-            for ((right_index, right), (wrong_index, wrong)) in right.iter().zip(rejected) {
+            for ((right_index, right), (wrong_index, wrong)) in chosen.zip(rejected) {
                 let pair = Pair {
                     kind: PairKind::Fap,
                     exercise: exercise.id.clone(),

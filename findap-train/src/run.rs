@@ -159,6 +159,10 @@ pub fn make_world(recipe: &Recipe, observer: &mut dyn Observer) -> Result<(), Tr
         return Ok(());
     }
     observer.event(Event::Note(format!("writing the closed world to {}", folder.display())));
+    // A world that is half replaced must not pass as the one before.
+    if marker.exists() {
+        fs::remove_file(&marker).map_err(io("remove", &marker))?;
+    }
     world::generate(&config, &folder)?;
     write_whole(&marker, wanted.as_bytes())
 }
@@ -257,6 +261,9 @@ impl Run<'_, '_> {
         for (name, fingerprint) in data.iter().flat_map(|data| &data.fingerprints) {
             identity.insert(format!("data.{name}"), fingerprint.clone());
         }
+        for source in data.iter().flat_map(|data| &data.sources).filter(|source| source.share.is_some()) {
+            identity.insert(format!("share.{}", source.name), format!("{:?}", source.share));
+        }
         if let Some(done) = read_done(&marker)? {
             self.require_same(stage.name(), &done.identity, &identity)?;
             self.hooks.observer.event(Event::StageSkipped { stage: stage.name().to_owned() });
@@ -344,7 +351,12 @@ impl Run<'_, '_> {
             pairs: Vec<(u32, u32, f64, f64)>,
         }
         let path = folder.join(format!("{name}.json"));
-        let is_cause = |key: &str| key == "model" || key.starts_with("data.") || key == "model.compute";
+        // The order of sources and the seed decide which row has which number.
+        let is_cause = |key: &str| {
+            ["model", "model.compute", "run.seed"].contains(&key)
+                || ["data.", "share."].iter().any(|start| key.starts_with(start))
+                || [".pairs", ".dev", ".context_tokens"].iter().any(|end| key.ends_with(end))
+        };
         let identity: BTreeMap<String, String> =
             identity.iter().filter(|(key, _)| is_cause(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
         let cached = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());

@@ -66,7 +66,7 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
     let base = scores(&folder.join("demo-1/eval/base"))?;
     let mut page = format!(
         "# What the recipes came to\n\nMade by `cargo xtask study --seeds {seeds}`; run it again to have other numbers. Scores in percent: the mean of \
-         each capability's tasks, over {seeds} seeds of training (the world is always that of seed 1), with the standard deviation over seeds. \
+         each capability's tasks, over {seeds} seed(s) of training (the world is always that of seed 1), with the standard deviation over seeds where there are several. \
          The standard error of one score from its number of questions is 1 to 5 points (`findap report` prints each), so that smaller \
          differences mean nothing.\n\n| | chance | base |"
     );
@@ -88,8 +88,12 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
                 .map(|seed| Ok(score(&scores(&folder.join(format!("{recipe}-{seed}/eval/{stage}")))?, cell)))
                 .collect::<Result<Vec<f64>>>()?;
             let mean = values.iter().sum::<f64>() / values.len() as f64;
+            if values.len() == 1 {
+                write!(page, " {mean:.1} |")?;
+                continue;
+            }
             let spread = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-            let deviation = (spread / (values.len().max(2) - 1) as f64).sqrt();
+            let deviation = (spread / (values.len() - 1) as f64).sqrt();
             write!(page, " {mean:.1} ± {deviation:.1} |")?;
         }
     }

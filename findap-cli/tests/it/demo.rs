@@ -26,7 +26,7 @@ fn scores(run: &RunFolder) -> Scores {
 }
 
 /// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are about half of what was measured
-/// (docs/demo-study.md), so that they hold for any seed.
+/// (docs/demo-study.md), to leave room for other seeds.
 #[test]
 fn the_demonstration_learns_finance_and_keeps_the_rest() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -120,7 +120,8 @@ fn samples_are_continued_after_the_last_whole_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("samples.jsonl");
     let whole = format!("{}\n", json!(sampled(&[RIGHT])[0]));
-    fs::write(&path, format!("{whole}{{\"exercise\": \"f\", \"solu")).unwrap();
+    let cut_inside_a_character = [whole.as_bytes(), b"{\"exercise\": \"\xe2\x82"].concat();
+    fs::write(&path, cut_inside_a_character).unwrap();
     assert_eq!(read_samples(&path).unwrap(), sampled(&[RIGHT]));
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
     fs::write(&path, format!("nonsense\n{whole}")).unwrap();
