@@ -1,11 +1,11 @@
 //! The `findap` command: arguments to library calls to the terminal, and nothing else.
 //!
-//! Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 failure, 2 usage.
+//! Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 failure, 2 usage, 130 stopped by a signal with
+//! what was done saved.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
 mod commands;
-mod files;
 mod signals;
 mod terminal;
 

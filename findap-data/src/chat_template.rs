@@ -24,8 +24,9 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::TokenizedRow;
 use crate::error::{DataError, TemplateProblem};
+use crate::files::hex;
 use crate::message::{Message, Role};
-use crate::tokenizer::{Configs, Tokenizer, hex, read_limited};
+use crate::tokenizer::{Configs, Tokenizer, read_limited};
 
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 const MAX_DEPTH: usize = 100;
@@ -40,7 +41,10 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<&'static str, String>,
     is_content_trusted: bool,
-    fingerprint: String,
+    /// SHA-256 over the template and its special tokens, in hex.
+    digest: String,
+    /// What `strftime_now` tells, in seconds since 1970; `None` where the template does not ask.
+    time_seconds: Option<u64>,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -75,6 +79,17 @@ impl ChatTemplate {
         Self::compile(&config_path, &source, special_tokens)
     }
 
+    /// As [`ChatTemplate::load`]; `None` for a folder without a template. One that does not compile is an error all the same.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`].
+    pub fn find(folder: &Path) -> Result<Option<ChatTemplate>, DataError> {
+        match Self::load(folder) {
+            Err(DataError::Template { problem: TemplateProblem::Missing, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Compiles a template given as text. `special_tokens` are its variables: `bos_token`, `eos_token`, ...
     ///
     /// # Errors
@@ -88,7 +103,6 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(fail(TemplateProblem::TooLarge { bytes: source.len(), limit_bytes: MAX_SOURCE_BYTES }));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut environment = Environment::new();
         environment.set_syntax(
             minijinja::syntax::SyntaxConfig::builder()
@@ -104,7 +118,6 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", move |format: String| strftime(now, &format));
         environment.add_template_owned("chat", without_generation_tags(source)).map_err(|error| {
             fail(TemplateProblem::Syntax { line: error.line().unwrap_or(0), detail: message_of(&error) })
         })?;
@@ -114,16 +127,25 @@ impl ChatTemplate {
         for (field, token) in &special_tokens {
             hasher.update(format!("\0{field}\0{token}"));
         }
-        if source.contains("strftime_now") {
-            hasher.update(strftime(now, "%Y-%m-%d"));
-        }
-        Ok(ChatTemplate {
+        let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let template = ChatTemplate {
             path: path.to_path_buf(),
             environment,
             special_tokens,
             is_content_trusted: false,
-            fingerprint: hex(&hasher.finalize()),
-        })
+            digest: hex(&hasher.finalize()),
+            time_seconds: source.contains("strftime_now").then_some(now_seconds),
+        };
+        Ok(template.with_time(now_seconds))
+    }
+
+    /// Lets the template tell this time, in seconds since 1970, instead of that of loading: what goes on for days must not change with
+    /// the date.
+    #[must_use]
+    pub fn with_time(mut self, now_seconds: u64) -> ChatTemplate {
+        self.time_seconds = self.time_seconds.map(|_| now_seconds);
+        self.environment.add_function("strftime_now", move |format: String| strftime(now_seconds, &format));
+        self
     }
 
     /// Lets special-token text inside of message contents become control tokens, as transformers does. The default is that it
@@ -134,9 +156,10 @@ impl ChatTemplate {
         self
     }
 
-    /// SHA-256 over the template, its special tokens and, where it prints the date, the date, in hex.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// SHA-256 over the template and its special tokens, in hex, and the date where the template prints it.
+    pub fn fingerprint(&self) -> String {
+        let date = self.time_seconds.map(|seconds| strftime(seconds, " %Y-%m-%d"));
+        format!("{}{}", self.digest, date.unwrap_or_default())
     }
 
     /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's next turn begins.
@@ -512,70 +535,14 @@ impl io::Write for LimitedOutput {
     }
 }
 
-/// The common part of C's `strftime`, in UTC. Unknown directives are printed as they are.
+/// C's `strftime`, in UTC. A format with an unknown directive is printed as it is.
 fn strftime(seconds: u64, format: &str) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let days = (seconds / 86_400) as i64;
-    let (year, month, day) = civil_from_days(days);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let month_name = MONTHS[month as usize - 1];
-    let weekday = WEEKDAYS[(days % 7) as usize];
+    let time = i64::try_from(seconds).ok().and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
     let mut text = String::new();
-    let mut characters = format.chars();
-    while let Some(c) = characters.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        let part = match characters.next() {
-            Some('Y') => year.to_string(),
-            Some('y') => format!("{:02}", year % 100),
-            Some('m') => format!("{month:02}"),
-            Some('d') => format!("{day:02}"),
-            Some('B') => month_name.to_string(),
-            Some('b' | 'h') => month_name[..3].to_string(),
-            Some('A') => weekday.to_string(),
-            Some('a') => weekday[..3].to_string(),
-            Some('H') => format!("{hour:02}"),
-            Some('M') => format!("{minute:02}"),
-            Some('S') => format!("{second:02}"),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
-            Some('%') => "%".to_string(),
-            Some(other) => format!("%{other}"),
-            None => "%".to_string(),
-        };
-        text.push_str(&part);
+    match time.map(|time| fmt::Write::write_fmt(&mut text, format_args!("{}", time.format(format)))) {
+        Some(Ok(())) => text,
+        _ => format.to_owned(),
     }
-    text
-}
-
-/// Days since 1970-01-01 to (year, month, day). H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -169,6 +169,12 @@ pub enum RecordProblem {
         /// Offset inside the record.
         byte: usize,
     },
+    /// The chat template does not take the conversation.
+    #[error("{detail}")]
+    Refused {
+        /// Which template, and what it said.
+        detail: String,
+    },
     /// Not an exercise of a distillation.
     #[error("not an exercise ({detail}); it needs `id`, `question` and `answer`")]
     NotAnExercise {

@@ -8,6 +8,7 @@
 //! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
 //! | [`mixture`], [`packer`], [`loader`] | which rows, in which contexts, in which optimizer step |
 //! | [`llm`] | text models behind one seam |
+//! | [`files`] | files that are whole or not there, and their hashes |
 //! | [`inspect`] | rows as a person wants to see them |
 //! | [`reward_model`] | what a generative reward model is asked, and its verdicts |
 //! | [`world`] | the closed world: facts, texts, conversations, exercises, held-out questions |
@@ -18,6 +19,7 @@ pub mod batch;
 pub mod capability;
 pub mod chat_template;
 pub mod error;
+pub mod files;
 pub mod inspect;
 pub mod llm;
 pub mod loader;

@@ -185,9 +185,15 @@ impl Loader {
             Length::Tokens(wanted) => wanted as f64 / tokens.max(1.0),
             Length::Steps(wanted) => wanted as f64 / epoch_steps.max(1.0),
         };
+        // A product that is whole but for rounding must not become one step more.
+        let rounded_up = |steps: f64| (steps - 1e-9).ceil() as u64;
+        // A number of steps is met exactly: rounded where each phase ends. Otherwise each phase is rounded, so that none is lost.
+        let is_exact = matches!(self.options.length, Length::Steps(_));
+        let (mut share, mut end) = (0.0, 0);
         for (phase, steps) in self.phases.iter_mut().zip(steps) {
-            // A product that is whole but for rounding must not become one step more.
-            phase.steps = (epochs * steps - 1e-9).ceil() as u64;
+            share += steps;
+            phase.steps = if is_exact { rounded_up(epochs * share) - end } else { rounded_up(epochs * steps) };
+            end += phase.steps;
         }
     }
 
@@ -201,6 +207,11 @@ impl Loader {
         let num_tokens: usize =
             self.phases.iter().flat_map(|phase| &phase.contexts).map(|context| context.tokens).sum();
         num_tokens as f64 / (self.num_contexts() * self.options.context_tokens).max(1) as f64
+    }
+
+    /// Optimizer steps of one pass over the data.
+    pub fn epoch_steps(&self) -> u64 {
+        (0..self.phases.len()).map(|phase| self.plan_epoch(phase, 0).steps.len() as u64).sum()
     }
 
     /// Optimizer steps of the whole length.
@@ -243,23 +254,28 @@ impl Loader {
         self.state.phase_steps += 1;
         let contexts: Vec<&Context> =
             contexts.iter().map(|index| &self.phases[self.state.phase].contexts[*index as usize]).collect();
-        Some(Step { micro_batches: self.micro_batches(&contexts) })
+        let groups = grouped(contexts, |context| context.tokens, self.options.micro_batch);
+        Some(Step { micro_batches: groups.iter().map(|group| self.micro_batch(group)).collect() })
     }
 
-    /// All contexts once, in order, at most about `max_tokens` tokens of them: for the dev loss.
-    pub fn one_pass(&self, max_tokens: usize) -> Vec<MicroBatch> {
+    /// All contexts once, in the order of the first epoch, at most about `max_tokens` tokens of them: for the dev loss. Each
+    /// micro-batch is made when it is asked for.
+    pub fn one_pass(&self, max_tokens: usize) -> impl Iterator<Item = MicroBatch> {
         let mut tokens = 0;
-        let contexts: Vec<&Context> = self
-            .phases
-            .iter()
-            .flat_map(|phase| &phase.contexts)
+        let in_order = |phase: usize| {
+            let contexts = &self.phases[phase].contexts;
+            self.order(phase, 0).into_iter().map(move |index| &contexts[index as usize])
+        };
+        let contexts: Vec<&Context> = (0..self.phases.len())
+            .flat_map(in_order)
             .take_while(|context| {
                 let is_wanted = tokens < max_tokens;
                 tokens += context.tokens;
                 is_wanted
             })
             .collect();
-        self.micro_batches(&contexts)
+        let groups = grouped(contexts, |context| context.tokens, self.options.micro_batch);
+        groups.into_iter().map(|group| self.micro_batch(&group))
     }
 
     /// Where the loader stands.
@@ -294,33 +310,35 @@ impl Loader {
         &self.plan.insert(plan).steps
     }
 
+    /// The contexts of a phase as an epoch sees them.
+    fn order(&self, phase: usize, epoch: u64) -> Vec<u32> {
+        let num_contexts = self.phases[phase].contexts.len();
+        if self.options.is_shuffled {
+            permutation(num_contexts, self.options.seed, ((phase as u64 + 1) << 40) | epoch)
+        } else {
+            (0..num_contexts as u32).collect()
+        }
+    }
+
     fn plan_epoch(&self, phase: usize, epoch: u64) -> EpochPlan {
         let contexts = &self.phases[phase].contexts;
-        let order = if self.options.is_shuffled {
-            permutation(contexts.len(), self.options.seed, ((phase as u64 + 1) << 40) | epoch)
-        } else {
-            (0..contexts.len() as u32).collect()
-        };
+        let order = self.order(phase, epoch);
         let steps = grouped(order, |index| contexts[*index as usize].tokens, self.options.batch);
         EpochPlan { phase, epoch, steps }
     }
 
-    fn micro_batches(&self, contexts: &[&Context]) -> Vec<MicroBatch> {
-        let groups = grouped(contexts.iter(), |context| context.tokens, self.options.micro_batch);
+    fn micro_batch(&self, contexts: &[&Context]) -> MicroBatch {
+        let mut micro = MicroBatch { batch: Batch::new(), rows: Vec::new() };
         let mut mask = Vec::new();
-        let mut make = |group: Vec<&&Context>| {
-            let mut micro = MicroBatch { batch: Batch::new(), rows: Vec::new() };
-            for row in group.into_iter().flat_map(|context| &context.rows) {
-                let store = &self.stores[row.store as usize];
-                for document in store.row(row.row as usize) {
-                    store.mask(document, &mut mask);
-                    micro.batch.push_document(store.ids(document), &mask);
-                }
-                micro.rows.push(*row);
+        for row in contexts.iter().flat_map(|context| &context.rows) {
+            let store = &self.stores[row.store as usize];
+            for document in store.row(row.row as usize) {
+                store.mask(document, &mut mask);
+                micro.batch.push_document(store.ids(document), &mask);
             }
-            micro
-        };
-        groups.into_iter().map(&mut make).collect()
+            micro.rows.push(*row);
+        }
+        micro
     }
 }
 

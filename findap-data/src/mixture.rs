@@ -174,7 +174,9 @@ pub fn plan(
             rows.into_iter().map(|row| RowRef { store: set as u32, row }).collect()
         })
         .collect();
-    let num_chats: usize = chats.iter().map(|&set| kept[set].len()).sum();
+    // Rows that were tokenized elsewhere are of either kind, so they count as neither.
+    let is_chat = |set: &&usize| sources[**set].kind == Kind::Chat;
+    let num_chats: usize = chats.iter().filter(is_chat).map(|&set| kept[set].len()).sum();
     if options.downsample && num_chats > 0 {
         keep_first_of_shuffled(&mut kept, &texts, num_chats, options.seed);
     }

@@ -129,16 +129,21 @@ pub fn scp_prompt(question: &str, reference: &str, incorrect: &str) -> String {
     )
 }
 
-/// Reads a verdict from a reply: the first JSON object in it; other text around it is ignored.
+/// Reads a verdict from a reply: the first JSON object in it that is one; other text around it is ignored.
 ///
 /// # Errors
 /// What does not fit, where there is no object or a key is missing.
 pub fn parse_verdict<V: DeserializeOwned>(reply: &str) -> Result<V, serde_json::Error> {
-    let start = reply.find('{').unwrap_or(0);
-    match serde_json::Deserializer::from_str(&reply[start..]).into_iter::<V>().next() {
-        Some(verdict) => verdict,
-        None => serde_json::from_str(""),
+    /// Formulas and examples may have braces, too; a reply full of them is no verdict.
+    const MOST_TRIES: usize = 64;
+    let mut problem = None;
+    for (start, _) in reply.match_indices('{').take(MOST_TRIES) {
+        match V::deserialize(&mut serde_json::Deserializer::from_str(&reply[start..])) {
+            Ok(verdict) => return Ok(verdict),
+            Err(error) => problem = problem.or(Some(error)),
+        }
     }
+    Err(problem.unwrap_or_else(|| serde::de::Error::custom("there is no JSON object in the reply")))
 }
 
 /// One of the two prompts, taken apart again.

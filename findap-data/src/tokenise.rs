@@ -92,37 +92,37 @@ impl Tokeniser<'_> {
                 }
                 Ok(if num_tokens == 0 { Outcome::Empty } else { Outcome::PackedRow(rows.clone()) })
             }
-            (Kind::Preference, _) => Ok(match self.preference(record)? {
-                None => Outcome::TooLong,
-                Some(pair) => Outcome::PackedRow(pair.documents().into()),
-            }),
+            (Kind::Preference, _) => {
+                let pair = self.preference(record)?;
+                let longest = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
+                Ok(match [&pair.prompt, &pair.chosen, &pair.rejected].iter().any(|part| part.is_empty()) {
+                    true => Outcome::Empty,
+                    false if longest > self.context_tokens => Outcome::TooLong,
+                    false => Outcome::PackedRow(pair.documents().into()),
+                })
+            }
             _ => wrong_kind(),
         }
     }
 
-    /// Ids of a preference record, or `None` if a document would be longer than the context or an answer is empty.
+    /// Ids of a preference record.
     ///
     /// # Errors
     /// As [`Tokeniser::documents`].
-    pub fn preference(&self, record: &Record) -> Result<Option<PreferenceRow>, RecordError> {
-        let row = match record {
+    pub fn preference(&self, record: &Record) -> Result<PreferenceRow, RecordError> {
+        match record {
             Record::TokenizedPair { prompt, chosen, rejected } => {
                 for ids in [prompt, chosen, rejected] {
                     self.check_ids(ids)?;
                 }
-                PreferenceRow { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() }
+                Ok(PreferenceRow { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() })
             }
-            Record::Preference { prompt, chosen, rejected } => self.preference_of_turns(prompt, chosen, rejected)?,
+            Record::Preference { prompt, chosen, rejected } => Ok(self.preference_of_turns(prompt, chosen, rejected)?),
             other => {
-                return Err(RecordError::Record(RecordProblem::WrongKind {
-                    want: Kind::Preference.name(),
-                    got: other.name(),
-                }));
+                let (want, got) = (Kind::Preference.name(), other.name());
+                Err(RecordError::Record(RecordProblem::WrongKind { want, got }))
             }
-        };
-        let longest = row.prompt.len() + row.chosen.len().max(row.rejected.len());
-        let is_usable = !row.prompt.is_empty() && !row.chosen.is_empty() && !row.rejected.is_empty();
-        Ok((is_usable && longest <= self.context_tokens).then_some(row))
+        }
     }
 
     fn text(&self, text: &str) -> Result<Outcome, DataError> {
@@ -252,7 +252,20 @@ pub enum RecordError {
     Record(#[from] RecordProblem),
     /// Tokenizer or template.
     #[error(transparent)]
-    Tool(#[from] DataError),
+    Tool(DataError),
+}
+
+impl From<DataError> for RecordError {
+    /// A template that refuses a conversation is a problem of that record, which the caller can name.
+    fn from(error: DataError) -> Self {
+        use TemplateProblem::{LimitExceeded, Render, TurnNotFound};
+        match error {
+            DataError::Template { problem: Render { .. } | LimitExceeded { .. } | TurnNotFound { .. }, .. } => {
+                Self::Record(RecordProblem::Refused { detail: error.to_string() })
+            }
+            error => Self::Tool(error),
+        }
+    }
 }
 
 impl RecordError {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, TokenizerProblem};
+use crate::files::hex;
 
 /// No tokenizer in use is near this size.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -354,8 +355,4 @@ pub(crate) fn read_limited(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
         });
     }
     std::fs::read(path).map(Some).map_err(|error| DataError::io("read", path, error))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -93,7 +93,7 @@ pub fn run(
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);
         for item in prepare(task, &loaded, model, prompt_options)? {
-            let key = crate::results::sha256_hex(format!("{fingerprint}\u{1}{}", item.key(task)).as_bytes());
+            let key = findap_data::files::sha256(format!("{fingerprint}\u{1}{}", item.key(task)).as_bytes());
             questions.push(Question { task_index, task, item, key });
         }
     }

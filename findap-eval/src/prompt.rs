@@ -5,9 +5,9 @@ use crate::dataset::{Loaded, Row};
 use crate::error::EvalError;
 use crate::extract::extract;
 use crate::model::LanguageModel;
-use crate::results::sha256_hex;
 use crate::task::{FewshotRule, GoldIs, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, letter, lookup, scalar};
+use findap_data::files::sha256;
 use findap_data::{Message, Role};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
@@ -62,7 +62,7 @@ impl Item {
             Ask::Choices { texts, prefix, .. } => format!("{prefix}\u{1}{}", texts.join("\u{1}")),
             Ask::Reply { .. } => String::new(),
         };
-        sha256_hex(format!("{}\u{1}{}\u{1}{}\u{1}{choices}", task.hash, self.is_rendered, self.prompt).as_bytes())
+        sha256(format!("{}\u{1}{}\u{1}{}\u{1}{choices}", task.hash, self.is_rendered, self.prompt).as_bytes())
     }
 }
 
@@ -191,7 +191,7 @@ fn choose_examples<'a>(
     match task.fewshot.rule {
         FewshotRule::First => Ok(others[..count].to_vec()),
         FewshotRule::Sampled => {
-            let digest = sha256_hex(format!("{}\u{1}{}\u{1}{}", options.seed, task.name, row.id).as_bytes());
+            let digest = sha256(format!("{}\u{1}{}\u{1}{}", options.seed, task.name, row.id).as_bytes());
             let seed = u64::from_str_radix(&digest[..16], 16).expect("invariant: hex digits");
             let mut generator = ChaCha8Rng::seed_from_u64(seed);
             Ok(others.sample(&mut generator, count).copied().collect())

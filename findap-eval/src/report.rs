@@ -11,6 +11,7 @@
 //! | `sections` | the parts of the page, top to bottom |
 
 use crate::error::EvalError;
+use findap_data::files::write_whole;
 use std::path::{Path, PathBuf};
 
 mod chart;
@@ -36,6 +37,6 @@ pub fn html(run_dir: &Path) -> Result<String, EvalError> {
 /// As [`html`].
 pub fn write(run_dir: &Path) -> Result<PathBuf, EvalError> {
     let path = run_dir.join("report.html");
-    crate::results::write_whole(&path, &html(run_dir)?)?;
+    write_whole(&path, html(run_dir)?.as_bytes()).map_err(EvalError::io(&path))?;
     Ok(path)
 }

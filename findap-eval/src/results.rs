@@ -5,10 +5,10 @@ use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, standard_error};
 use crate::sample::Sample;
 use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
+use findap_data::files::write_whole;
 use findap_data::{Capability, Domain};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sha2::Digest;
 use std::path::{Path, PathBuf};
 
 /// What was run and how.
@@ -246,7 +246,6 @@ impl Results {
     /// # Errors
     /// [`EvalError::Io`].
     pub fn write(&self, folder: &Path) -> Result<PathBuf, EvalError> {
-        std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
         let stamp = iso_time(self.info.started_unix).replace(':', "-");
         for task in &self.tasks {
             let names: Vec<Metric> = task.summary.metrics.iter().map(|value| value.metric).collect();
@@ -255,10 +254,11 @@ impl Results {
                 text.push_str(&sample.to_json(&names, &task.gen_kwargs).to_string());
                 text.push('\n');
             }
-            write_whole(&folder.join(format!("samples_{}_{stamp}.jsonl", task.summary.name)), &text)?;
+            let path = folder.join(format!("samples_{}_{stamp}.jsonl", task.summary.name));
+            write_whole(&path, text.as_bytes()).map_err(EvalError::io(&path))?;
         }
         let path = folder.join(format!("results_{stamp}.json"));
-        write_whole(&path, &format!("{:#}\n", self.to_json()))?;
+        write_whole(&path, format!("{:#}\n", self.to_json()).as_bytes()).map_err(EvalError::io(&path))?;
         Ok(path)
     }
 
@@ -395,35 +395,10 @@ fn metrics_json(alias: &str, num_rows: usize, metrics: &[MetricValue]) -> Value 
     out
 }
 
-pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), EvalError> {
-    let unfinished = path.with_extension("unfinished");
-    let mut file = std::fs::File::create(&unfinished).map_err(EvalError::io(unfinished.as_path()))?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(EvalError::io(unfinished.as_path()))?;
-    file.sync_all().map_err(EvalError::io(unfinished.as_path()))?;
-    std::fs::rename(&unfinished, path).map_err(EvalError::io(path))
-}
-
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// `2026-11-21T02:54:01.123456`, UTC.
 pub(crate) fn iso_time(unix_seconds: f64) -> String {
-    let micros = (unix_seconds.max(0.0) * 1e6).round() as u64;
-    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date, counting years from March (Hinnant, "chrono-compatible low-level date algorithms").
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (clock / 3_600, clock / 60 % 60, clock % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}")
+    let micros = (unix_seconds.max(0.0) * 1e6).round() as i64;
+    chrono::DateTime::from_timestamp_micros(micros).unwrap_or_default().format("%Y-%m-%dT%H:%M:%S%.6f").to_string()
 }
 
 #[cfg(test)]

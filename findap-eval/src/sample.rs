@@ -4,9 +4,9 @@ use crate::extract::{extract, normalize_number};
 use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
 use crate::model::Score;
 use crate::prompt::{Ask, Item};
-use crate::results::sha256_hex;
 use crate::task::{Generate, Kind, Metric, Task};
 use crate::template::Fields;
+use findap_data::files::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -154,9 +154,9 @@ impl Sample {
             "filtered_resps": filtered,
             "filter": "none",
             "metrics": metrics.iter().map(|metric| metric.name()).collect::<Vec<_>>(),
-            "doc_hash": sha256_hex(doc.to_string().as_bytes()),
-            "prompt_hash": sha256_hex(self.prompt.as_bytes()),
-            "target_hash": sha256_hex(self.outcome.gold.as_bytes()),
+            "doc_hash": sha256(doc.to_string().as_bytes()),
+            "prompt_hash": sha256(self.prompt.as_bytes()),
+            "target_hash": sha256(self.outcome.gold.as_bytes()),
             "subset": self.subset,
             "gold": self.outcome.gold,
             "predicted": self.outcome.predicted,

@@ -425,7 +425,7 @@ impl Task {
             },
             dataset: written.dataset,
             kind,
-            hash: crate::results::sha256_hex(text.as_bytes()),
+            hash: findap_data::files::sha256(text.as_bytes()),
         };
         if written.schema != SCHEMA {
             return Err(invalid("schema", format!("is {}, this version reads {SCHEMA}", written.schema)));

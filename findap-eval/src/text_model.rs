@@ -6,12 +6,6 @@ use crate::model::{
 };
 use findap_data::{DataError, Message, Tokenizer};
 use findap_model::{Sampling, TextModel};
-use sha2::{Digest, Sha256};
-use std::io::Read;
-
-/// Files that decide what a model says.
-const DECISIVE: [&str; 5] =
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 impl LanguageModel for TextModel {
     fn name(&self) -> String {
@@ -22,25 +16,9 @@ impl LanguageModel for TextModel {
         TextModel::max_tokens(self)
     }
 
-    /// SHA-256 over the directory's configuration, tokenizer, template and weights. Files that cannot be read count as
-    /// absent: the model is in memory already.
+    /// That of its directory. One that can no longer be read has none: the model is in memory already.
     fn fingerprint(&self) -> String {
-        let mut names: Vec<String> = DECISIVE.map(str::to_owned).into();
-        if let Ok(entries) = std::fs::read_dir(self.directory()) {
-            let files = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
-            names.extend(files.filter(|name| name.ends_with(".safetensors")));
-        }
-        names.sort();
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        for name in names {
-            let Ok(mut file) = std::fs::File::open(self.directory().join(&name)) else { continue };
-            hash.update(name.as_bytes());
-            while let Ok(count @ 1..) = file.read(&mut buffer) {
-                hash.update(&buffer[..count]);
-            }
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        findap_model::fingerprint(self.directory()).unwrap_or_default()
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {

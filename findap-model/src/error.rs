@@ -69,7 +69,7 @@ pub enum ModelError {
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] findap_tensor::KernelError),
-    /// The model directory has no chat template that compiles.
+    /// The model directory has no chat template.
     #[error("{directory}: no chat template; add chat_template.jinja")]
     NoChatTemplate {
         /// The model directory.

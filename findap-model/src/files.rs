@@ -1,10 +1,12 @@
-//! Reading the small JSON files of a model directory without trusting them.
+//! The small JSON files of a model directory, read without trusting them, and what identifies the whole directory.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
+use findap_data::files::{file_sha256, hex};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
 
@@ -36,4 +38,28 @@ pub(crate) fn shortened(message: impl ToString) -> String {
         Some((end, _)) => format!("{}...", &message[..end]),
         None => message,
     }
+}
+
+/// SHA-256 over everything of a model directory that decides what it says: weights, configuration, tokenizer, chat template; in hex.
+///
+/// # Errors
+/// [`ModelError::Io`].
+pub fn fingerprint(directory: &Path) -> Result<String, ModelError> {
+    const DECISIVE: [&str; 5] =
+        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ModelError::Io { path, source }
+    };
+    let entries = fs::read_dir(directory).map_err(io(directory))?;
+    let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".safetensors") || DECISIVE.contains(&name.as_str())).collect();
+    names.sort_unstable();
+    let mut hash = Sha256::new();
+    for name in names {
+        let path = directory.join(&name);
+        hash.update(format!("{name} {}\n", file_sha256(&path).map_err(io(&path))?));
+    }
+    Ok(hex(&hash.finalize()))
 }

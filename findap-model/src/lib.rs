@@ -30,6 +30,7 @@ pub mod text;
 
 pub use config::Config;
 pub use error::ModelError;
+pub use files::fingerprint;
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};

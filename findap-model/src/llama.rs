@@ -111,6 +111,11 @@ impl Llama {
         Llama { config, params: Arena::zeros(Arc::new(spec), dtype), layout: Arc::new(layout) }
     }
 
+    /// Weights of a model of this configuration.
+    pub fn num_parameters(config: &Config) -> usize {
+        Layout::new(config).0.len()
+    }
+
     /// Gradients of all parameters, zero.
     pub fn zero_gradients(&self) -> Arena {
         Arena::zeros(Arc::clone(self.params.spec()), self.params.dtype())

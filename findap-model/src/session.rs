@@ -135,11 +135,7 @@ impl Session {
             up: tensor(f),
             act: tensor(f),
         };
-        let (kept_streams, kept_blocks) = match (needs_backward, recompute) {
-            (true, Recompute::None) => (config.num_layers, config.num_layers),
-            (true, Recompute::Block) => (config.num_layers, 1),
-            (false, _) => (1, 1),
-        };
+        let (kept_streams, kept_blocks) = kept(config, recompute, needs_backward);
         let gradients = needs_backward.then(|| Gradients {
             stream: tensor(d),
             normed: tensor(d),
@@ -344,31 +340,15 @@ impl Session {
             rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), weight, self.eps)?;
             return Ok(());
         }
-        if self.blocks.len() == 1 {
-            let BlockSaved { normed, middle, .. } = &mut self.blocks[0];
-            let (normed, middle) = (normed.rows_mut(n), middle.x.rows(n));
-            rms_norm::forward_add(
-                normed,
-                x.rows_mut(n),
-                rstd.rows_mut(n),
-                self.branch.rows(n),
-                middle,
-                weight,
-                self.eps,
-            )?;
-        } else {
-            let (before, here) = self.blocks.split_at_mut(l);
-            let (normed, middle) = (here[0].normed.rows_mut(n), before[l - 1].middle.x.rows(n));
-            rms_norm::forward_add(
-                normed,
-                x.rows_mut(n),
-                rstd.rows_mut(n),
-                self.branch.rows(n),
-                middle,
-                weight,
-                self.eps,
-            )?;
-        }
+        let (normed, middle) = match self.blocks.as_mut_slice() {
+            [only] => (&mut only.normed, &only.middle),
+            all => {
+                let (before, here) = all.split_at_mut(l);
+                (&mut here[0].normed, &before[l - 1].middle)
+            }
+        };
+        let (normed, x, rstd) = (normed.rows_mut(n), x.rows_mut(n), rstd.rows_mut(n));
+        rms_norm::forward_add(normed, x, rstd, self.branch.rows(n), middle.x.rows(n), weight, self.eps)?;
         Ok(())
     }
 
@@ -540,6 +520,36 @@ pub(crate) struct AttentionCall<'a> {
     pub(crate) out: findap_tensor::ViewMut<'a>,
     pub(crate) lse: findap_tensor::ViewMut<'a>,
     pub(crate) qkv: Qkv<'a>,
+}
+
+/// What [`Session::memory`] of a session for these options will say, without building one.
+pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
+    let SessionOptions { dtype, max_tokens: n, max_positions, recompute, needs_backward } = options;
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let (streams, blocks) = kept(config, recompute, needs_backward);
+    let stream = d + 1;
+    let block = 2 * d + 2 * q + 2 * kv + config.num_heads + stream + 3 * f;
+    let gradients = if needs_backward { 2 * d + 2 * q + 2 * kv + 3 * f } else { 0 };
+    let chunk_rows = head_chunk_rows(config.vocab_size).min(n.max(1));
+    let scratch = Sizes { dim: d, vocab: config.vocab_size, chunk_rows }.scratch_len();
+    let numbers = [
+        ("residual streams", n * stream * (streams + 1)),
+        ("block activations", n * block * blocks),
+        ("activation gradients", n * gradients),
+        ("head", scratch + 2 * n * d),
+        ("rotary tables", max_positions * config.head_dim),
+    ];
+    numbers.map(|(purpose, numbers)| (purpose, numbers * dtype.size_bytes())).to_vec()
+}
+
+/// Residual streams and blocks whose activations are kept.
+fn kept(config: &Config, recompute: Recompute, needs_backward: bool) -> (usize, usize) {
+    match (needs_backward, recompute) {
+        (true, Recompute::None) => (config.num_layers, config.num_layers),
+        (true, Recompute::Block) => (config.num_layers, 1),
+        (false, _) => (1, 1),
+    }
 }
 
 /// Rows of logits computed at a time: about 2^21 logits, so that a chunk stays in the last-level cache.

@@ -3,10 +3,11 @@
 //! [`TextModel`] takes `&self`: its buffers are behind a lock, so it can be shared as a judge, a sampler and a model under
 //! evaluation. Answers depend on each request alone, not on how requests are grouped.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Choice, FinishReason, LlmError, TokenLogprob};
+use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Choice, FinishReason, LlmError, TokenLogprob, Usage};
 use findap_data::{ChatTemplate, Message, Tokenizer};
 use findap_tensor::ops::sample::Sampling;
 use findap_tensor::{Dtype, Slice, Tensor};
@@ -53,12 +54,19 @@ impl TextModel {
     /// Loads weights, tokenizer and, where there is one, chat template of a model directory.
     ///
     /// # Errors
-    /// [`ModelError`]; [`ModelError::Data`] for a damaged tokenizer.
+    /// [`ModelError`]; [`ModelError::Data`] for a damaged tokenizer or template.
     pub fn load(directory: &Path, dtype: Dtype) -> Result<TextModel, ModelError> {
         let llama = Llama::load(directory, dtype)?;
         let tokenizer = Tokenizer::load(directory)?;
-        let template = ChatTemplate::load(directory).ok();
+        let template = ChatTemplate::find(directory)?;
         Ok(TextModel { directory: directory.to_owned(), llama, tokenizer, template, buffers: Mutex::default() })
+    }
+
+    /// Lets the chat template tell this time, in seconds since 1970, as [`ChatTemplate::with_time`].
+    #[must_use]
+    pub fn with_time(mut self, now_seconds: u64) -> TextModel {
+        self.template = self.template.map(|template| template.with_time(now_seconds));
+        self
     }
 
     /// The directory it was loaded from.
@@ -76,7 +84,7 @@ impl TextModel {
         &self.tokenizer
     }
 
-    /// The chat template, where the directory has one that compiles.
+    /// The chat template, where the directory has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
@@ -245,11 +253,28 @@ impl ChatModel for TextModel {
         self.directory.display().to_string()
     }
 
-    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
-        let failed = |error: ModelError| LlmError::Model { model: ChatModel::name(self), detail: error.to_string() };
-        let mut prompts = Vec::new();
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
+        let failed = |error: &dyn Display| LlmError::Model { model: ChatModel::name(self), detail: error.to_string() };
+        let mut continuations = Vec::new();
+        let mut begun = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
-            let prompt = self.encode_chat(&request.messages).map_err(failed)?;
+            let prompt = match self.encode_chat(&request.messages) {
+                Ok(prompt) if prompt.len() >= self.max_tokens() => Err(ModelError::TooLong {
+                    what: "tokens in a conversation",
+                    got: prompt.len(),
+                    limit: self.max_tokens() - 1,
+                    setting: "max_position_embeddings of the model",
+                }),
+                other => other,
+            };
+            let prompt = match prompt {
+                Ok(prompt) => prompt,
+                Err(error) => {
+                    begun.push(Err(failed(&error)));
+                    continue;
+                }
+            };
+            begun.push(Ok(prompt.len() as u64));
             let wanted = &request.sampling;
             let sampling = Sampling {
                 temperature: wanted.temperature,
@@ -257,7 +282,7 @@ impl ChatModel for TextModel {
                 top_p: wanted.top_p.unwrap_or(1.0),
             };
             let room = self.max_tokens().saturating_sub(prompt.len());
-            prompts.extend((0..wanted.n.max(1)).map(|sample| GenerateRequest {
+            continuations.extend((0..wanted.n.max(1)).map(|sample| GenerateRequest {
                 prompt: prompt.clone(),
                 max_new: wanted.max_tokens.min(room),
                 sampling,
@@ -266,15 +291,19 @@ impl ChatModel for TextModel {
                 stop_ids: self.tokenizer.stop_ids().to_vec(),
             }));
         }
-        let mut generated = self.generate(&prompts).map_err(failed)?.into_iter();
-        requests
-            .iter()
-            .map(|request| {
-                let choices = generated.by_ref().take(request.sampling.n.max(1));
-                let choices = choices.map(|generated| self.choice(request, &generated).map_err(failed));
-                Ok(ChatReply { choices: choices.collect::<Result<Vec<_>, _>>()? })
-            })
-            .collect()
+        let mut generated = match self.generate(&continuations) {
+            Ok(generated) => generated.into_iter(),
+            Err(error) => return vec![Err(failed(&error)); requests.len()],
+        };
+        let reply_to = |(request, prompt_tokens): (&ChatRequest, Result<u64, LlmError>)| {
+            let prompt_tokens = prompt_tokens?;
+            let made: Vec<Generated> = generated.by_ref().take(request.sampling.n.max(1)).collect();
+            let completion_tokens = made.iter().map(|generated| generated.ids.len() as u64).sum();
+            let choices: Result<_, ModelError> = made.iter().map(|generated| self.choice(request, generated)).collect();
+            let choices = choices.map_err(|error| failed(&error))?;
+            Ok(ChatReply { choices, usage: Some(Usage { prompt_tokens, completion_tokens }) })
+        };
+        requests.iter().zip(begun).map(reply_to).collect()
     }
 }
 

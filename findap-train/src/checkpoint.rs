@@ -12,12 +12,11 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use findap_data::LoaderState;
+use findap_data::files::{file_sha256, hex, sha256};
 use findap_tensor::{Slice, SliceMut};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-
-use crate::folder::hex;
 
 /// The version of the format written here, and the only one read.
 pub const FORMAT: u32 = 1;
@@ -71,7 +70,11 @@ pub enum CheckpointError {
         problem: String,
     },
     /// Written by another version of the program.
-    #[error("{}: format {found}, this program reads format {FORMAT}", path.display())]
+    #[error(
+        "{}: it has format {found}, this program reads format {FORMAT}; go on with the version that wrote it, or delete the stage's folder \
+         to begin the stage again",
+        path.display()
+    )]
     Format {
         /// The checkpoint.
         path: PathBuf,
@@ -105,7 +108,8 @@ struct FileEntry {
 /// Called before each operation on a file with its name; tests make it fail.
 pub(crate) type Failpoint<'a> = &'a mut dyn FnMut(&'static str) -> io::Result<()>;
 
-/// Writes `<folder>/<prefix>-<state.step>` with the given arrays, then removes all but the newest `keep` of that prefix.
+/// Writes `<folder>/<prefix>-<state.step>` with the given arrays, then removes what is not among the newest `keep` of that prefix up
+/// to this step. Those of later steps belong to a future that is being done again.
 ///
 /// # Errors
 /// [`CheckpointError::Io`]; what was committed before stays.
@@ -154,7 +158,8 @@ pub(crate) fn save_with(
     }
     failpoint("rename").and_then(|()| fs::rename(&temporary, &target)).map_err(io("rename to", &target))?;
     failpoint("sync parent").and_then(|()| sync_folder(folder)).map_err(io("sync", folder))?;
-    for (_, old) in list(folder, prefix).into_iter().skip(keep.max(1)) {
+    let (past, future): (Vec<_>, Vec<_>) = list(folder, prefix).into_iter().partition(|(step, _)| *step <= state.step);
+    for (_, old) in past.into_iter().skip(keep.max(1)).chain(future) {
         failpoint("prune").and_then(|()| fs::remove_dir_all(&old)).map_err(io("remove", &old))?;
     }
     Ok(())
@@ -181,7 +186,7 @@ fn write_bytes(path: &Path, bytes: &[u8], failpoint: Failpoint<'_>) -> io::Resul
     file.write_all(bytes)?;
     failpoint("sync")?;
     file.sync_all()?;
-    Ok(FileEntry { name: file_name(path), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) })
+    Ok(FileEntry { name: file_name(path), bytes: bytes.len() as u64, sha256: sha256(bytes) })
 }
 
 fn write_array(path: &Path, array: Slice<'_>, failpoint: Failpoint<'_>) -> io::Result<FileEntry> {
@@ -242,12 +247,13 @@ pub fn verify(checkpoint: &Path) -> Result<State, CheckpointError> {
         if entry.name.contains(['/', '\\']) || entry.name.starts_with('.') {
             return Err(damaged("the manifest names a file outside the checkpoint".to_owned()));
         }
-        let file = File::open(&path).map_err(|error| damaged(format!("cannot be opened: {error}")))?;
+        let file = open(&path)?;
         let bytes = file.metadata().map_or(0, |metadata| metadata.len());
         if bytes != entry.bytes {
             return Err(damaged(format!("it has {bytes} bytes, the manifest says {}", entry.bytes)));
         }
-        let found = crate::folder::file_sha256(&path).map_err(|error| damaged(error.to_string()))?;
+        let found =
+            file_sha256(&path).map_err(|source| CheckpointError::Io { action: "read", path: path.clone(), source })?;
         if found != entry.sha256 {
             return Err(damaged("its SHA-256 is not the manifest's".to_owned()));
         }
@@ -261,24 +267,42 @@ pub fn verify(checkpoint: &Path) -> Result<State, CheckpointError> {
     read_json(&checkpoint.join(STATE))
 }
 
+/// A file that is missing is damage; one that may not be read, or not now, is no reason to give the checkpoint up.
+fn open(path: &Path) -> Result<File, CheckpointError> {
+    File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => CheckpointError::Damaged { path: path.into(), problem: "it is missing".to_owned() },
+        _ => CheckpointError::Io { action: "open", path: path.into(), source },
+    })
+}
+
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.into(), problem };
-    let file = File::open(path).map_err(|error| damaged(format!("cannot be opened: {error}")))?;
+    let file = open(path)?;
     let mut text = Vec::new();
     file.take(JSON_LIMIT_BYTES).read_to_end(&mut text).map_err(|error| damaged(format!("cannot be read: {error}")))?;
     serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
 }
 
-/// The newest checkpoint of `prefix` that verifies; `notes` gets one line for each that does not.
-pub fn find_latest(folder: &Path, prefix: &str, notes: &mut Vec<String>) -> Option<(State, PathBuf)> {
+/// The newest checkpoint of `prefix` that verifies; `notes` gets one line for each that is damaged.
+///
+/// # Errors
+/// [`CheckpointError::Format`] and [`CheckpointError::Io`]: it may be whole, so training must not go on from an older one.
+pub fn find_latest(
+    folder: &Path,
+    prefix: &str,
+    notes: &mut Vec<String>,
+) -> Result<Option<(State, PathBuf)>, CheckpointError> {
     for (step, path) in list(folder, prefix) {
         match verify(&path) {
-            Ok(state) if state.step == step => return Some((state, path)),
+            Ok(state) if state.step == step => return Ok(Some((state, path))),
             Ok(state) => notes.push(format!("{}: skipped: it holds step {}", path.display(), state.step)),
-            Err(error) => notes.push(format!("skipped a checkpoint that does not verify: {error}")),
+            Err(error @ CheckpointError::Damaged { .. }) => {
+                notes.push(format!("skipped a checkpoint that does not verify: {error}"));
+            }
+            Err(error) => return Err(error),
         }
     }
-    None
+    Ok(None)
 }
 
 /// Reads an array of a verified checkpoint.
@@ -288,7 +312,7 @@ pub fn find_latest(folder: &Path, prefix: &str, notes: &mut Vec<String>) -> Opti
 pub fn read_array(checkpoint: &Path, name: &str, array: SliceMut<'_>) -> Result<(), CheckpointError> {
     let path = checkpoint.join(format!("{name}.bin"));
     let damaged = |problem: String| CheckpointError::Damaged { path: path.clone(), problem };
-    let file = File::open(&path).map_err(|error| damaged(format!("cannot be opened: {error}")))?;
+    let file = open(&path)?;
     let want = array.len() as u64 * array.dtype().size_bytes() as u64;
     let found = file.metadata().map_or(0, |metadata| metadata.len());
     if found != want {
@@ -338,7 +362,7 @@ mod tests {
 
     fn latest(folder: &Path) -> (u64, Vec<f32>, Vec<String>) {
         let mut notes = Vec::new();
-        let (found, path) = find_latest(folder, "checkpoint", &mut notes).expect("one verifies");
+        let (found, path) = find_latest(folder, "checkpoint", &mut notes).unwrap().expect("one verifies");
         let mut params = vec![0.0; 100_000];
         read_array(&path, "params", SliceMut::F32(&mut params)).unwrap();
         assert_eq!(found, state(found.step), "floating point numbers survive");
@@ -359,14 +383,13 @@ mod tests {
     #[test]
     fn a_damaged_checkpoint_is_named_and_the_one_before_is_read() {
         type Damage = fn(&Path);
-        let cases: [(&str, Damage, &str); 8] = [
+        let cases: [(&str, Damage, &str); 7] = [
             ("flipped bit", |dir| flip(&dir.join("params.bin"), 1234), "SHA-256"),
             ("cut array", |dir| cut(&dir.join("params.bin"), 100), "bytes, the manifest says"),
-            ("missing array", |dir| fs::remove_file(dir.join("params.bin")).unwrap(), "cannot be opened"),
+            ("missing array", |dir| fs::remove_file(dir.join("params.bin")).unwrap(), "missing"),
             ("flipped state", |dir| flip(&dir.join("state.json"), 12), "SHA-256"),
             ("missing manifest", |dir| fs::remove_file(dir.join("manifest.json")).unwrap(), "manifest.json"),
             ("cut manifest", |dir| cut(&dir.join("manifest.json"), 20), "manifest.json"),
-            ("other format", |dir| other_format(dir), "format 99"),
             (
                 "empty folder",
                 |dir| fs::read_dir(dir).unwrap().for_each(|f| fs::remove_file(f.unwrap().path()).unwrap()),
@@ -387,6 +410,30 @@ mod tests {
         }
     }
 
+    /// It may hold days of work: going on from an older one would throw them away.
+    #[test]
+    fn a_checkpoint_of_another_format_stops_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        save_step(folder.path(), 1, 2);
+        save_step(folder.path(), 2, 2);
+        let path = folder.path().join("checkpoint-2").join(MANIFEST);
+        let text = fs::read_to_string(&path).unwrap().replace("\"format\": 1", "\"format\": 99");
+        fs::write(path, text).unwrap();
+        let error = find_latest(folder.path(), "checkpoint", &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("checkpoint-2") && error.contains("format 99"), "{error}");
+    }
+
+    #[test]
+    fn a_past_that_is_done_again_replaces_the_future_and_keeps_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        [1, 5, 6].into_iter().for_each(|step| save_step(folder.path(), step, 3));
+        flip(&folder.path().join("checkpoint-6/params.bin"), 7);
+        save_step(folder.path(), 2, 2);
+        let steps: Vec<u64> = list(folder.path(), "checkpoint").iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, [2, 1]);
+        assert_eq!(latest(folder.path()).0, 2);
+    }
+
     fn flip(path: &Path, at: usize) {
         let mut bytes = fs::read(path).unwrap();
         bytes[at] ^= 1;
@@ -395,12 +442,6 @@ mod tests {
 
     fn cut(path: &Path, length: u64) {
         File::options().write(true).open(path).unwrap().set_len(length).unwrap();
-    }
-
-    fn other_format(checkpoint: &Path) {
-        let path = checkpoint.join(MANIFEST);
-        let text = fs::read_to_string(&path).unwrap().replace("\"format\": 1", "\"format\": 99");
-        fs::write(path, text).unwrap();
     }
 
     /// Ends the writer before each of its operations in turn: what was committed before is always there and whole.

@@ -8,13 +8,13 @@
 //! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
 //! goes on after the last line. The pairs follow from these lines alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use findap_data::llm::{Cassette, FinishReason, HttpChatModel, HttpOptions};
+use findap_data::llm::{Cassette, ChatReply, Choice, FinishReason, HttpChatModel, HttpOptions, LlmError};
 use findap_data::reward_model::{
     Correctness, Exercise, FapVerdict, ScpVerdict, fap_prompt, parse_verdict, read_exercises, scp_prompt,
 };
@@ -29,7 +29,6 @@ use crate::event::{Event, Observer};
 use crate::folder::write_whole;
 use crate::recipe::{DistillStage, Judge, PairKind};
 use crate::sources::locate;
-use crate::trainer::changes;
 
 #[cfg(test)]
 mod tests;
@@ -39,15 +38,19 @@ const GROUP: usize = 16;
 /// Ends a prompt of stepwise preference.
 pub const NEXT_STEP: &str = "What is the next step?";
 
-/// Where a distillation works.
+/// Where a distillation works, and with what.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     /// The stage's folder: `samples.jsonl`, `judge.jsonl`, `statistics.json`.
     pub folder: &'a Path,
     /// The run folder: `preferences.jsonl`.
     pub run_folder: &'a Path,
-    /// What must be the same to go on.
-    pub identity: &'a BTreeMap<String, String>,
+    /// The policy's folder.
+    pub model: &'a Path,
+    /// The run's seed.
+    pub seed: u64,
+    /// What the policy's chat template tells as the time, in seconds since 1970.
+    pub time_seconds: u64,
 }
 
 /// One exercise with what was made of it: a line of `samples.jsonl`.
@@ -57,6 +60,9 @@ pub struct Sampled {
     pub exercise: String,
     /// Its solutions.
     pub solutions: Vec<Solution>,
+    /// Why the policy could not be asked; then there are no solutions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
 }
 
 /// A solution with its verdicts.
@@ -77,6 +83,8 @@ pub struct Solution {
 pub struct Statistics {
     /// Exercises.
     pub exercises: usize,
+    /// Of these, not solved: the policy could not be asked, for example because the question is too long.
+    pub unsolved: usize,
     /// Solutions sampled.
     pub solutions: usize,
     /// Of these, judged right.
@@ -116,21 +124,18 @@ pub struct Pair {
 /// [`TrainError::Data`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
 pub fn run(
     stage: &DistillStage,
-    model: &Path,
-    seed: u64,
     place: &Place<'_>,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<bool, TrainError> {
     let exercises = read_exercises(&locate(place.run_folder, &stage.exercises), stage.limit)?;
-    begin(stage, place)?;
     let path = place.folder.join("samples.jsonl");
     let mut done = read_samples(&path)?;
     let total = exercises.len() as u64;
     let name = stage.name.clone();
     observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
     if done.len() < exercises.len() {
-        let policy = TextModel::load(model, Dtype::F32)?;
+        let policy = TextModel::load(place.model, Dtype::F32)?.with_time(place.time_seconds);
         let judge = judge(&stage.judge, place.folder)?;
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
         while done.len() < exercises.len() {
@@ -139,8 +144,13 @@ pub fn run(
             }
             let first = done.len();
             let group = &exercises[first..exercises.len().min(first + GROUP)];
-            let sampled = sample(&policy, stage, seed, first, group)?;
-            let sampled = judged(judge.as_ref(), group, sampled)?;
+            let mut sampled = sample(&policy, stage, place.seed, first, group)?;
+            for record in &sampled {
+                if let Some(problem) = &record.problem {
+                    observer.event(Event::Note(format!("{name}: exercise {} is left out: {problem}", record.exercise)));
+                }
+            }
+            judge_solutions(judge.as_ref(), group, &mut sampled)?;
             let mut lines = String::new();
             for record in &sampled {
                 lines.push_str(&json!(record).to_string());
@@ -170,20 +180,6 @@ pub fn run(
         statistics.right, statistics.solutions, statistics.fap_pairs, statistics.scp_pairs
     )));
     Ok(true)
-}
-
-/// Writes down what the samples are made from, or refuses to mix them with others.
-fn begin(stage: &DistillStage, place: &Place<'_>) -> Result<(), TrainError> {
-    let path = place.folder.join("identity.json");
-    let begun = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<BTreeMap<String, String>>(&bytes).ok());
-    if let Some(begun) = begun {
-        let changes = changes(&begun, place.identity);
-        if !changes.is_empty() {
-            return Err(TrainError::Changed { folder: place.folder.into(), stage: stage.name.clone(), changes });
-        }
-    }
-    let text = serde_json::to_vec_pretty(place.identity).expect("invariant: text is JSON");
-    write_whole(&path, &text)
 }
 
 /// The lines that are complete; one that a kill cut short is removed.
@@ -246,35 +242,45 @@ fn sample(
         },
     };
     let requests: Vec<ChatRequest> = group.iter().enumerate().map(request).collect();
-    let replies = policy.chat(&requests)?;
-    let sampled = group.iter().zip(replies).map(|(exercise, reply)| Sampled {
-        exercise: exercise.id.clone(),
-        solutions: reply
-            .choices
-            .into_iter()
-            .map(|choice| Solution {
-                is_finished: choice.finish_reason == FinishReason::Stop,
-                text: choice.text,
-                verdict: None,
-                correction: None,
-            })
-            .collect(),
-    });
-    Ok(sampled.collect())
+    let solution = |choice: Choice| Solution {
+        is_finished: choice.finish_reason == FinishReason::Stop,
+        text: choice.text,
+        verdict: None,
+        correction: None,
+    };
+    let sampled = |(exercise, reply): (&Exercise, Result<ChatReply, LlmError>)| {
+        let (solutions, problem) = match reply {
+            Ok(reply) => (reply.choices.into_iter().map(solution).collect(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        Sampled { exercise: exercise.id.clone(), solutions, problem }
+    };
+    Ok(group.iter().zip(ask(policy, &requests)?).map(sampled).collect())
+}
+
+/// Replies and the requests' own faults; a fault of the model, or the same fault in every request, ends the stage.
+fn ask(model: &dyn ChatModel, requests: &[ChatRequest]) -> Result<Vec<Result<ChatReply, LlmError>>, TrainError> {
+    let replies = model.chat(requests);
+    let errors = || replies.iter().filter_map(|reply| reply.as_ref().err());
+    let is_all = errors().count() == requests.len();
+    match errors().find(|error| is_all || !error.is_of_request()) {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(replies),
+    }
 }
 
 /// Adds the verdicts: on every final answer, then on the first wrong step of every wrong solution.
-fn judged(judge: &dyn ChatModel, group: &[Exercise], mut sampled: Vec<Sampled>) -> Result<Vec<Sampled>, TrainError> {
+fn judge_solutions(judge: &dyn ChatModel, group: &[Exercise], sampled: &mut [Sampled]) -> Result<(), TrainError> {
     let mut solutions: Vec<(&Exercise, &mut Solution)> = group
         .iter()
-        .zip(&mut sampled)
+        .zip(sampled)
         .flat_map(|(exercise, sampled)| sampled.solutions.iter_mut().map(move |solution| (exercise, solution)))
         .collect();
     let prompts = solutions
         .iter()
         .map(|(exercise, solution)| fap_prompt(&exercise.question, &exercise.solution(), &solution.text));
-    let verdicts = ask::<FapVerdict>(judge, prompts)?;
-    for ((_, solution), verdict) in solutions.iter_mut().zip(verdicts) {
+    let answers = verdicts::<FapVerdict>(judge, prompts)?;
+    for ((_, solution), verdict) in solutions.iter_mut().zip(answers) {
         solution.verdict = verdict;
     }
     let is_wrong = |solution: &Solution| {
@@ -284,15 +290,15 @@ fn judged(judge: &dyn ChatModel, group: &[Exercise], mut sampled: Vec<Sampled>) 
     let prompts = solutions
         .iter()
         .map(|(exercise, solution)| scp_prompt(&exercise.question, &exercise.solution(), &solution.text));
-    let verdicts = ask::<ScpVerdict>(judge, prompts)?;
-    for ((_, solution), verdict) in solutions.into_iter().zip(verdicts) {
+    let corrections = verdicts::<ScpVerdict>(judge, prompts)?;
+    for ((_, solution), verdict) in solutions.into_iter().zip(corrections) {
         solution.correction = verdict.filter(|verdict| is_correction_of(verdict, &solution.text));
     }
-    Ok(sampled)
+    Ok(())
 }
 
-/// One verdict per prompt; a reply that cannot be read never becomes a label.
-fn ask<V: DeserializeOwned>(
+/// One verdict per prompt; a reply that did not come or cannot be read never becomes a label.
+fn verdicts<V: DeserializeOwned>(
     judge: &dyn ChatModel,
     prompts: impl Iterator<Item = String>,
 ) -> Result<Vec<Option<V>>, TrainError> {
@@ -303,8 +309,8 @@ fn ask<V: DeserializeOwned>(
     if requests.is_empty() {
         return Ok(Vec::new());
     }
-    let replies = judge.chat(&requests)?;
-    Ok(replies.iter().map(|reply| parse_verdict(reply.text()).ok()).collect())
+    let verdict = |reply: Result<ChatReply, LlmError>| parse_verdict(reply.ok()?.text()).ok();
+    Ok(ask(judge, &requests)?.into_iter().map(verdict).collect())
 }
 
 /// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its place.
@@ -331,6 +337,7 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
         let (right, wrong) = (of(Correctness::Correct), of(Correctness::Wrong));
         // A right solution that was cut off would teach to stop there.
         let chosen = right.iter().filter(|(_, solution)| solution.is_finished);
+        statistics.unsolved += usize::from(sampled.problem.is_some());
         statistics.solutions += sampled.solutions.len();
         statistics.right += right.len();
         statistics.wrong += wrong.len();

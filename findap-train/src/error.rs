@@ -44,7 +44,7 @@ pub enum TrainError {
     /// A loss or gradient is not a finite number; the weights are those before this step.
     #[error(
         "stage `{stage}`, step {step}: {what} is not finite; nothing was updated and the last checkpoint is intact. Rows of this step: {rows}. \
-         Lower `learning_rate` or look at these rows"
+         Look at these rows with `findap data inspect`, or lower `learning_rate` and delete the stage's folder to begin it again"
     )]
     NonFinite {
         /// The stage.
@@ -87,11 +87,27 @@ pub enum TrainError {
         /// There is.
         free_bytes: u64,
     },
-    /// The `[world]` table.
-    #[error("[world]: {problem}")]
-    WorldTable {
-        /// What is wrong with it.
-        problem: String,
+    /// The memory would not hold the training.
+    #[error(
+        "stage `{stage}` needs {} MiB of memory ({}), {} MiB are free; lower `micro_batch_tokens` or `context_tokens`, set \
+         model.recompute = \"block\", or take a smaller model",
+        need_bytes >> 20, show_memory(memory), free_bytes >> 20
+    )]
+    Memory {
+        /// The stage.
+        stage: String,
+        /// Bytes by purpose.
+        memory: Vec<(&'static str, usize)>,
+        /// Wanted in all.
+        need_bytes: usize,
+        /// There is.
+        free_bytes: u64,
+    },
+    /// A finished stage's model is not the one that the stage made.
+    #[error("{}: its files are not those that the stage made; put them back, or delete the stage's folder to make it again", model.display())]
+    ModelReplaced {
+        /// The folder.
+        model: PathBuf,
     },
     /// The closed world could not be written.
     #[error(transparent)]
@@ -118,6 +134,11 @@ pub struct Change {
     pub was: Option<String>,
     /// Its value now; `None` if it is not there.
     pub now: Option<String>,
+}
+
+fn show_memory(memory: &[(&'static str, usize)]) -> String {
+    let parts: Vec<String> = memory.iter().map(|(purpose, bytes)| format!("{purpose} {}", bytes >> 20)).collect();
+    parts.join(", ")
 }
 
 fn show_changes(changes: &[Change]) -> String {

@@ -2,9 +2,9 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use findap_data::files;
 
 use crate::error::{TrainError, io};
 
@@ -55,18 +55,12 @@ pub(crate) fn host_name() -> String {
     if plain.is_empty() { "localhost".to_owned() } else { plain }
 }
 
-/// Writes a file so that it is whole or not there, and durable: a temporary sibling, fsync, rename, fsync of the folder.
+/// Writes a file so that it is whole or not there, and durable.
 ///
 /// # Errors
 /// [`TrainError::Io`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
-    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
-    let mut file = File::create(&temporary).map_err(io("create", &temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(io("rename to", path))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))
+    files::write_whole(path, bytes).map_err(io("write", path))
 }
 
 /// Bytes a user may still write below `folder`; `None` where the system does not say.
@@ -96,49 +90,6 @@ pub fn require_space(folder: &Path, need_bytes: u64) -> Result<(), TrainError> {
     }
 }
 
-/// SHA-256 of a file, in hex.
-///
-/// # Errors
-/// [`TrainError::Io`].
-pub fn file_sha256(path: &Path) -> Result<String, TrainError> {
-    let mut file = File::open(path).map_err(io("open", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(io("read", path))? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
-}
-
-/// SHA-256 over the names and contents of the plain files of a model folder, in hex.
-///
-/// # Errors
-/// [`TrainError::Io`].
-pub fn model_sha256(folder: &Path) -> Result<String, TrainError> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io("list", folder))? {
-        let path = entry.map_err(io("list", folder))?.path();
-        if path.is_file()
-            && path.extension().is_some_and(|ending| ending == "safetensors" || ending == "json" || ending == "jinja")
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let mut hash = Sha256::new();
-    for path in files {
-        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update(file_sha256(&path)?);
-    }
-    Ok(hex(&hash.finalize()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,13 +110,5 @@ mod tests {
         assert!(free_bytes(folder.path()).is_some_and(|free| free > 0));
         assert!(matches!(require_space(folder.path(), u64::MAX), Err(TrainError::DiskSpace { .. })));
         require_space(folder.path(), 1).unwrap();
-    }
-
-    #[test]
-    fn hashes_are_sha256() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        write_whole(&path, b"abc").unwrap();
-        assert_eq!(file_sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

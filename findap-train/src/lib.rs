@@ -24,6 +24,7 @@ pub mod folder;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
+pub mod plan;
 pub mod recipe;
 pub mod run;
 pub mod schedule;

@@ -35,7 +35,9 @@ impl JsonlWriter {
             .map_err(io("open", path))?;
         let length = file.metadata().map_err(io("look at", path))?.len();
         if length < offset {
-            let short = std::io::Error::other(format!("it has {length} bytes, the checkpoint knows of {offset}"));
+            let short = std::io::Error::other(format!(
+                "it has {length} bytes, the checkpoint knows of {offset}; delete the stage's folder to begin the stage again"
+            ));
             return Err(io("continue", path)(short));
         }
         file.set_len(offset).map_err(io("cut", path))?;

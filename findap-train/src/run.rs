@@ -1,28 +1,32 @@
 //! A whole run: the stages of a recipe one after the other, each resumable, done ones skipped.
 //!
-//! A stage is done when its `done.json` is there. It holds what the stage was made from (its keys, the fingerprints of its data and
-//! of the model it began with); a stage that was made from something else is refused, never silently kept or overwritten.
+//! When a stage begins, its `identity.json` says what it is made from: its keys, the fingerprints of its data and of the model it
+//! begins with. It is done when its `done.json` is there. A stage that was begun from something else is refused, never silently kept
+//! or overwritten, and where the recipe's keys tell, before anything in the folder has changed.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use findap_data::world::{self, WorldConfig};
-use findap_data::{ChatTemplate, Tokenizer};
+use findap_data::files::{file_sha256, hash_file, hex};
+use findap_data::world;
 use findap_model::checkpoint::SaveOptions;
-use findap_model::{Config, Dtype, Llama, Recompute};
+use findap_model::{Config, Dtype, Llama};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
-use crate::folder::{FolderLock, file_sha256, write_whole};
+use crate::folder::{FolderLock, write_whole};
 use crate::objective::{Dpo, Reference};
-use crate::recipe::{AlignStage, Compute, Recipe, RecomputeKind, SaveDtype, Stage, TrainStage};
+use crate::plan;
+use crate::recipe::{AlignStage, Recipe, SaveDtype, Stage, TrainStage};
 use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, Objective, References, changes};
 
@@ -37,6 +41,8 @@ pub struct Evaluation<'a> {
     pub recipe: &'a Recipe,
     /// Where results belong.
     pub output: &'a Path,
+    /// When the run was begun, in seconds since 1970: the time that chat templates tell.
+    pub time_seconds: u64,
 }
 
 /// Measures a model; `false` when it was stopped before the end. Train and eval do not know each other: whoever starts a run joins them.
@@ -67,7 +73,7 @@ pub enum Ended {
 #[derive(Debug, Serialize, Deserialize)]
 struct Done {
     /// What it was made from.
-    identity: BTreeMap<String, String>,
+    identity: Identity,
     /// Fingerprint of the model it made.
     model: Option<String>,
     /// Optimizer steps.
@@ -99,7 +105,8 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
         let problem = format!("the recipe has no such stage; there are {}", names.join(", "));
         return Err(TrainError::NothingToTrain { stage: name.to_owned(), problem });
     }
-    let resolved = toml::to_string(recipe).expect("invariant: a recipe is TOML");
+    let resolved = toml::to_string(recipe).expect("invariant: a resolved recipe is TOML");
+    refuse_changed(recipe, only)?;
     let files = [(folder.join("recipe.toml"), text), (folder.join("resolved.toml"), resolved.as_str())];
     let before: Vec<Option<String>> = files.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect();
     for (path, text) in &files {
@@ -107,7 +114,7 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
     }
     let ended = stages(recipe, only, hooks);
     if matches!(ended, Err(TrainError::Changed { .. })) {
-        // What was refused must not stand in the folder as if it had made it.
+        // What was refused for its data must not stand in the folder as if it had made it.
         for ((path, _), before) in files.iter().zip(before) {
             before.map_or(Ok(()), |before| write_if_new(path, &before))?;
         }
@@ -117,10 +124,12 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
 
 fn stages(recipe: &Recipe, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<Ended, TrainError> {
     let folder = recipe.folder();
+    let time_seconds = begun_at(folder)?;
     make_world(recipe, hooks.observer)?;
-    let mut run = Run { recipe, hooks };
-    let mut current = run.base()?;
-    run.write_provenance(&current)?;
+    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None };
+    let base = run.base()?;
+    let mut current = base.clone();
+    run.unrecorded_base = Some(base);
     if only.is_none() && !run.evaluate("base", &current)? {
         return Ok(Ended::Interrupted);
     }
@@ -144,17 +153,97 @@ fn stages(recipe: &Recipe, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<
     Ok(Ended::Finished(current.folder))
 }
 
+/// When the run in this folder was begun, in seconds since 1970; the first call decides. A run that goes on after midnight has the
+/// chat template of the day it was begun.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn begun_at(folder: &Path) -> Result<u64, TrainError> {
+    let path = folder.join("begun.json");
+    if let Some(seconds) = read_json(&path)? {
+        return Ok(seconds);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    write_json(&path, &now)?;
+    Ok(now)
+}
+
+/// Compares the recipe's keys with those that its stages were begun with.
+fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), TrainError> {
+    for stage in &recipe.stage {
+        let folder = recipe.folder().join(stage.name());
+        if let Some(mut begun) = read_json::<Identity>(&folder.join("identity.json"))? {
+            begun.retain(|key, _| !is_fingerprint(key));
+            require_same(&folder, stage.name(), &begun, &at_the_beginning(settings(recipe, stage)))?;
+        }
+        if only == Some(stage.name()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What a stage is made from, as flat text: the recipe's keys and the fingerprints of model and data.
+type Identity = BTreeMap<String, String>;
+
+/// The part of an identity that a stage cannot go on without. How pairs are chosen may change: the samples serve again.
+fn at_the_beginning(mut identity: Identity) -> Identity {
+    const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
+    identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
+    identity
+}
+
+fn is_fingerprint(key: &str) -> bool {
+    key == "model" || key == "exercises" || key.starts_with("data.")
+}
+
+/// The part of a stage's identity that stands in the recipe.
+fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
+    /// How often something is saved, or where the judge is, changes nothing that is made.
+    const WITHOUT_EFFECT: [&str; 3] = [".save_every_steps", ".judge.url", ".judge.key_env"];
+    let mut identity = Identity::new();
+    let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
+    flatten(&format!("stage.{}", stage.name()), &table, &mut identity);
+    identity.retain(|key, _| !WITHOUT_EFFECT.iter().any(|end| key.ends_with(end)));
+    let is_named = |name: &String| match stage {
+        Stage::Train(stage) => stage.sources().any(|source| source == name),
+        Stage::Align(stage) => stage.pairs.contains(name),
+        Stage::Distill(_) => false,
+    };
+    for source in recipe.data.iter().filter(|source| source.share.is_some() && is_named(&source.name)) {
+        identity.insert(format!("share.{}", source.name), format!("{:?}", source.share));
+    }
+    if let Some(world) = world_identity(recipe) {
+        flatten("world", &world, &mut identity);
+    }
+    identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
+    identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
+    identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
+    identity
+}
+
+/// What decides the closed world.
+fn world_identity(recipe: &Recipe) -> Option<Value> {
+    recipe.world.as_ref().map(|config| json!({ "version": world::VERSION, "config": config }))
+}
+
+fn require_same(folder: &Path, stage: &str, was: &Identity, now: &Identity) -> Result<(), TrainError> {
+    let changes = changes(was, now);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Changed { folder: folder.into(), stage: stage.to_owned(), changes })
+}
+
 /// Generates the closed world of a recipe into `data/world` of its run folder, where it is not there yet.
 ///
 /// # Errors
 /// [`TrainError::World`], [`TrainError::Io`].
 pub fn make_world(recipe: &Recipe, observer: &mut dyn Observer) -> Result<(), TrainError> {
-    let Some(table) = &recipe.world else { return Ok(()) };
-    let config = WorldConfig::deserialize(table.clone())
-        .map_err(|error| TrainError::WorldTable { problem: error.message().to_owned() })?;
+    let Some(config) = &recipe.world else { return Ok(()) };
     let folder = recipe.folder().join("data").join("world");
     let marker = folder.join("world.json");
-    let wanted = json!({ "version": world::VERSION, "config": config }).to_string();
+    let wanted = world_identity(recipe).unwrap_or_default().to_string();
     if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
@@ -163,7 +252,7 @@ pub fn make_world(recipe: &Recipe, observer: &mut dyn Observer) -> Result<(), Tr
     if marker.exists() {
         fs::remove_file(&marker).map_err(io("remove", &marker))?;
     }
-    world::generate(&config, &folder)?;
+    world::generate(config, &folder)?;
     write_whole(&marker, wanted.as_bytes())
 }
 
@@ -187,6 +276,9 @@ pub fn base_config(recipe: &Recipe) -> Result<Config, TrainError> {
 struct Run<'a, 'h> {
     recipe: &'a Recipe,
     hooks: &'a mut Hooks<'h>,
+    time_seconds: u64,
+    /// The model before the first stage, until it is written down that the run comes from it.
+    unrecorded_base: Option<Current>,
 }
 
 impl Run<'_, '_> {
@@ -199,10 +291,14 @@ impl Run<'_, '_> {
     }
 
     fn dtype(&self) -> Dtype {
-        match self.recipe.model.compute {
-            Compute::F32 => Dtype::F32,
-            Compute::F64 => Dtype::F64,
-        }
+        self.recipe.model.compute.into()
+    }
+
+    /// The weights a stage begins with, where there is memory to train them.
+    fn load(&self, stage: &str, data: &StageData, current: &Current) -> Result<Llama, TrainError> {
+        let config = Config::load(&current.folder)?;
+        plan::require_memory(stage, &plan::training_memory(self.recipe, &config, data))?;
+        Ok(Llama::load(&current.folder, self.dtype())?)
     }
 
     /// The model before the first stage. Random weights are drawn once and kept.
@@ -212,13 +308,13 @@ impl Run<'_, '_> {
             (Some(base), _) => base.clone(),
             (None, tokenizer) => {
                 let folder = self.recipe.folder().join("base").join("model");
-                let mut identity = BTreeMap::new();
+                let mut identity = Identity::new();
                 let init = model.init.clone().unwrap_or_default();
                 flatten("model.init", &serde_json::to_value(init).unwrap_or_default(), &mut identity);
                 identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
                 let marker = self.recipe.folder().join("base").join("done.json");
-                if let Some(done) = read_done(&marker)? {
-                    self.require_same("base", &done.identity, &identity)?;
+                if let Some(done) = read_json::<Done>(&marker)? {
+                    require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
                 } else {
                     let llama = Llama::init(base_config(self.recipe)?, self.recipe.run.seed, self.dtype());
                     self.save(&llama, &folder, tokenizer.clone())?;
@@ -228,10 +324,12 @@ impl Run<'_, '_> {
                 folder
             }
         };
-        Ok(Current { fingerprint: model_fingerprint(&folder)?, folder })
+        Ok(Current { fingerprint: findap_model::fingerprint(&folder)?, folder })
     }
 
-    fn write_provenance(&mut self, base: &Current) -> Result<(), TrainError> {
+    /// Says once per process that does something where the results come from.
+    fn write_provenance(&mut self) -> Result<(), TrainError> {
+        let Some(base) = self.unrecorded_base.take() else { return Ok(()) };
         let mut provenance = self.hooks.provenance.clone();
         provenance.insert("findap".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         provenance.insert("base model".to_owned(), json!(base.folder));
@@ -244,43 +342,52 @@ impl Run<'_, '_> {
     fn stage(&mut self, stage: &Stage, current: &Current) -> Result<Option<Current>, TrainError> {
         let folder = self.recipe.folder().join(stage.name());
         let marker = folder.join("done.json");
-        let mut identity = self.identity(stage, current);
         let begun = Instant::now();
-        let tokenizer = Tokenizer::load(&current.folder)?;
-        let template = ChatTemplate::load(&current.folder).ok();
-        let sources = Sources { recipe: self.recipe, tokenizer: &tokenizer, template: template.as_ref() };
+        let mut identity = settings(self.recipe, stage);
+        identity.insert("model".to_owned(), current.fingerprint.clone());
+        let sources = Sources::open(self.recipe, &current.folder, self.time_seconds)?;
         let data = match stage {
             Stage::Train(stage) => Some(sources.train(stage)?),
             Stage::Align(stage) => Some(sources.align(stage)?),
             Stage::Distill(stage) => {
                 let path = crate::sources::locate(self.recipe.folder(), &stage.exercises);
-                identity.insert("exercises".to_owned(), file_sha256(&path)?);
+                identity.insert("exercises".to_owned(), file_sha256(&path).map_err(io("read", &path))?);
                 None
             }
         };
         for (name, fingerprint) in data.iter().flat_map(|data| &data.fingerprints) {
             identity.insert(format!("data.{name}"), fingerprint.clone());
         }
-        for source in data.iter().flat_map(|data| &data.sources).filter(|source| source.share.is_some()) {
-            identity.insert(format!("share.{}", source.name), format!("{:?}", source.share));
+        let begun_with = folder.join("identity.json");
+        if let Some(was) = read_json::<Identity>(&begun_with)? {
+            require_same(&folder, stage.name(), &was, &at_the_beginning(identity.clone()))?;
         }
-        if let Some(done) = read_done(&marker)? {
-            self.require_same(stage.name(), &done.identity, &identity)?;
-            self.hooks.observer.event(Event::StageSkipped { stage: stage.name().to_owned() });
-            return Ok(Some(match done.model {
-                Some(fingerprint) => Current { folder: folder.join("model"), fingerprint },
+        let done = read_json::<Done>(&marker)?;
+        if let Some(done) = done.filter(|done| done.identity == identity) {
+            let next = match done.model {
                 None => current.clone(),
-            }));
+                Some(wanted) => {
+                    let model = folder.join("model");
+                    let fingerprint = findap_model::fingerprint(&model)?;
+                    if fingerprint != wanted {
+                        return Err(TrainError::ModelReplaced { model });
+                    }
+                    Current { folder: model, fingerprint }
+                }
+            };
+            self.hooks.observer.event(Event::StageSkipped { stage: stage.name().to_owned() });
+            return Ok(Some(next));
         }
+        write_json(&begun_with, &at_the_beginning(identity.clone()))?;
+        self.write_provenance()?;
         let outcome = match (stage, data) {
             (Stage::Train(stage), Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
             (Stage::Align(stage), Some(data)) => self.align(stage, data, current, &folder, identity.clone())?,
             (Stage::Distill(stage), _) => {
                 let run_folder = self.recipe.folder();
-                let place = distill::Place { folder: &folder, run_folder, identity: &identity };
-                let model = &current.folder;
-                let finished =
-                    distill::run(stage, model, self.recipe.run.seed, &place, self.hooks.observer, self.hooks.stop)?;
+                let (seed, time_seconds) = (self.recipe.run.seed, self.time_seconds);
+                let place = distill::Place { folder: &folder, run_folder, model: &current.folder, seed, time_seconds };
+                let finished = distill::run(stage, &place, self.hooks.observer, self.hooks.stop)?;
                 finished.then_some((0, None))
             }
             _ => unreachable!("invariant: train and align stages have data"),
@@ -289,7 +396,7 @@ impl Run<'_, '_> {
         let next = match stage.makes_model() {
             true => {
                 let model = folder.join("model");
-                Current { fingerprint: model_fingerprint(&model)?, folder: model }
+                Current { fingerprint: findap_model::fingerprint(&model)?, folder: model }
             }
             false => current.clone(),
         };
@@ -306,9 +413,9 @@ impl Run<'_, '_> {
         data: StageData,
         current: &Current,
         folder: &Path,
-        identity: BTreeMap<String, String>,
+        identity: Identity,
     ) -> Result<StageOutcome, TrainError> {
-        let model = Llama::load(&current.folder, self.dtype())?;
+        let model = self.load(&stage.name, &data, current)?;
         self.note(mixture_note(&stage.name, &data));
         write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
         self.optimize(&stage.name, &stage.optimization, model, data, Objective::CrossEntropy, current, folder, identity)
@@ -320,21 +427,23 @@ impl Run<'_, '_> {
         data: StageData,
         current: &Current,
         folder: &Path,
-        identity: BTreeMap<String, String>,
+        identity: Identity,
     ) -> Result<StageOutcome, TrainError> {
-        let model = Llama::load(&current.folder, self.dtype())?;
+        let model = self.load(&stage.name, &data, current)?;
         write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
         let references = self.references(&stage.name, &model, &data.loader, "references", folder, &identity)?;
         let dev_references = match &data.dev {
             Some(dev) => self.references(&stage.name, &model, dev, "dev_references", folder, &identity)?,
-            None => References::new(),
+            None => Some(References::new()),
         };
+        let (Some(references), Some(dev_references)) = (references, dev_references) else { return Ok(None) };
         let dpo = Dpo { beta: stage.beta, nll_weight: stage.nll_weight, nll_mean: stage.nll_mean };
         let objective = Objective::Dpo { dpo, references, dev_references };
         self.optimize(&stage.name, &stage.optimization, model, data, objective, current, folder, identity)
     }
 
-    /// The reference's log-probabilities of the pairs, from the disk where they are: they follow from model and data alone.
+    /// The reference's log-probabilities of the pairs, from the disk where they are: they follow from model and data alone. `None`
+    /// when it was stopped.
     fn references(
         &mut self,
         stage: &str,
@@ -342,11 +451,11 @@ impl Run<'_, '_> {
         loader: &findap_data::Loader,
         name: &str,
         folder: &Path,
-        identity: &BTreeMap<String, String>,
-    ) -> Result<References, TrainError> {
+        identity: &Identity,
+    ) -> Result<Option<References>, TrainError> {
         #[derive(Serialize, Deserialize)]
         struct Cached {
-            identity: BTreeMap<String, String>,
+            identity: Identity,
             /// Store, row, log-probabilities of the chosen and the rejected answer.
             pairs: Vec<(u32, u32, f64, f64)>,
         }
@@ -357,18 +466,21 @@ impl Run<'_, '_> {
                 || ["data.", "share."].iter().any(|start| key.starts_with(start))
                 || [".pairs", ".dev", ".context_tokens"].iter().any(|end| key.ends_with(end))
         };
-        let identity: BTreeMap<String, String> =
+        let identity: Identity =
             identity.iter().filter(|(key, _)| is_cause(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
         let cached = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());
         if let Some(cached) = cached.filter(|cached| cached.identity == identity) {
             let entry =
                 |(store, row, chosen, rejected)| (findap_data::RowRef { store, row }, Reference { chosen, rejected });
-            return Ok(cached.pairs.into_iter().map(entry).collect());
+            return Ok(Some(cached.pairs.into_iter().map(entry).collect()));
         }
-        let references = trainer::reference_logprobs(model, loader, stage, self.hooks.observer)?;
+        let (stop, observer) = (self.hooks.stop, &mut *self.hooks.observer);
+        let Some(references) = trainer::reference_logprobs(model, loader, stage, stop, observer)? else {
+            return Ok(None);
+        };
         let pairs = references.iter().map(|(row, pair)| (row.store, row.row, pair.chosen, pair.rejected)).collect();
         write_json(&path, &Cached { identity, pairs })?;
-        Ok(references)
+        Ok(Some(references))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one place where a stage comes together")]
@@ -381,17 +493,14 @@ impl Run<'_, '_> {
         objective: Objective,
         current: &Current,
         folder: &Path,
-        identity: BTreeMap<String, String>,
+        identity: Identity,
     ) -> Result<StageOutcome, TrainError> {
         let sources: Vec<String> = data.sources.iter().map(|source| source.name.clone()).collect();
         let job = Job {
             stage: name,
             folder,
             keys,
-            recompute: match self.recipe.model.recompute {
-                RecomputeKind::None => Recompute::None,
-                RecomputeKind::Block => Recompute::Block,
-            },
+            recompute: self.recipe.model.recompute.into(),
             keep_checkpoints: self.recipe.run.keep_checkpoints,
             identity,
             objective,
@@ -416,38 +525,6 @@ impl Run<'_, '_> {
         Ok(model.save(folder, &SaveOptions { dtype, max_shard_bytes: 5_000_000_000, carry_from })?)
     }
 
-    /// What the stage is made from: its keys as flat text, the model, what else decides its bits.
-    fn identity(&self, stage: &Stage, current: &Current) -> BTreeMap<String, String> {
-        /// How often something is saved changes nothing that is made.
-        const WITHOUT_EFFECT: [&str; 1] = ["save_every_steps"];
-        let mut identity = BTreeMap::new();
-        let Value::Object(mut table) = serde_json::to_value(stage).expect("invariant: a stage is JSON") else {
-            unreachable!("invariant: a stage is a table")
-        };
-        WITHOUT_EFFECT.iter().for_each(|key| drop(table.remove(*key)));
-        flatten(&format!("stage.{}", stage.name()), &Value::Object(table), &mut identity);
-        identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
-        let model = &self.recipe.model;
-        identity.insert("model.compute".to_owned(), format!("{:?}", model.compute));
-        identity.insert("model.save_dtype".to_owned(), format!("{:?}", model.save_dtype));
-        identity.insert("model".to_owned(), current.fingerprint.clone());
-        identity
-    }
-
-    fn require_same(
-        &self,
-        stage: &str,
-        was: &BTreeMap<String, String>,
-        now: &BTreeMap<String, String>,
-    ) -> Result<(), TrainError> {
-        let changes = changes(was, now);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let folder = self.recipe.folder().join(stage);
-        Err(TrainError::Changed { folder, stage: stage.to_owned(), changes })
-    }
-
     /// Measures a model where the recipe wants it and it was not done; `false` when it was stopped.
     fn evaluate(&mut self, stage: &str, current: &Current) -> Result<bool, TrainError> {
         if self.is_stopped() {
@@ -459,21 +536,28 @@ impl Run<'_, '_> {
         }
         let output = self.recipe.folder().join("eval").join(stage);
         let marker = output.join("done.json");
-        let mut identity = BTreeMap::from([("model".to_owned(), current.fingerprint.clone())]);
+        let mut identity = Identity::from([("model".to_owned(), current.fingerprint.clone())]);
         flatten("eval", &serde_json::to_value(eval).expect("invariant: a table is JSON"), &mut identity);
         identity.remove("eval.stages");
-        identity.insert("world".to_owned(), json!(self.recipe.world).to_string());
+        if let Some(world) = world_identity(self.recipe) {
+            flatten("world", &world, &mut identity);
+        }
+        for folder in eval.task_folder.iter().chain(eval.data.values()) {
+            identity.insert(format!("files.{}", folder.display()), file_sizes(folder)?);
+        }
         identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
-        if let Some(done) = read_done(&marker)? {
+        if let Some(done) = read_json::<Done>(&marker)? {
             if changes(&done.identity, &identity).is_empty() {
                 return Ok(true);
             }
             self.note(format!("{}: measured for another model or other tasks; measuring again", output.display()));
         }
+        self.write_provenance()?;
         fs::create_dir_all(&output).map_err(io("make the folder", &output))?;
         self.hooks.observer.event(Event::Evaluating { stage: stage.to_owned() });
         let begun = Instant::now();
-        let asked = Evaluation { stage, model: &current.folder, recipe: self.recipe, output: &output };
+        let time_seconds = self.time_seconds;
+        let asked = Evaluation { stage, model: &current.folder, recipe: self.recipe, output: &output, time_seconds };
         let is_complete = (self.hooks.evaluate)(&asked)
             .map_err(|source| TrainError::Evaluation { stage: stage.to_owned(), source })?;
         if is_complete {
@@ -487,33 +571,33 @@ impl Run<'_, '_> {
 /// Steps and best dev loss of a finished stage; `None` when it was stopped.
 type StageOutcome = Option<(u64, Option<(u64, f64)>)>;
 
-/// SHA-256 over everything of a model folder that changes what it computes: weights, config, tokenizer, template.
-///
-/// # Errors
-/// [`TrainError::Io`].
-pub fn model_fingerprint(folder: &Path) -> Result<String, TrainError> {
-    use sha2::{Digest, Sha256};
-    let decides = |name: &str| {
-        name.ends_with(".safetensors")
-            || [
-                "config.json",
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "chat_template.jinja",
-                "generation_config.json",
-            ]
-            .contains(&name)
-    };
-    let entries = fs::read_dir(folder).map_err(io("list", folder))?;
-    let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| decides(name)).collect();
-    names.sort_unstable();
+/// SHA-256 over the names and sizes of the files below a folder and the contents of its task files: whether questions may have changed.
+fn file_sizes(folder: &Path) -> Result<String, TrainError> {
+    let mut entries = files_below(folder)?;
+    entries.sort();
     let mut hash = Sha256::new();
-    for name in names {
-        let file = file_sha256(&folder.join(&name))?;
-        hash.update(format!("{name} {file}\n"));
+    for (path, bytes) in entries {
+        hash.update(format!("{} {bytes}\n", path.strip_prefix(folder).unwrap_or(&path).display()));
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            hash_file(&mut hash, &path).map_err(io("read", &path))?;
+        }
     }
-    Ok(crate::folder::hex(&hash.finalize()))
+    Ok(hex(&hash.finalize()))
+}
+
+/// The files below a folder with their sizes. A link to a folder is not followed.
+fn files_below(folder: &Path) -> Result<Vec<(PathBuf, u64)>, TrainError> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(io("list", &folder))? {
+            let entry = entry.map_err(io("list", &folder))?;
+            let path = entry.path();
+            let metadata = entry.metadata().map_err(io("look at", &path))?;
+            if metadata.is_dir() { folders.push(path) } else { files.push((path, metadata.len())) }
+        }
+    }
+    Ok(files)
 }
 
 /// `a.b.c` -> text, for every value below `value`.
@@ -536,12 +620,13 @@ fn mixture_note(stage: &str, data: &StageData) -> String {
     format!("{stage}: {rows} rows, {tokens} tokens, {loss_tokens} with loss{dropped}")
 }
 
-fn read_done(path: &Path) -> Result<Option<Done>, TrainError> {
+/// `None` where there is no such file.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TrainError> {
     match fs::read(path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(done) => Ok(Some(done)),
-            Err(error) => Err(io("read", path)(std::io::Error::other(error))),
-        },
+        Ok(bytes) => {
+            let parsed = serde_json::from_slice(&bytes);
+            parsed.map(Some).map_err(|error| io("read", path)(std::io::Error::other(error)))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io("read", path)(error)),
     }

@@ -14,6 +14,9 @@ use findap_data::{
 use crate::error::TrainError;
 use crate::recipe::{AlignStage, DataTable, Optimization, Recipe, TrainStage};
 
+/// The source that stands for the pairs of the run's distillation.
+pub(crate) const DISTILLED: &str = "preferences";
+
 /// What a stage trains on.
 #[derive(Debug)]
 pub struct StageData {
@@ -31,15 +34,12 @@ pub struct StageData {
     pub fingerprints: BTreeMap<String, String>,
 }
 
-/// Opens the sources of one run for one tokenizer.
+/// Opens the sources of one run for one model's tokenizer and chat template.
 #[derive(Debug)]
 pub struct Sources<'a> {
-    /// The resolved recipe.
-    pub recipe: &'a Recipe,
-    /// Text to ids.
-    pub tokenizer: &'a Tokenizer,
-    /// Conversations to text.
-    pub template: Option<&'a ChatTemplate>,
+    recipe: &'a Recipe,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
 }
 
 /// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
@@ -51,17 +51,31 @@ pub fn locate(folder: &Path, path: &Path) -> PathBuf {
     }
 }
 
-impl Sources<'_> {
+impl<'a> Sources<'a> {
+    /// Reads tokenizer and chat template of a model folder. `recipe` is resolved; `time_seconds` is what the template tells as the
+    /// time, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`].
+    pub fn open(recipe: &'a Recipe, model: &Path, time_seconds: u64) -> Result<Self, TrainError> {
+        let template = ChatTemplate::find(model)?.map(|template| template.with_time(time_seconds));
+        Ok(Self { recipe, tokenizer: Tokenizer::load(model)?, template })
+    }
+
+    /// Text to ids.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The data of a `train` stage.
     ///
     /// # Errors
     /// Those of reading, tokenising, mixing and packing.
     pub fn train(&self, stage: &TrainStage) -> Result<StageData, TrainError> {
-        let names: Vec<&String> = stage.text.iter().chain(&stage.chat).chain(&stage.rows).collect();
         let keys = &stage.optimization;
         let mix = MixtureOptions { join: stage.join, downsample: stage.downsample, seed: self.recipe.run.seed };
         let options = self.options(keys, Some(stage.packing), stage.shuffle);
-        self.stage(self.named(&names), self.named(&stage.dev.iter().collect::<Vec<_>>()), mix, options)
+        self.stage(self.named(stage.sources()), self.named(stage.dev.iter()), mix, options)
     }
 
     /// The pairs of an `align` stage: each a context of its own.
@@ -69,10 +83,10 @@ impl Sources<'_> {
     /// # Errors
     /// As [`Sources::train`].
     pub fn align(&self, stage: &AlignStage) -> Result<StageData, TrainError> {
-        let mut sources = self.named(&stage.pairs.iter().collect::<Vec<_>>());
+        let mut sources = self.named(stage.pairs.iter());
         if sources.is_empty() {
             sources.push(Source {
-                name: "preferences".to_owned(),
+                name: DISTILLED.to_owned(),
                 path: self.recipe.folder().join("preferences.jsonl"),
                 kind: Kind::Preference,
                 format: Format::Jsonl,
@@ -84,12 +98,12 @@ impl Sources<'_> {
         }
         let mix = MixtureOptions { join: Join::Joint, downsample: false, seed: self.recipe.run.seed };
         let options = self.options(&stage.optimization, None, stage.shuffle);
-        self.stage(sources, self.named(&stage.dev.iter().collect::<Vec<_>>()), mix, options)
+        self.stage(sources, self.named(stage.dev.iter()), mix, options)
     }
 
-    fn named(&self, names: &[&String]) -> Vec<Source> {
-        let find = |name: &&String| self.recipe.data.iter().find(|source| source.name == **name);
-        names.iter().filter_map(find).map(|table| self.source(table)).collect()
+    fn named<'n>(&self, names: impl Iterator<Item = &'n String>) -> Vec<Source> {
+        let find = |name: &String| self.recipe.data.iter().find(|source| source.name == *name);
+        names.filter_map(find).map(|table| self.source(table)).collect()
     }
 
     fn source(&self, table: &DataTable) -> Source {
@@ -125,8 +139,8 @@ impl Sources<'_> {
         mix: MixtureOptions,
         options: LoaderOptions,
     ) -> Result<StageData, TrainError> {
-        let stores = self.open(&sources, options.context_tokens)?;
-        let dev_stores = self.open(&dev_sources, options.context_tokens)?;
+        let stores = self.stores(&sources, options.context_tokens)?;
+        let dev_stores = self.stores(&dev_sources, options.context_tokens)?;
         let all = || sources.iter().chain(&dev_sources).zip(stores.iter().chain(&dev_stores));
         let fingerprints = all().map(|(source, store)| (source.name.clone(), store.fingerprint().to_owned())).collect();
         let planned = mixture::plan(&sources, &stores, mix)?;
@@ -135,15 +149,16 @@ impl Sources<'_> {
             true => None,
             false => {
                 let rows = findap_data::loader::all_rows(&dev_stores);
-                Some(Loader::new(dev_stores, &[rows], LoaderOptions { is_shuffled: false, ..options })?)
+                // Shuffled, so that the beginning is a sample of all sources.
+                Some(Loader::new(dev_stores, &[rows], LoaderOptions { is_shuffled: true, ..options })?)
             }
         };
         Ok(StageData { loader, dev, mixture: planned.report, sources, stores, fingerprints })
     }
 
     /// Stores lie in `data/tokens` of the run folder and are used again while nothing they depend on has changed.
-    fn open(&self, sources: &[Source], context_tokens: usize) -> Result<Vec<Arc<TokenStore>>, TrainError> {
-        let tokeniser = Tokeniser { tokenizer: self.tokenizer, template: self.template, context_tokens };
+    fn stores(&self, sources: &[Source], context_tokens: usize) -> Result<Vec<Arc<TokenStore>>, TrainError> {
+        let tokeniser = Tokeniser { tokenizer: &self.tokenizer, template: self.template.as_ref(), context_tokens };
         let folder = self.recipe.folder().join("data").join("tokens");
         let open = |source: &Source| {
             let folder = folder.join(format!("{}-{context_tokens}", source.name));

@@ -142,6 +142,8 @@ struct Trainer<'a> {
     evaluate_every: u64,
     save_every: u64,
     state: State,
+    /// The step of the newest checkpoint.
+    saved_step: Option<u64>,
     weights: Vec<f64>,
     checkpoint_bytes: u64,
     metrics: Option<(JsonlWriter, TensorBoardWriter)>,
@@ -169,7 +171,7 @@ impl<'a> Trainer<'a> {
             let problem = "its sources hold no row; look at them with `findap data inspect`".to_owned();
             return Err(TrainError::NothingToTrain { stage: job.stage.to_owned(), problem });
         }
-        let dev_batches = dev.map_or_else(Vec::new, |dev| dev.one_pass(job.keys.dev_tokens));
+        let dev_batches: Vec<MicroBatch> = dev.map_or_else(Vec::new, |dev| dev.one_pass(job.keys.dev_tokens).collect());
         let (tokens, positions) = loader.limits();
         let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
         let dev_positions = dev.map_or(0, |dev| dev.limits().1);
@@ -210,6 +212,7 @@ impl<'a> Trainer<'a> {
                 evaluations_since_best: 0,
                 identity: job.identity.clone(),
             },
+            saved_step: None,
             weights: Vec::new(),
             checkpoint_bytes,
             metrics: None,
@@ -223,7 +226,7 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let mut notes = Vec::new();
-        let found = checkpoint::find_latest(self.job.folder, "checkpoint", &mut notes);
+        let found = checkpoint::find_latest(self.job.folder, "checkpoint", &mut notes)?;
         notes.into_iter().for_each(|note| observer.event(Event::Note(note)));
         let Some((state, path)) = found else { return Ok(()) };
         let changes = changes(&state.identity, &self.job.identity);
@@ -239,6 +242,7 @@ impl<'a> Trainer<'a> {
         checkpoint::read_array(&path, "second_moment", self.optimizer.second_moment.flat_mut())?;
         loader.seek(state.loader)?;
         observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
+        self.saved_step = Some(state.step);
         self.state = state;
         Ok(())
     }
@@ -387,6 +391,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, model: &Llama, loader: &Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.saved_step == Some(self.state.step) {
+            return Ok(());
+        }
         folder::require_space(self.job.folder, self.checkpoint_bytes)?;
         let (lines, _) = self.metrics.as_mut().expect("invariant: opened before the first step");
         self.state.metrics_bytes = lines.sync()?;
@@ -397,6 +404,7 @@ impl<'a> Trainer<'a> {
             ("second_moment", self.optimizer.second_moment.flat()),
         ];
         checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.keep_checkpoints)?;
+        self.saved_step = Some(self.state.step);
         observer.event(Event::Saved { stage: self.job.stage.to_owned(), step: self.state.step });
         Ok(())
     }
@@ -423,7 +431,7 @@ fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
     }
 }
 
-/// The reference's log-probabilities of the pairs of `loader`, under the weights `model` has now.
+/// The reference's log-probabilities of the pairs of `loader`, under the weights `model` has now; `None` when it was stopped.
 ///
 /// # Errors
 /// [`TrainError::Model`].
@@ -431,8 +439,9 @@ pub fn reference_logprobs(
     model: &Llama,
     loader: &Loader,
     stage: &str,
+    stop: &AtomicBool,
     observer: &mut dyn Observer,
-) -> Result<References, TrainError> {
+) -> Result<Option<References>, TrainError> {
     let (max_tokens, max_positions) = loader.limits();
     let options = SessionOptions {
         dtype: model.params.dtype(),
@@ -443,18 +452,21 @@ pub fn reference_logprobs(
     };
     let mut session = Session::new(&model.config, options);
     let mut references = References::new();
-    let micro_batches = loader.one_pass(usize::MAX);
-    for (index, micro) in micro_batches.iter().enumerate() {
+    let total = loader.num_contexts() as u64;
+    for micro in loader.one_pass(usize::MAX) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let batch = &micro.batch;
         let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
         session.forward(model, tokens)?;
         let sums = document_sums(batch, session.logp(model, &batch.targets)?);
         let pairs = sums.chunks_exact(2).map(|pair| Reference { chosen: pair[0].0, rejected: pair[1].0 });
         references.extend(micro.rows.iter().copied().zip(pairs));
-        let (stage, done, total) = (stage.to_owned(), index as u64 + 1, micro_batches.len() as u64);
+        let (stage, done) = (stage.to_owned(), references.len() as u64);
         observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total });
     }
-    Ok(references)
+    Ok(Some(references))
 }
 
 /// What differs between two identities.

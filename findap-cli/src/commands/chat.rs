@@ -51,9 +51,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         }
         messages.push(Message::user(line));
         let request = ChatRequest { messages: messages.clone(), sampling: arguments.sampling.to_sampling() };
-        match model.chat(std::slice::from_ref(&request)) {
-            Ok(replies) => {
-                let text = replies.first().context("the model gave no reply")?.text().to_owned();
+        match model.chat_one(&request) {
+            Ok(reply) => {
+                let text = reply.text().to_owned();
                 println!("{text}");
                 messages.push(Message::assistant(text));
             }

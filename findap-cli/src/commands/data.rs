@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use console::style;
+use findap_data::inspect;
 use findap_data::mixture::Proportion;
 use findap_data::world::WorldConfig;
-use findap_data::{ChatTemplate, Tokenizer, inspect};
+use findap_train::folder::FolderLock;
 use findap_train::recipe::{Recipe, Stage};
 use findap_train::sources::{Sources, StageData};
 use serde::Deserialize;
@@ -84,34 +85,53 @@ fn synth(folder: &std::path::Path, set: &[String], tokenizer: Option<usize>) -> 
     Ok(())
 }
 
-/// The stages of a recipe that train, with their data. Stages begin with the base model's tokenizer: no stage changes it.
-fn stages(recipe: &Recipe, only: Option<&str>) -> Result<(Tokenizer, Vec<(String, StageData)>)> {
-    findap_train::run::make_world(recipe, &mut |_| {})?;
-    let folder = recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
-    let tokenizer = Tokenizer::load(folder)?;
-    let template = ChatTemplate::load(folder).ok();
-    let sources = Sources { recipe, tokenizer: &tokenizer, template: template.as_ref() };
-    let mut found = Vec::new();
-    for stage in recipe.stage.iter().filter(|stage| only.is_none_or(|name| name == stage.name())) {
-        let data = match stage {
-            Stage::Train(stage) => sources.train(stage)?,
+/// The data of a recipe's stages, made in its run folder as a run would make them.
+pub(crate) struct RecipeData<'a> {
+    sources: Sources<'a>,
+    _lock: FolderLock,
+}
+
+impl<'a> RecipeData<'a> {
+    /// Generates the world where there is one. Stages begin with the base model's tokenizer: no stage changes it.
+    pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
+        let folder = recipe.folder();
+        let lock = FolderLock::take(folder)?;
+        let time_seconds = findap_train::run::begun_at(folder)?;
+        findap_train::run::make_world(recipe, &mut |_| {})?;
+        let model =
+            recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
+        Ok(Self { sources: Sources::open(recipe, model, time_seconds)?, _lock: lock })
+    }
+
+    /// The data of a stage; `None` for one that has none yet.
+    pub(crate) fn of(&self, recipe: &Recipe, stage: &Stage) -> Result<Option<StageData>> {
+        Ok(match stage {
+            Stage::Train(stage) => Some(self.sources.train(stage)?),
             // Pairs that a distillation has yet to write are not there to be shown.
             Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
-                sources.align(stage)?
+                Some(self.sources.align(stage)?)
             }
-            _ => continue,
-        };
-        found.push((stage.name().to_owned(), data));
+            _ => None,
+        })
+    }
+}
+
+/// The stages of a recipe that have data, with it.
+fn stages(recipe: &Recipe) -> Result<Vec<(String, StageData)>> {
+    let data = RecipeData::open(recipe)?;
+    let mut found = Vec::new();
+    for stage in &recipe.stage {
+        found.extend(data.of(recipe, stage)?.map(|data| (stage.name().to_owned(), data)));
     }
     if found.is_empty() {
-        bail!("no stage{} has data to show", only.map_or_else(String::new, |name| format!(" `{name}`")));
+        bail!("no stage has data to show");
     }
-    Ok((tokenizer, found))
+    Ok(found)
 }
 
 fn pack(common: &Common) -> Result<()> {
     let (_, recipe) = common.load()?;
-    let (_, stages) = stages(&recipe, None)?;
+    let stages = stages(&recipe)?;
     let row = |(name, data): &(String, StageData)| {
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         let dropped: u64 = data.stores.iter().map(|store| store.report().dropped_too_long).sum();
@@ -134,7 +154,7 @@ fn pack(common: &Common) -> Result<()> {
 
 fn stats(common: &Common, json: bool) -> Result<()> {
     let (_, recipe) = common.load()?;
-    let (_, stages) = stages(&recipe, None)?;
+    let stages = stages(&recipe)?;
     if json {
         let object: serde_json::Map<String, serde_json::Value> = stages
             .iter()
@@ -163,11 +183,18 @@ fn stats(common: &Common, json: bool) -> Result<()> {
 
 fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
     let (_, recipe) = common.load()?;
-    let (tokenizer, stages) = stages(&recipe, stage)?;
-    let (name, data) = &stages[0];
+    let all = RecipeData::open(&recipe)?;
+    let is_asked_for = |candidate: &&Stage| match stage {
+        Some(name) => candidate.name() == name,
+        None => candidate.makes_model(),
+    };
+    let stage = recipe.stage.iter().find(is_asked_for).context("the recipe has no such stage")?;
+    let name = stage.name();
+    let data = all.of(&recipe, stage)?.with_context(|| format!("stage `{name}` has no data to show"))?;
+    let tokenizer = all.sources.tokenizer();
     let mut shown = 0;
     for micro in data.loader.one_pass(usize::MAX) {
-        let documents = inspect::documents(&micro.batch, &tokenizer)?;
+        let documents = inspect::documents(&micro.batch, tokenizer)?;
         let mut documents = documents.iter();
         for row in &micro.rows {
             if shown == rows {

@@ -56,9 +56,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
 
 fn examine() -> Findings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let memory_bytes = memory_kib("MemTotal:").map(|kib| kib << 10);
-    let memory_free_bytes = memory_kib("MemAvailable:").map(|kib| kib << 10);
-    let disk_free_bytes = disk_free_bytes(Path::new("."));
+    let memory_bytes = findap_train::plan::total_memory_bytes();
+    let memory_free_bytes = findap_train::plan::free_memory_bytes();
+    let disk_free_bytes = findap_train::folder::free_bytes(Path::new("."));
     let nvidia_driver = nvidia_driver();
     let instructions = instructions();
 
@@ -119,27 +119,7 @@ fn instructions() -> Vec<&'static str> {
     found
 }
 
-fn memory_kib(field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
-}
-
 fn nvidia_driver() -> Option<String> {
     let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     text.lines().next()?.split_whitespace().find(|word| word.contains('.')).map(str::to_owned)
-}
-
-/// Bytes an unprivileged user may still write where `path` lies.
-fn disk_free_bytes(path: &Path) -> Option<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut status = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` ends in NUL and `status` is a place for one statvfs; it is read only after the call says it is filled.
-    let status = unsafe {
-        if libc::statvfs(path.as_ptr(), status.as_mut_ptr()) != 0 {
-            return None;
-        }
-        status.assume_init()
-    };
-    Some(status.f_bavail * status.f_frsize)
 }

@@ -43,8 +43,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     messages.push(Message::user(prompt));
     let request = ChatRequest { messages, sampling: arguments.sampling.to_sampling() };
-    let replies = model.chat(&[request])?;
-    let choice = replies.first().and_then(|reply| reply.choices.first()).context("the model gave no reply")?;
+    let reply = model.chat_one(&request)?;
+    let choice = reply.choices.first().context("the model gave no reply")?;
     if arguments.json {
         let value = serde_json::json!({"text": choice.text, "finish_reason": choice.finish_reason});
         println!("{value}");

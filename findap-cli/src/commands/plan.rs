@@ -1,21 +1,24 @@
-//! `findap plan`: what a recipe asks for, before anything runs.
+//! `findap plan`: what a recipe asks for, before anything is trained.
 
-use std::path::PathBuf;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use findap_data::Length;
-use findap_train::recipe::{self, Stage};
+use findap_tensor::{Dtype, Tensor, ops};
+use findap_train::plan::StagePlan;
+use findap_train::recipe::{Recipe, Stage};
 
+use super::data::RecipeData;
+use super::run::Common;
 use crate::terminal;
 
-/// Checks a recipe and says what would be run; runs nothing
+/// Checks a recipe and says what it takes: rows, tokens, memory, operations, time; trains nothing
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Recipe (TOML)
-    recipe: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
-    /// Print the whole recipe with its overrides and defaults as one JSON object
+    common: Common,
+    /// Print the whole recipe with its overrides and defaults, and what its stages take, as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -36,35 +39,67 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
-    let recipe = recipe::load(&arguments.recipe, &arguments.overrides.set)?;
+    let (_, written) = arguments.common.read()?;
+    // A recipe can be looked at where its model or its data are not.
+    let (recipe, plans) = match arguments.common.load() {
+        Ok((_, recipe)) => {
+            let plans = plans(&recipe);
+            (recipe, plans)
+        }
+        Err(error) => (written, Err(error)),
+    };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&recipe)?);
+        let mut object = serde_json::to_value(&recipe)?;
+        object["plan"] = match &plans {
+            Ok(plans) => serde_json::to_value(plans)?,
+            Err(error) => serde_json::json!({ "problem": format!("{error:#}") }),
+        };
+        println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
+    show_recipe(&recipe, arguments.common.folder(&recipe));
+    match plans {
+        Ok(plans) => show_plans(&plans),
+        Err(error) => println!("\nTokens, memory and time cannot be told here: {error:#}"),
+    }
+    Ok(())
+}
+
+/// What the stages take whose data are there.
+fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
+    let config = findap_train::run::base_config(recipe)?;
+    let data = RecipeData::open(recipe)?;
+    let mut plans = Vec::new();
+    for stage in &recipe.stage {
+        plans.extend(data.of(recipe, stage)?.map(|data| StagePlan::new(recipe, stage, &config, &data)));
+    }
+    Ok(plans)
+}
+
+fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {
     let start = match (&recipe.model.base, &recipe.model.init) {
         (Some(base), _) => base.display().to_string(),
         _ => "random weights".to_owned(),
     };
-    let folder = recipe.run.folder.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.run.name));
     println!("run {} (seed {}) in {}, from {start}", recipe.run.name, recipe.run.seed, folder.display());
     if let Some(world) = &recipe.world {
-        let sizes: Vec<String> = world.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-        println!("closed world: {}", if sizes.is_empty() { "default sizes".to_owned() } else { sizes.join(", ") });
+        println!(
+            "closed world: {} and {} texts, {} and {} conversations (general, finance)",
+            world.general_texts, world.finance_texts, world.general_chats, world.finance_chats
+        );
+    }
+    if let Some(eval) = &recipe.eval {
+        println!("measured: {}", eval.tasks.join(", "));
     }
     println!();
     let rows: Vec<Vec<String>> = recipe.stage.iter().map(row).collect();
     println!("{}", terminal::table(&["stage", "kind", "data", "length", "peak rate"], &rows));
-    if let Some(eval) = &recipe.eval {
-        println!("\nmeasured: {}", eval.tasks.join(", "));
-    }
-    Ok(())
 }
 
 fn row(stage: &Stage) -> Vec<String> {
     let (data, optimization) = match stage {
         Stage::Train(train) => {
-            let names: Vec<&str> =
-                train.text.iter().chain(&train.chat).chain(&train.rows).map(String::as_str).collect();
+            let names: Vec<&str> = train.sources().map(String::as_str).collect();
             (names.join(" "), Some(&train.optimization))
         }
         Stage::Distill(distill) => (distill.exercises.display().to_string(), None),
@@ -81,4 +116,51 @@ fn row(stage: &Stage) -> Vec<String> {
     );
     let rate = optimization.map_or_else(|| "-".to_owned(), |it| format!("{:e}", it.learning_rate));
     vec![stage.name().to_owned(), stage.kind().to_owned(), data, length, rate]
+}
+
+fn show_plans(plans: &[StagePlan]) {
+    /// Part of the speed of a matrix product that a whole step reaches.
+    const STEP_EFFICIENCY: f64 = 0.6;
+    let speed = matmul_flops_per_s();
+    let row = |plan: &StagePlan| {
+        let seconds = plan.flops / (speed * STEP_EFFICIENCY);
+        vec![
+            plan.stage.clone(),
+            plan.rows.to_string(),
+            plan.tokens.to_string(),
+            plan.loss_tokens.to_string(),
+            format!("{:.1}%", 100.0 * plan.fill),
+            plan.steps.to_string(),
+            terminal::bytes(plan.memory_bytes() as u64),
+            format!("{:.3}", plan.flops / 1e12),
+            terminal::clock(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+        ]
+    };
+    let header = ["stage", "rows", "tokens", "with loss", "filled", "steps", "memory", "TFLOP", "about"];
+    println!("\n{}", terminal::table(&header, &plans.iter().map(row).collect::<Vec<_>>()));
+    if let Some(largest) = plans.iter().max_by_key(|plan| plan.memory_bytes()) {
+        let parts =
+            largest.memory.iter().map(|(purpose, bytes)| format!("{purpose} {}", terminal::bytes(*bytes as u64)));
+        println!("\nmemory of {}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
+    }
+    println!(
+        "times: {:.0} GFLOP/s measured here on a matrix product, {:.0}% of it in a step; without evaluation and distillation",
+        speed / 1e9,
+        100.0 * STEP_EFFICIENCY
+    );
+}
+
+/// The fastest of a few products of 512 x 512 matrices.
+fn matmul_flops_per_s() -> f64 {
+    const SIZE: usize = 512;
+    const TRIES: usize = 8;
+    let (a, b) = (Tensor::zeros(Dtype::F32, SIZE, SIZE), Tensor::zeros(Dtype::F32, SIZE, SIZE));
+    let mut c = Tensor::zeros(Dtype::F32, SIZE, SIZE);
+    let seconds = (0..TRIES).map(|_| {
+        let begun = Instant::now();
+        ops::linear::forward(c.rows_mut(SIZE), a.rows(SIZE), b.rows(SIZE)).expect("invariant: the shapes fit");
+        black_box(&mut c);
+        begun.elapsed().as_secs_f64()
+    });
+    2.0 * (SIZE as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min)
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use findap_eval::report::RunFolder;
 use findap_eval::table::{capability_lines, text_table};
-use findap_eval::{Options, Registry};
+use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_tensor::Dtype;
 use findap_train::Event;
-use findap_train::recipe::{self, Recipe};
+use findap_train::recipe::{self, EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
@@ -63,11 +63,23 @@ pub(crate) struct Common {
 impl Common {
     /// The recipe as written, and as it runs.
     pub(crate) fn load(&self) -> Result<(String, Recipe)> {
-        let recipe = recipe::load(&self.recipe, &self.overrides.set)?;
+        let (text, recipe) = self.read()?;
+        let config = findap_train::run::base_config(&recipe)?;
+        Ok((text, recipe.resolve(self.run_dir.as_deref(), config.max_positions)?))
+    }
+
+    /// The run folder, whatever else can be told.
+    pub(crate) fn folder(&self, recipe: &Recipe) -> PathBuf {
+        let default = || Path::new("runs").join(&recipe.run.name);
+        self.run_dir.clone().or_else(|| recipe.run.folder.clone()).unwrap_or_else(default)
+    }
+
+    /// The recipe as written, and with its overrides.
+    pub(crate) fn read(&self) -> Result<(String, Recipe)> {
         let text =
             std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
-        let config = findap_train::run::base_config(&recipe)?;
-        Ok((text, recipe.resolve(self.run_dir.as_deref(), config.max_positions)))
+        let recipe = recipe::parse(&text, &self.recipe, &self.overrides.set)?;
+        Ok((text, recipe))
     }
 }
 
@@ -112,6 +124,8 @@ fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
 
 /// Runs with progress on stderr and evaluation by the tasks of the recipe.
 fn start(recipe: &Recipe, text: &str, only: Option<&str>) -> Result<Ended> {
+    // A task that does not exist is better known now than after hours of training.
+    recipe.eval.as_ref().map(tasks).transpose()?;
     let stop = signals::stop_flag();
     let progress = RefCell::new(Progress::new());
     let mut observer = |event: Event| show(&mut progress.borrow_mut(), event);
@@ -155,12 +169,8 @@ fn evaluate(
     progress: &mut Progress,
 ) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let Some(eval) = &asked.recipe.eval else { return Ok(true) };
-    let mut registry = Registry::builtin()?;
-    if let Some(folder) = &eval.task_folder {
-        registry.add_folder(folder)?;
-    }
-    let tasks = registry.select(eval.tasks.iter().map(String::as_str))?;
-    let model = TextModel::load(asked.model, Dtype::F32)?;
+    let tasks = tasks(eval)?;
+    let model = TextModel::load(asked.model, Dtype::F32)?.with_time(asked.time_seconds);
     let journal = asked.output.join("journal.jsonl");
     let options = Options {
         data_roots: eval.data.clone(),
@@ -174,7 +184,7 @@ fn evaluate(
         !stop.load(Ordering::Relaxed)
     });
     let results = match results {
-        Err(findap_eval::EvalError::Stopped) => return Ok(false),
+        Err(EvalError::Stopped) => return Ok(false),
         other => other?,
     };
     results.write(asked.output)?;
@@ -182,11 +192,20 @@ fn evaluate(
     Ok(true)
 }
 
+/// The tasks that a recipe names.
+fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
+    let mut registry = Registry::builtin()?;
+    if let Some(folder) = &eval.task_folder {
+        registry.add_folder(folder)?;
+    }
+    registry.select(eval.tasks.iter().map(String::as_str))
+}
+
 /// What is known about this program and machine.
 fn provenance() -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let entries = [
-        ("commit", json!(option_env!("FINDAP_COMMIT").unwrap_or("unknown"))),
+        ("commit", json!(env!("FINDAP_COMMIT"))),
         ("device", json!(format!("cpu, {}", super::doctor::cpu_name()))),
         ("threads", json!(cores)),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),

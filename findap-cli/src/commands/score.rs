@@ -1,17 +1,17 @@
 //! `findap score`: the log-probability of every token of every row.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use findap_data::files::WholeFile;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
 use findap_tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::files::OutputFile;
 use crate::terminal::Progress;
 
 /// A line longer than this is refused: it is not a row of text.
@@ -82,16 +82,19 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         },
     );
 
-    let mut output = OutputFile::create(&arguments.output)?;
+    let says = || {
+        format!("cannot write {}: does its folder exist, is it writable, is the disk full?", arguments.output.display())
+    };
+    let mut output = WholeFile::create(&arguments.output).with_context(says)?;
     let mut progress = Progress::new();
     progress.begin("score", rows.len() as u64);
     for (index, row) in rows.iter().enumerate() {
         let scored = score(&model, &mut session, row)?;
-        output.write_line(&serde_json::to_string(&scored)?)?;
+        writeln!(output, "{}", serde_json::to_string(&scored)?).with_context(says)?;
         progress.step(index as u64 + 1, rows.len() as u64, "");
     }
     progress.clear();
-    output.commit()?;
+    output.commit().with_context(says)?;
     println!("{} rows scored: {}", rows.len(), arguments.output.display());
     Ok(())
 }

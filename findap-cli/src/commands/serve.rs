@@ -1,7 +1,7 @@
 //! `findap serve`: the model behind the OpenAI chat protocol.
 //!
 //! `POST /v1/chat/completions` (also with `stream: true`) and `GET /v1/models`. Requests are answered one after another; a few
-//! threads read and write, so that a slow client does not hold up the next one.
+//! threads read and write, so that a slow client does not hold up the next one. Clients that mean harm belong behind a proxy.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use findap_data::Message;
-use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Sampling};
+use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Sampling, TokenLogprob};
 use findap_model::TextModel;
 use findap_tensor::Dtype;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use tiny_http::{Header, Method, Request, Response, Server};
 
 /// Bodies beyond this are refused unread.
 const MAX_BODY_BYTES: u64 = 16 << 20;
-const THREADS: usize = 4;
+const THREADS: usize = 16;
 
 /// Serves a model over HTTP in the OpenAI chat protocol, with streaming
 #[derive(clap::Args)]
@@ -108,6 +108,7 @@ struct Wire {
     n: Option<usize>,
     seed: Option<u64>,
     stop: Option<Stop>,
+    logprobs: Option<bool>,
     #[serde(default)]
     stream: bool,
 }
@@ -132,8 +133,7 @@ fn complete(request: &mut Request, model: &dyn ChatModel, name: &str) -> Result<
     let wire: Wire = serde_json::from_slice(&body).map_err(|error| Refusal::new(400, error.to_string()))?;
     let is_stream = wire.stream;
     let request = to_request(wire)?;
-    let replies = model.chat(std::slice::from_ref(&request)).map_err(|error| Refusal::new(400, error.to_string()))?;
-    let reply = replies.into_iter().next().ok_or_else(|| Refusal::new(500, "the model gave no reply"))?;
+    let reply = model.chat_one(&request).map_err(|error| Refusal::new(400, error.to_string()))?;
     let id = format!("chatcmpl-{:x}", SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos()));
     if is_stream {
         return Ok(response(200, "text/event-stream", events(&reply, &id, name)));
@@ -161,6 +161,9 @@ fn to_request(wire: Wire) -> Result<ChatRequest, Refusal> {
         Some(Stop::One(text)) => vec![text],
         Some(Stop::Many(texts)) => texts,
     };
+    if stop.iter().any(String::is_empty) {
+        return refuse("stop", "texts of at least one character");
+    }
     let sampling = Sampling {
         temperature,
         top_k: wire.top_k,
@@ -169,7 +172,7 @@ fn to_request(wire: Wire) -> Result<ChatRequest, Refusal> {
         stop,
         seed: wire.seed,
         n: wire.n.unwrap_or(1),
-        logprobs: false,
+        logprobs: wire.logprobs.unwrap_or(false),
     };
     Ok(ChatRequest { messages: wire.messages, sampling })
 }
@@ -184,11 +187,23 @@ fn completion(reply: &ChatReply, id: &str, name: &str) -> Value {
                 "index": index,
                 "message": {"role": "assistant", "content": choice.text},
                 "finish_reason": choice.finish_reason,
-                "logprobs": null,
+                "logprobs": choice.logprobs.as_deref().map(logprobs),
             })
         })
         .collect();
-    json!({"id": id, "object": "chat.completion", "created": now(), "model": name, "choices": choices})
+    let usage = reply.usage.map(|usage| {
+        json!({
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        })
+    });
+    json!({"id": id, "object": "chat.completion", "created": now(), "model": name, "choices": choices, "usage": usage})
+}
+
+fn logprobs(tokens: &[TokenLogprob]) -> Value {
+    let entry = |token: &TokenLogprob| json!({"token": token.token, "logprob": token.logprob, "bytes": token.token.as_bytes(), "top_logprobs": []});
+    json!({"content": tokens.iter().map(entry).collect::<Vec<_>>()})
 }
 
 /// The reply as server-sent events: a role, the text word by word, the reason of the end, `[DONE]`.

@@ -66,9 +66,12 @@ fn mistakes_are_named_by_file_line_and_key() {
 #[test]
 fn every_recipe_of_the_project_is_one() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let runs = tempfile::tempdir().expect("a temporary folder");
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).expect("the recipes").flatten() {
-        let said = run(["plan".as_ref(), entry.path().as_os_str()]).success();
+        let run_folder = runs.path().join(entry.file_name());
+        let said =
+            run(["plan".as_ref(), entry.path().as_os_str(), "--run-dir".as_ref(), run_folder.as_os_str()]).success();
         let name = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
         assert!(said.stdout.contains(&format!("run {name} ")), "{name} is named otherwise:\n{}", said.stdout);
         names.push(name);

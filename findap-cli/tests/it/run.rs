@@ -149,18 +149,53 @@ fn other_settings_or_data_on_a_begun_run_are_refused_by_name() {
     let workplace = Workplace::new(4);
     let folder = workplace.path("run");
     workplace.run(&folder).success();
-    let before = made(&folder);
+    let before = everything(&folder);
     let set = |setting: &str| -> Said {
         workplace.command(&folder).args(["--set", setting]).output().expect("the binary starts").into()
     };
     set("stage.group2.learning_rate=1e-2").refusal(&["group2", "learning_rate", "was 0.0005, now 0.01"]);
     set("run.seed=4").refusal(&["run.seed", "was 3, now 4"]);
+    assert_eq!(everything(&folder), before, "a recipe that does not fit changes nothing");
     let text = fs::read_to_string(workplace.path("chat.jsonl")).expect("the data");
     fs::write(workplace.path("chat.jsonl"), text.replacen("It is 0.", "It is 9.", 1)).expect("the data change");
     workplace.run(&folder).refusal(&["group1", "data.chat"]);
-    assert_eq!(made(&folder), before);
-    let resolved = fs::read_to_string(folder.join("resolved.toml")).expect("the resolved recipe");
-    assert!(resolved.contains("seed = 3"), "what was refused does not stand there:\n{resolved}");
+    for name in ["recipe.toml", "resolved.toml", "provenance.json", "group1/done.json", "align/model/model.safetensors"]
+    {
+        assert_eq!(everything(&folder).get(name), before.get(name), "{name}");
+    }
+}
+
+#[test]
+fn a_finished_model_that_was_changed_is_not_trained_on() {
+    let workplace = Workplace::new(4);
+    let folder = workplace.path("run");
+    workplace.run(&folder).success();
+    let config = folder.join("group1/model/config.json");
+    let text = fs::read_to_string(&config).expect("a config");
+    fs::write(&config, text.replacen('{', "{ ", 1)).expect("the config changes");
+    workplace.run(&folder).refusal(&["group1/model", "not those that the stage made"]);
+    fs::write(&config, text).expect("the config is put back");
+    workplace.run(&folder).success();
+}
+
+#[test]
+fn a_plan_tells_tokens_steps_memory_and_time() {
+    let workplace = Workplace::new(4);
+    let folder = workplace.path("run");
+    let plan = |flag: &[&str]| {
+        let mut command = findap();
+        command.arg("plan").arg(&workplace.recipe).args(flag).arg("--run-dir").arg(&folder);
+        Said::from(command.output().expect("the binary starts")).success().stdout
+    };
+    let text = plan(&[]);
+    for word in ["tokens", "memory", "TFLOP", "optimizer moments", "GFLOP/s"] {
+        assert!(text.contains(word), "{word}\n{text}");
+    }
+    let value: Value = serde_json::from_str(&plan(&["--json"])).expect("one JSON object");
+    let group1 = &value["plan"][0];
+    assert_eq!((group1["stage"].as_str(), group1["steps"].as_u64()), (Some("group1"), Some(4)));
+    assert!(group1["flops"].as_f64().is_some_and(|flops| flops > 1e6), "{group1}");
+    assert!(!folder.join("group1").exists(), "nothing was trained");
 }
 
 #[test]
@@ -178,6 +213,24 @@ fn one_stage_needs_those_before_it() {
     stage("group2").success();
     assert!(folder.join("group2/model/model.safetensors").is_file() && !folder.join("align").exists());
     findap_distill(&workplace).refusal(&["distill"]);
+}
+
+/// Every file of a run folder by its path, but for the lock, which says who was last.
+fn everything(run_folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![run_folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+                continue;
+            }
+            let name = entry.strip_prefix(run_folder).expect("below it").to_string_lossy().into_owned();
+            files.insert(name, fs::read(&entry).expect("a file"));
+        }
+    }
+    files.remove("run.lock");
+    files
 }
 
 fn findap_distill(workplace: &Workplace) -> Said {

@@ -151,6 +151,28 @@ fn python_habits_of_templates_work() {
     assert_eq!(strftime(1_721_952_000, "%d %b %Y, %A %H:%M"), "26 Jul 2024, Friday 00:00");
 }
 
+/// A run that goes on the next day keeps the prompts of the day it was begun.
+#[test]
+fn a_template_tells_the_time_it_is_given() {
+    let dated = || compile("{{ strftime_now('%d %b %Y') }}").expect("it compiles");
+    let (eve, morning) = (1_795_305_600 - 1, 1_795_305_600);
+    assert_eq!(dated().with_time(eve).render(&[], false).expect("a date"), "21 Nov 2026");
+    assert_eq!(dated().with_time(morning).render(&[], false).expect("a date"), "22 Nov 2026");
+    assert_ne!(dated().with_time(eve).fingerprint(), dated().with_time(morning).fingerprint());
+    assert_eq!(dated().with_time(eve).fingerprint(), dated().with_time(eve - 3600).fingerprint());
+    let plain = || compile("{{ messages }}").expect("it compiles");
+    assert_eq!(plain().with_time(eve).fingerprint(), plain().with_time(morning).fingerprint());
+}
+
+#[test]
+fn a_folder_without_a_template_is_no_error_and_one_with_a_broken_one_is() {
+    let folder = tempfile::tempdir().expect("folder");
+    assert!(ChatTemplate::find(folder.path()).expect("none").is_none());
+    std::fs::write(folder.path().join("chat_template.jinja"), "{% for %}").expect("written");
+    let error = ChatTemplate::find(folder.path()).expect_err("it does not compile");
+    assert!(matches!(error, DataError::Template { problem: TemplateProblem::Syntax { .. }, .. }), "{error}");
+}
+
 #[test]
 fn hostile_templates_end_in_typed_errors() {
     let messages = [Message::user("x")];

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{ChatModel, ChatReply, ChatRequest, LlmError};
-use crate::tokenizer::hex;
+use crate::files::sha256;
 
 /// Requests handed to the recorded model at once; after each such group the replies are on disk.
 const GROUP: usize = 32;
@@ -60,7 +59,7 @@ impl<M: ChatModel> Cassette<M> {
     /// The key of a request: SHA-256 of its JSON, in hex.
     pub fn key(request: &ChatRequest) -> String {
         let text = serde_json::to_vec(request).expect("invariant: requests serialise");
-        hex(&Sha256::digest(text))
+        sha256(&text)
     }
 
     fn append(&self, entries: &[Entry]) -> Result<(), LlmError> {
@@ -91,27 +90,45 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
         }
     }
 
-    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+    /// Replies are on disk after each group; what failed is not recorded and is asked again the next time.
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let keys: Vec<String> = requests.iter().map(Self::key).collect();
         let mut replies = self.replies.lock().expect("invariant: no panic holds the lock");
         let mut missing: Vec<usize> =
             (0..requests.len()).filter(|&index| !replies.contains_key(&keys[index])).collect();
+        missing.sort_by_key(|index| (&keys[*index], *index));
         missing.dedup_by_key(|index| &keys[*index]);
+        missing.sort_unstable();
+        let mut errors: HashMap<&str, LlmError> = HashMap::new();
         for group in missing.chunks(GROUP) {
-            let Some(model) = &self.model else {
-                return Err(LlmError::NotRecorded {
-                    path: self.path.display().to_string(),
-                    key: keys[group[0]].clone(),
-                });
-            };
+            let Some(model) = &self.model else { break };
             let asked: Vec<ChatRequest> = group.iter().map(|&index| requests[index].clone()).collect();
-            let answers = model.chat(&asked)?;
-            let entries: Vec<Entry> =
-                group.iter().zip(answers).map(|(&index, reply)| Entry { key: keys[index].clone(), reply }).collect();
-            self.append(&entries)?;
+            let mut entries = Vec::new();
+            for (&index, answer) in group.iter().zip(model.chat(&asked)) {
+                match answer {
+                    Ok(reply) => entries.push(Entry { key: keys[index].clone(), reply }),
+                    Err(error) => drop(errors.insert(&keys[index], error)),
+                }
+            }
+            if let Err(error) = self.append(&entries) {
+                return vec![Err(error); requests.len()];
+            }
             replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
+            if errors.values().any(|error| !error.is_of_request()) {
+                break;
+            }
         }
-        Ok(keys.iter().map(|key| replies[key].clone()).collect())
+        // Where the model behind it has failed as a whole, that is the reason for all that were not asked.
+        let server_error = errors.values().find(|error| !error.is_of_request()).cloned();
+        let reply_to = |key: &String| {
+            let known = replies.get(key).cloned();
+            known.ok_or_else(|| {
+                let reason = errors.get(key.as_str()).or(server_error.as_ref()).cloned();
+                let path = self.path.display().to_string();
+                reason.unwrap_or_else(|| LlmError::NotRecorded { path, key: key.clone() })
+            })
+        };
+        keys.iter().map(reply_to).collect()
     }
 }
 
@@ -130,10 +147,18 @@ mod tests {
             "counting".into()
         }
 
-        fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+        fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
             self.0.fetch_add(requests.len(), Ordering::Relaxed);
-            Ok(requests.iter().map(|request| ChatReply::of_text(request.messages[0].content.to_uppercase())).collect())
+            let reply = |request: &ChatRequest| match request.messages[0].content.as_str() {
+                "refused" => Err(LlmError::BadRequest { problem: "refused" }),
+                text => Ok(ChatReply::of_text(text.to_uppercase())),
+            };
+            requests.iter().map(reply).collect()
         }
+    }
+
+    fn text(reply: &Result<ChatReply, LlmError>) -> &str {
+        reply.as_ref().expect("a reply").text()
     }
 
     fn request(text: &str) -> ChatRequest {
@@ -146,13 +171,27 @@ mod tests {
         let path = folder.path().join("tape.jsonl");
         let count = AtomicUsize::new(0);
         let open = || Cassette::open(&path, Some(Counting(&count))).expect("open");
-        assert_eq!(open().chat(&[request("a"), request("b")]).expect("chat")[1].text(), "B");
+        assert_eq!(text(&open().chat(&[request("a"), request("b")])[1]), "B");
         // What a kill in the middle of a write leaves.
         let mut file = OpenOptions::new().append(true).open(&path).expect("open");
         file.write_all(b"{\"key\": \"half").expect("write");
-        assert_eq!(open().chat(&[request("b"), request("c")]).expect("chat")[1].text(), "C");
-        assert_eq!(open().chat(&[request("c")]).expect("chat")[0].text(), "C");
+        assert_eq!(text(&open().chat(&[request("b"), request("c")])[1]), "C");
+        assert_eq!(text(&open().chat(&[request("c")])[0]), "C");
         assert_eq!(count.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_request_that_fails_costs_no_other_its_reply() {
+        let folder = tempfile::tempdir().expect("folder");
+        let count = AtomicUsize::new(0);
+        let open = || Cassette::open(&folder.path().join("tape.jsonl"), Some(Counting(&count))).expect("open");
+        let requests = [request("a"), request("refused"), request("b"), request("refused"), request("a")];
+        for asked_in_all in [3, 4] {
+            let replies = open().chat(&requests);
+            assert_eq!([0, 2, 4].map(|index| text(&replies[index])), ["A", "B", "A"]);
+            assert!([1, 3].iter().all(|index| matches!(replies[*index], Err(LlmError::BadRequest { .. }))));
+            assert_eq!(count.load(Ordering::Relaxed), asked_in_all, "each is asked once, what failed again");
+        }
     }
 
     #[test]
@@ -161,10 +200,10 @@ mod tests {
         let path = folder.path().join("tape.jsonl");
         assert!(matches!(Cassette::<Counting<'_>>::open(&path, None), Err(LlmError::BadRecording { .. })));
         let count = AtomicUsize::new(0);
-        Cassette::open(&path, Some(Counting(&count))).expect("open").chat(&[request("a")]).expect("chat");
+        Cassette::open(&path, Some(Counting(&count))).expect("open").chat(&[request("a")])[0].as_ref().expect("chat");
         let replay = Cassette::<Counting<'_>>::open(&path, None).expect("open");
-        assert_eq!(replay.chat(&[request("a")]).expect("chat")[0].text(), "A");
-        assert!(matches!(replay.chat(&[request("z")]), Err(LlmError::NotRecorded { .. })));
+        assert_eq!(text(&replay.chat(&[request("a")])[0]), "A");
+        assert!(matches!(replay.chat(&[request("z")])[0], Err(LlmError::NotRecorded { .. })));
         std::fs::write(&path, "nonsense\n{}\n\n").expect("write");
         assert!(matches!(Cassette::<Counting<'_>>::open(&path, None), Err(LlmError::BadRecording { .. })));
     }

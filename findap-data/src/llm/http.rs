@@ -199,23 +199,24 @@ impl ChatModel for HttpChatModel {
         format!("{}@{}", self.options.model, self.options.url)
     }
 
-    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+    /// Once the server itself has failed, the requests that have not been sent fail with the same error.
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let next = AtomicUsize::new(0);
-        let replies: Mutex<Vec<Option<ChatReply>>> = Mutex::new(vec![None; requests.len()]);
-        let first_error: Mutex<Option<LlmError>> = Mutex::new(None);
+        let replies: Mutex<Vec<Option<Result<ChatReply, LlmError>>>> = Mutex::new(vec![None; requests.len()]);
+        let server_error: Mutex<Option<LlmError>> = Mutex::new(None);
+        let lock = "invariant: no panic holds the lock";
         let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let has_failed = first_error.lock().is_ok_and(|error| error.is_some());
-                let Some(request) = requests.get(index).filter(|_| !has_failed) else {
-                    return;
-                };
-                match self.ask(request) {
-                    Ok(reply) => replies.lock().expect("invariant: no panic holds the lock")[index] = Some(reply),
-                    Err(error) => {
-                        first_error.lock().expect("invariant: no panic holds the lock").get_or_insert(error);
-                    }
+            while let index = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(request) = requests.get(index)
+            {
+                let failed = server_error.lock().expect(lock).clone();
+                let reply = failed.map_or_else(|| self.ask(request), Err);
+                if let Err(error) = &reply
+                    && !error.is_of_request()
+                {
+                    server_error.lock().expect(lock).get_or_insert_with(|| error.clone());
                 }
+                replies.lock().expect(lock)[index] = Some(reply);
             }
         };
         std::thread::scope(|scope| {
@@ -223,11 +224,8 @@ impl ChatModel for HttpChatModel {
                 scope.spawn(work);
             }
         });
-        if let Some(error) = first_error.into_inner().expect("invariant: no panic holds the lock") {
-            return Err(error);
-        }
-        let replies = replies.into_inner().expect("invariant: no panic holds the lock");
-        Ok(replies.into_iter().map(|reply| reply.expect("invariant: no error, so all were answered")).collect())
+        let replies = replies.into_inner().expect(lock);
+        replies.into_iter().map(|reply| reply.expect("invariant: every index was taken once")).collect()
     }
 }
 
@@ -255,7 +253,7 @@ fn parse_reply(bytes: &[u8]) -> Result<ChatReply, String> {
             Ok(Choice { text: text.to_string(), finish_reason, logprobs })
         })
         .collect::<Result<Vec<_>, String>>()?;
-    Ok(ChatReply { choices })
+    Ok(ChatReply { choices, usage: serde_json::from_value(value["usage"].clone()).ok() })
 }
 
 fn token(value: &Value) -> Option<TokenLogprob> {
@@ -327,7 +325,7 @@ mod tests {
         .expect("client");
         let request = ChatRequest { messages: vec![Message::user("2 + 2?")], sampling: Sampling::default() };
         let started = Instant::now();
-        let reply = model.chat(&[request]).map(|mut replies| replies.remove(0));
+        let reply = model.chat_one(&request);
         (reply, server.join().expect("server"), started.elapsed())
     }
 
@@ -382,7 +380,11 @@ mod tests {
         })
         .expect("client");
         let request = ChatRequest { messages: vec![], sampling: Sampling::default() };
-        assert!(matches!(refused.chat(&[request]), Err(LlmError::Transport { attempts: 2, .. })));
+        let replies = refused.chat(&[request.clone(), request]);
+        assert!(
+            replies.iter().all(|reply| matches!(reply, Err(LlmError::Transport { attempts: 2, .. }))),
+            "{replies:?}"
+        );
         assert!(matches!(
             HttpChatModel::new(HttpOptions { url: "file:///x".into(), ..HttpOptions::default() }),
             Err(LlmError::BadEndpoint { .. })

@@ -106,12 +106,25 @@ pub struct Choice {
 pub struct ChatReply {
     /// At least one.
     pub choices: Vec<Choice>,
+    /// What it took, where the model says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub usage: Option<Usage>,
+}
+
+/// The size of a request and its reply, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the conversation as the template renders it.
+    pub prompt_tokens: u64,
+    /// Tokens of all choices, each with its end of turn.
+    pub completion_tokens: u64,
 }
 
 impl ChatReply {
     /// A reply of one finished text without log-probabilities.
     pub fn of_text(text: impl Into<String>) -> ChatReply {
-        ChatReply { choices: vec![Choice { text: text.into(), finish_reason: FinishReason::Stop, logprobs: None }] }
+        let choice = Choice { text: text.into(), finish_reason: FinishReason::Stop, logprobs: None };
+        ChatReply { choices: vec![choice], usage: None }
     }
 
     /// The first answer's text.
@@ -125,11 +138,18 @@ pub trait ChatModel {
     /// A name for reports and fingerprints, such as the model's folder or `gpt-4o@host`.
     fn name(&self) -> String;
 
-    /// Answers all requests, in their order. Implementations may work on several at once.
+    /// Answers the requests, in their order, each for itself: one that cannot be answered costs no other its reply.
+    /// Implementations may work on several at once.
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>>;
+
+    /// Answers one request.
     ///
     /// # Errors
-    /// [`LlmError`] of the first request that could not be answered.
-    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError>;
+    /// Why it could not be answered.
+    fn chat_one(&self, request: &ChatRequest) -> Result<ChatReply, LlmError> {
+        let reply = self.chat(std::slice::from_ref(request)).into_iter().next();
+        reply.expect("invariant: there is a reply for each request")
+    }
 }
 
 /// Why a model gave no usable answer.
@@ -218,4 +238,15 @@ pub enum LlmError {
         /// What is wrong with it.
         problem: &'static str,
     },
+}
+
+impl LlmError {
+    /// Whether the fault lies in this one request: others to the same model may well be answered.
+    pub fn is_of_request(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 400 | 413 | 422),
+            Self::BadReply { .. } | Self::ReplyTooLarge { .. } | Self::Model { .. } | Self::BadRequest { .. } => true,
+            _ => false,
+        }
+    }
 }

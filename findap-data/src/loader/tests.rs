@@ -147,7 +147,7 @@ fn epochs_differ_in_order_and_lengths_are_kept() {
     while longer.next_step().is_some() {}
     assert!(new(Length::Steps(5)).seek(longer.state()).is_err());
     let dev = new(Length::Epochs(1.0));
-    let tokens = |max| dev.one_pass(max).iter().map(|micro| micro.batch.num_tokens()).sum::<usize>();
+    let tokens = |max| dev.one_pass(max).map(|micro| micro.batch.num_tokens()).sum::<usize>();
     assert_eq!((tokens(usize::MAX), tokens(41), tokens(40)), (600, 60, 40));
 }
 
@@ -186,6 +186,10 @@ fn texts_are_cut_to_the_number_of_conversations() {
     let mut loader = Loader::new(stores.clone(), &sequential.phases, options(1.0)).expect("loader");
     let half = Loader::new(stores.clone(), &sequential.phases, options(0.5)).expect("loader");
     assert!(half.phases.iter().all(|phase| phase.steps > 0), "half of each phase, not the first phase alone");
+    for wanted in [1, 2, 3, 7, 20] {
+        let exact = LoaderOptions { length: Length::Steps(wanted), ..options(1.0) };
+        assert_eq!(Loader::new(stores.clone(), &sequential.phases, exact).expect("loader").total_steps(), wanted);
+    }
     let first = loader.next_step().expect("step");
     assert!(
         first

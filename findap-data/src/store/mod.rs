@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,9 +22,9 @@ use sha2::{Digest, Sha256};
 use crate::batch::TokenizedRow;
 use crate::capability::{Capability, Domain};
 use crate::error::{DataError, Location, StoreProblem};
+use crate::files::{hash_file, hex, write_whole};
 use crate::readers::{self, Format, Kind, ReadOptions, Record};
 use crate::tokenise::{Outcome, Tokeniser};
-use crate::tokenizer::hex;
 
 const MAGIC: &[u8; 8] = b"FINDAPTS";
 const VERSION: u32 = 1;
@@ -128,9 +128,10 @@ impl TokenStore {
         }
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|error| DataError::io("create", parent, error))?;
-        let mut temporary = folder.as_os_str().to_owned();
-        temporary.push(format!(".tmp-{}", std::process::id()));
-        let temporary = PathBuf::from(temporary);
+        // Where two processes build the same store, each has its own folder; whoever is first or last, the store is whole.
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        remove_leftovers(parent, &format!("{name}.tmp-"));
+        let temporary = parent.join(format!("{name}.tmp-{}", std::process::id()));
         let built = write_store(&temporary, source, tokeniser, &fingerprint).and_then(|()| {
             if folder.exists() {
                 fs::remove_dir_all(folder).map_err(|error| DataError::io("replace", folder, error))?;
@@ -329,16 +330,7 @@ impl Layout {
 
 fn fingerprint(source: &Source, tokeniser: &Tokeniser<'_>) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
-    let file = File::open(&source.path).map_err(|error| DataError::io("read", &source.path, error))?;
-    let mut input = BufReader::with_capacity(1 << 20, file);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = input.read(&mut buffer).map_err(|error| DataError::io("read", &source.path, error))?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
+    hash_file(&mut hasher, &source.path).map_err(|error| DataError::io("read", &source.path, error))?;
     hasher.update(format!(
         "\0version {VERSION} kind {:?} format {:?} columns {:?} context {} tokenizer {} template {:?}",
         source.kind,
@@ -349,6 +341,18 @@ fn fingerprint(source: &Source, tokeniser: &Tokeniser<'_>) -> Result<String, Dat
         tokeniser.template.map(|template| template.fingerprint()),
     ));
     Ok(hex(&hasher.finalize()))
+}
+
+/// Removes what processes that no longer run have left behind.
+fn remove_leftovers(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(process) = name.strip_prefix(prefix) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            // A leftover that cannot be removed only costs space.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn write_store(folder: &Path, source: &Source, tokeniser: &Tokeniser<'_>, fingerprint: &str) -> Result<(), DataError> {
@@ -398,12 +402,7 @@ fn write_store(folder: &Path, source: &Source, tokeniser: &Tokeniser<'_>, finger
     let meta_path = folder.join("meta.json");
     let meta = Meta { fingerprint: fingerprint.to_string(), report };
     let text = serde_json::to_vec_pretty(&meta).expect("invariant: numbers and strings serialise");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&meta_path)?;
-        file.write_all(&text)?;
-        file.sync_all()
-    };
-    write().map_err(|error| DataError::io("write", &meta_path, error))
+    write_whole(&meta_path, &text).map_err(|error| DataError::io("write", &meta_path, error))
 }
 
 fn next_group(records: &mut readers::Records) -> Result<Vec<(Location, Record)>, DataError> {

@@ -39,13 +39,13 @@ impl ChatModel for WorldJudge {
     }
 
     /// Answers the last message of each request; sampling settings change nothing.
-    fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<ChatReply>, LlmError> {
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let reply = |request: &ChatRequest| {
             let prompt = request.messages.last().map_or("", |message| message.content.as_str());
-            self.reply(prompt).map(ChatReply::of_text)
+            let reply = self.reply(prompt).map(ChatReply::of_text);
+            reply.map_err(|UnknownPrompt| LlmError::BadRequest { problem: UNKNOWN_PROMPT })
         };
-        let replies: Result<_, UnknownPrompt> = requests.iter().map(reply).collect();
-        replies.map_err(|_| LlmError::BadRequest { problem: UNKNOWN_PROMPT })
+        requests.iter().map(reply).collect()
     }
 }
 

@@ -36,6 +36,7 @@ pub use facts::{Attribute, Entity, FRAMES, KINDS, Kind, Population, Split};
 pub use tokenizer::{SPECIAL_TOKENS, train_tokenizer};
 
 use crate::Domain;
+use crate::files::write_whole;
 use crate::reward_model::Exercise;
 use chat::{Talk, conversation, solved};
 use draw::Draw;
@@ -94,6 +95,25 @@ impl Default for WorldConfig {
             distill_exercises: 150,
             dev_rows: 60,
             eval_items: 100,
+        }
+    }
+}
+
+impl WorldConfig {
+    /// Whether a world can be made of it.
+    ///
+    /// # Errors
+    /// [`WorldError::TooSmall`].
+    pub fn check(&self) -> Result<(), WorldError> {
+        let least = [
+            ("entities_per_kind", 8, self.entities_per_kind),
+            ("finance_entities_per_kind", 8, self.finance_entities_per_kind),
+            ("eval_items", 1, self.eval_items),
+            ("dev_rows", 1, self.dev_rows),
+        ];
+        match least.into_iter().find(|(_, least, got)| got < least) {
+            Some((field, least, got)) => Err(WorldError::TooSmall { field, least, got }),
+            None => Ok(()),
         }
     }
 }
@@ -161,20 +181,10 @@ pub fn generate(config: &WorldConfig, folder: &Path) -> Result<Vec<PathBuf>, Wor
             text.push_str(&row.to_string());
             text.push('\n');
         }
-        write_whole(&path, &text)?;
+        write_whole(&path, text.as_bytes()).map_err(|source| WorldError::Io { path: path.clone(), source })?;
         paths.push(path);
     }
     Ok(paths)
-}
-
-fn write_whole(path: &Path, text: &str) -> Result<(), WorldError> {
-    let failed = |source| WorldError::Io { path: path.to_owned(), source };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let unfinished = path.with_extension("jsonl.unfinished");
-    std::fs::write(&unfinished, text).map_err(failed)?;
-    std::fs::rename(&unfinished, path).map_err(failed)
 }
 
 /// Makes the files of a world in memory.
@@ -182,16 +192,7 @@ fn write_whole(path: &Path, text: &str) -> Result<(), WorldError> {
 /// # Errors
 /// [`WorldError::TooSmall`].
 pub fn files(config: &WorldConfig) -> Result<Vec<WorldFile>, WorldError> {
-    for (field, least, got) in [
-        ("entities_per_kind", 8, config.entities_per_kind),
-        ("finance_entities_per_kind", 8, config.finance_entities_per_kind),
-        ("eval_items", 1, config.eval_items),
-        ("dev_rows", 1, config.dev_rows),
-    ] {
-        if got < least {
-            return Err(WorldError::TooSmall { field, least, got });
-        }
-    }
+    config.check()?;
     let general = general_half(config);
     let finance = finance_half(config);
     let train_companies = companies(&finance, Split::Train);

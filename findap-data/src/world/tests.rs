@@ -270,10 +270,10 @@ fn the_judge_is_a_chat_model() {
         sampling: Sampling::default(),
     };
     let asked = request(fap_prompt("What is 2+2?", "2+2=4\nAnswer: 4", "Answer: 4"));
-    let reply = WorldJudge.chat(&[asked]).unwrap();
-    let verdict: FapVerdict = parse_verdict(reply[0].text()).unwrap();
+    let reply = WorldJudge.chat_one(&asked).unwrap();
+    let verdict: FapVerdict = parse_verdict(reply.text()).unwrap();
     assert_eq!(verdict.correctness, Correctness::Correct);
-    assert!(matches!(WorldJudge.chat(&[request("Hello!".to_owned())]), Err(LlmError::BadRequest { .. })));
+    assert!(matches!(WorldJudge.chat_one(&request("Hello!".to_owned())), Err(LlmError::BadRequest { .. })));
 }
 
 #[test]

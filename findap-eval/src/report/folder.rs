@@ -75,8 +75,12 @@ impl RunFolder {
         folders.sort_by_key(|name| rank(name));
 
         let mut logs = Vec::new();
+        let mut distillation = Map::new();
         for stage in &folders {
             let folder = path.join(stage);
+            if let Some(Value::Object(object)) = read_json(&folder.join("statistics.json"))? {
+                distillation = object;
+            }
             let lines = read_lines(&folder.join("metrics.jsonl"))?;
             if !lines.is_empty() {
                 logs.push(StageLog { stage: stage.clone(), lines, mixture: read_json(&folder.join("mixture.json"))? });
@@ -106,10 +110,6 @@ impl RunFolder {
         let samples = match (result_files.first(), result_files.last()) {
             (Some(first), Some(last)) if result_files.len() > 1 => Some((samples_of(first)?, samples_of(last)?)),
             _ => None,
-        };
-        let distillation = match read_json(&path.join("distill").join("statistics.json"))? {
-            Some(Value::Object(object)) => object,
-            _ => Map::new(),
         };
         Ok(Self {
             path: path.to_owned(),

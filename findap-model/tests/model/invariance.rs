@@ -2,7 +2,7 @@
 //! independent implementation.
 
 use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
-use findap_model::session::SessionOptions;
+use findap_model::session::{SessionOptions, memory_bytes};
 use findap_model::{Arena, Llama, Recompute, Session, Tokens};
 use findap_tensor::Dtype;
 use findap_tensor::ops::cross_entropy::IGNORE;
@@ -185,4 +185,16 @@ fn preference_log_probabilities_and_gradients_agree() {
     }
     let difference = relative_difference(&gradients, &golden_tensors("out/dpo_tiny/grads.safetensors"));
     assert!(difference < 1e-5, "{difference:e}");
+}
+
+#[test]
+fn memory_is_known_before_a_session_is_built() {
+    for (name, recompute, needs_backward) in
+        [("tiny", Recompute::None, true), ("tiny_v4", Recompute::Block, true), ("tiny_v4", Recompute::None, false)]
+    {
+        let config = findap_model::Config::load(&golden(&format!("models/{name}"))).expect("config");
+        let options =
+            SessionOptions { dtype: Dtype::F32, max_tokens: 96, max_positions: 64, recompute, needs_backward };
+        assert_eq!(memory_bytes(&config, options), Session::new(&config, options).memory(), "{name}");
+    }
 }

@@ -33,7 +33,7 @@ fn sampled(texts: &[&str]) -> Vec<Sampled> {
         verdict: None,
         correction: None,
     };
-    vec![Sampled { exercise: "e".to_owned(), solutions: texts.iter().map(solution).collect() }]
+    vec![Sampled { exercise: "e".to_owned(), solutions: texts.iter().map(solution).collect(), problem: None }]
 }
 
 const RIGHT: &str = "coupons: 6*9=54\ntotal: 54+100=154\nAnswer: 154";
@@ -46,12 +46,14 @@ const CUT_OFF: &str = "coupons: 6*9=54\ntotal: 54+1";
 fn pairs_follow_from_solutions_and_verdicts() {
     let exercises = [exercise("e")];
     let texts = [CUT_OFF, RIGHT, WRONG_LATE, WRONG_EARLY, TWO_ANSWERS];
-    let sampled = judged(&WorldJudge, &exercises, sampled(&texts)).unwrap();
+    let mut sampled = sampled(&texts);
+    judge_solutions(&WorldJudge, &exercises, &mut sampled).unwrap();
     let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
     assert_eq!(
         statistics,
         Statistics {
             exercises: 1,
+            unsolved: 0,
             solutions: 5,
             right: 1,
             wrong: 4,
@@ -88,15 +90,41 @@ fn an_unreadable_verdict_never_becomes_a_label() {
         fn name(&self) -> String {
             "mumbling".to_owned()
         }
-        fn chat(&self, requests: &[ChatRequest]) -> Result<Vec<findap_data::ChatReply>, findap_data::LlmError> {
-            Ok(requests.iter().map(|_| findap_data::ChatReply::of_text("It looks right to me.")).collect())
+        fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
+            requests.iter().map(|_| Ok(ChatReply::of_text("It looks right to me."))).collect()
         }
     }
     let exercises = [exercise("e")];
-    let sampled = judged(&Mumbling, &exercises, sampled(&[RIGHT, WRONG_LATE])).unwrap();
+    let mut sampled = sampled(&[RIGHT, WRONG_LATE]);
+    judge_solutions(&Mumbling, &exercises, &mut sampled).unwrap();
     let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
     assert!(pairs.is_empty());
     assert_eq!((statistics.unjudged, statistics.right, statistics.wrong), (2, 0, 0));
+}
+
+/// A reply that the server refuses costs that solution its label, a server that refuses all ends the stage.
+#[test]
+fn one_refused_request_is_no_end() {
+    struct Refusing(&'static str);
+    impl ChatModel for Refusing {
+        fn name(&self) -> String {
+            "refusing".to_owned()
+        }
+        fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
+            let reply = |request: &ChatRequest| match request.messages[0].content.contains(self.0) {
+                true => Err(LlmError::BadRequest { problem: "too long" }),
+                false => WorldJudge.chat_one(request),
+            };
+            requests.iter().map(reply).collect()
+        }
+    }
+    let exercises = [exercise("e")];
+    let mut of_two = sampled(&[RIGHT, WRONG_LATE]);
+    judge_solutions(&Refusing("Answer: 155"), &exercises, &mut of_two).unwrap();
+    let verdicts: Vec<bool> = of_two[0].solutions.iter().map(|solution| solution.verdict.is_some()).collect();
+    assert_eq!(verdicts, [true, false]);
+    let error = judge_solutions(&Refusing("Question"), &exercises, &mut of_two).unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
 }
 
 #[test]

@@ -34,7 +34,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use findap_data::world::WorldConfig;
 use findap_data::{Capability, Domain, Format, Kind};
+use findap_model::{Dtype, Recompute};
 use serde::{Deserialize, Serialize};
 
 pub use parse::{RecipeError, load, parse};
@@ -58,7 +60,7 @@ pub struct Recipe {
     /// `[world]`: generate the closed world before the first stage; its keys are those of `findap_data::world::WorldConfig`.
     /// Default: no world.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub world: Option<toml::Table>,
+    pub world: Option<WorldConfig>,
     /// `[[data]]`: the sources that stages name.
     pub data: Vec<DataTable>,
     /// `[[stage]]`: what is done, in order.
@@ -125,6 +127,15 @@ pub enum Compute {
     F64,
 }
 
+impl From<Compute> for Dtype {
+    fn from(compute: Compute) -> Dtype {
+        match compute {
+            Compute::F32 => Dtype::F32,
+            Compute::F64 => Dtype::F64,
+        }
+    }
+}
+
 /// `model.save_dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +156,15 @@ pub enum RecomputeKind {
     None,
     /// Keep the input of each block and run its forward again.
     Block,
+}
+
+impl From<RecomputeKind> for Recompute {
+    fn from(kind: RecomputeKind) -> Recompute {
+        match kind {
+            RecomputeKind::None => Recompute::None,
+            RecomputeKind::Block => Recompute::Block,
+        }
+    }
 }
 
 /// One `[[data]]` table: a named source.
@@ -202,9 +222,15 @@ fn general() -> Domain {
 
 impl Recipe {
     /// What runs: this recipe with every open choice made, those that depend on the model by its longest context, in tokens.
-    pub fn resolve(mut self, folder: Option<&Path>, max_positions: usize) -> Recipe {
+    ///
+    /// # Errors
+    /// [`RecipeError::Context`], [`RecipeError::FolderName`].
+    pub fn resolve(mut self, folder: Option<&Path>, max_positions: usize) -> Result<Recipe, RecipeError> {
         let default_folder = || Path::new("runs").join(&self.run.name);
         let folder = folder.map(Path::to_path_buf).or_else(|| self.run.folder.clone()).unwrap_or_else(default_folder);
+        if folder.to_str().is_none() {
+            return Err(RecipeError::FolderName { folder });
+        }
         if let Some(eval) = &mut self.eval {
             let models = self.stage.iter().filter(|stage| stage.makes_model());
             let every = || std::iter::once("base").chain(models.map(Stage::name)).map(str::to_owned).collect();
@@ -218,14 +244,19 @@ impl Recipe {
             source.capability.get_or_insert(capability);
         }
         for stage in &mut self.stage {
-            match stage {
-                Stage::Train(stage) => stage.optimization.resolve(max_positions),
-                Stage::Align(stage) => stage.optimization.resolve(max_positions),
-                Stage::Distill(_) => {}
+            let (name, keys) = match stage {
+                Stage::Train(stage) => (&stage.name, &mut stage.optimization),
+                Stage::Align(stage) => (&stage.name, &mut stage.optimization),
+                Stage::Distill(_) => continue,
+            };
+            keys.resolve(max_positions);
+            let context_tokens = keys.context_tokens.unwrap_or(0);
+            if context_tokens > max_positions {
+                return Err(RecipeError::Context { stage: name.clone(), context_tokens, max_positions });
             }
         }
         self.run.folder = Some(folder);
-        self
+        Ok(self)
     }
 
     /// The run folder of a resolved recipe.

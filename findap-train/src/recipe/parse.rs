@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use findap_data::Kind;
+use findap_data::world::WorldConfig;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::{AlignStage, DistillStage, Judge, Optimization, TrainStage};
+use super::{AlignStage, DistillStage, Optimization, TrainStage};
 use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA, Stage};
+use crate::sources::DISTILLED;
 
 /// What is wrong with a recipe. Each variant names the file and the key.
 #[derive(Debug, Error)]
@@ -71,6 +73,24 @@ pub enum RecipeError {
         key: String,
         /// What is wrong and what to write instead.
         problem: String,
+    },
+    /// Rows longer than the model's positions.
+    #[error(
+        "stage `{stage}`: context_tokens = {context_tokens}, but the model has {max_positions} positions; set it to at most that many"
+    )]
+    Context {
+        /// The stage.
+        stage: String,
+        /// What the recipe wants.
+        context_tokens: usize,
+        /// `max_position_embeddings` of the model.
+        max_positions: usize,
+    },
+    /// A run folder whose name no recipe can hold.
+    #[error("{}: the name of a run folder must be UTF-8", folder.display())]
+    FolderName {
+        /// The folder.
+        folder: PathBuf,
     },
     /// An override that cannot be applied.
     #[error("--set {key}: {problem}")]
@@ -246,11 +266,7 @@ impl Reader<'_> {
         let model: ModelTable = self
             .section(&mut table, "model")?
             .ok_or_else(|| self.missing("model", "add a [model] table with `base = \"folder\"`"))?;
-        let world = match table.remove("world") {
-            None => None,
-            Some(Value::Table(world)) => Some(world),
-            Some(other) => return Err(self.invalid("world", format!("expected a table, found a {}", other.type_str()))),
-        };
+        let world: Option<WorldConfig> = self.section(&mut table, "world")?;
         let data = self
             .members(&mut table, "data")?
             .into_iter()
@@ -408,6 +424,9 @@ impl Reader<'_> {
             "model.tokenizer",
             "leave it out: a `base` folder brings its own",
         )?;
+        if let Some(Err(error)) = recipe.world.as_ref().map(WorldConfig::check) {
+            return Err(self.invalid("world", error.to_string()));
+        }
         self.check_data(recipe)?;
         if recipe.stage.is_empty() {
             return Err(self.missing("stage", "a run needs at least one [[stage]]"));
@@ -434,6 +453,8 @@ impl Reader<'_> {
             }
         }
         if let Some(eval) = &recipe.eval {
+            self.require(eval.limit != Some(0), "eval.limit", "it must be above 0")?;
+            self.require(!eval.tasks.is_empty(), "eval.tasks", "name at least one task or @group")?;
             for name in eval.stages.iter().flatten() {
                 let known =
                     name == "base" || recipe.stage.iter().any(|stage| stage.name() == name && stage.makes_model());
@@ -449,6 +470,11 @@ impl Reader<'_> {
             let key = join("data", &source.name);
             self.require(plain_name(&source.name), &join(&key, "name"), "use letters, digits, '-', '_' and '.' only")?;
             self.require(names.insert(&source.name), &join(&key, "name"), "two sources have this name")?;
+            self.require(
+                source.name != DISTILLED,
+                &join(&key, "name"),
+                "the name is reserved for the pairs of the run's own distillation",
+            )?;
             let share = source.share.unwrap_or(1.0);
             self.require(share > 0.0 && share <= 1.0, &join(&key, "share"), "a share is above 0 and at most 1")?;
             let in_world = source.path.to_string_lossy().starts_with("world:");
@@ -467,9 +493,14 @@ impl Reader<'_> {
         self.check_names(&stage.rows, &join(key, "rows"), recipe, &[Kind::Tokenized, Kind::Packed])?;
         let trainable = [Kind::Text, Kind::Chat, Kind::Tokenized, Kind::Packed];
         self.check_names(&stage.dev, &join(key, "dev"), recipe, &trainable)?;
-        let count = stage.text.len() + stage.chat.len() + stage.rows.len();
-        if count == 0 {
+        if stage.sources().next().is_none() {
             return Err(self.missing(&join(key, "text"), "name at least one source in `text`, `chat` or `rows`"));
+        }
+        for (side, names) in [("text", &stage.text), ("chat", &stage.chat)] {
+            let share = |name: &String| recipe.data.iter().find(|source| source.name == *name)?.share;
+            let sum: f64 = names.iter().filter_map(share).sum();
+            let problem = format!("the shares of its sources add up to {sum}, which is more than 1");
+            self.require(sum <= 1.0 + 1e-9, &join(key, side), &problem)?;
         }
         self.check_optimization(&stage.optimization, key, !stage.dev.is_empty())
     }
@@ -510,8 +541,10 @@ impl Reader<'_> {
         self.require(stage.top_p > 0.0 && stage.top_p <= 1.0, &join(key, "top_p"), "it must be above 0 and at most 1")?;
         self.require(stage.max_new_tokens >= 1, &join(key, "max_new_tokens"), "allow at least 1 token")?;
         self.require(!stage.kinds.is_empty(), &join(key, "kinds"), "name \"fap\", \"scp\" or both")?;
-        let known = !matches!(&stage.judge, Judge::Named(name) if name != "world");
-        self.require(known, &join(key, "judge"), "write \"world\" or { url = \"...\", model = \"...\" }")
+        self.require(stage.limit != Some(0), &join(key, "limit"), "it must be above 0")?;
+        let most = stage.pairs_per_exercise.max(stage.corrections_per_exercise);
+        self.require(most > 0, &join(key, "pairs_per_exercise"), "allow at least 1 pair of either kind")?;
+        Ok(())
     }
 
     fn check_names(&self, names: &[String], key: &str, recipe: &Recipe, kinds: &[Kind]) -> Result<(), RecipeError> {

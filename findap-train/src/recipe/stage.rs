@@ -77,6 +77,13 @@ pub struct TrainStage {
     pub optimization: Optimization,
 }
 
+impl TrainStage {
+    /// The sources it trains on: texts, conversations, rows.
+    pub fn sources(&self) -> impl Iterator<Item = &String> {
+        self.text.iter().chain(&self.chat).chain(&self.rows)
+    }
+}
+
 /// The keys of a `distill` stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,12 +124,27 @@ pub struct DistillStage {
 
 /// `judge`: `"world"` or a table naming an OpenAI-compatible server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "toml::Value")]
 pub enum Judge {
     /// The string `"world"`.
     Named(String),
     /// `{ url = "...", model = "...", key_env = "..." }`.
     Remote(RemoteJudge),
+}
+
+/// By hand, so that a mistake in the table is named.
+impl TryFrom<toml::Value> for Judge {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(name) if name == "world" => Ok(Self::Named(name)),
+            toml::Value::Table(table) => {
+                table.try_into().map(Self::Remote).map_err(|error: toml::de::Error| error.message().trim().to_owned())
+            }
+            _ => Err("write \"world\" or { url = \"http://host/v1\", model = \"name\" }".to_owned()),
+        }
+    }
 }
 
 impl Default for Judge {

@@ -214,8 +214,15 @@ fn one_batch_of_eight_is_eight_of_one() {
 }
 
 fn dpo_objective(nll_mean: NllMean, nll_weight: f64, reference: &Llama) -> Objective {
-    let references =
-        reference_logprobs(reference, &first_step(&pairs(), Kind::Preference, 6, 6), "s", &mut |_: Event| {}).unwrap();
+    let references = reference_logprobs(
+        reference,
+        &first_step(&pairs(), Kind::Preference, 6, 6),
+        "s",
+        &AtomicBool::new(false),
+        &mut |_: Event| {},
+    )
+    .unwrap()
+    .expect("nobody stops it");
     Objective::Dpo { dpo: Dpo { beta: 0.1, nll_weight, nll_mean }, references, dev_references: References::new() }
 }
 
@@ -314,7 +321,7 @@ fn a_loss_that_is_not_finite_ends_the_stage_before_the_update() {
     let message = error.to_string();
     assert!(matches!(error, TrainError::NonFinite { .. }) && message.contains("golden:"), "{message}");
     let mut notes = Vec::new();
-    assert!(checkpoint::find_latest(folder.path(), "checkpoint", &mut notes).is_some() && notes.is_empty());
+    assert!(checkpoint::find_latest(folder.path(), "checkpoint", &mut notes).unwrap().is_some() && notes.is_empty());
 }
 
 #[test]

@@ -129,6 +129,67 @@ macro_rules! tiles {
     };
 }
 
+/// A [`TileFn`] of every height and layout, compiled for some instructions.
+macro_rules! compiled_tile {
+    ($name:ident, $number:ty, $register:ty $(, $features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $name<const ROWS: usize, const ROW: usize, const STEP: usize>(
+            depth: usize,
+            a: *const $number,
+            b: *const $number,
+            c: *mut $number,
+            c_stride: usize,
+            accumulate: bool,
+        ) {
+            // SAFETY: the caller's promise is that of `TileFn`.
+            unsafe { tile::<$register, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
+        }
+    };
+}
+
+/// [`Lanes`] of a register by the names of its instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! register_lanes {
+    ($register:ty, $number:ty, $count:literal, $zero:ident, $set1:ident, $load:ident, $store:ident, $add:ident, $fmadd:ident) => {
+        // SAFETY of the bodies: the callers of `Lanes` run with the instructions and give valid pointers.
+        impl Lanes for $register {
+            type Number = $number;
+            const COUNT: usize = $count;
+
+            #[inline(always)]
+            unsafe fn zero() -> Self {
+                // SAFETY: see above.
+                unsafe { $zero() }
+            }
+            #[inline(always)]
+            unsafe fn broadcast(p: *const $number) -> Self {
+                // SAFETY: see above.
+                unsafe { $set1(*p) }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const $number) -> Self {
+                // SAFETY: see above.
+                unsafe { $load(p) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut $number) {
+                // SAFETY: see above.
+                unsafe { $store(p, self) }
+            }
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn add_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $fmadd(a, b, self) }
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
     use std::arch::x86_64::*;
@@ -138,104 +199,30 @@ pub(super) mod avx512 {
     pub(in super::super) static F32: Tiles<f32> = tiles!(32, tile_f32, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
     pub(in super::super) static F64: Tiles<f64> = tiles!(16, tile_f64, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 
-    #[target_feature(enable = "avx512f")]
-    unsafe fn tile_f32<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f32,
-        b: *const f32,
-        c: *mut f32,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<__m512, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn tile_f64<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f64,
-        b: *const f64,
-        c: *mut f64,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<__m512d, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
-
-    // SAFETY of the bodies below: the callers of `Lanes` run with AVX-512 and give valid pointers.
-    impl Lanes for __m512 {
-        type Number = f32;
-        const COUNT: usize = 16;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn broadcast(p: *const f32) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_set1_ps(*p) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, p: *mut f32) {
-            // SAFETY: see above.
-            unsafe { _mm512_storeu_ps(p, self) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_add_ps(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_fmadd_ps(a, b, self) }
-        }
-    }
-
-    impl Lanes for __m512d {
-        type Number = f64;
-        const COUNT: usize = 8;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_setzero_pd() }
-        }
-        #[inline(always)]
-        unsafe fn broadcast(p: *const f64) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_set1_pd(*p) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f64) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_loadu_pd(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, p: *mut f64) {
-            // SAFETY: see above.
-            unsafe { _mm512_storeu_pd(p, self) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_add_pd(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm512_fmadd_pd(a, b, self) }
-        }
-    }
+    compiled_tile!(tile_f32, f32, __m512, "avx512f");
+    compiled_tile!(tile_f64, f64, __m512d, "avx512f");
+    register_lanes!(
+        __m512,
+        f32,
+        16,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_fmadd_ps
+    );
+    register_lanes!(
+        __m512d,
+        f64,
+        8,
+        _mm512_setzero_pd,
+        _mm512_set1_pd,
+        _mm512_loadu_pd,
+        _mm512_storeu_pd,
+        _mm512_add_pd,
+        _mm512_fmadd_pd
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -247,104 +234,30 @@ pub(super) mod avx2 {
     pub(in super::super) static F32: Tiles<f32> = tiles!(16, tile_f32, 1 2 3 4 5 6);
     pub(in super::super) static F64: Tiles<f64> = tiles!(8, tile_f64, 1 2 3 4 5 6);
 
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_f32<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f32,
-        b: *const f32,
-        c: *mut f32,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<__m256, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_f64<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f64,
-        b: *const f64,
-        c: *mut f64,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<__m256d, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
-
-    // SAFETY of the bodies below: the callers of `Lanes` run with AVX2 and FMA and give valid pointers.
-    impl Lanes for __m256 {
-        type Number = f32;
-        const COUNT: usize = 8;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn broadcast(p: *const f32) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_set1_ps(*p) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f32) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_loadu_ps(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, p: *mut f32) {
-            // SAFETY: see above.
-            unsafe { _mm256_storeu_ps(p, self) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_add_ps(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_fmadd_ps(a, b, self) }
-        }
-    }
-
-    impl Lanes for __m256d {
-        type Number = f64;
-        const COUNT: usize = 4;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_setzero_pd() }
-        }
-        #[inline(always)]
-        unsafe fn broadcast(p: *const f64) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_set1_pd(*p) }
-        }
-        #[inline(always)]
-        unsafe fn load(p: *const f64) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_loadu_pd(p) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, p: *mut f64) {
-            // SAFETY: see above.
-            unsafe { _mm256_storeu_pd(p, self) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_add_pd(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            unsafe { _mm256_fmadd_pd(a, b, self) }
-        }
-    }
+    compiled_tile!(tile_f32, f32, __m256, "avx2,fma");
+    compiled_tile!(tile_f64, f64, __m256d, "avx2,fma");
+    register_lanes!(
+        __m256,
+        f32,
+        8,
+        _mm256_setzero_ps,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_fmadd_ps
+    );
+    register_lanes!(
+        __m256d,
+        f64,
+        4,
+        _mm256_setzero_pd,
+        _mm256_set1_pd,
+        _mm256_loadu_pd,
+        _mm256_storeu_pd,
+        _mm256_add_pd,
+        _mm256_fmadd_pd
+    );
 }
 
 pub(super) mod portable {
@@ -353,29 +266,8 @@ pub(super) mod portable {
     pub(in super::super) static F32: Tiles<f32> = tiles!(8, tile_f32, 1 2 3 4);
     pub(in super::super) static F64: Tiles<f64> = tiles!(4, tile_f64, 1 2 3 4);
 
-    unsafe fn tile_f32<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f32,
-        b: *const f32,
-        c: *mut f32,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<[f32; 4], ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
-
-    unsafe fn tile_f64<const ROWS: usize, const ROW: usize, const STEP: usize>(
-        depth: usize,
-        a: *const f64,
-        b: *const f64,
-        c: *mut f64,
-        c_stride: usize,
-        accumulate: bool,
-    ) {
-        // SAFETY: the caller's promise is that of `TileFn`.
-        unsafe { tile::<[f64; 2], ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
-    }
+    compiled_tile!(tile_f32, f32, [f32; 4]);
+    compiled_tile!(tile_f64, f64, [f64; 2]);
 
     /// Arrays as wide as the registers that every 64-bit processor has; the compiler finds the instructions.
     impl<T: Real, const N: usize> Lanes for [T; N] {
