@@ -89,10 +89,13 @@ fn the_server_speaks_the_chat_protocol_and_refuses_the_rest() {
     let server = Serving::start();
     let (status, models) = server.ask("GET", "/v1/models", "");
     assert!(status == 200 && models.contains("\"tiny\""), "{models}");
-    let request = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4});
+    let request = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "logprobs": true});
     let (status, reply) = server.ask("POST", "/v1/chat/completions", &request.to_string());
     let reply: Value = serde_json::from_str(&reply).unwrap_or_else(|_| panic!("{reply}"));
     assert_eq!((status, &reply["choices"][0]["finish_reason"]), (200, &json!("length")));
+    assert_eq!(reply["usage"]["completion_tokens"], 4);
+    let logprobs = reply["choices"][0]["logprobs"]["content"].as_array().expect("a list");
+    assert!(logprobs.len() == 4 && logprobs.iter().all(|token| token["logprob"].as_f64().is_some_and(|p| p <= 0.0)));
     let streamed = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": true});
     let (status, events) = server.ask("POST", "/v1/chat/completions", &streamed.to_string());
     assert!(status == 200 && events.contains("chat.completion.chunk") && events.contains("[DONE]"), "{events}");
@@ -100,6 +103,12 @@ fn the_server_speaks_the_chat_protocol_and_refuses_the_rest() {
         ("POST", "/v1/chat/completions", "{", 400),
         ("POST", "/v1/chat/completions", "{\"messages\": []}", 400),
         ("POST", "/v1/chat/completions", "{\"messages\": [{\"role\": \"oracle\", \"content\": \"x\"}]}", 400),
+        (
+            "POST",
+            "/v1/chat/completions",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"stop\": \"\"}",
+            400,
+        ),
         ("GET", "/v1/chat/completions", "", 405),
         ("GET", "/etc/passwd", "", 404),
     ] {

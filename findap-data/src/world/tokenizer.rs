@@ -28,8 +28,8 @@ pub const SPECIAL_TOKENS: [&str; 8] = [
 const CHAT_TEMPLATE: &str = include_str!("llama3.jinja");
 
 /// Trains a tokenizer of at most `vocab_size` entries on the training texts and conversations of a world and writes
-/// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` into `folder`. Returns the
-/// number of entries. The same world gives the same bytes.
+/// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` into
+/// `folder`. Returns the number of entries. The same world gives the same bytes.
 ///
 /// # Errors
 /// [`WorldError::Tokenizer`] where training fails, [`WorldError::Io`] where a file cannot be written.
@@ -49,8 +49,14 @@ pub fn train_tokenizer(files: &[WorldFile], vocab_size: usize, folder: &Path) ->
     for (key, value) in special.as_object().into_iter().flatten() {
         config[key] = value.clone();
     }
+    // Where a model made with this tokenizer ends its turn, for programs that do not ask the tokenizer.
+    let ids = |key: &str| special[key].as_str().and_then(|token| tokenizer.token_to_id(token));
+    let generation = json!({
+        "bos_token_id": ids("bos_token"), "eos_token_id": [ids("eos_token")], "pad_token_id": ids("pad_token"),
+    });
     for (name, text) in [
         ("tokenizer.json", json),
+        ("generation_config.json", format!("{generation:#}\n")),
         ("tokenizer_config.json", format!("{config:#}\n")),
         ("special_tokens_map.json", format!("{special:#}\n")),
         ("chat_template.jinja", CHAT_TEMPLATE.to_owned()),

@@ -24,6 +24,9 @@ fn digits_are_single_special_tokens_last_and_text_comes_back() {
     let ids: Vec<usize> = SPECIAL_TOKENS.iter().map(|token| tokenizer.token_to_id(token).unwrap() as usize).collect();
     assert_eq!(ids, (size - SPECIAL_TOKENS.len()..size).collect::<Vec<_>>());
     assert_eq!(tokenizer.encode("a", true).unwrap().get_tokens()[0], SPECIAL_TOKENS[0]);
+    let generation = std::fs::read(folder.path().join("generation_config.json")).unwrap();
+    let generation: serde_json::Value = serde_json::from_slice(&generation).unwrap();
+    assert_eq!(generation["eos_token_id"], json!([tokenizer.token_to_id("<|eot_id|>")]));
 }
 
 #[test]
