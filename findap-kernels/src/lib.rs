@@ -1,4 +1,4 @@
-//! Kernels of a Llama trainer: each with its definition, a fast CPU version and its tests.
+//! Kernels of a Llama trainer: each with its definition, a fast CPU version, a CUDA version and the tests of both.
 //!
 //! A kernel is a function over flat, contiguous, row-major memory. It takes one argument structure with named fields,
 //! checks every length and index once, and writes its outputs; it owns no memory and knows nothing about tensors.
@@ -17,7 +17,10 @@
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
 //! | [`isa`] | the vector instructions in use |
-//! | [`cuda`] | the CUDA driver and devices of this machine |
+//! | [`cuda`] | the devices of this machine; how CUDA kernels are compiled and launched |
+//! | `emulator` | the same kernels on the CPU, for tests (feature `emulator`) |
+//!
+//! A family's module has the functions that run on the CPU; its module `cuda` has those that make launches for a device.
 //!
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
@@ -26,8 +29,8 @@
 //!   f32.
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
 //! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
-//! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints, and the environment is read once, by
-//!   [`Isa::current`].
+//! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints. The environment is read by
+//!   [`Isa::current`], once, and where CUDA is looked for ([`cuda::Compiler::find`], [`cuda::Gpu::open`]).
 //!
 //! # What it does not do
 //! Strides, broadcasting, shapes beyond flat lengths and memory management live in the tensor crate.
@@ -41,6 +44,8 @@ pub mod cross_entropy;
 pub mod cuda;
 pub mod dtype;
 pub mod embedding;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod error;
 pub mod isa;
 mod lanes;

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
 mod bench_step;
+mod kernels;
 mod study;
 mod test;
 
@@ -36,6 +37,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         further: Vec<String>,
     },
+    /// Compile every CUDA kernel, without a GPU, and compare registers and spills with the snapshot
+    Kernels(kernels::Arguments),
     /// Time a training step of several models, in turn with transformers and torch where --peer names a Python that has them
     BenchStep(bench_step::Arguments),
     /// Run the demonstration's recipes with several seeds and write docs/demo-study.md
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
         }
         Chore::BenchStep(arguments) => bench_step::run(&arguments),
+        Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Study(arguments) => study::run(&arguments),
         Chore::Test => test::run_every_check(),
     };
@@ -60,6 +64,15 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Cargo's words for the whole workspace, with the emulator of CUDA kernels where there is a C++ compiler to build it.
+fn workspace_with_emulator() -> &'static [&'static str] {
+    let compiler = Command::new("c++").arg("--version").output();
+    match compiler.is_ok_and(|output| output.status.success()) {
+        true => &["--workspace", "--features", "findap-kernels/emulator"],
+        false => &["--workspace"],
     }
 }
 

@@ -8,53 +8,56 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// One check: what it is called and what cargo is asked.
+/// One check.
 struct Step {
     name: &'static str,
-    arguments: &'static [&'static str],
-    environment: &'static [(&'static str, &'static str)],
-    /// Whether its lines come from test binaries and are counted.
-    counts_tests: bool,
+    work: Work,
+}
+
+/// What a check does.
+enum Work {
+    /// Asks cargo.
+    Cargo(&'static [&'static str]),
+    /// Asks cargo, whose lines come from test binaries and are counted.
+    Tests(&'static [&'static str]),
+    /// Compiles the CUDA kernels for every architecture.
+    Kernels,
 }
 
 /// Cheapest first. The crate edges are tests of the integration binary: they run before the long tests, and again with them.
-const STEPS: [Step; 5] = [
-    Step { name: "format", arguments: &["fmt", "--all", "--", "--check"], environment: &[], counts_tests: false },
-    Step {
-        name: "clippy",
-        arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-        environment: &[],
-        counts_tests: false,
-    },
-    Step {
-        name: "crate edges",
-        // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
-        arguments: &["test", "--workspace", "--test", "it", "--", "edges::", "tidy::"],
-        environment: &[],
-        counts_tests: false,
-    },
-    Step {
-        name: "tests",
-        arguments: &["test", "--workspace", "--no-fail-fast", "--", "--show-output"],
-        environment: &[],
-        counts_tests: true,
-    },
-    Step {
-        name: "doc",
-        arguments: &["doc", "--workspace", "--no-deps"],
-        environment: &[("RUSTDOCFLAGS", "-D warnings")],
-        counts_tests: false,
-    },
+const STEPS: [Step; 6] = [
+    Step { name: "format", work: Work::Cargo(&["fmt", "--all", "--", "--check"]) },
+    Step { name: "clippy", work: Work::Cargo(&["clippy", WORKSPACE, "--all-targets", "--", "-D", "warnings"]) },
+    // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
+    Step { name: "crate edges", work: Work::Cargo(&["test", WORKSPACE, "--test", "it", "--", "edges::", "tidy::"]) },
+    Step { name: "tests", work: Work::Tests(&["test", WORKSPACE, "--no-fail-fast", "--", "--show-output"]) },
+    Step { name: "doc", work: Work::Cargo(&["doc", "--workspace", "--no-deps"]) },
+    Step { name: "kernels", work: Work::Kernels },
 ];
+
+/// Stands for the workspace with the emulator of CUDA kernels, where there is a C++ compiler to build it.
+const WORKSPACE: &str = "WORKSPACE";
 
 /// Runs every step until one fails, and prints the closing lines either way.
 pub(crate) fn run_every_check() -> Result<ExitCode> {
     let mut closing = Closing::default();
     let mut all_passed = true;
+    let workspace = super::workspace_with_emulator();
+    if workspace.len() == 1 {
+        println!("skipped: there is no C++ compiler (c++), so no CUDA kernel runs on the emulator");
+    }
     for step in &STEPS {
-        println!("==> {}: cargo {}", step.name, step.arguments.join(" "));
         let start = Instant::now();
-        let passed = if step.counts_tests { run_tests(step, &mut closing)? } else { run_plain(step)? };
+        let passed = match &step.work {
+            Work::Cargo(arguments) => run_plain(&announced(step.name, arguments, workspace))?,
+            Work::Tests(arguments) => run_tests(&announced(step.name, arguments, workspace), &mut closing)?,
+            Work::Kernels => {
+                println!("==> {}: cargo xtask kernels", step.name);
+                super::kernels::run(&super::kernels::Arguments::default())
+                    .inspect_err(|error| println!("{error:#}"))
+                    .is_ok()
+            }
+        };
         closing.steps.push((step.name, start.elapsed(), passed));
         println!("==> {}: {} in {:.1} s", step.name, verdict(passed), start.elapsed().as_secs_f64());
         if !passed {
@@ -73,20 +76,23 @@ fn verdict(passed: bool) -> &'static str {
     if passed { "passed" } else { "FAILED" }
 }
 
-fn run_plain(step: &Step) -> Result<bool> {
-    let status = super::cargo()
-        .args(step.arguments)
-        .envs(step.environment.iter().copied())
-        .status()
-        .context("cannot start cargo")?;
-    Ok(status.success())
+/// The arguments of cargo, as they are shown.
+fn announced(name: &str, arguments: &[&'static str], workspace: &[&'static str]) -> Vec<&'static str> {
+    let expand = |argument: &&'static str| if *argument == WORKSPACE { workspace.to_vec() } else { vec![*argument] };
+    let arguments: Vec<&str> = arguments.iter().flat_map(expand).collect();
+    println!("==> {name}: cargo {}", arguments.join(" "));
+    arguments
+}
+
+fn run_plain(arguments: &[&str]) -> Result<bool> {
+    let status = super::cargo().args(arguments).env("RUSTDOCFLAGS", "-D warnings").status();
+    Ok(status.context("cannot start cargo")?.success())
 }
 
 /// Runs `cargo test`, passing its lines on, and gathers each binary's name, result line and skips.
-fn run_tests(step: &Step, closing: &mut Closing) -> Result<bool> {
+fn run_tests(arguments: &[&str], closing: &mut Closing) -> Result<bool> {
     let mut child = super::cargo()
-        .args(step.arguments)
-        .envs(step.environment.iter().copied())
+        .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -145,6 +151,10 @@ impl RunnerReader {
             closing.lines.push(format!("  {trimmed}"));
             *self = Self::default();
             return Some(line.to_owned());
+        }
+        // What the cases of the CUDA kernels came to, said when their binary ends.
+        if trimmed.starts_with("kernel ") && !self.in_successes {
+            closing.lines.push(format!("  {trimmed}"));
         }
         match trimmed {
             "successes:" => {

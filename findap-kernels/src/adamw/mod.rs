@@ -6,6 +6,7 @@
 //! The formula and the order of rounding of `torch.optim.AdamW`. One pass: reads four arrays, writes three.
 //! Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 

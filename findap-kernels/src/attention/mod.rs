@@ -12,6 +12,7 @@
 //! Sources: Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; Ainslie et al. 2023, arXiv:2305.13245.
 
 mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t].
 
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@
 //! whose probability reaches p (at least one token). Ties go to the lower id everywhere, so a choice depends on the logits
 //! and the uniform number alone. Source of top-p: Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
 
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,163 @@
+//! The launch of the optimizer.
+
+#[cfg(test)]
+#[path = "cuda_tests.rs"]
+mod tests;
+
+use super::Segment;
+use crate::check;
+use crate::cuda::operand::{array, narrow, one_of};
+use crate::cuda::{Arg, Launch, Needs, Operand, Source};
+use crate::dtype::Dtype;
+use crate::error::KernelError;
+
+/// The kernels of this family.
+pub static SOURCE: Source = Source { file: "adamw/kernel.cu", text: include_str!("kernel.cu"), needs: Needs::Ampere };
+
+/// Numbers of one block: eight a thread, four times.
+const TILE: usize = 8192;
+
+/// The table that the kernel walks through, as bytes for the executor's memory: made once for an arena.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tiles {
+    /// 16 bytes a tile: `start: u64`, `len: u32`, `weight_decay: f32`.
+    pub bytes: Vec<u8>,
+    /// How many.
+    pub count: usize,
+    /// One past the last number that is updated.
+    pub end: usize,
+}
+
+/// Cuts segments into tiles.
+pub fn tiles(segments: &[Segment]) -> Tiles {
+    let (mut bytes, mut count, mut end) = (Vec::new(), 0, 0);
+    for segment in segments {
+        for offset in (0..segment.len).step_by(TILE) {
+            let len = TILE.min(segment.len - offset) as u32;
+            bytes.extend(((segment.start + offset) as u64).to_ne_bytes());
+            bytes.extend(len.to_ne_bytes());
+            bytes.extend((segment.weight_decay as f32).to_ne_bytes());
+            count += 1;
+        }
+        end = end.max(segment.start + segment.len);
+    }
+    Tiles { bytes, count, end }
+}
+
+/// The arguments of [`step`], as in [`super::Step`].
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// `[n]`, updated.
+    pub params: Operand,
+    /// `[n]` f32, updated: the parameters at full precision, of which `params` are the rounding.
+    pub master: Option<Operand>,
+    /// `[n]`.
+    pub grads: Operand,
+    /// `[n]`, updated.
+    pub first_moment: Operand,
+    /// `[n]`, updated.
+    pub second_moment: Operand,
+    /// Which parameters are updated.
+    pub tiles: &'a Tiles,
+    /// The address of `tiles.bytes` in the executor's memory; a multiple of 16.
+    pub tiles_address: u64,
+    /// The addresses of the f64 sum of squares of all gradients and of a `u32` that counts steps skipped because it was not
+    /// finite. Without it nothing is clipped or skipped.
+    pub norm: Option<Norm>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Multiplied to every gradient first.
+    pub grad_scale: f64,
+    /// Whether bf16 numbers without a master copy are rounded stochastically, and by which seed; else to nearest.
+    pub stochastic_seed: Option<u64>,
+}
+
+/// The norm of all gradients, on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Of one f64: the sum of squares before `grad_scale`.
+    pub squares: u64,
+    /// Of one `u32`: grows by 1 for a step that is skipped.
+    pub skipped: u64,
+    /// The norm that gradients are clipped to, after `grad_scale`; `None` does not clip.
+    pub max_norm: Option<f64>,
+}
+
+/// Makes one optimizer step.
+///
+/// # Errors
+/// [`KernelError::ShapeMismatch`] if the arenas differ in length or a tile reaches past them; [`KernelError::BadArgument`] for
+/// `step` 0, an empty table or an address that is no multiple of 16; [`KernelError::UnsupportedDtype`].
+pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
+    const OP: &str = "adamw::step";
+    let Step { params, master, grads, first_moment, second_moment, tiles, norm, .. } = *args;
+    for (arg, operand) in
+        [("params", params), ("grads", grads), ("first_moment", first_moment), ("second_moment", second_moment)]
+    {
+        array(OP, arg, &operand, params.len)?;
+    }
+    if let Some(master) = master {
+        array(OP, "master", &master, params.len)?;
+        one_of(OP, [("master", master.dtype)], [[Dtype::F32]])?;
+    }
+    check::at_least(OP, "params", params.len, tiles.end)?;
+    check::holds(OP, "tiles", tiles.count as f64, tiles.count > 0, "at least 1")?;
+    check::holds(OP, "step", args.step as f64, args.step > 0, "at least 1")?;
+    const F: Dtype = Dtype::F32;
+    const B: Dtype = Dtype::Bf16;
+    let formats = [[F, F, F, F], [B, B, B, B], [B, B, F, F], [B, F, B, B], [B, F, F, F]];
+    let kernels = [
+        "adamw_f32_f32_f32",
+        "adamw_bf16_bf16_bf16",
+        "adamw_bf16_bf16_f32",
+        "adamw_bf16_f32_bf16",
+        "adamw_bf16_f32_f32",
+    ];
+    let dtypes = [
+        ("params", params.dtype),
+        ("grads", grads.dtype),
+        ("first_moment", first_moment.dtype),
+        ("second_moment", second_moment.dtype),
+    ];
+    let format = one_of(OP, dtypes, formats)?;
+    let steps = args.step as f64;
+    let bias2_root = (1.0 - args.beta2.powf(steps)).sqrt();
+    let number = |x: f64| Arg::F32(x as f32);
+    Ok(Launch {
+        source: &SOURCE,
+        kernel: kernels[format],
+        grid: [narrow(OP, "tiles", tiles.count)?, 1, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        args: vec![
+            params.arg(),
+            Arg::Address(master.map_or(0, |master| master.address)),
+            grads.arg(),
+            first_moment.arg(),
+            second_moment.arg(),
+            Arg::Address(args.tiles_address),
+            Arg::Address(norm.map_or(0, |norm| norm.squares)),
+            Arg::Address(norm.map_or(0, |norm| norm.skipped)),
+            number(args.lr),
+            number(1.0 - args.beta1),
+            number(args.beta2),
+            number(1.0 - args.beta2),
+            number(args.eps),
+            number(1.0 - args.beta1.powf(steps)),
+            number(bias2_root),
+            number(args.grad_scale),
+            number(norm.and_then(|norm| norm.max_norm).unwrap_or(0.0)),
+            Arg::U32(u32::from(args.stochastic_seed.is_some())),
+            Arg::U64(args.step),
+            Arg::U64(args.stochastic_seed.unwrap_or(0)),
+        ],
+    })
+}

@@ -1,0 +1,172 @@
+use super::super as cpu;
+use super::*;
+use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run};
+use crate::cuda::{Buffer, Executor};
+use crate::tolerance::floor;
+
+const N: usize = 20_011;
+
+fn segments() -> Vec<Segment> {
+    vec![
+        Segment { start: 0, len: 17, weight_decay: 0.1 },
+        Segment { start: 24, len: 9000, weight_decay: 0.0 },
+        Segment { start: 9031, len: N - 9031 - 5, weight_decay: 0.3 }, // neither end at a multiple of 8
+    ]
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    /// Of parameters, gradients and moments.
+    dtypes: [Dtype; 3],
+    has_master: bool,
+    max_norm: Option<f64>,
+    seed: Option<u64>,
+}
+
+/// Parameters, gradients, moments, as the formats store them.
+fn inputs(case: &Case) -> [Vec<f64>; 4] {
+    let [params, grads, moments] = case.dtypes;
+    let second: Vec<f64> = numbers(N, 4).iter().map(|x| x * x).collect();
+    let params = if case.has_master { Dtype::F32 } else { params };
+    [
+        rounded(&numbers(N, 1), params),
+        rounded(&numbers(N, 2), grads),
+        rounded(&numbers(N, 3), moments),
+        rounded(&second, moments),
+    ]
+}
+
+const GRAD_SCALE: f64 = 0.25;
+
+/// Parameters and moments after the step by the CPU.
+fn on_cpu<T: crate::Real>(inputs: &[Vec<f64>; 4], grad_scale: f64) -> [Vec<f64>; 3]
+where
+    for<'a> crate::Slice<'a>: From<&'a [T]>,
+    for<'a> crate::SliceMut<'a>: From<&'a mut [T]>,
+{
+    let [mut p, g, mut m, mut v] = inputs.each_ref().map(|x| x.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>());
+    cpu::step(cpu::Step {
+        params: p.as_mut_slice().into(),
+        grads: g.as_slice().into(),
+        first_moment: m.as_mut_slice().into(),
+        second_moment: v.as_mut_slice().into(),
+        segments: &segments(),
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        step: 3,
+        grad_scale,
+    })
+    .unwrap();
+    [p, m, v].map(|x| x.iter().map(|x| x.to_f64()).collect())
+}
+
+/// Parameters, master copy (or parameters), moments after the step, and the count of skipped steps.
+fn on_executor(executor: &dyn Executor, case: &Case, inputs: &[Vec<f64>; 4], squares: f64) -> ([Vec<f64>; 4], u32) {
+    let [params_dtype, grads_dtype, moments_dtype] = case.dtypes;
+    let [p, g, m, v] = inputs;
+    let params = Array::new(executor, p, params_dtype);
+    let master = case.has_master.then(|| Array::new(executor, p, Dtype::F32));
+    let grads = Array::new(executor, g, grads_dtype);
+    let (first, second) = (Array::new(executor, m, moments_dtype), Array::new(executor, v, moments_dtype));
+    let tiles = tiles(&segments());
+    let table = Buffer::holding(executor, &tiles.bytes).unwrap();
+    let (squares, skipped) = (Array::new(executor, &[squares], Dtype::F64), IndexArray::new(executor, &[0]));
+    let norm = Norm { squares: squares.operand().address, skipped: skipped.indices().address, max_norm: case.max_norm };
+    let args = Step {
+        params: params.operand(),
+        master: master.as_ref().map(Array::operand),
+        grads: grads.operand(),
+        first_moment: first.operand(),
+        second_moment: second.operand(),
+        tiles: &tiles,
+        tiles_address: table.address(),
+        norm: Some(norm),
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        step: 3,
+        grad_scale: GRAD_SCALE,
+        stochastic_seed: case.seed,
+    };
+    run(executor, &[step(&args).unwrap()]);
+    let precise = master.as_ref().unwrap_or(&params).read();
+    ([params.read(), precise, first.read(), second.read()], skipped.read()[0])
+}
+
+fn check(case: Case) {
+    let inputs = inputs(&case);
+    let squares: f64 = inputs[1].iter().map(|g| g * g).sum();
+    let clip = case.max_norm.map_or(1.0, |max| (max / (squares.sqrt() * GRAD_SCALE + 1e-6)).min(1.0));
+    let truth = on_cpu::<f64>(&inputs, GRAD_SCALE * clip);
+    let naive = on_cpu::<f32>(&inputs, GRAD_SCALE * clip);
+    let [params_dtype, _, moments_dtype] = case.dtypes;
+    let family = if params_dtype == Dtype::Bf16 { "adamw bf16" } else { "adamw f32" };
+    on_every_executor(SOURCE.needs, |executor| {
+        let ([params, precise, first, second], skipped) = on_executor(executor, &case, &inputs, squares);
+        assert_eq!(skipped, 0);
+        let precise_dtype = if case.has_master { Dtype::F32 } else { params_dtype };
+        assert_eq!(params, rounded(&precise, params_dtype), "the parameters are the rounding of the master copy");
+        // rounding up or down is off by up to a whole unit, twice that of rounding to nearest
+        let units = |dtype| if case.seed.is_some() && dtype == Dtype::Bf16 { 1.0 / 128.0 } else { 0.0 };
+        let cases =
+            [("params", &precise, 0, precise_dtype), ("m", &first, 1, moments_dtype), ("v", &second, 2, moments_dtype)];
+        for (what, got, i, dtype) in cases {
+            assert_follows(family, what, dtype, got, &naive[i], &truth[i], floor(1.0, 1) + units(dtype));
+        }
+        for frozen in (17..24).chain(9024..9031).chain(N - 5..N) {
+            assert_eq!(precise[frozen], inputs[0][frozen], "outside the segments nothing moves");
+        }
+    });
+}
+
+const F: Dtype = Dtype::F32;
+const B: Dtype = Dtype::Bf16;
+
+#[test]
+fn every_format_follows_the_truth() {
+    for dtypes in [[F, F, F], [B, B, B], [B, B, F], [B, F, B], [B, F, F]] {
+        check(Case { dtypes, has_master: false, max_norm: None, seed: None });
+        check(Case { dtypes, has_master: dtypes[0] == B, max_norm: Some(1.0), seed: Some(5) });
+        check(Case { dtypes, has_master: false, max_norm: Some(1e9), seed: Some(5) });
+    }
+}
+
+#[test]
+fn a_norm_that_is_not_finite_skips_the_step_and_says_so() {
+    let case = Case { dtypes: [B, B, F], has_master: true, max_norm: Some(1.0), seed: None };
+    let inputs = inputs(&case);
+    on_every_executor(SOURCE.needs, |executor| {
+        for squares in [f64::NAN, f64::INFINITY] {
+            let ([params, precise, first, second], skipped) = on_executor(executor, &case, &inputs, squares);
+            assert_eq!(skipped, 1);
+            assert_eq!([&precise, &first, &second], [&inputs[0], &inputs[2], &inputs[3]]);
+            assert_eq!(params, rounded(&inputs[0], B));
+        }
+    });
+}
+
+#[test]
+fn small_steps_are_kept_by_stochastic_rounding() {
+    // a step of 1/16 of a unit from 1: to nearest it is lost always, stochastically it is made once in sixteen
+    let case = |seed| Case { dtypes: [B, F, F], has_master: false, max_norm: None, seed };
+    on_every_executor(SOURCE.needs, |executor| {
+        let mut inputs = inputs(&case(None));
+        inputs[0].fill(1.0);
+        inputs[1].fill(0.0);
+        inputs[2].fill(0.01);
+        inputs[3].fill(1.0);
+        let mean = |seed| {
+            let ([params, ..], _) = on_executor(executor, &case(seed), &inputs, 1.0);
+            params[24..9024].iter().sum::<f64>() / 9000.0
+        };
+        let truth = on_cpu::<f64>(&inputs, GRAD_SCALE)[0][24];
+        assert_eq!(mean(None), 1.0, "lost");
+        // downwards a unit is 1/256: the mean of 9000 choices is off by at most five standard deviations
+        let deviation = (1.0 / 256.0) * 0.5 / 9000f64.sqrt();
+        assert!((mean(Some(3)) - truth).abs() < 5.0 * deviation, "{} {truth}", mean(Some(3)));
+        assert_eq!(mean(Some(3)), mean(Some(3)));
+    });
+}

@@ -1,0 +1,562 @@
+//! The attention kernels on every executor. A case is right if every number follows the common rule (`cuda::tests::cases`), with a
+//! floor of 8 u s: a result is a sum of terms that are rounded to bf16 (u = 2^-9), whose errors add up like a random walk to
+//! less than u s times the constant 8 of `tolerance.rs`, s being the largest number of the result. That floor is wide for
+//! small numbers, so the root of the mean square of the errors may be at most twice that of [`plain`], too.
+
+use std::cell::RefCell;
+
+use super::super::{Backward as CpuBackward, Forward as CpuForward, backward as cpu_backward, forward as cpu_forward};
+use super::*;
+use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, narrow, numbers, on_every_executor, rounded, run};
+use crate::cuda::{CudaError, Executor};
+#[cfg(feature = "emulator")]
+use crate::emulator::{Emulator, Options, Order, Pace};
+use crate::tolerance::{floor, scale};
+
+/// The kernels that an executor runs. Hopper's in so few blocks that each does several tiles.
+fn targets(executor: &dyn Executor) -> Vec<Target> {
+    let has_sm90 = SOURCE_SM90.runs_on(executor.compute_capability());
+    [Target::Ampere].into_iter().chain(has_sm90.then_some(Target::Hopper { multiprocessors: 2 })).collect()
+}
+
+/// Numbers that bf16 has.
+#[derive(Clone)]
+struct Case {
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    dout: Vec<f64>,
+    cu_seqlens: Vec<u32>,
+    heads: Heads,
+}
+
+/// Twice uniform numbers, so that some probabilities are large.
+fn spread(len: usize, seed: u64) -> Vec<f64> {
+    rounded(&numbers(len, seed).iter().map(|x| 2.0 * x).collect::<Vec<f64>>(), Dtype::Bf16)
+}
+
+fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Case {
+    let mut cu_seqlens = vec![0];
+    documents.iter().for_each(|len| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + len));
+    let n = cu_seqlens[documents.len()] as usize;
+    let [queries, keys] = [num_heads, num_kv_heads].map(|heads| n * heads * head_dim);
+    Case {
+        q: spread(queries, 1),
+        k: spread(keys, 2),
+        v: spread(keys, 3),
+        dout: spread(queries, 4),
+        cu_seqlens,
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
+    }
+}
+
+/// `[out, lse, dq, dk, dv]`.
+type Outputs = [Vec<f64>; 5];
+const NAMES: [&str; 5] = ["out", "lse", "dq", "dk", "dv"];
+const DTYPES: [Dtype; 5] = [Dtype::Bf16, Dtype::F32, Dtype::Bf16, Dtype::Bf16, Dtype::Bf16];
+
+/// The f64 kernels of the CPU.
+fn truth(c: &Case) -> Outputs {
+    let (mut out, mut lse) = (vec![0.0; c.q.len()], vec![0.0; c.q.len() / c.heads.head_dim]);
+    cpu_forward(CpuForward {
+        out: (&mut out[..]).into(),
+        lse: (&mut lse[..]).into(),
+        q: (&c.q[..]).into(),
+        k: (&c.k[..]).into(),
+        v: (&c.v[..]).into(),
+        cu_seqlens: &c.cu_seqlens,
+        heads: c.heads,
+    })
+    .unwrap();
+    let (mut dq, mut dk, mut dv) = (vec![0.0; c.q.len()], vec![0.0; c.k.len()], vec![0.0; c.v.len()]);
+    cpu_backward(CpuBackward {
+        dq: (&mut dq[..]).into(),
+        dk: (&mut dk[..]).into(),
+        dv: (&mut dv[..]).into(),
+        dout: (&c.dout[..]).into(),
+        out: (&out[..]).into(),
+        lse: (&lse[..]).into(),
+        q: (&c.q[..]).into(),
+        k: (&c.k[..]).into(),
+        v: (&c.v[..]).into(),
+        cu_seqlens: &c.cu_seqlens,
+        heads: c.heads,
+    })
+    .unwrap();
+    [out, lse, dq, dk, dv]
+}
+
+fn round(x: f32) -> f32 {
+    half::bf16::from_f32(x).to_f32()
+}
+
+/// The definition row by row in f32, with probabilities, gradients of scores and results rounded to bf16.
+fn plain(c: &Case) -> Outputs {
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
+    let scale = scale as f32;
+    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| narrow(x));
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
+    let (mut out, mut lse) = (vec![0.0f32; q.len()], vec![0.0f32; q.len() / e]);
+    let (mut dq, mut dk, mut dv) = (vec![0.0f32; q.len()], vec![0.0f32; k.len()], vec![0.0f32; v.len()]);
+    let add = |sum: &mut [f32], factor: f32, x: &[f32]| sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
+    for document in c.cu_seqlens.windows(2) {
+        for i in document[0] as usize..document[1] as usize {
+            for h in 0..num_heads {
+                let row = i * num_heads + h;
+                let at = |j: usize| (j * num_kv_heads + h / (num_heads / num_kv_heads)) * e;
+                let (query, gradient) = (&q[row * e..][..e], &dout[row * e..][..e]);
+                let keys = document[0] as usize..i + 1;
+                let scores: Vec<f32> = keys.clone().map(|j| dot(query, &k[at(j)..][..e]) * scale).collect();
+                let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let total: f32 = scores.iter().map(|s| (s - best).exp()).sum();
+                lse[row] = best + total.ln();
+                let out = &mut out[row * e..][..e];
+                keys.clone().zip(&scores).for_each(|(j, s)| add(out, round((s - best).exp()), &v[at(j)..][..e]));
+                out.iter_mut().for_each(|x| *x = round(*x / total));
+                let delta = dot(gradient, out);
+                for (j, s) in keys.zip(&scores) {
+                    let p = (s - lse[row]).exp();
+                    let ds = round(p * (dot(gradient, &v[at(j)..][..e]) - delta));
+                    add(&mut dv[at(j)..][..e], round(p), gradient);
+                    add(&mut dk[at(j)..][..e], ds, query);
+                    add(&mut dq[row * e..][..e], ds, &k[at(j)..][..e]);
+                }
+            }
+        }
+    }
+    let rounded = |x: &[f32], scale: f32| x.iter().map(|x| f64::from(round(x * scale))).collect();
+    let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect();
+    [wide(&out), wide(&lse), rounded(&dq, scale), rounded(&dk, scale), rounded(&dv, 1.0)]
+}
+
+/// Forward and backward; the backward pass sees the output in f32 if `keeps_f32`.
+fn run_both(executor: &dyn Executor, c: &Case, target: Target, keeps_f32: bool) -> Outputs {
+    run_edited(executor, c, target, keeps_f32, |_| ())
+        .unwrap_or_else(|error| panic!("{error} ({target:?}, {})", executor.name()))
+}
+
+/// As [`run_both`], with each launch edited before it runs.
+fn run_edited(
+    executor: &dyn Executor,
+    c: &Case,
+    target: Target,
+    keeps_f32: bool,
+    edit: impl Fn(&mut Launch),
+) -> Result<Outputs, CudaError> {
+    let heads = c.heads;
+    let n = c.q.len() / (heads.num_heads * heads.head_dim);
+    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| Array::new(executor, x, Dtype::Bf16));
+    let [out, dq] = [(); 2].map(|()| Array::poisoned(executor, c.q.len(), Dtype::Bf16));
+    let [dk, dv] = [(); 2].map(|()| Array::poisoned(executor, c.k.len(), Dtype::Bf16));
+    let [out_f32, lse, statistics] = [c.q.len(), n * heads.num_heads, statistics_len(n, heads)]
+        .map(|len| Array::poisoned(executor, len, Dtype::F32));
+    let tiles = Tiles::new(&c.cu_seqlens).unwrap();
+    let words = IndexArray::new(executor, tiles.words());
+    let tiles = tiles.placed_at(words.indices()).unwrap();
+    let [q, k, v, dout] = [&q, &k, &v, &dout].map(Array::operand);
+    let forward_args = Forward {
+        out: out.operand(),
+        out_f32: keeps_f32.then(|| out_f32.operand()),
+        lse: lse.operand(),
+        q,
+        k,
+        v,
+        tiles,
+        heads,
+        target,
+    };
+    let backward_args = Backward {
+        dq: dq.operand(),
+        dk: dk.operand(),
+        dv: dv.operand(),
+        dout,
+        out: if keeps_f32 { out_f32.operand() } else { out.operand() },
+        lse: lse.operand(),
+        q,
+        k,
+        v,
+        statistics: statistics.operand(),
+        tiles,
+        heads,
+        target,
+    };
+    let mut launches = forward(&forward_args).unwrap();
+    launches.extend(backward(&backward_args).unwrap());
+    launches.iter_mut().for_each(edit);
+    // SAFETY: the launches come from checked arguments over arrays of this executor.
+    launches.iter().try_for_each(|launch| unsafe { executor.launch(launch) })?;
+    Ok([out.read(), lse.read(), dq.read(), dk.read(), dv.read()])
+}
+
+fn root_mean_square(x: &[f64], truth: &[f64]) -> f64 {
+    (x.iter().zip(truth).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / x.len().max(1) as f64).sqrt()
+}
+
+/// The rule at the head of this file.
+fn assert_right(what: &str, dtype: Dtype, got: &[f64], plain: &[f64], truth: &[f64]) {
+    // sums of f32 terms for lse, which has no others
+    let sums = if dtype == Dtype::F32 { floor(1.0 + scale(truth), 512) } else { 8.0 / 512.0 * scale(truth) };
+    assert_follows("attention bf16", what, dtype, got, plain, truth, sums);
+    let [error, yardstick] = [got, &rounded(plain, dtype)].map(|x| root_mean_square(x, truth));
+    let holds = error <= 2.0 * yardstick + floor(scale(truth), 1);
+    assert!(holds, "{what}: off by {error:e} in the mean, the plain version by {yardstick:e}");
+}
+
+/// Runs a case on every executor: right by the rule, and the same bits for every order of threads and blocks.
+fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
+    let c = case(documents, num_heads, num_kv_heads, head_dim);
+    let (truth, plain) = (truth(&c), plain(&c));
+    let earlier: RefCell<Vec<(bool, bool, Outputs)>> = RefCell::default();
+    on_every_executor(SOURCE.needs, |executor| {
+        let is_emulator = executor.name().starts_with("the emulator");
+        // a device twice; the emulator comes with other orders of threads anyway
+        let runs = if is_emulator { 1 } else { 2 };
+        for target in targets(executor).into_iter().flat_map(|target| vec![target; runs]) {
+            let got = run_both(executor, &c, target, false);
+            let heads = format!("{num_heads}/{num_kv_heads} heads of {head_dim}");
+            let what = format!("{documents:?}, {heads}, {target:?}, {}", executor.name());
+            for i in 0..5 {
+                assert_right(&format!("{} of {what}", NAMES[i]), DTYPES[i], &got[i], &plain[i], &truth[i]);
+            }
+            // a device approximates exponentials in its own way
+            let kind = (is_emulator, target == Target::Ampere);
+            let mut earlier = earlier.borrow_mut();
+            match earlier.iter().find(|(emulator, ampere, _)| (*emulator, *ampere) == kind) {
+                Some((.., first)) => assert!(*first == got, "the bits differ from an earlier run: {what}"),
+                None => earlier.push((kind.0, kind.1, got)),
+            }
+        }
+    });
+}
+
+#[test]
+fn one_token_and_ragged_documents() {
+    check(&[1], 1, 1, 64);
+    check(&[1, 1, 2], 2, 1, 128);
+    check(&[127, 0, 129], 1, 1, 64);
+}
+
+#[test]
+fn documents_that_end_inside_of_tiles() {
+    check(&[5, 1, 64, 65, 128, 63], 1, 1, 64);
+    check(&[130, 1, 70], 1, 1, 128);
+}
+
+#[test]
+fn query_heads_in_groups() {
+    for (num_heads, num_kv_heads) in [(2, 2), (4, 2), (4, 1), (8, 1), (3, 1)] {
+        check(&[70], num_heads, num_kv_heads, 64);
+    }
+    check(&[40], 4, 2, 128);
+}
+
+#[test]
+fn several_tiles_before_the_diagonal() {
+    check(&[300], 1, 1, 64);
+    check(&[260], 1, 1, 128);
+}
+
+#[test]
+fn the_number_of_multiprocessors_changes_no_bit() {
+    let c = case(&[150, 20], 2, 1, 64);
+    on_every_executor(SOURCE_SM90.needs, |executor| {
+        let [few, more, many] =
+            [1, 3, 1000].map(|multiprocessors| run_both(executor, &c, Target::Hopper { multiprocessors }, false));
+        assert!(few == more && more == many, "{}", executor.name());
+    });
+}
+
+#[test]
+fn nothing_to_do_is_no_launch() {
+    assert!(Tiles::new(&[0, 0, 0]).unwrap().is_empty());
+    check(&[], 2, 1, 64);
+    check(&[0, 0], 2, 1, 64);
+}
+
+#[test]
+fn no_number_of_a_document_reaches_another() {
+    let c = case(&[70, 90, 50], 2, 1, 64);
+    let mut moved = c.clone();
+    for (x, row) in [(&mut moved.q, 128), (&mut moved.k, 64), (&mut moved.v, 64), (&mut moved.dout, 128)] {
+        x[70 * row..160 * row].fill(f64::NAN);
+    }
+    on_every_executor(SOURCE.needs, |executor| {
+        for target in targets(executor) {
+            let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
+            for (i, row) in [128, 2, 128, 64, 64].into_iter().enumerate() {
+                for tokens in [0..70, 160..210] {
+                    let rows = tokens.start * row..tokens.end * row;
+                    let [before, after] = [&before[i], &after[i]].map(|x| &x[rows.clone()]);
+                    assert_eq!(before, after, "{} {tokens:?} {target:?} {}", NAMES[i], executor.name());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn the_future_changes_no_bit() {
+    let c = case(&[140], 1, 1, 64);
+    let mut moved = c.clone();
+    for x in [&mut moved.q, &mut moved.k, &mut moved.v, &mut moved.dout] {
+        x[100 * 64..].fill(7.0);
+    }
+    on_every_executor(SOURCE.needs, |executor| {
+        for target in targets(executor) {
+            let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
+            for (i, row) in [(0, 64), (1, 1), (2, 64)] {
+                assert_eq!(before[i][..100 * row], after[i][..100 * row], "{} {target:?}", NAMES[i]);
+                assert_ne!(before[i][100 * row..], after[i][100 * row..]);
+            }
+        }
+    });
+}
+
+/// All values alike: the output is rounded alike in all columns, and so is every product with it (arXiv:2510.04212).
+#[test]
+fn an_output_kept_in_f32_takes_bias_out_of_the_gradients() {
+    let mut c = case(&[100], 1, 1, 64);
+    c.v.iter_mut().enumerate().for_each(|(i, v)| *v = 5.0 + (i / 64 % 3) as f64 * 0.03125);
+    c.dout.fill(1.0);
+    let truth = truth(&c);
+    on_every_executor(SOURCE.needs, |executor| {
+        for target in targets(executor) {
+            let [kept, rounded] = [true, false].map(|keeps_f32| run_both(executor, &c, target, keeps_f32));
+            for i in [2, 3] {
+                let [kept, rounded] = [&kept, &rounded].map(|got| root_mean_square(&got[i], &truth[i]));
+                assert!(2.0 * kept < rounded, "{}: {kept:e} against {rounded:e} {target:?}", NAMES[i]);
+            }
+        }
+    });
+}
+
+struct DecodeCase {
+    q: Vec<f64>,
+    k_cache: Vec<f64>,
+    v_cache: Vec<f64>,
+    table: Vec<u32>,
+    lens: Vec<u32>,
+    table_pages: usize,
+    page_tokens: usize,
+    heads: Heads,
+}
+
+fn decode_case(lens: &[u32], page_tokens: usize, num_heads: usize, num_kv_heads: usize, head_dim: usize) -> DecodeCase {
+    let table_pages = lens.iter().map(|&len| (len as usize).div_ceil(page_tokens)).max().unwrap_or(0);
+    let pages = lens.len() * table_pages;
+    // a page for each entry of the table, far from its neighbours
+    let table = (0..pages).map(|i| (i * 7 % pages) as u32).collect();
+    assert!(!pages.is_multiple_of(7), "every page once");
+    let cache_len = pages * page_tokens * num_kv_heads * head_dim;
+    DecodeCase {
+        q: spread(lens.len() * num_heads * head_dim, 1),
+        k_cache: spread(cache_len, 2),
+        v_cache: spread(cache_len, 3),
+        table,
+        lens: lens.to_vec(),
+        table_pages,
+        page_tokens,
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
+    }
+}
+
+/// The sequences of these numbers, in one batch.
+fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize]) -> Vec<f64> {
+    let DecodeCase { q, k_cache, v_cache, table, lens, table_pages, page_tokens, heads } = c;
+    let row = heads.num_heads * heads.head_dim;
+    let q: Vec<f64> = which.iter().flat_map(|&s| q[s * row..][..row].to_vec()).collect();
+    let table: Vec<u32> = which.iter().flat_map(|&s| table[s * table_pages..][..*table_pages].to_vec()).collect();
+    let lens: Vec<u32> = which.iter().map(|&s| lens[s]).collect();
+    let [q, k_cache, v_cache] = [&q, k_cache, v_cache].map(|x| Array::new(executor, x, Dtype::Bf16));
+    let [table, lens] = [&table, &lens].map(|x| IndexArray::new(executor, x));
+    let out = Array::poisoned(executor, which.len() * row, Dtype::Bf16);
+    let scratch_len = decode_scratch_len(which.len(), *table_pages, *page_tokens, *heads);
+    let scratch = Array::poisoned(executor, scratch_len, Dtype::F32);
+    let args = Decode {
+        out: out.operand(),
+        q: q.operand(),
+        k_cache: k_cache.operand(),
+        v_cache: v_cache.operand(),
+        table: table.indices(),
+        lens: lens.indices(),
+        page_tokens: *page_tokens,
+        scratch: scratch.operand(),
+        heads: *heads,
+    };
+    run(executor, &decode(&args).unwrap());
+    out.read()
+}
+
+/// Through the definition: the last row of each sequence. `round` is applied to probabilities and results.
+fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
+    let mut out = vec![0.0; c.q.len()];
+    for (row, out) in out.chunks_exact_mut(e).enumerate() {
+        let (sequence, head) = (row / num_heads, row % num_heads);
+        let place = |token: usize| {
+            let page = c.table[sequence * c.table_pages + token / c.page_tokens] as usize;
+            ((page * c.page_tokens + token % c.page_tokens) * num_kv_heads + head / (num_heads / num_kv_heads)) * e
+        };
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let tokens = 0..c.lens[sequence] as usize;
+        let scores: Vec<f64> =
+            tokens.clone().map(|t| scale * dot(&c.q[row * e..][..e], &c.k_cache[place(t)..][..e])).collect();
+        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - best).exp()).sum();
+        for (token, s) in tokens.zip(&scores) {
+            let p = round((s - best).exp()) / total;
+            out.iter_mut().zip(&c.v_cache[place(token)..]).for_each(|(x, v)| *x += p * v);
+        }
+        out.iter_mut().for_each(|x| *x = round(*x));
+    }
+    out
+}
+
+#[test]
+fn decoding_over_pages_agrees_with_f64() {
+    for (lens, page_tokens, num_heads, num_kv_heads, head_dim) in [
+        (&[1, 16, 17, 33][..], 16, 4, 2, 64),
+        (&[513, 64, 1100], 48, 2, 1, 128),
+        (&[40], 100, 20, 1, 64),
+        (&[100, 7], 5, 3, 3, 128),
+    ] {
+        let c = decode_case(lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        let truth = decode_plainly(&c, |x| x);
+        let plain = decode_plainly(&c, |x| half::bf16::from_f64(x).to_f64());
+        let all: Vec<usize> = (0..lens.len()).collect();
+        on_every_executor(SOURCE.needs, |executor| {
+            let got = run_decode(executor, &c, &all);
+            assert_right(&format!("decoding {lens:?} on {}", executor.name()), Dtype::Bf16, &got, &plain, &truth);
+            let row = num_heads * head_dim;
+            for &sequence in &all {
+                let alone = run_decode(executor, &c, &[sequence]);
+                assert_eq!(alone, got[sequence * row..][..row], "sequence {sequence} of {lens:?} alone");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_the_kernels_cannot_take_is_refused() {
+    let tiles = Tiles::new(&[0, 4]).unwrap();
+    let words = Indices { address: 0, len: 8 };
+    assert!(tiles.placed_at(Indices { len: 7, ..words }).is_err());
+    let tiles = tiles.placed_at(words).unwrap();
+    let of = |len, dtype| Operand { address: 256, len, dtype };
+    let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim: 64, scale: 0.125 };
+    let good = Forward {
+        out: of(512, Dtype::Bf16),
+        out_f32: None,
+        lse: of(8, Dtype::F32),
+        q: of(512, Dtype::Bf16),
+        k: of(256, Dtype::Bf16),
+        v: of(256, Dtype::Bf16),
+        tiles,
+        heads,
+        target: Target::Ampere,
+    };
+    assert!(forward(&good).is_ok());
+    let bad = [
+        (Forward { q: of(511, Dtype::Bf16), ..good }, "q"),
+        (Forward { k: Operand { address: 258, ..good.k }, ..good }, "k"),
+        (Forward { lse: of(7, Dtype::F32), ..good }, "lse"),
+        (Forward { heads: Heads { head_dim: 96, ..heads }, ..good }, "head_dim"),
+        (Forward { heads: Heads { num_kv_heads: 3, ..heads }, ..good }, "num_kv_heads"),
+        (Forward { heads: Heads { scale: -1.0, ..heads }, ..good }, "scale"),
+        (Forward { out_f32: Some(of(3, Dtype::F32)), ..good }, "out_f32"),
+    ];
+    for (args, want) in bad {
+        match forward(&args).unwrap_err() {
+            KernelError::ShapeMismatch { arg, .. } | KernelError::BadArgument { arg, .. } => assert_eq!(arg, want),
+            other => panic!("{other}"),
+        }
+    }
+    let wide = Forward { q: of(512, Dtype::F32), ..good };
+    assert!(matches!(forward(&wide), Err(KernelError::UnsupportedDtype { .. })));
+    assert!(matches!(Tiles::new(&[0, 3, 2]), Err(KernelError::BadOffsets { .. })));
+    let many: Vec<u32> = (0..70_000).collect();
+    assert!(matches!(Tiles::new(&many), Err(KernelError::BadArgument { arg: "cu_seqlens", .. })));
+}
+
+#[test]
+fn the_longest_tiles_come_first() {
+    let tiles = Tiles::new(&[0, 300, 300, 310]).unwrap();
+    let rows: Vec<[u32; 4]> = tiles.words().chunks_exact(4).map(|t| [t[0], t[1], t[2], t[3]]).collect();
+    assert_eq!(rows[..4], [[256, 0, 300, 0], [128, 0, 300, 0], [0, 0, 300, 0], [300, 300, 310, 0]]);
+    assert_eq!(rows[4..], [[0, 0, 300, 0], [128, 0, 300, 0], [256, 0, 300, 0], [300, 300, 310, 0]]);
+}
+
+/// The permutation of chunks does what it is for.
+#[cfg(feature = "emulator")]
+#[test]
+fn no_row_of_a_matrix_load_waits_for_another() {
+    for head_dim in [64, 128] {
+        let loads = std::cell::Cell::new(0);
+        let executor = Emulator { options: Options::PLAIN };
+        let count = |launch: &mut Launch| {
+            // SAFETY: the launches come from checked arguments over arrays of this executor.
+            let counted = unsafe { executor.launch_counted(launch) }.unwrap();
+            assert_eq!(counted.bank_conflicts, 0, "{}", launch.kernel);
+            loads.set(loads.get() + counted.matrix_loads);
+        };
+        run_edited(&executor, &case(&[80], 1, 1, head_dim), Target::Ampere, false, count).unwrap();
+        assert!(loads.get() > 0);
+    }
+}
+
+/// Every mistake that the kernels can be built with shows under at least one setting of the emulator: as a report, or as wrong
+/// numbers in a document that ends inside of a tile and is followed by one of NaN. One is not among them: without the barrier
+/// behind its zeros the query gradient is wrong only if a consumer is two products ahead of the other, which no setting makes.
+#[cfg(feature = "emulator")]
+#[test]
+fn seeded_mistakes_are_found() {
+    const MISTAKES: [&str; 9] = [
+        "none",
+        "a mask off by one",
+        "a weak wait",
+        "a missing barrier",
+        "rows past the end not cleared",
+        "a tile released early",
+        "a wrong parity",
+        "no fence behind plain stores",
+        "strides of the descriptor exchanged",
+    ];
+    let kernels: [(&str, &str, Target, &[usize]); 6] = [
+        ("attention_forward_d64", "seeded_attention_forward", Target::Ampere, &[0, 1, 2, 3]),
+        ("attention_key_gradient_d64", "seeded_attention_key_gradient", Target::Ampere, &[0, 1, 2, 3]),
+        ("attention_query_gradient_d64", "seeded_attention_query_gradient", Target::Ampere, &[0, 1, 2, 3]),
+        ("attention_forward_sm90_d64", "seeded_attention_forward_sm90", HOPPER, &[0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("attention_key_gradient_sm90_d64", "seeded_attention_key_gradient_sm90", HOPPER, &[0, 1, 2, 3, 4, 5, 7, 8]),
+        ("attention_query_gradient_sm90_d64", "seeded_attention_query_gradient_sm90", HOPPER, &[0, 1, 2, 4, 5, 7, 8]),
+    ];
+    const HOPPER: Target = Target::Hopper { multiprocessors: 1 };
+    /// Lets one consumer be ahead of the other's plain stores.
+    const PRODUCTS_FIRST: Options =
+        Options { order: Order::Random, copies: Pace::Late, products: Pace::Early, breaks_rules: 0, seed: 1 };
+    // long enough for every stage to be used again within a row of tiles
+    let mut c = case(&[270, 30], 1, 1, 64);
+    let truth = truth(&c);
+    for x in [&mut c.q, &mut c.k, &mut c.v, &mut c.dout] {
+        x[270 * 64..].fill(f64::NAN);
+    }
+    for (kernel, seeded, target, bugs) in kernels {
+        for &bug in bugs {
+            let shows = |options: &Options| {
+                let edit = |launch: &mut Launch| {
+                    if launch.kernel == kernel {
+                        launch.kernel = seeded;
+                        launch.args.push(Arg::I32(bug as i32));
+                    }
+                };
+                match run_edited(&Emulator { options: *options }, &c, target, false, edit) {
+                    Err(_) => true,
+                    Ok(got) => !got.iter().zip(&truth).zip([64, 1, 64, 64, 64]).all(|((got, truth), row)| {
+                        got.iter().zip(truth).take(270 * row).all(|(x, y)| (x - y).abs() < 0.1)
+                    }),
+                }
+            };
+            let is_found = Options::ALL.iter().chain([&PRODUCTS_FIRST]).any(shows);
+            assert_eq!(is_found, bug > 0, "{kernel}: {}", MISTAKES[bug]);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One run of one kernel as a value, and what can run it: a device through its driver, or the emulator.
+
+use std::ffi::c_void;
+
+use super::error::CudaError;
+use super::source::Source;
+
+/// One run of one kernel. A family's `cuda.rs` makes it from checked arguments; an [`Executor`] runs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The source that has the kernel.
+    pub source: &'static Source,
+    /// The entry point.
+    pub kernel: &'static str,
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+    /// One for each parameter of the kernel, in its order and of its type.
+    pub args: Vec<Arg>,
+}
+
+/// A parameter of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// A pointer: an address of the executor that runs the launch, or 0.
+    Address(u64),
+    /// `u32`.
+    U32(u32),
+    /// `i32` or `int`.
+    I32(i32),
+    /// `u64`.
+    U64(u64),
+    /// `i64`.
+    I64(i64),
+    /// `float`.
+    F32(f32),
+    /// `const __grid_constant__ TensorMap`.
+    TensorMap(TensorMap),
+}
+
+/// What a tensor copy of Hopper needs to know of a tensor: where it lies and which boxes are copied from it.
+///
+/// Dimensions go from the innermost outwards. Sizes that the hardware refuses are refused when the launch is run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorMap {
+    /// Of the first number; a multiple of 16.
+    pub address: u64,
+    /// Bytes of a number: 2 for bf16, 4 for f32.
+    pub element_bytes: u32,
+    /// How many dimensions count, 1 to 5.
+    pub rank: u32,
+    /// Numbers along each dimension.
+    pub dims: [u64; 5],
+    /// Bytes from one number to the next along each dimension but the innermost; multiples of 16.
+    pub strides: [u64; 4],
+    /// Numbers of a box along each dimension, at most 256.
+    pub box_dims: [u32; 5],
+    /// How the 16-byte chunks of a box are placed in shared memory.
+    pub swizzle: Swizzle,
+}
+
+/// Which bits of a shared address are exchanged, so that columns of a box fall on different banks. The numbers are those of
+/// the descriptors of wgmma.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Swizzle {
+    /// None.
+    None = 0,
+    /// Within 128 bytes.
+    Bytes128 = 1,
+    /// Within 64 bytes.
+    Bytes64 = 2,
+    /// Within 32 bytes.
+    Bytes32 = 3,
+}
+
+/// Something that has memory and runs launches on it, in the order given.
+pub trait Executor {
+    /// What it is, for messages: a product name, or how the emulator is set.
+    fn name(&self) -> String;
+
+    /// The compute capability whose kernels it runs, major and minor.
+    fn compute_capability(&self) -> (u32, u32);
+
+    /// Memory of its own, aligned to 256 bytes. The contents are undefined.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`]; [`CudaError::Driver`].
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Takes memory back after all launches so far.
+    ///
+    /// # Safety
+    /// `address` comes from [`Executor::allocate`] of this executor and is not used again.
+    unsafe fn release(&self, address: u64);
+
+    /// Copies bytes to the executor.
+    ///
+    /// # Safety
+    /// That many bytes at `address` belong to one allocation of this executor.
+    /// # Errors
+    /// [`CudaError::Driver`].
+    unsafe fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError>;
+
+    /// Copies bytes from the executor, after all launches so far.
+    ///
+    /// # Safety
+    /// As [`Executor::upload`].
+    /// # Errors
+    /// [`CudaError::Driver`], also for a launch before it that failed.
+    unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Runs the kernel, or queues it.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, and every address among them belongs to this executor and has the numbers that
+    /// the kernel reads and writes.
+    /// # Errors
+    /// [`CudaError::Report`] of the emulator; [`CudaError::Driver`], [`CudaError::Compile`] and their like of a device.
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError>;
+}
+
+/// Memory of an executor that frees itself.
+pub struct Buffer<'e> {
+    executor: &'e dyn Executor,
+    address: u64,
+    bytes: usize,
+}
+
+impl<'e> Buffer<'e> {
+    /// Undefined contents.
+    ///
+    /// # Errors
+    /// As [`Executor::allocate`].
+    pub fn new(executor: &'e dyn Executor, bytes: usize) -> Result<Self, CudaError> {
+        Ok(Self { executor, address: executor.allocate(bytes.max(1))?, bytes })
+    }
+
+    /// A copy of `bytes`.
+    ///
+    /// # Errors
+    /// As [`Executor::allocate`] and [`Executor::upload`].
+    pub fn holding(executor: &'e dyn Executor, bytes: &[u8]) -> Result<Self, CudaError> {
+        let buffer = Self::new(executor, bytes.len())?;
+        // SAFETY: the allocation has this many bytes.
+        unsafe { executor.upload(buffer.address, bytes)? };
+        Ok(buffer)
+    }
+
+    /// Where it lies.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its size.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A copy of what it holds.
+    ///
+    /// # Errors
+    /// As [`Executor::download`].
+    pub fn to_vec(&self) -> Result<Vec<u8>, CudaError> {
+        let mut bytes = vec![0; self.bytes];
+        // SAFETY: the allocation has this many bytes.
+        unsafe { self.executor.download(self.address, &mut bytes)? };
+        Ok(bytes)
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the address is that of the allocation, and this was its only owner.
+        unsafe { self.executor.release(self.address) }
+    }
+}
+
+/// Pointers to each argument, as `cuLaunchKernel` takes them; tensor maps are those that the executor has `encoded`, in order.
+pub(crate) fn pointers<T>(args: &[Arg], encoded: &[T]) -> Vec<*mut c_void> {
+    let mut encoded = encoded.iter();
+    let pointer = |arg: &Arg| match arg {
+        Arg::Address(x) | Arg::U64(x) => std::ptr::from_ref(x).cast(),
+        Arg::U32(x) => std::ptr::from_ref(x).cast(),
+        Arg::I32(x) => std::ptr::from_ref(x).cast(),
+        Arg::I64(x) => std::ptr::from_ref(x).cast(),
+        Arg::F32(x) => std::ptr::from_ref(x).cast(),
+        Arg::TensorMap(_) => std::ptr::from_ref(encoded.next().expect("invariant: every map is encoded")).cast(),
+    };
+    args.iter().map(pointer).map(|pointer: *const c_void| pointer.cast_mut()).collect()
+}
+
+/// The tensor maps among the arguments.
+pub(crate) fn tensor_maps(args: &[Arg]) -> impl Iterator<Item = &TensorMap> {
+    args.iter().filter_map(|arg| match arg {
+        Arg::TensorMap(map) => Some(map),
+        _ => None,
+    })
+}
+
+impl TensorMap {
+    /// The rules of `cuTensorMapEncodeTiled`, which says only that some value is invalid.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let rank = self.rank as usize;
+        let span_bytes = match self.swizzle {
+            Swizzle::None => u32::MAX,
+            Swizzle::Bytes128 => 128,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes32 => 32,
+        };
+        let claim = |holds: bool, else_say| if holds { Ok(()) } else { Err(else_say) };
+        claim((1..=5).contains(&rank), "the rank is not in 1..=5")?;
+        claim(self.address.is_multiple_of(16), "the address is not a multiple of 16")?;
+        let strides = self.strides[..rank - 1].iter().all(|s| s.is_multiple_of(16) && *s < 1 << 40);
+        claim(strides, "a stride is not a multiple of 16 below 2^40")?;
+        claim(self.dims[..rank].iter().all(|d| (1..=1 << 32).contains(d)), "a dimension is not in 1..=2^32")?;
+        claim(self.box_dims[..rank].iter().all(|b| (1..=256).contains(b)), "a side of the box is not in 1..=256")?;
+        let row_bytes = self.box_dims[0] * self.element_bytes;
+        claim(row_bytes.is_multiple_of(16), "the innermost side of the box is not a multiple of 16 bytes")?;
+        claim(row_bytes <= span_bytes, "the innermost side of the box is wider than the swizzle")
+    }
+}
