@@ -90,6 +90,11 @@ fn compiler_folder() -> Result<Option<PathBuf>> {
     Ok(folder)
 }
 
+/// The folder of `libnvrtc` where it has been fetched.
+pub(crate) fn fetched_libraries() -> Option<PathBuf> {
+    find_libraries(&super::workspace_root().join("target").join("cuda-compiler"))
+}
+
 fn find_libraries(environment: &Path) -> Option<PathBuf> {
     let versions = std::fs::read_dir(environment.join("lib")).ok()?;
     let folders = versions.filter_map(|entry| Some(entry.ok()?.path().join("site-packages/nvidia/cu13/lib")));

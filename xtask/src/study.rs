@@ -64,10 +64,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn page(folder: &Path, seeds: u64) -> Result<String> {
     let base = scores(&folder.join("demo-1/eval/base"))?;
+    let over = match seeds {
+        1 => "with one seed of training".to_owned(),
+        _ => format!("with the mean and the standard deviation over {seeds} seeds of training"),
+    };
     let mut page = format!(
-        "# What the recipes came to\n\nMade by `cargo xtask study --seeds {seeds}`; run it again to have other numbers. Scores in percent: the mean of \
-         each capability's tasks, over {seeds} seed(s) of training (the world is always that of seed 1), with the standard deviation over seeds where there are several. \
-         The standard error of one score from its number of questions is 1 to 5 points (`findap report` prints each), so that smaller \
+        "# What the recipes came to\n\nMade by `cargo xtask study --seeds {seeds}`. Scores in percent: the mean of each capability's tasks, \
+         {over}; the world is always that of seed 1. The standard error of one score from its number of questions is 1 to 5 points (`findap report` prints each), so that smaller \
          differences mean nothing.\n\n| | chance | base |"
     );
     for (_, _, title) in ARMS {

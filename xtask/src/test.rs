@@ -28,11 +28,12 @@ enum Work {
 const STEPS: [Step; 6] = [
     Step { name: "format", work: Work::Cargo(&["fmt", "--all", "--", "--check"]) },
     Step { name: "clippy", work: Work::Cargo(&["clippy", WORKSPACE, "--all-targets", "--", "-D", "warnings"]) },
+    // Before the tests: it fetches the compiler that some of them use.
+    Step { name: "kernels", work: Work::Kernels },
     // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
     Step { name: "crate edges", work: Work::Cargo(&["test", WORKSPACE, "--test", "it", "--", "edges::", "tidy::"]) },
     Step { name: "tests", work: Work::Tests(&["test", WORKSPACE, "--no-fail-fast", "--", "--show-output"]) },
     Step { name: "doc", work: Work::Cargo(&["doc", "--workspace", "--no-deps"]) },
-    Step { name: "kernels", work: Work::Kernels },
 ];
 
 /// Stands for the workspace with the emulator of CUDA kernels, where there is a C++ compiler to build it.
@@ -93,6 +94,7 @@ fn run_plain(arguments: &[&str]) -> Result<bool> {
 fn run_tests(arguments: &[&str], closing: &mut Closing) -> Result<bool> {
     let mut child = super::cargo()
         .args(arguments)
+        .envs(super::kernels::fetched_libraries().map(|folder| ("FINDAP_CUDA_LIB", folder)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -2,7 +2,7 @@
 //!
 //! One binary serves machines with and without a GPU: the driver and the runtime compiler are looked for when they are needed.
 //! A family's `cuda.rs` turns checked arguments into a [`Launch`], a plain value; an [`Executor`] runs it. There are two: a
-//! device ([`Gpu`]) and, under the feature `emulator`, the CPU ([`crate::emulator::Emulator`]), which runs the very same source.
+//! device ([`Gpu`]) and, under the feature `emulator`, the CPU (`emulator::Emulator`), which runs the very same source.
 //!
 //! | module | has |
 //! |---|---|
