@@ -10,7 +10,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use findap_tensor::{Arena, ArenaSpec, Dtype, SliceMut};
+use findap_tensor::{Arena, ArenaSpec, Device, Dtype, SliceMut, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype as FileDtype, Metadata};
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
-use crate::llama::{Layout, Llama};
+use crate::llama::{Layout, Llama, WEIGHTS};
 
 /// How a model is written.
 #[derive(Clone, Debug)]
@@ -57,7 +57,12 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// All headers are read first; only when every tensor of `config` was found once, with the right shape and a dtype that can be
 /// read, is memory taken for them. So a small file cannot make this allocate more than its own bytes times the ratio of dtypes.
-pub(crate) fn load_weights(directory: &Path, config: Config, dtype: Dtype) -> Result<Llama, ModelError> {
+pub(crate) fn load_weights(
+    device: &Device,
+    directory: &Path,
+    config: Config,
+    dtype: Dtype,
+) -> Result<Llama, ModelError> {
     let (spec, layout) = Layout::new(&config);
     let places: HashMap<&str, usize> = spec.entries().iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
     let mut found = vec![false; places.len()];
@@ -88,10 +93,13 @@ pub(crate) fn load_weights(directory: &Path, config: Config, dtype: Dtype) -> Re
             reason: format!("is in no weight file of {}{hint}", directory.display()),
         });
     }
-    let mut params = Arena::zeros(Arc::new(spec), dtype);
+    let mut params = Arena::zeros_on(device, WEIGHTS, Arc::new(spec), dtype)?;
     let mut chunk = vec![0; CHUNK_BYTES];
+    // for numbers on their way to a device: a chunk has at most one in two bytes
+    let staged = if *device == Device::Cpu { 0 } else { CHUNK_BYTES / 2 };
+    let mut staging = Tensor::zeros(dtype, 1, staged);
     for shard in &mut shards {
-        shard.read(&mut params, &mut chunk)?;
+        shard.read(&mut params, &mut chunk, &mut staging)?;
     }
     Ok(Llama { config, params, layout: Arc::new(layout) })
 }
@@ -211,7 +219,7 @@ impl Shard {
 
     /// Reads and converts the numbers; each is rounded once at most. Read, not mapped: a file that shrinks meanwhile is an
     /// error and not a signal.
-    fn read(&mut self, params: &mut Arena, chunk: &mut [u8]) -> Result<(), ModelError> {
+    fn read(&mut self, params: &mut Arena, chunk: &mut [u8], staging: &mut Tensor) -> Result<(), ModelError> {
         let spec = Arc::clone(params.spec());
         for &(place, dtype, (start, end)) in &self.tensors {
             let io = |source| ModelError::Io { path: self.path.clone(), source };
@@ -222,7 +230,14 @@ impl Shard {
                 let bytes = (end - read_bytes).min(chunk.len());
                 self.file.read_exact(&mut chunk[..bytes]).map_err(io)?;
                 let numbers = bytes * 8 / dtype.bitsize();
-                if !convert(params.flat_mut().sub(written..written + numbers), dtype, &chunk[..bytes]) {
+                let is_finite = if staging.is_empty() {
+                    convert(params.flat_mut().sub(written..written + numbers), dtype, &chunk[..bytes])
+                } else {
+                    let is_finite = convert(staging.slice_mut().sub(0..numbers), dtype, &chunk[..bytes]);
+                    params.tensor_mut().write(written, staging.slice().sub(0..numbers))?;
+                    is_finite
+                };
+                if !is_finite {
                     let reason = format!("holds NaN or infinite numbers in {}", self.path.display());
                     return Err(ModelError::Tensor { name: entry.name.clone(), reason });
                 }
@@ -363,12 +378,16 @@ impl Llama {
         }
         let mut header = Value::Object(header).to_string().into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
-        let write = || -> std::io::Result<()> {
-            let mut file = std::io::BufWriter::new(File::create(path)?);
-            file.write_all(&(header.len() as u64).to_le_bytes())?;
-            file.write_all(&header)?;
+        let io = |source| ModelError::Io { path: path.to_owned(), source };
+        let write = || -> Result<(), ModelError> {
+            let mut file = std::io::BufWriter::new(File::create(path).map_err(io)?);
+            file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+            file.write_all(&header).map_err(io)?;
             for &i in shard {
-                let numbers = self.params.flat().sub(self.params.spec().entries()[i].range()).to_f64_vec();
+                let range = self.params.spec().entries()[i].range();
+                let mut tensor = Tensor::zeros(self.params.dtype(), 1, range.len());
+                self.params.tensor().read(range.start, tensor.slice_mut())?;
+                let numbers = tensor.slice().to_f64_vec();
                 let mut bytes = Vec::with_capacity(numbers.len() * dtype.size_bytes());
                 for x in numbers {
                     match dtype {
@@ -377,11 +396,11 @@ impl Llama {
                         Dtype::Bf16 => bytes.extend_from_slice(&bf16::from_f64(x).to_le_bytes()),
                     }
                 }
-                file.write_all(&bytes)?;
+                file.write_all(&bytes).map_err(io)?;
             }
-            file.into_inner().map_err(|e| e.into_error())?.sync_all()
+            file.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).map_err(io)
         };
-        write().map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+        write()?;
         Ok(offset)
     }
 }

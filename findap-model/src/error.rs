@@ -68,7 +68,10 @@ pub enum ModelError {
     },
     /// A kernel refused its arguments.
     #[error(transparent)]
-    Kernel(#[from] findap_tensor::KernelError),
+    Kernel(findap_tensor::KernelError),
+    /// The device failed, has not enough memory, or is not the one that the other operands are on.
+    #[error(transparent)]
+    Device(findap_tensor::TensorError),
     /// The model directory has no chat template.
     #[error("{directory}: no chat template; add chat_template.jinja")]
     NoChatTemplate {
@@ -78,4 +81,19 @@ pub enum ModelError {
     /// The tokenizer or the chat template failed.
     #[error(transparent)]
     Data(#[from] findap_data::DataError),
+}
+
+impl From<findap_tensor::TensorError> for ModelError {
+    fn from(error: findap_tensor::TensorError) -> Self {
+        match error {
+            findap_tensor::TensorError::Kernel(error) => ModelError::Kernel(error),
+            other => ModelError::Device(other),
+        }
+    }
+}
+
+impl From<findap_tensor::KernelError> for ModelError {
+    fn from(error: findap_tensor::KernelError) -> Self {
+        ModelError::Kernel(error)
+    }
 }

@@ -168,12 +168,12 @@ impl Generator {
                 let width = cache.columns();
                 for (running, document) in new.iter().zip(cu_seqlens.windows(2)) {
                     let len = (document[1] - document[0]) as usize;
-                    let from = source.data.sub(document[0] as usize * width..document[1] as usize * width);
+                    let from = source.host()?.sub(document[0] as usize * width..document[1] as usize * width);
                     let start = running.slot * max_len * width;
                     copy(&mut cache.slice_mut().sub(start..start + len * width), from);
                 }
             }
-            Ok(attention::forward(call.out, call.lse, call.qkv, &cu_seqlens, heads)?)
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
         })?;
         let last: Vec<usize> = cu_seqlens[1..].iter().map(|&end| end as usize - 1).collect();
         self.session.logits(model, &last, &mut self.logits)
@@ -192,7 +192,8 @@ impl Generator {
                 let width = cache.columns();
                 for (i, r) in running.iter().enumerate() {
                     let start = (r.slot * max_len + r.cached) * width;
-                    copy(&mut cache.slice_mut().sub(start..start + width), source.data.sub(i * width..(i + 1) * width));
+                    let from = source.host()?.sub(i * width..(i + 1) * width);
+                    copy(&mut cache.slice_mut().sub(start..start + width), from);
                 }
             }
             let [k, v] = &caches[l];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use findap_tensor::{Arena, ArenaSpec, Dtype, TensorId};
+use findap_tensor::{Arena, ArenaSpec, Device, Dtype, TensorId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -20,6 +20,9 @@ pub struct Llama {
     pub params: Arena,
     pub(crate) layout: Arc<Layout>,
 }
+
+/// The purpose of the parameters' memory.
+pub(crate) const WEIGHTS: &str = "weights";
 
 /// Which tensor of the arena is which.
 #[derive(Debug)]
@@ -84,7 +87,24 @@ impl Llama {
     /// # Errors
     /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
     pub fn load(directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
-        checkpoint::load_weights(directory, Config::load(directory)?, dtype)
+        checkpoint::load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
+    }
+
+    /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
+    ///
+    /// # Errors
+    /// As [`Llama::load`]; [`ModelError::Device`].
+    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+        checkpoint::load_weights(device, directory, Config::load(directory)?, dtype)
+    }
+
+    /// A copy of this model on `device`.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn copy_to(&self, device: &Device) -> Result<Llama, ModelError> {
+        let params = self.params.copy_to(device, WEIGHTS)?;
+        Ok(Llama { config: self.config.clone(), params, layout: Arc::clone(&self.layout) })
     }
 
     /// Fresh weights: matrices normal with `initializer_range`, norms 1. The same seed gives the same weights.
@@ -116,9 +136,14 @@ impl Llama {
         Layout::new(config).0.len()
     }
 
-    /// Gradients of all parameters, zero.
-    pub fn zero_gradients(&self) -> Arena {
-        Arena::zeros(Arc::clone(self.params.spec()), self.params.dtype())
+    /// Gradients of all parameters, zero, where the parameters are and in their format; in f32 for bf16.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn zero_gradients(&self) -> Result<Arena, ModelError> {
+        let dtype = if self.params.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.params.dtype() };
+        let spec = Arc::clone(self.params.spec());
+        Ok(Arena::zeros_on(&self.params.device(), "gradients", spec, dtype)?)
     }
 }
 

@@ -7,11 +7,14 @@
 //! b = norm(m);  y = swiglu(b Wgate, b Wup) Wdown;  the next x = m + y
 //! Both additions are fused with the norm that follows, across the border between blocks.
 
+use std::sync::Arc;
+
+use findap_tensor::documents::DocumentMemory;
 use findap_tensor::ops::attention::{self, Heads, Qkv};
-use findap_tensor::ops::cross_entropy::{self, Head, MAX_CHUNK_ROWS, Sizes};
+use findap_tensor::ops::cross_entropy::{self, Head, MAX_CHUNK_ROWS, Scores, Sizes};
 use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
-use findap_tensor::{Arena, Dtype, Tensor, Write};
+use findap_tensor::{Arena, Device, Documents, Dtype, Tensor, TensorError, Write};
 
 use crate::config::Config;
 use crate::error::ModelError;
@@ -40,7 +43,7 @@ pub struct Tokens<'a> {
 /// What a session is built for.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Format of activations and arithmetic: f32 or f64.
+    /// Format of activations and arithmetic: f32 or f64 on the CPU, f32 or bf16 (with sums in f32) on a device.
     pub dtype: Dtype,
     /// Tokens of the largest batch.
     pub max_tokens: usize,
@@ -53,11 +56,16 @@ pub struct SessionOptions {
 }
 
 /// The memory of forward and backward passes over at most `max_tokens` tokens. Everything is allocated here, once.
+///
+/// It runs on one device, on which the model and the gradients must lie, too. There, passes are queued, and only reading a result
+/// waits for them.
 #[derive(Debug)]
 pub struct Session {
+    device: Device,
     options: SessionOptions,
     heads: Heads,
     eps: f64,
+    vocab: usize,
     /// cos and sin: `[max_positions, e / 2]`.
     rope: [Tensor; 2],
     /// Inputs of the blocks: `[n, d]` each; one shared where nothing is kept.
@@ -70,12 +78,20 @@ pub struct Session {
     last: Stream,
     hidden: Tensor,
     gradients: Option<Gradients>,
+    /// On the CPU; a device has its own.
     head_scratch: Tensor,
     chunk_rows: usize,
-    logp: Vec<f64>,
-    lse: Vec<f64>,
+    scores: Scores,
+    /// Where a device reads the tokens of the batch.
+    documents: Option<Arc<DocumentMemory>>,
     num_tokens: usize,
 }
+
+// Purposes of memory.
+const STREAMS: &str = "residual streams";
+const BLOCKS: &str = "block activations";
+const GRADIENTS: &str = "activation gradients";
+const HEAD: &str = "head";
 
 /// A residual stream and the norm factor taken of it.
 #[derive(Debug)]
@@ -115,42 +131,59 @@ struct Gradients {
 }
 
 impl Session {
-    /// Allocates everything for batches of at most `options.max_tokens` tokens.
+    /// Allocates everything on the CPU for batches of at most `options.max_tokens` tokens.
     pub fn new(config: &Config, options: SessionOptions) -> Session {
+        Session::on(&Device::Cpu, config, options).expect("invariant: the CPU's memory is not asked for")
+    }
+
+    /// Allocates everything on `device`.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] with the purpose and size of what does not fit.
+    pub fn on(device: &Device, config: &Config, options: SessionOptions) -> Result<Session, ModelError> {
         let SessionOptions { dtype, max_tokens: n, max_positions, recompute, needs_backward } = options;
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let tensor = |columns| Tensor::zeros(dtype, n, columns);
-        let stream = || Stream { x: tensor(d), rstd: tensor(1) };
-        let block = || BlockSaved {
-            normed: tensor(d),
-            q: tensor(q),
-            k: tensor(kv),
-            v: tensor(kv),
-            attended: tensor(q),
-            lse: tensor(config.num_heads),
-            middle: stream(),
-            mlp_normed: tensor(d),
-            gate: tensor(f),
-            up: tensor(f),
-            act: tensor(f),
+        let tensor = |purpose, columns| Tensor::zeros_on(device, purpose, dtype, n, columns);
+        let statistic = |purpose, columns| Tensor::zeros_on(device, purpose, statistics_dtype(dtype), n, columns);
+        let stream = |purpose| Ok::<_, TensorError>(Stream { x: tensor(purpose, d)?, rstd: statistic(purpose, 1)? });
+        let block = || {
+            let tensor = |columns| tensor(BLOCKS, columns);
+            Ok::<_, TensorError>(BlockSaved {
+                normed: tensor(d)?,
+                q: tensor(q)?,
+                k: tensor(kv)?,
+                v: tensor(kv)?,
+                attended: tensor(q)?,
+                lse: statistic(BLOCKS, config.num_heads)?,
+                middle: stream(BLOCKS)?,
+                mlp_normed: tensor(d)?,
+                gate: tensor(f)?,
+                up: tensor(f)?,
+                act: tensor(f)?,
+            })
         };
         let (kept_streams, kept_blocks) = kept(config, recompute, needs_backward);
-        let gradients = needs_backward.then(|| Gradients {
-            stream: tensor(d),
-            normed: tensor(d),
-            attended: tensor(q),
-            q: tensor(q),
-            k: tensor(kv),
-            v: tensor(kv),
-            gate: tensor(f),
-            up: tensor(f),
-            act: tensor(f),
-        });
-        let chunk_rows = head_chunk_rows(config.vocab_size).min(n.max(1));
-        let scratch = Sizes { dim: d, vocab: config.vocab_size, chunk_rows }.scratch_len();
+        let gradients = || {
+            let tensor = |columns| tensor(GRADIENTS, columns);
+            Ok::<_, TensorError>(Gradients {
+                stream: tensor(d)?,
+                normed: tensor(d)?,
+                attended: tensor(q)?,
+                q: tensor(q)?,
+                k: tensor(kv)?,
+                v: tensor(kv)?,
+                gate: tensor(f)?,
+                up: tensor(f)?,
+                act: tensor(f)?,
+            })
+        };
+        let chunk_rows = head_chunk_rows(device, config.vocab_size).min(n.max(1));
+        let sizes = Sizes { dim: d, vocab: config.vocab_size, chunk_rows };
+        let scratch = if *device == Device::Cpu { sizes.scratch_len() } else { 0 };
         let scale = 1.0 / (config.head_dim as f64).sqrt();
-        Session {
+        Ok(Session {
+            device: device.clone(),
             options,
             heads: Heads {
                 num_heads: config.num_heads,
@@ -159,19 +192,23 @@ impl Session {
                 scale,
             },
             eps: config.rms_norm_eps,
-            rope: rope_tables(config, dtype, max_positions),
-            streams: (0..kept_streams).map(|_| stream()).collect(),
-            blocks: (0..kept_blocks).map(|_| block()).collect(),
-            branch: tensor(d),
-            last: stream(),
-            hidden: tensor(d),
-            gradients,
+            vocab: config.vocab_size,
+            rope: rope_tables(device, config, statistics_dtype(dtype), max_positions)?,
+            streams: (0..kept_streams).map(|_| stream(STREAMS)).collect::<Result<_, _>>()?,
+            blocks: (0..kept_blocks).map(|_| block()).collect::<Result<_, _>>()?,
+            branch: tensor(HEAD, d)?,
+            last: stream(STREAMS)?,
+            hidden: tensor(HEAD, d)?,
+            gradients: needs_backward.then(gradients).transpose()?,
             head_scratch: Tensor::zeros(dtype, 1, scratch),
             chunk_rows,
-            logp: vec![0.0; n],
-            lse: vec![0.0; n],
+            scores: Scores::new(device, n, sizes)?,
+            documents: match device {
+                Device::Cpu => None,
+                Device::Cuda(cuda) => Some(Arc::new(DocumentMemory::new(cuda, n)?)),
+            },
             num_tokens: 0,
-        }
+        })
     }
 
     /// What this session was built for.
@@ -190,11 +227,19 @@ impl Session {
             let tensors = [&g.stream, &g.normed, &g.attended, &g.q, &g.k, &g.v, &g.gate, &g.up, &g.act];
             tensors.iter().map(|t| t.bytes()).sum()
         });
+        let on_device = match self.device {
+            Device::Cpu => 0,
+            Device::Cuda(_) => {
+                let vocab = self.vocab;
+                let sizes = Sizes { dim: self.hidden.columns(), vocab, chunk_rows: self.chunk_rows };
+                cross_entropy::device_scratch_bytes(sizes)
+            }
+        };
         vec![
-            ("residual streams", self.streams.iter().map(stream).sum::<usize>() + stream(&self.last)),
-            ("block activations", self.blocks.iter().map(block).sum()),
-            ("activation gradients", gradients),
-            ("head", self.head_scratch.bytes() + self.hidden.bytes() + self.branch.bytes()),
+            (STREAMS, self.streams.iter().map(stream).sum::<usize>() + stream(&self.last)),
+            (BLOCKS, self.blocks.iter().map(block).sum()),
+            (GRADIENTS, gradients),
+            (HEAD, self.head_scratch.bytes() + on_device + self.hidden.bytes() + self.branch.bytes()),
             ("rotary tables", self.rope[0].bytes() + self.rope[1].bytes()),
         ]
     }
@@ -204,9 +249,8 @@ impl Session {
     /// # Errors
     /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for an id past the vocabulary or wrong boundaries.
     pub fn forward(&mut self, model: &Llama, tokens: Tokens<'_>) -> Result<(), ModelError> {
-        let cu_seqlens = tokens.cu_seqlens;
         self.forward_with(model, tokens, |_, heads, call| {
-            attention::forward(call.out, call.lse, call.qkv, cu_seqlens, heads).map_err(ModelError::from)
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
         })
     }
 
@@ -218,11 +262,17 @@ impl Session {
         mut attend: impl FnMut(usize, Heads, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let n = self.check(tokens)?;
+        if let Some(memory) = &mut self.documents {
+            let memory = Arc::get_mut(memory).expect("invariant: only a pass of this session reads it");
+            let Tokens { ids, positions, cu_seqlens } = tokens;
+            memory.write(ids, positions, cu_seqlens, self.vocab, self.options.max_positions)?;
+        }
+        let documents = &self.documents(tokens);
         let params = &model.params;
-        embedding::forward(self.streams[0].x.rows_mut(n), params.get(model.layout.embedding), tokens.ids)?;
+        embedding::forward(self.streams[0].x.rows_mut(n), params.get(model.layout.embedding), documents)?;
         for (l, p) in model.layout.blocks.iter().enumerate() {
             self.enter_block(model, p, l, n)?;
-            self.block_forward(model, p, l, tokens, &mut attend)?;
+            self.block_forward(model, p, l, documents, &mut attend)?;
         }
         let middle = &self.blocks[(model.layout.blocks.len() - 1).min(self.blocks.len() - 1)].middle;
         rms_norm::forward_add(
@@ -244,16 +294,39 @@ impl Session {
     /// [`ModelError::Kernel`] for a target past the vocabulary or a wrong number of targets.
     pub fn logp(&mut self, model: &Llama, targets: &[u32]) -> Result<&[f64], ModelError> {
         let n = self.num_tokens;
-        cross_entropy::forward(Head {
-            logp: &mut self.logp[..n],
-            lse: &mut self.lse[..n],
+        let head = Head {
             hidden: self.hidden.rows(n),
             weight: model.params.get(model.layout.head),
             targets,
             chunk_rows: self.chunk_rows,
             scratch: self.head_scratch.rows_mut(1),
-        })?;
-        Ok(&self.logp[..n])
+        };
+        cross_entropy::forward(&mut self.scores, head)?;
+        Ok(self.scores.read(n)?)
+    }
+
+    /// The log-probabilities of the last pass that computed them.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`], also for an earlier pass that failed on the device.
+    pub fn last_logp(&mut self) -> Result<&[f64], ModelError> {
+        Ok(self.scores.read(self.num_tokens)?)
+    }
+
+    /// Adds the log-probabilities of the last pass, divided by `divisor`, to a total, without waiting for a device.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn add_to_total(&mut self, divisor: f64) -> Result<(), ModelError> {
+        Ok(self.scores.add_to_total(self.num_tokens, divisor)?)
+    }
+
+    /// The total since it was last taken.
+    ///
+    /// # Errors
+    /// As [`Session::last_logp`].
+    pub fn take_total(&mut self) -> Result<f64, ModelError> {
+        Ok(self.scores.take_total()?)
     }
 
     /// Adds to `grads` the gradients of a loss with dLoss / dlogp = `token_weights`, after [`Session::forward`] and
@@ -276,7 +349,7 @@ impl Session {
         self.body_backward(model, tokens, grads)
     }
 
-    /// Forward and backward in one, for weights that do not depend on the log-probabilities; returns those.
+    /// Forward and backward in one, for weights that do not depend on the log-probabilities; [`Session::last_logp`] has those.
     ///
     /// # Errors
     /// As [`Session::forward`] and [`Session::backward`].
@@ -290,18 +363,26 @@ impl Session {
         targets: &[u32],
         token_weights: &[f64],
         grads: &mut Arena,
-    ) -> Result<&[f64], ModelError> {
+    ) -> Result<(), ModelError> {
         self.forward(model, tokens)?;
         self.head_backward(model, targets, token_weights, grads, true)?;
-        self.body_backward(model, tokens, grads)?;
-        Ok(&self.logp[..self.num_tokens])
+        self.body_backward(model, tokens, grads)
     }
 
-    /// The logits of chosen rows of the last forward pass: `[rows, v]`.
+    /// The tokens of a pass, where its ops read them.
+    fn documents<'t>(&self, tokens: Tokens<'t>) -> Documents<'t> {
+        let Tokens { ids, positions, cu_seqlens } = tokens;
+        match &self.documents {
+            None => Documents::on_host(ids, positions, cu_seqlens),
+            Some(memory) => Documents::on_device(ids, positions, cu_seqlens, memory),
+        }
+    }
+
+    /// The logits of chosen rows of the last forward pass: `[rows, v]`. On the CPU only.
     pub(crate) fn logits(&mut self, model: &Llama, rows: &[usize], out: &mut Tensor) -> Result<(), ModelError> {
         let d = self.hidden.columns();
         for (i, &row) in rows.iter().enumerate() {
-            let hidden = self.hidden.slice().sub(row * d..(row + 1) * d);
+            let hidden = self.hidden.all().host()?.sub(row * d..(row + 1) * d);
             let mut target = self.branch.slice_mut().sub(i * d..(i + 1) * d);
             copy(&mut target, hidden);
         }
@@ -358,10 +439,10 @@ impl Session {
         model: &Llama,
         p: &BlockParams,
         l: usize,
-        tokens: Tokens<'_>,
+        documents: &Documents<'_>,
         attend: &mut impl FnMut(usize, Heads, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let n = tokens.ids.len();
+        let n = documents.ids.len();
         let weight = |id| model.params.get(id);
         let (stream, block) = (l.min(self.streams.len() - 1), l.min(self.blocks.len() - 1));
         let tables =
@@ -370,10 +451,11 @@ impl Session {
         linear::forward(saved.q.rows_mut(n), saved.normed.rows(n), weight(p.q))?;
         linear::forward(saved.k.rows_mut(n), saved.normed.rows(n), weight(p.k))?;
         linear::forward(saved.v.rows_mut(n), saved.normed.rows(n), weight(p.v))?;
-        rope::forward(saved.q.rows_mut(n), tables, tokens.positions)?;
-        rope::forward(saved.k.rows_mut(n), tables, tokens.positions)?;
+        rope::forward(saved.q.rows_mut(n), tables, documents)?;
+        rope::forward(saved.k.rows_mut(n), tables, documents)?;
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
-        attend(l, self.heads, AttentionCall { out: saved.attended.rows_mut(n), lse: saved.lse.rows_mut(n), qkv })?;
+        let (out, lse) = (saved.attended.rows_mut(n), saved.lse.rows_mut(n));
+        attend(l, self.heads, AttentionCall { out, lse, qkv, documents })?;
         linear::forward(self.branch.rows_mut(n), saved.attended.rows(n), weight(p.o))?;
         rms_norm::forward_add(
             saved.mlp_normed.rows_mut(n),
@@ -403,19 +485,18 @@ impl Session {
         let n = self.num_tokens;
         let g = self.gradients.as_mut().expect("invariant: the session was built for a backward pass");
         let head = Head {
-            logp: &mut self.logp[..n],
-            lse: &mut self.lse[..n],
             hidden: self.hidden.rows(n),
             weight: model.params.get(model.layout.head),
             targets,
             chunk_rows: self.chunk_rows,
             scratch: self.head_scratch.rows_mut(1),
         };
-        let dweight = Some(grads.get_mut(model.layout.head));
+        let (dhidden, dweight) = (g.normed.rows_mut(n), grads.get_mut(model.layout.head));
+        let gradients = cross_entropy::Gradients { token_weights, dhidden, dweight };
         if fused {
-            cross_entropy::forward_backward(head, token_weights, g.normed.rows_mut(n), dweight)?;
+            cross_entropy::forward_backward(&mut self.scores, head, gradients)?;
         } else {
-            cross_entropy::backward(head, token_weights, g.normed.rows_mut(n), dweight)?;
+            cross_entropy::backward(&mut self.scores, head, gradients)?;
         }
         rms_norm::backward(
             g.stream.rows_mut(n),
@@ -434,26 +515,33 @@ impl Session {
     /// All blocks, last to first, and the embedding.
     fn body_backward(&mut self, model: &Llama, tokens: Tokens<'_>, grads: &mut Arena) -> Result<(), ModelError> {
         let n = self.num_tokens;
+        let documents = &self.documents(tokens);
         for (l, p) in model.layout.blocks.iter().enumerate().rev() {
-            self.restore(model, p, l, tokens)?;
-            self.block_backward(model, p, l, tokens, grads)?;
+            self.restore(model, p, l, documents)?;
+            self.block_backward(model, p, l, documents, grads)?;
         }
         let g = self.gradients.as_ref().expect("invariant: the session was built for a backward pass");
-        embedding::backward(grads.get_mut(model.layout.embedding), g.stream.rows(n), tokens.ids)?;
+        embedding::backward(grads.get_mut(model.layout.embedding), g.stream.rows(n), documents)?;
         Ok(())
     }
 
     /// Computes again what was not kept of block `l`. The last block is still in memory.
-    fn restore(&mut self, model: &Llama, p: &BlockParams, l: usize, tokens: Tokens<'_>) -> Result<(), ModelError> {
+    fn restore(
+        &mut self,
+        model: &Llama,
+        p: &BlockParams,
+        l: usize,
+        documents: &Documents<'_>,
+    ) -> Result<(), ModelError> {
         if self.blocks.len() > 1 || l + 1 == model.layout.blocks.len() {
             return Ok(());
         }
-        let n = tokens.ids.len();
+        let n = documents.ids.len();
         let Stream { x, rstd } = &mut self.streams[l];
         let weight = model.params.get(p.attention_norm);
         rms_norm::forward(self.blocks[0].normed.rows_mut(n), rstd.rows_mut(n), x.rows(n), weight, self.eps)?;
-        self.block_forward(model, p, l, tokens, &mut |_, heads, call| {
-            attention::forward(call.out, call.lse, call.qkv, tokens.cu_seqlens, heads).map_err(ModelError::from)
+        self.block_forward(model, p, l, documents, &mut |_, heads, call| {
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
         })
     }
 
@@ -462,10 +550,10 @@ impl Session {
         model: &Llama,
         p: &BlockParams,
         l: usize,
-        tokens: Tokens<'_>,
+        documents: &Documents<'_>,
         grads: &mut Arena,
     ) -> Result<(), ModelError> {
-        let n = tokens.ids.len();
+        let n = documents.ids.len();
         let weight = |id| model.params.get(id);
         let saved = &self.blocks[l.min(self.blocks.len() - 1)];
         let stream = &self.streams[l];
@@ -495,9 +583,9 @@ impl Session {
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
         let kept = attention::Saved { out: saved.attended.rows(n), lse: saved.lse.rows(n) };
         let outputs = [g.q.rows_mut(n), g.k.rows_mut(n), g.v.rows_mut(n)];
-        attention::backward(outputs, g.attended.rows(n), kept, qkv, tokens.cu_seqlens, self.heads)?;
-        rope::backward(g.q.rows_mut(n), tables, tokens.positions)?;
-        rope::backward(g.k.rows_mut(n), tables, tokens.positions)?;
+        attention::backward(outputs, g.attended.rows(n), kept, qkv, documents, self.heads)?;
+        rope::backward(g.q.rows_mut(n), tables, documents)?;
+        rope::backward(g.k.rows_mut(n), tables, documents)?;
         for (id, gradient, write) in
             [(p.q, &g.q, Write::Overwrite), (p.k, &g.k, Write::Accumulate), (p.v, &g.v, Write::Accumulate)]
         {
@@ -520,9 +608,10 @@ pub(crate) struct AttentionCall<'a> {
     pub(crate) out: findap_tensor::ViewMut<'a>,
     pub(crate) lse: findap_tensor::ViewMut<'a>,
     pub(crate) qkv: Qkv<'a>,
+    pub(crate) documents: &'a Documents<'a>,
 }
 
-/// What [`Session::memory`] of a session for these options will say, without building one.
+/// What [`Session::memory`] of a session on the CPU for these options will say, without building one.
 pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
     let SessionOptions { dtype, max_tokens: n, max_positions, recompute, needs_backward } = options;
     let (d, f) = (config.hidden_size, config.intermediate_size);
@@ -531,7 +620,7 @@ pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static s
     let stream = d + 1;
     let block = 2 * d + 2 * q + 2 * kv + config.num_heads + stream + 3 * f;
     let gradients = if needs_backward { 2 * d + 2 * q + 2 * kv + 3 * f } else { 0 };
-    let chunk_rows = head_chunk_rows(config.vocab_size).min(n.max(1));
+    let chunk_rows = head_chunk_rows(&Device::Cpu, config.vocab_size).min(n.max(1));
     let scratch = Sizes { dim: d, vocab: config.vocab_size, chunk_rows }.scratch_len();
     let numbers = [
         ("residual streams", n * stream * (streams + 1)),
@@ -552,12 +641,26 @@ fn kept(config: &Config, recompute: Recompute, needs_backward: bool) -> (usize, 
     }
 }
 
-/// Rows of logits computed at a time: about 2^21 logits, so that a chunk stays in the last-level cache.
-fn head_chunk_rows(vocab_size: usize) -> usize {
-    ((1 << 21) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS)
+/// Rows of logits computed at a time. CPU: about 2^21 logits, so that a chunk stays in the last-level cache; a device: about
+/// 2^27 (512 MiB), so that products are large.
+fn head_chunk_rows(device: &Device, vocab_size: usize) -> usize {
+    match device {
+        Device::Cpu => ((1 << 21) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
+        Device::Cuda(_) => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
+    }
 }
 
-fn rope_tables(config: &Config, dtype: Dtype, max_positions: usize) -> [Tensor; 2] {
+/// The format of norm factors, log-sums and rotary tables beside activations in `dtype`.
+fn statistics_dtype(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
+}
+
+pub(crate) fn rope_tables(
+    device: &Device,
+    config: &Config,
+    dtype: Dtype,
+    max_positions: usize,
+) -> Result<[Tensor; 2], ModelError> {
     let frequencies = config.inverse_frequencies();
     let table = |f: fn(f64) -> f64| {
         let values: Vec<f64> = (0..max_positions)
@@ -568,11 +671,16 @@ fn rope_tables(config: &Config, dtype: Dtype, max_positions: usize) -> [Tensor; 
                 Dtype::F64 => f(position as f64 * f64::from(w)),
             })
             .collect();
-        let mut tensor = Tensor::zeros(dtype, max_positions, frequencies.len());
-        tensor.slice_mut().copy_from_f64(&values);
-        tensor
+        let mut host = Tensor::zeros(dtype, max_positions, frequencies.len());
+        host.slice_mut().copy_from_f64(&values);
+        if *device == Device::Cpu {
+            return Ok(host);
+        }
+        let mut tensor = Tensor::zeros_on(device, "rotary tables", dtype, max_positions, frequencies.len())?;
+        tensor.write(0, host.slice())?;
+        Ok::<_, ModelError>(tensor)
     };
-    [table(f64::cos), table(f64::sin)]
+    Ok([table(f64::cos)?, table(f64::sin)?])
 }
 
 /// Copies numbers of one format.

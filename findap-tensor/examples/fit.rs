@@ -2,11 +2,11 @@
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 
-use findap_tensor::ops::adamw::{self, Segment, Step};
+use findap_tensor::ops::adamw::{self, Plan, Segment, Step};
 use findap_tensor::ops::linear;
-use findap_tensor::{Dtype, KernelError, SliceMut, Tensor};
+use findap_tensor::{Device, Dtype, SliceMut, Tensor, TensorError};
 
-fn main() -> Result<(), KernelError> {
+fn main() -> Result<(), TensorError> {
     // y = x W^T for an unknown W [2, 3] and four inputs.
     let x = filled(4, 3, |row, column| ((row * row + 2 * row * column + column) as f32).cos());
     let wanted = filled(2, 3, |row, column| row as f32 - column as f32);
@@ -16,6 +16,7 @@ fn main() -> Result<(), KernelError> {
     let tensor = |rows, columns| Tensor::zeros(Dtype::F32, rows, columns);
     let (mut weight, mut gradient) = (tensor(2, 3), tensor(2, 3));
     let (mut first_moment, mut second_moment) = (tensor(2, 3), tensor(2, 3));
+    let plan = Plan::new(&Device::Cpu, vec![Segment { start: 0, len: 6, weight_decay: 0.0 }])?;
     let mut y = tensor(4, 2);
     let mut loss = f32::INFINITY;
     for step in 1..=2000 {
@@ -30,11 +31,12 @@ fn main() -> Result<(), KernelError> {
         gradient = tensor(2, 3);
         linear::backward_weight(gradient.rows_mut(2), y.rows(4), x.rows(4))?;
         adamw::step(Step {
-            params: weight.slice_mut(),
-            grads: gradient.slice(),
-            first_moment: first_moment.slice_mut(),
-            second_moment: second_moment.slice_mut(),
-            segments: &[Segment { start: 0, len: 6, weight_decay: 0.0 }],
+            params: &mut weight,
+            master: None,
+            grads: &gradient,
+            first_moment: &mut first_moment,
+            second_moment: &mut second_moment,
+            plan: &plan,
             lr: 0.02,
             beta1: 0.9,
             beta2: 0.95,

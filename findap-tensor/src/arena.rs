@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use findap_kernels::{Dtype, Slice, SliceMut};
 
+use crate::device::Device;
+use crate::error::TensorError;
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// A tensor of an arena, by its place in the order.
@@ -97,10 +99,24 @@ impl Default for ArenaSpec {
 }
 
 impl Arena {
-    /// All tensors zero.
+    /// All tensors zero, in this process's memory.
     pub fn zeros(spec: Arc<ArenaSpec>, dtype: Dtype) -> Arena {
         let data = Tensor::zeros(dtype, 1, spec.len());
         Arena { spec, data }
+    }
+
+    /// All tensors zero, in the memory of `device`; `purpose` is for the error.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros_on`].
+    pub fn zeros_on(
+        device: &Device,
+        purpose: &'static str,
+        spec: Arc<ArenaSpec>,
+        dtype: Dtype,
+    ) -> Result<Arena, TensorError> {
+        let data = Tensor::zeros_on(device, purpose, dtype, 1, spec.len())?;
+        Ok(Arena { spec, data })
     }
 
     /// The names, shapes and offsets.
@@ -113,12 +129,33 @@ impl Arena {
         self.data.dtype()
     }
 
-    /// All numbers in order.
+    /// Where they lie.
+    pub fn device(&self) -> Device {
+        self.data.device()
+    }
+
+    /// All numbers in order, as one row of a tensor.
+    pub fn tensor(&self) -> &Tensor {
+        &self.data
+    }
+
+    /// All numbers in order, to be written, as one row of a tensor.
+    pub fn tensor_mut(&mut self) -> &mut Tensor {
+        &mut self.data
+    }
+
+    /// All numbers in order, of an arena on the host.
+    ///
+    /// # Panics
+    /// As [`Tensor::slice`].
     pub fn flat(&self) -> Slice<'_> {
         self.data.slice()
     }
 
-    /// All numbers in order, to be written.
+    /// All numbers in order, to be written, of an arena on the host.
+    ///
+    /// # Panics
+    /// As [`Tensor::slice_mut`].
     pub fn flat_mut(&mut self) -> SliceMut<'_> {
         self.data.slice_mut()
     }
@@ -126,13 +163,24 @@ impl Arena {
     /// One tensor.
     pub fn get(&self, id: TensorId) -> View<'_> {
         let entry = &self.spec.entries[id.0];
-        View { rows: entry.rows, columns: entry.columns, data: self.data.slice().sub(entry.range()) }
+        self.data.part(entry.start, entry.rows, entry.columns)
     }
 
     /// One tensor, to be written.
     pub fn get_mut(&mut self, id: TensorId) -> ViewMut<'_> {
         let entry = &self.spec.entries[id.0];
-        ViewMut { rows: entry.rows, columns: entry.columns, data: self.data.slice_mut().sub(entry.range()) }
+        self.data.part_mut(entry.start, entry.rows, entry.columns)
+    }
+
+    /// A copy in the memory of `device`; `purpose` is for the error.
+    ///
+    /// # Errors
+    /// As [`Arena::zeros_on`] and [`Tensor::read`].
+    pub fn copy_to(&self, device: &Device, purpose: &'static str) -> Result<Arena, TensorError> {
+        let host = self.data.to_host()?;
+        let mut copy = Arena::zeros_on(device, purpose, Arc::clone(&self.spec), self.dtype())?;
+        copy.data.write(0, host.slice())?;
+        Ok(copy)
     }
 }
 
@@ -145,8 +193,8 @@ mod tests {
         let mut spec = ArenaSpec::new();
         let (a, b) = (spec.matrix("a", 2, 3), spec.vector("b", 4));
         let mut arena = Arena::zeros(Arc::new(spec), Dtype::F32);
-        arena.get_mut(b).data.copy_from_f64(&[1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(arena.get(a).data.to_f64_vec(), [0.0; 6]);
+        arena.get_mut(b).host().unwrap().copy_from_f64(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(arena.get(a).host().unwrap().to_f64_vec(), [0.0; 6]);
         assert_eq!(arena.flat().to_f64_vec()[6..], [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(arena.spec().find("b").map(Entry::range), Some(6..10));
         assert_eq!(arena.spec().len(), 10);

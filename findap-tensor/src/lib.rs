@@ -6,9 +6,11 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`device`] | [`Device`]: where numbers lie and ops run |
 //! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
 //! | [`arena`] | [`Arena`], [`ArenaSpec`] |
-//! | [`ops`] | the kernels, called by shape |
+//! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them |
+//! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
 //!
 //! # What it does not do
 //! No strides, no broadcasting, no reference counts, no gradients of its own.
@@ -16,10 +18,19 @@
 #![deny(missing_docs)]
 
 pub mod arena;
+pub mod device;
+pub mod documents;
+mod error;
 pub mod ops;
 pub mod tensor;
 
 pub use arena::{Arena, ArenaSpec, TensorId};
+pub use device::{Cuda, Device};
+pub use documents::Documents;
+pub use error::TensorError;
+pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};
+#[cfg(feature = "emulator")]
+pub use findap_kernels::emulator::Options as EmulatorOptions;
 pub use findap_kernels::isa::Isa;
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
 pub use tensor::{Tensor, View, ViewMut};

@@ -1,11 +1,15 @@
 //! The kernels, with their sizes taken from the shapes of the operands. Lengths that disagree are found by the kernels.
+//!
+//! An op runs where its first operand lies; the others must lie there, too. On a device it is queued and the call returns.
 
+pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
+pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-pub use findap_kernels::{adamw, reduce, sample};
+pub use findap_kernels::sample;

@@ -64,9 +64,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         needs_backward: true,
     };
     let mut session = Session::new(&model.config, options);
-    let mut gradients = model.zero_gradients();
+    let mut gradients = model.zero_gradients()?;
     let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
-    let mut optimizer = AdamW::new(&model.params, &optimization);
+    let mut optimizer = AdamW::new(&model.params, &optimization)?;
 
     // A linear congruence: the values do not matter, only that they are spread over the vocabulary.
     let mut state = 1u64;
@@ -88,11 +88,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut loss = 0.0;
     for step in 0..keys["warm"] + keys["steps"] {
         let begun = Instant::now();
-        reduce::fill(gradients.flat_mut(), 0.0);
+        reduce::clear(gradients.tensor_mut())?;
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        let logp = session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
+        session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
+        let logp = session.last_logp()?;
         loss = -logp.iter().sum::<f64>() / loss_tokens as f64;
-        let norm = gradient_norm(&gradients);
+        let norm = gradient_norm(&gradients)?;
         optimizer.step(&mut model.params, &gradients, step as u64 + 1, 1e-4, clip_factor(norm, 1.0))?;
         if step >= keys["warm"] {
             seconds.push(begun.elapsed().as_secs_f64());

@@ -322,7 +322,7 @@ pub fn read_array(checkpoint: &Path, name: &str, array: SliceMut<'_>) -> Result<
     let read = match array {
         SliceMut::F32(x) => fill(&mut reader, x, f32::from_le_bytes),
         SliceMut::F64(x) => fill(&mut reader, x, f64::from_le_bytes),
-        SliceMut::Bf16(_) => return Err(damaged("training arrays are f32 or f64".to_owned())),
+        SliceMut::Bf16(x) => fill(&mut reader, x, half::bf16::from_le_bytes),
     };
     read.map_err(|error| damaged(format!("cannot be read: {error}")))
 }

@@ -148,8 +148,8 @@ fn show_changes(changes: &[Change]) -> String {
     lines.join("\n")
 }
 
-impl From<findap_tensor::KernelError> for TrainError {
-    fn from(error: findap_tensor::KernelError) -> Self {
+impl From<findap_tensor::TensorError> for TrainError {
+    fn from(error: findap_tensor::TensorError) -> Self {
         Self::Model(error.into())
     }
 }

@@ -5,6 +5,7 @@
 //! | [`recipe`] | what a run is, as TOML |
 //! | [`run`] | a whole run: stages in order, done ones skipped |
 //! | [`schedule`], [`optimizer`], [`objective`] | learning rate, AdamW, losses as weights per token |
+//! | [`device`] | where a run computes |
 //! | [`sources`] | the sources of a recipe as loaders |
 //! | [`distill`] | preference pairs from the policy's own solutions |
 //! | [`trainer`] | one stage |
@@ -17,6 +18,7 @@
 //! - Nothing here prints.
 
 pub mod checkpoint;
+pub mod device;
 pub mod distill;
 pub mod error;
 pub mod event;

@@ -1,8 +1,8 @@
 //! AdamW over all parameters at once, and clipping by the global gradient norm.
 
-use findap_tensor::ops::adamw::{self, Segment, Step};
+use findap_tensor::ops::adamw::{self, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, KernelError};
+use findap_tensor::{Arena, Dtype, TensorError};
 
 use crate::recipe::Optimization;
 
@@ -13,28 +13,46 @@ pub struct AdamW {
     pub first_moment: Arena,
     /// Running mean of their squares.
     pub second_moment: Arena,
-    segments: Vec<Segment>,
+    /// The parameters in f32, where the model's are their rounding to bf16.
+    pub master: Option<Arena>,
+    plan: Plan,
     betas: [f64; 2],
     epsilon: f64,
 }
 
 impl AdamW {
-    /// Zero moments for `params`; decay on matrices only.
-    pub fn new(params: &Arena, keys: &Optimization) -> Self {
-        let zeros = || Arena::zeros(params.spec().clone(), params.dtype());
+    /// Zero moments for `params`, on their device; decay on matrices only.
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
+    pub fn new(params: &Arena, keys: &Optimization) -> Result<Self, TensorError> {
+        let device = params.device();
+        let has_master = params.dtype() == Dtype::Bf16;
+        let dtype = if has_master { Dtype::F32 } else { params.dtype() };
+        let zeros = |purpose| Arena::zeros_on(&device, purpose, params.spec().clone(), dtype);
         let segment = |entry: &findap_tensor::arena::Entry| Segment {
             start: entry.start,
             len: entry.range().len(),
             weight_decay: if entry.is_vector { 0.0 } else { keys.weight_decay },
         };
-        let segments = params.spec().entries().iter().map(segment).collect();
-        Self { first_moment: zeros(), second_moment: zeros(), segments, betas: keys.betas, epsilon: keys.epsilon }
+        let mut master = has_master.then(|| zeros("weights in f32")).transpose()?;
+        if let Some(master) = &mut master {
+            reduce::cast(master.tensor_mut(), params.tensor())?;
+        }
+        Ok(Self {
+            first_moment: zeros("optimizer moments")?,
+            second_moment: zeros("optimizer moments")?,
+            master,
+            plan: Plan::new(&device, params.spec().entries().iter().map(segment).collect())?,
+            betas: keys.betas,
+            epsilon: keys.epsilon,
+        })
     }
 
     /// Makes step number `step` (from 1) with gradients multiplied by `grad_scale`.
     ///
     /// # Errors
-    /// [`KernelError`] if the arenas differ in length (a caller bug).
+    /// [`TensorError`] if the arenas differ in length or device (a caller bug), or the device has failed.
     pub fn step(
         &mut self,
         params: &mut Arena,
@@ -42,13 +60,14 @@ impl AdamW {
         step: u64,
         rate: f64,
         grad_scale: f64,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), TensorError> {
         adamw::step(Step {
-            params: params.flat_mut(),
-            grads: grads.flat(),
-            first_moment: self.first_moment.flat_mut(),
-            second_moment: self.second_moment.flat_mut(),
-            segments: &self.segments,
+            params: params.tensor_mut(),
+            master: self.master.as_mut().map(Arena::tensor_mut),
+            grads: grads.tensor(),
+            first_moment: self.first_moment.tensor_mut(),
+            second_moment: self.second_moment.tensor_mut(),
+            plan: &self.plan,
             lr: rate,
             beta1: self.betas[0],
             beta2: self.betas[1],
@@ -59,9 +78,12 @@ impl AdamW {
     }
 }
 
-/// The norm of all gradients together. NaN and infinities go through.
-pub fn gradient_norm(grads: &Arena) -> f64 {
-    reduce::sum_squares(grads.flat()).sqrt()
+/// The norm of all gradients together. NaN and infinities go through. Waits for a device.
+///
+/// # Errors
+/// [`TensorError::Cuda`], also for an earlier pass that failed on the device.
+pub fn gradient_norm(grads: &Arena) -> Result<f64, TensorError> {
+    Ok(reduce::sum_squares(grads.tensor())?.sqrt())
 }
 
 /// The factor that brings a gradient of this norm down to `clip_norm` (`torch.nn.utils.clip_grad_norm_`'s, at most 1).

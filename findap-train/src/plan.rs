@@ -86,8 +86,15 @@ pub fn training_memory(recipe: &Recipe, config: &Config, data: &StageData) -> Ve
         recompute: recipe.model.recompute.into(),
         needs_backward: true,
     };
-    let weights = Llama::num_parameters(config) * dtype.size_bytes();
-    let mut memory = vec![("weights", weights), ("gradients", weights), ("optimizer moments", 2 * weights)];
+    let parameters = Llama::num_parameters(config);
+    let weights = parameters * dtype.size_bytes();
+    let (in_f32, mut memory) = (4 * parameters, vec![("weights", weights)]);
+    match dtype {
+        Dtype::Bf16 => {
+            memory.extend([("gradients", in_f32), ("optimizer moments", 2 * in_f32), ("weights in f32", in_f32)]);
+        }
+        _ => memory.extend([("gradients", weights), ("optimizer moments", 2 * weights)]),
+    }
     memory.extend(memory_bytes(config, options));
     memory
 }

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use findap_data::files::{file_sha256, hash_file, hex};
 use findap_data::world;
 use findap_model::checkpoint::SaveOptions;
-use findap_model::{Config, Dtype, Llama};
+use findap_model::{Config, Device, Dtype, Llama};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -126,7 +126,7 @@ fn stages(recipe: &Recipe, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<
     let folder = recipe.folder();
     let time_seconds = begun_at(folder)?;
     make_world(recipe, hooks.observer)?;
-    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None };
+    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device: None };
     let base = run.base()?;
     let mut current = base.clone();
     run.unrecorded_base = Some(base);
@@ -279,6 +279,8 @@ struct Run<'a, 'h> {
     time_seconds: u64,
     /// The model before the first stage, until it is written down that the run comes from it.
     unrecorded_base: Option<Current>,
+    /// Where stages train, once one does.
+    device: Option<Device>,
 }
 
 impl Run<'_, '_> {
@@ -294,11 +296,28 @@ impl Run<'_, '_> {
         self.recipe.model.compute.into()
     }
 
-    /// The weights a stage begins with, where there is memory to train them.
-    fn load(&self, stage: &str, data: &StageData, current: &Current) -> Result<Llama, TrainError> {
-        let config = Config::load(&current.folder)?;
-        plan::require_memory(stage, &plan::training_memory(self.recipe, &config, data))?;
-        Ok(Llama::load(&current.folder, self.dtype())?)
+    /// The weights a stage begins with, on the device that trains them, where there is memory for it.
+    fn load(&mut self, stage: &str, data: &StageData, current: &Current) -> Result<Llama, TrainError> {
+        let device = self.device()?;
+        if device == Device::Cpu {
+            let config = Config::load(&current.folder)?;
+            plan::require_memory(stage, &plan::training_memory(self.recipe, &config, data))?;
+        }
+        Ok(Llama::load_to(&device, &current.folder, self.dtype())?)
+    }
+
+    /// The device of the recipe, taken into use at the first call.
+    fn device(&mut self) -> Result<Device, TrainError> {
+        if let Some(device) = &self.device {
+            return Ok(device.clone());
+        }
+        let (device, why_not_gpu) = self.recipe.run.device.open(self.dtype())?;
+        if let Some(why) = why_not_gpu {
+            self.note(format!("training on the CPU, not on the GPU: {why}"));
+        } else if device != Device::Cpu {
+            self.note(format!("training on {}", device.name()));
+        }
+        Ok(self.device.insert(device).clone())
     }
 
     /// The model before the first stage. Random weights are drawn once and kept.
@@ -316,7 +335,9 @@ impl Run<'_, '_> {
                 if let Some(done) = read_json::<Done>(&marker)? {
                     require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
                 } else {
-                    let llama = Llama::init(base_config(self.recipe)?, self.recipe.run.seed, self.dtype());
+                    // drawn on the CPU, which has no bf16 arithmetic
+                    let dtype = if self.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.dtype() };
+                    let llama = Llama::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
                     self.save(&llama, &folder, tokenizer.clone())?;
                     let done = Done { identity, model: None, steps: 0, best: None, seconds: 0.0 };
                     write_json(&marker, &done)?;

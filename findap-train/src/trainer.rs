@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,8 @@ use std::time::Instant;
 use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
-use findap_tensor::Arena;
 use findap_tensor::ops::reduce;
+use findap_tensor::{Arena, Device, Tensor};
 
 use crate::checkpoint::{self, State};
 use crate::error::{Change, TrainError, io};
@@ -175,7 +176,8 @@ impl<'a> Trainer<'a> {
         let (tokens, positions) = loader.limits();
         let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
         let dev_positions = dev.map_or(0, |dev| dev.limits().1);
-        let session = Session::new(
+        let session = Session::on(
+            &model.params.device(),
             &model.config,
             SessionOptions {
                 dtype: model.params.dtype(),
@@ -184,9 +186,10 @@ impl<'a> Trainer<'a> {
                 recompute: job.recompute,
                 needs_backward: true,
             },
-        );
+        )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
-        let array_bytes = (model.params.spec().len() * model.params.dtype().size_bytes()) as u64;
+        let optimizer = AdamW::new(&model.params, job.keys)?;
+        let array_bytes = optimizer.first_moment.tensor().bytes() as u64;
         let checkpoint_bytes = 3 * array_bytes;
         // The kept ones, the one being written, the best weights twice, the model.
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
@@ -197,8 +200,8 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             job,
             session,
-            grads: model.zero_gradients(),
-            optimizer: AdamW::new(&model.params, job.keys),
+            grads: model.zero_gradients()?,
+            optimizer,
             schedule: Schedule::new(job.keys, total_steps),
             dev: dev_batches,
             evaluate_every: job.keys.evaluate_every_steps.unwrap_or(total_steps.div_ceil(10)).max(1),
@@ -237,9 +240,15 @@ impl<'a> Trainer<'a> {
                 changes,
             });
         }
-        checkpoint::read_array(&path, "params", model.params.flat_mut())?;
-        checkpoint::read_array(&path, "first_moment", self.optimizer.first_moment.flat_mut())?;
-        checkpoint::read_array(&path, "second_moment", self.optimizer.second_moment.flat_mut())?;
+        match &mut self.optimizer.master {
+            None => read_arena(&path, "params", &mut model.params)?,
+            Some(master) => {
+                read_arena(&path, "params", master)?;
+                reduce::cast(model.params.tensor_mut(), master.tensor())?;
+            }
+        }
+        read_arena(&path, "first_moment", &mut self.optimizer.first_moment)?;
+        read_arena(&path, "second_moment", &mut self.optimizer.second_moment)?;
         loader.seek(state.loader)?;
         observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
         self.saved_step = Some(state.step);
@@ -270,9 +279,9 @@ impl<'a> Trainer<'a> {
             let problem = "its loader ended before its last step".to_owned();
             return Err(TrainError::NothingToTrain { stage: self.job.stage.to_owned(), problem });
         };
-        reduce::fill(self.grads.flat_mut(), 0.0);
+        reduce::clear(self.grads.tensor_mut())?;
         let sums = self.forward_backward(model, &micro_batches)?;
-        let norm = gradient_norm(&self.grads);
+        let norm = gradient_norm(&self.grads)?;
         for (what, value) in [("loss", sums.loss), ("gradient", norm)] {
             if !value.is_finite() {
                 let rows = micro_batches.iter().flat_map(|micro| &micro.rows);
@@ -315,9 +324,8 @@ impl<'a> Trainer<'a> {
             match &self.job.objective {
                 Objective::CrossEntropy => {
                     cross_entropy_weights(&batch.targets, sums.loss_tokens, &mut self.weights);
-                    let logp =
-                        self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    sums.loss -= logp.iter().sum::<f64>() / sums.loss_tokens.max(1) as f64;
+                    self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
+                    self.session.add_to_total(sums.loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, references, .. } => {
                     let references: Vec<Reference> = micro.rows.iter().map(|row| references[row]).collect();
@@ -329,6 +337,9 @@ impl<'a> Trainer<'a> {
                     sums.dpo.add(&metrics);
                 }
             }
+        }
+        if matches!(self.job.objective, Objective::CrossEntropy) {
+            sums.loss = 0.0 - self.session.take_total()?;
         }
         Ok(sums)
     }
@@ -382,7 +393,8 @@ impl<'a> Trainer<'a> {
         if is_best {
             self.state.best = Some((self.state.step, loss));
             self.state.evaluations_since_best = 0;
-            checkpoint::save(self.job.folder, "best", &self.state, &[("params", model.params.flat())], 1)?;
+            let params = on_host(&model.params)?;
+            checkpoint::save(self.job.folder, "best", &self.state, &[("params", params.slice())], 1)?;
         } else {
             self.state.evaluations_since_best += 1;
         }
@@ -398,10 +410,13 @@ impl<'a> Trainer<'a> {
         let (lines, _) = self.metrics.as_mut().expect("invariant: opened before the first step");
         self.state.metrics_bytes = lines.sync()?;
         self.state.loader = loader.state();
+        let params = on_host(self.optimizer.master.as_ref().unwrap_or(&model.params))?;
+        let first_moment = on_host(&self.optimizer.first_moment)?;
+        let second_moment = on_host(&self.optimizer.second_moment)?;
         let arrays = [
-            ("params", model.params.flat()),
-            ("first_moment", self.optimizer.first_moment.flat()),
-            ("second_moment", self.optimizer.second_moment.flat()),
+            ("params", params.slice()),
+            ("first_moment", first_moment.slice()),
+            ("second_moment", second_moment.slice()),
         ];
         checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.keep_checkpoints)?;
         self.saved_step = Some(self.state.step);
@@ -414,10 +429,28 @@ impl<'a> Trainer<'a> {
         if let Some((step, _)) = self.state.best.filter(|(step, _)| *step != self.state.step) {
             let path = self.job.folder.join(format!("best-{step}"));
             checkpoint::verify(&path)?;
-            checkpoint::read_array(&path, "params", model.params.flat_mut())?;
+            read_arena(&path, "params", &mut model.params)?;
         }
         Ok(())
     }
+}
+
+/// The numbers of an arena in this process's memory: themselves, or a copy from the device.
+fn on_host(arena: &Arena) -> Result<Cow<'_, Tensor>, TrainError> {
+    Ok(match arena.device() {
+        Device::Cpu => Cow::Borrowed(arena.tensor()),
+        Device::Cuda(_) => Cow::Owned(arena.tensor().to_host()?),
+    })
+}
+
+/// Reads an array of a verified checkpoint to where the arena is.
+fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), TrainError> {
+    if arena.device() == Device::Cpu {
+        return Ok(checkpoint::read_array(checkpoint, name, arena.flat_mut())?);
+    }
+    let mut host = Tensor::zeros(arena.dtype(), 1, arena.spec().len());
+    checkpoint::read_array(checkpoint, name, host.slice_mut())?;
+    Ok(arena.tensor_mut().write(0, host.slice())?)
 }
 
 fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
@@ -450,7 +483,7 @@ pub fn reference_logprobs(
         recompute: Recompute::Block,
         needs_backward: false,
     };
-    let mut session = Session::new(&model.config, options);
+    let mut session = Session::on(&model.params.device(), &model.config, options)?;
     let mut references = References::new();
     let total = loader.num_contexts() as u64;
     for micro in loader.one_pass(usize::MAX) {

@@ -65,17 +65,18 @@ fn steps(recompute: Recompute) -> Vec<usize> {
     let options =
         SessionOptions { dtype: Dtype::F32, max_tokens: n, max_positions: 100, recompute, needs_backward: true };
     let mut session = Session::new(&model.config, options);
-    let mut gradients = model.zero_gradients();
-    let mut optimizer = AdamW::new(&model.params, &Optimization { learning_rate: 1e-3, ..Optimization::default() });
+    let mut gradients = model.zero_gradients().expect("memory");
+    let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };
+    let mut optimizer = AdamW::new(&model.params, &keys).expect("memory");
     let mut weights = Vec::with_capacity(n);
     let mut counts = Vec::with_capacity(8);
     for step in 1..=8 {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        reduce::fill(gradients.flat_mut(), 0.0);
+        reduce::clear(gradients.tensor_mut()).expect("zeros");
         cross_entropy_weights(&targets, n - lengths.len(), &mut weights);
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
         session.forward_backward(&model, tokens, &targets, &weights, &mut gradients).expect("a step");
-        let scale = clip_factor(gradient_norm(&gradients), 1.0);
+        let scale = clip_factor(gradient_norm(&gradients).expect("a norm"), 1.0);
         optimizer.step(&mut model.params, &gradients, step, 1e-3, scale).expect("an update");
         counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
     }

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 fn workspace_with_emulator() -> &'static [&'static str] {
     let compiler = Command::new("c++").arg("--version").output();
     match compiler.is_ok_and(|output| output.status.success()) {
-        true => &["--workspace", "--features", "findap-kernels/emulator"],
+        true => &["--workspace", "--features", "findap-train/emulator"],
         false => &["--workspace"],
     }
 }

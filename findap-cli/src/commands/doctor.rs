@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use findap_tensor::{Device, Probe, probe};
 use serde::Serialize;
 
 use crate::terminal;
@@ -26,7 +27,8 @@ struct Findings {
     memory_free_bytes: Option<u64>,
     disk_free_bytes: Option<u64>,
     nvidia_driver: Option<String>,
-    device: &'static str,
+    gpus: Vec<String>,
+    device: String,
     advice: Vec<String>,
 }
 
@@ -43,6 +45,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     println!("memory        {} free of {}", size(findings.memory_free_bytes), size(findings.memory_bytes));
     println!("disk          {} free here", size(findings.disk_free_bytes));
     println!("gpu driver    {}", findings.nvidia_driver.as_deref().unwrap_or("none"));
+    for gpu in &findings.gpus {
+        println!("gpu           {gpu}");
+    }
     println!("computes on   {}", findings.device);
     println!();
     if findings.advice.is_empty() {
@@ -69,9 +74,7 @@ fn examine() -> Findings {
     if disk_free_bytes.is_some_and(|free| free < 1 << 30) {
         advice.push("Less than 1 GiB of disk is free here: put the run elsewhere with --run-dir.".to_owned());
     }
-    if nvidia_driver.is_some() {
-        advice.push("There is an NVIDIA driver, but this version computes on the CPU only.".to_owned());
-    }
+    let (gpus, device) = devices(nvidia_driver.is_some(), &mut advice);
     if !instructions.contains(&"avx2") && !instructions.contains(&"neon") {
         advice.push("This CPU has no AVX2: everything works, several times slower.".to_owned());
     }
@@ -85,9 +88,37 @@ fn examine() -> Findings {
         memory_free_bytes,
         disk_free_bytes,
         nvidia_driver,
-        device: "cpu",
+        gpus,
+        device,
         advice,
     }
+}
+
+/// The GPUs that the driver sees, and where `run.device = "auto"` trains; with what to do where that is not a GPU.
+fn devices(has_driver: bool, advice: &mut Vec<String>) -> (Vec<String>, String) {
+    let found = probe();
+    let describe = |gpu: &findap_tensor::Gpu| {
+        let (major, minor) = gpu.compute_capability;
+        let memory = terminal::bytes(gpu.memory_bytes as u64);
+        format!("cuda:{} {}, {memory}, compute capability {major}.{minor}", gpu.ordinal, gpu.name)
+    };
+    let gpus = found.devices().iter().map(describe).collect();
+    let device = match &found {
+        Probe::Ready { .. } => match Device::gpu(0) {
+            Ok(_) => "cuda:0",
+            Err(error) => {
+                advice.push(format!("There is a GPU, but it cannot be used: {error}."));
+                "cpu"
+            }
+        },
+        Probe::Absent(reason) => {
+            if has_driver {
+                advice.push(format!("There is an NVIDIA driver, but no usable GPU: {reason}."));
+            }
+            "cpu"
+        }
+    };
+    (gpus, device.to_owned())
 }
 
 pub(crate) fn cpu_name() -> String {

@@ -3,6 +3,8 @@
 //! The kernels are in `kernel.cu` (compute capability 8.0 and above) and `kernel_sm90.cu` (exactly 9.0); both say what they
 //! compute and how. Documents come as [`Tiles`], made on the host once for a packing and used by every layer and pass.
 
+#[path = "cuda_plain.rs"]
+pub mod plain;
 #[cfg(test)]
 #[path = "cuda_tests.rs"]
 mod tests;

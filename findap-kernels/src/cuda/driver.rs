@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use cudarc::driver::DriverError;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys;
 
 use super::compile::{self, Compiler};
+use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::error::CudaError;
 use super::launch::{Executor, Launch, Swizzle, TensorMap, pointers, tensor_maps};
 use super::probe::{Device, Probe, message, probe};
 use super::source::Source;
+use crate::matmul::cuda::Product;
 
 /// A device in use. Work goes to one stream, in order; [`Executor::download`] and [`Gpu::synchronize`] wait for it.
 pub struct Gpu {
@@ -22,6 +24,8 @@ pub struct Gpu {
     context: sys::CUcontext,
     stream: sys::CUstream,
     compiler: Compiler,
+    /// Looked for at the first product.
+    cublaslt: OnceLock<Option<CublasLt>>,
     /// Whether every launch is waited for, so that an error is that of its own kernel.
     waits: bool,
     /// By source file and, for functions, entry point.
@@ -71,7 +75,8 @@ impl Gpu {
             // SAFETY: the context was just retained.
             named("cuCtxSetCurrent", unsafe { driver::ctx::set_current(context) })?;
             let stream = named("cuStreamCreate", driver::stream::create(driver::stream::StreamKind::NonBlocking))?;
-            Ok(Self { device, handle, context, stream, compiler, waits, loaded: Mutex::default() })
+            let (cublaslt, loaded) = (OnceLock::new(), Mutex::default());
+            Ok(Self { device, handle, context, stream, compiler, cublaslt, waits, loaded })
         })
     }
 
@@ -194,6 +199,13 @@ impl Executor for Gpu {
         self.synchronize()
     }
 
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError> {
+        self.with_context(|| {
+            // SAFETY: the bytes at `address` belong to an allocation.
+            named("cuMemsetD8Async", unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) })
+        })
+    }
+
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
         self.with_context(|| {
             let function = self.function(launch)?;
@@ -214,15 +226,36 @@ impl Executor for Gpu {
             Ok(())
         })
     }
+
+    unsafe fn multiply(&self, product: &Product) -> Option<Result<(), CudaError>> {
+        let library = self.cublaslt.get_or_init(|| {
+            let workspace = self.allocate(WORKSPACE_BYTES).ok()?;
+            let found = self.with_context(|| Ok(CublasLt::find(workspace))).ok().flatten();
+            if found.is_none() {
+                // SAFETY: just allocated, and nothing uses it.
+                unsafe { self.release(workspace) };
+            }
+            found
+        });
+        let library = library.as_ref()?;
+        // SAFETY: the operands are the product's by the contract of this function; the stream is this device's.
+        let queued = self.with_context(|| Ok(unsafe { library.multiply(product, self.stream.cast()) }));
+        let queued = queued.unwrap_or_else(|error| Some(Err(error)))?;
+        Some(queued.and_then(|()| if self.waits { self.synchronize() } else { Ok(()) }))
+    }
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        let library = self.cublaslt.take().flatten();
         // Failures here are those of earlier launches, which nobody waits for any more.
         let _ = self.with_context(|| {
             // SAFETY: the stream, the modules and the context were made by this value and are used no more.
             unsafe {
                 named("cuStreamSynchronize", driver::stream::synchronize(self.stream))?;
+                if let Some(library) = library {
+                    named("cuMemFree", driver::free_sync(library.workspace()))?;
+                }
                 named("cuStreamDestroy", driver::stream::destroy(self.stream))?;
                 let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 for module in loaded.modules.values() {

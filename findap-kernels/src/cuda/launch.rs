@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use super::error::CudaError;
 use super::source::Source;
+use crate::matmul::cuda::Product;
 
 /// One run of one kernel. A family's `cuda.rs` makes it from checked arguments; an [`Executor`] runs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,8 @@ pub enum Arg {
     I64(i64),
     /// `float`.
     F32(f32),
+    /// `double`.
+    F64(f64),
     /// `const __grid_constant__ TensorMap`.
     TensorMap(TensorMap),
 }
@@ -121,6 +124,22 @@ pub trait Executor {
     /// # Errors
     /// [`CudaError::Report`] of the emulator; [`CudaError::Driver`], [`CudaError::Compile`] and their like of a device.
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError>;
+
+    /// Sets bytes to 0, after all launches so far.
+    ///
+    /// # Safety
+    /// As [`Executor::upload`].
+    /// # Errors
+    /// [`CudaError::Driver`].
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError>;
+
+    /// Multiplies by a library that is faster than our own kernel; `None` where there is none.
+    ///
+    /// # Safety
+    /// As [`Executor::launch`] of [`crate::matmul::cuda::launch`], which has found the arguments right.
+    unsafe fn multiply(&self, _product: &Product) -> Option<Result<(), CudaError>> {
+        None
+    }
 }
 
 /// Memory of an executor that frees itself.
@@ -188,6 +207,7 @@ pub(crate) fn pointers<T>(args: &[Arg], encoded: &[T]) -> Vec<*mut c_void> {
         Arg::I32(x) => std::ptr::from_ref(x).cast(),
         Arg::I64(x) => std::ptr::from_ref(x).cast(),
         Arg::F32(x) => std::ptr::from_ref(x).cast(),
+        Arg::F64(x) => std::ptr::from_ref(x).cast(),
         Arg::TensorMap(_) => std::ptr::from_ref(encoded.next().expect("invariant: every map is encoded")).cast(),
     };
     args.iter().map(pointer).map(|pointer: *const c_void| pointer.cast_mut()).collect()

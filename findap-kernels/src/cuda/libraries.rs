@@ -34,7 +34,7 @@ fn usual_places() -> Vec<PathBuf> {
     toolkits.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cuda")));
     folders.extend(toolkits.iter().map(|toolkit| toolkit.join("lib64")));
     for packages in python_packages() {
-        for part in ["cu13", "cuda_nvrtc"] {
+        for part in ["cu13", "cuda_nvrtc", "cublas"] {
             folders.push(packages.join("nvidia").join(part).join("lib"));
         }
     }

@@ -14,6 +14,7 @@
 //! | [`operand`] | arrays in device memory, as the families' launches take them |
 
 pub mod compile;
+mod cublaslt;
 pub mod driver;
 mod error;
 pub mod launch;

@@ -35,7 +35,7 @@ std::string check_kinds(const Entry& entry, const Kind* kinds, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (kinds[i] == entry.kinds[i]) continue;
         const char* names[] = {"a pointer", "an integer of 4 bytes", "an integer of 8 bytes", "a float",
-                               "a tensor map"};
+                               "a double", "a tensor map"};
         return "parameter " + std::to_string(i) + " of the kernel is " + names[size_t(entry.kinds[i])] +
                "; the launch has " + names[size_t(kinds[i])];
     }

@@ -117,6 +117,7 @@ enum Kind {
     Integer4,
     Integer8,
     Float4,
+    Float8,
     TensorMap,
 }
 
@@ -127,6 +128,7 @@ impl Kind {
             Arg::U32(_) | Arg::I32(_) => Kind::Integer4,
             Arg::U64(_) | Arg::I64(_) => Kind::Integer8,
             Arg::F32(_) => Kind::Float4,
+            Arg::F64(_) => Kind::Float8,
             Arg::TensorMap(_) => Kind::TensorMap,
         }
     }
@@ -246,6 +248,12 @@ impl Executor for Emulator {
     unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn clear(&self, address: u64, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
         Ok(())
     }
 

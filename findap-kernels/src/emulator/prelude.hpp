@@ -72,15 +72,16 @@ struct Coordinates {
 extern __thread Coordinates* here;
 
 // What a parameter is to the side that launches: the numbers are those of `Kind` in mod.rs.
-enum class Kind : u8 { pointer, integer_4, integer_8, float_4, tensor_map };
+enum class Kind : u8 { pointer, integer_4, integer_8, float_4, float_8, tensor_map };
 
 template <typename T> constexpr Kind kind_of() {
     using Plain = std::remove_const_t<T>;
     static_assert(std::is_pointer_v<T> || std::is_integral_v<T> || std::is_same_v<Plain, float> ||
-                      std::is_same_v<Plain, TensorMap>,
+                      std::is_same_v<Plain, double> || std::is_same_v<Plain, TensorMap>,
                   "no such parameter of a kernel");
     if constexpr (std::is_pointer_v<T>) return Kind::pointer;
     if constexpr (std::is_same_v<Plain, float>) return Kind::float_4;
+    if constexpr (std::is_same_v<Plain, double>) return Kind::float_8;
     if constexpr (std::is_same_v<Plain, TensorMap>) return Kind::tensor_map;
     return sizeof(T) == 8 ? Kind::integer_8 : Kind::integer_4;
 }

@@ -6,6 +6,7 @@
 //! gradients are dx = dy W (no transpose) and dW = dy^T x (`transpose_a`, accumulating).
 
 mod cpu;
+pub mod cuda;
 mod reference;
 #[cfg(test)]
 mod tests;

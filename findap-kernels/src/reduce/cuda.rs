@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{aligned, array, elementwise_by, one_of};
+use crate::cuda::operand::{aligned, array, elementwise_by, narrow, one_of};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -73,6 +73,25 @@ pub fn count_bad(count: u64, x: &Operand) -> Result<Launch, KernelError> {
         block: [256, 1, 1],
         shared_bytes: 0,
         args: vec![Arg::Address(count), x.arg(), Arg::I64(x.len as i64)],
+    })
+}
+
+/// `total` (`[1]` f64) grows by `factor` times the sum of `x` (f32).
+///
+/// # Errors
+/// As [`sum_squares`].
+pub fn add_sum(total: &Operand, factor: f64, x: &Operand) -> Result<Launch, KernelError> {
+    const OP: &str = "reduce::add_sum";
+    check::length(OP, "total", total.len, 1)?;
+    one_of(OP, [("total", total.dtype), ("x", x.dtype)], [[Dtype::F64, Dtype::F32]])?;
+    let n = narrow(OP, "x", x.len)?;
+    Ok(Launch {
+        source: &SOURCE,
+        kernel: "reduce_add_sum",
+        grid: [1, 1, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        args: vec![total.arg(), x.arg(), Arg::U32(n), Arg::F64(factor)],
     })
 }
 

@@ -111,3 +111,14 @@ fn the_random_bits_are_those_of_philox() {
         }
     });
 }
+
+#[test]
+fn a_sum_grows_by_a_multiple_of_another() {
+    let x = rounded(&numbers(1000, 5), Dtype::F32);
+    on_every_executor(SOURCE.needs, |executor| {
+        let (total, x_array) = (Array::new(executor, &[2.0], Dtype::F64), Array::new(executor, &x, Dtype::F32));
+        run(executor, &[add_sum(&total.operand(), 0.5, &x_array.operand()).unwrap()]);
+        // numbers with 24 bits below 1: their sums are exact in f64
+        assert_eq!(total.read(), [2.0 + 0.5 * x.iter().sum::<f64>()]);
+    });
+}

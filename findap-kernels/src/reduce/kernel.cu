@@ -81,6 +81,17 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 KERNEL_ENTRY(reduce_squares_total);
 
+// total += factor * the sum of n numbers, in f64 and one order, by one block of 256 threads.
+extern "C" __global__ void __launch_bounds__(256) reduce_add_sum(double* total, const float* x, u32 n, double factor) {
+    SHARED_ARRAY(double, sums, 32);
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < n; i += blockDim.x)
+        sum += x[i];
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) *total += factor * sum;
+}
+KERNEL_ENTRY(reduce_add_sum);
+
 // Rounds to nearest even.
 extern "C" __global__ void __launch_bounds__(256) reduce_cast_f32_to_bf16(bf16* out, const float* x, i64 n) {
     const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;

@@ -54,7 +54,7 @@ fn loss(model: &Llama, session: &mut Session, batch: &Batch) -> f64 {
 }
 
 fn gradients(model: &Llama, recompute: Recompute, fused: bool) -> Arena {
-    let (batch, mut session, mut grads) = (batch(), session(model, recompute), model.zero_gradients());
+    let (batch, mut session, mut grads) = (batch(), session(model, recompute), model.zero_gradients().unwrap());
     if fused {
         session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
     } else {
@@ -98,7 +98,7 @@ fn recomputing_and_fusing_change_no_bit() {
 #[test]
 fn gradients_add_up_over_calls() {
     let model = model(false);
-    let (batch, mut session, mut grads) = (batch(), session(&model, Recompute::None), model.zero_gradients());
+    let (batch, mut session, mut grads) = (batch(), session(&model, Recompute::None), model.zero_gradients().unwrap());
     for _ in 0..2 {
         session.forward_backward(&model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
     }

@@ -148,7 +148,7 @@ fn preference_log_probabilities_and_gradients_agree() {
     let mut policy = Scorer::new(policy, Dtype::F32);
     let mut reference = Scorer::load("tiny", Dtype::F32);
     let beta = report["beta"].as_f64().unwrap();
-    let mut gradients = policy.model.zero_gradients();
+    let mut gradients = policy.model.zero_gradients().unwrap();
     let num_pairs = pairs.as_array().unwrap().len() as f64;
     let chosen_tokens: f64 =
         report["pairs"].as_array().unwrap().iter().map(|pair| pair["chosen_tokens"].as_f64().unwrap()).sum();

@@ -1,9 +1,12 @@
 //! Attention over packed documents.
 
-use findap_kernels::KernelError;
+use findap_kernels::Dtype;
 pub use findap_kernels::attention::Heads;
-use findap_kernels::attention::{self, Backward, Decode, Forward};
+use findap_kernels::attention::{self, Backward, Decode, Forward, cuda};
+use findap_kernels::cuda::Operand;
 
+use crate::documents::Documents;
+use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
 
 /// The rotated projections: q `[n, heads * e]`, k and v `[n, kv heads * e]`.
@@ -17,19 +20,46 @@ pub struct Qkv<'a> {
     pub v: View<'a>,
 }
 
-/// out `[n, heads * e]`, lse `[n, heads]`.
+/// out `[n, heads * e]`, lse `[n, heads]`, in f32 for the others in bf16.
 ///
 /// # Errors
-/// As [`attention::forward`].
+/// As [`attention::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn forward(
     out: ViewMut<'_>,
     lse: ViewMut<'_>,
     qkv: Qkv<'_>,
-    cu_seqlens: &[u32],
+    documents: &Documents<'_>,
     heads: Heads,
-) -> Result<(), KernelError> {
+) -> Result<(), TensorError> {
     let Qkv { q, k, v } = qkv;
-    attention::forward(Forward { out: out.data, lse: lse.data, q: q.data, k: k.data, v: v.data, cu_seqlens, heads })
+    if let Some(device) = out.cuda() {
+        let args = cuda::Forward {
+            out: out.on(device)?,
+            out_f32: None,
+            lse: lse.on(device)?,
+            q: q.on(device)?,
+            k: k.on(device)?,
+            v: v.on(device)?,
+            tiles: documents.on(device)?.tiles,
+            heads,
+            target: device.target(),
+        };
+        return device.run(&if is_plain(q, heads) { cuda::plain::forward(&args)? } else { cuda::forward(&args)? });
+    }
+    Ok(attention::forward(Forward {
+        out: out.host()?,
+        lse: lse.host()?,
+        q: q.host()?,
+        k: k.host()?,
+        v: v.host()?,
+        cu_seqlens: documents.cu_seqlens,
+        heads,
+    })?)
+}
+
+/// Whether a device has no tensor-core kernels for these numbers.
+fn is_plain(q: View<'_>, heads: Heads) -> bool {
+    q.dtype() != Dtype::Bf16 || ![64, 128].contains(&heads.head_dim)
 }
 
 /// What the forward pass left: out and lse.
@@ -44,30 +74,43 @@ pub struct Saved<'a> {
 /// The gradients of q, k and v.
 ///
 /// # Errors
-/// As [`attention::backward`].
+/// As [`forward`].
 pub fn backward(
     dqkv: [ViewMut<'_>; 3],
     dout: View<'_>,
     saved: Saved<'_>,
     qkv: Qkv<'_>,
-    cu_seqlens: &[u32],
+    documents: &Documents<'_>,
     heads: Heads,
-) -> Result<(), KernelError> {
+) -> Result<(), TensorError> {
     let [dq, dk, dv] = dqkv;
     let Qkv { q, k, v } = qkv;
-    attention::backward(Backward {
-        dq: dq.data,
-        dk: dk.data,
-        dv: dv.data,
-        dout: dout.data,
-        out: saved.out.data,
-        lse: saved.lse.data,
-        q: q.data,
-        k: k.data,
-        v: v.data,
-        cu_seqlens,
+    if let Some(device) = dq.cuda() {
+        let tiles = documents.on(device)?.tiles;
+        let len = cuda::statistics_len(q.rows, heads);
+        let (dq, dk, dv, dout) = (dq.on(device)?, dk.on(device)?, dv.on(device)?, dout.on(device)?);
+        let (out, lse, is_plain) = (saved.out.on(device)?, saved.lse.on(device)?, is_plain(q, heads));
+        let (q, k, v) = (q.on(device)?, k.on(device)?, v.on(device)?);
+        return device.with_scratch(4 * len, |address| {
+            let statistics = Operand { address, len, dtype: Dtype::F32 };
+            let target = device.target();
+            let args = cuda::Backward { dq, dk, dv, dout, out, lse, q, k, v, statistics, tiles, heads, target };
+            device.run(&if is_plain { cuda::plain::backward(&args)? } else { cuda::backward(&args)? })
+        });
+    }
+    Ok(attention::backward(Backward {
+        dq: dq.host()?,
+        dk: dk.host()?,
+        dv: dv.host()?,
+        dout: dout.host()?,
+        out: saved.out.host()?,
+        lse: saved.lse.host()?,
+        q: q.host()?,
+        k: k.host()?,
+        v: v.host()?,
+        cu_seqlens: documents.cu_seqlens,
         heads,
-    })
+    })?)
 }
 
 /// The caches of one layer: `[slots * max_len, kv heads * e]` each.
@@ -81,10 +124,10 @@ pub struct Cache<'a> {
     pub max_len: usize,
 }
 
-/// Attention of one new token of each sequence over its slot of the cache.
+/// Attention of one new token of each sequence over its slot of the cache. On the CPU only.
 ///
 /// # Errors
-/// As [`attention::decode`].
+/// As [`attention::decode`]; [`TensorError::OtherDevice`].
 pub fn decode(
     out: ViewMut<'_>,
     q: View<'_>,
@@ -92,15 +135,15 @@ pub fn decode(
     slots: &[u32],
     lens: &[u32],
     heads: Heads,
-) -> Result<(), KernelError> {
-    attention::decode(Decode {
-        out: out.data,
-        q: q.data,
-        k_cache: cache.k.data,
-        v_cache: cache.v.data,
+) -> Result<(), TensorError> {
+    Ok(attention::decode(Decode {
+        out: out.host()?,
+        q: q.host()?,
+        k_cache: cache.k.host()?,
+        v_cache: cache.v.host()?,
         slots,
         lens,
         max_len: cache.max_len,
         heads,
-    })
+    })?)
 }

@@ -1,36 +1,37 @@
 //! Normalisation of rows.
 
-use findap_kernels::rms_norm::{self, Backward, Forward, ForwardAdd};
-use findap_kernels::{KernelError, Write};
+use findap_kernels::cuda::Operand;
+use findap_kernels::rms_norm::{self, Backward, Forward, ForwardAdd, cuda};
+use findap_kernels::{Dtype, Write};
 
+use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
 
-/// out `[n, d]` = norm of x; rstd `[n, 1]`.
+/// out `[n, d]` = norm of x; rstd `[n, 1]`, in f32 for x in bf16.
 ///
 /// # Errors
-/// As [`rms_norm::forward`].
+/// As [`rms_norm::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn forward(
     out: ViewMut<'_>,
     rstd: ViewMut<'_>,
     x: View<'_>,
     weight: View<'_>,
     eps: f64,
-) -> Result<(), KernelError> {
-    rms_norm::forward(Forward {
-        out: out.data,
-        rstd: rstd.data,
-        x: x.data,
-        weight: weight.data,
-        rows: x.rows,
-        dim: x.columns,
-        eps,
-    })
+) -> Result<(), TensorError> {
+    let (rows, dim) = (x.rows, x.columns);
+    if let Some(device) = out.cuda() {
+        let (out, rstd) = (out.on(device)?, rstd.on(device)?);
+        let (x, weight) = (x.on(device)?, weight.on(device)?);
+        return device.run(&[cuda::forward(&cuda::Forward { out, rstd, x, add: None, weight, rows, dim, eps })?]);
+    }
+    let (out, rstd, x, weight) = (out.host()?, rstd.host()?, x.host()?, weight.host()?);
+    Ok(rms_norm::forward(Forward { out, rstd, x, weight, rows, dim, eps })?)
 }
 
 /// sum `[n, d]` = x + residual, out = norm of sum.
 ///
 /// # Errors
-/// As [`rms_norm::forward_add`].
+/// As [`forward`].
 pub fn forward_add(
     out: ViewMut<'_>,
     sum: ViewMut<'_>,
@@ -39,18 +40,25 @@ pub fn forward_add(
     residual: View<'_>,
     weight: View<'_>,
     eps: f64,
-) -> Result<(), KernelError> {
-    rms_norm::forward_add(ForwardAdd {
-        out: out.data,
-        sum: sum.data,
-        rstd: rstd.data,
-        x: x.data,
-        residual: residual.data,
-        weight: weight.data,
-        rows: x.rows,
-        dim: x.columns,
+) -> Result<(), TensorError> {
+    let (rows, dim) = (x.rows, x.columns);
+    if let Some(device) = out.cuda() {
+        let add = cuda::Residual { residual: residual.on(device)?, sum: sum.on(device)? };
+        let (out, rstd) = (out.on(device)?, rstd.on(device)?);
+        let (x, weight) = (x.on(device)?, weight.on(device)?);
+        return device.run(&[cuda::forward(&cuda::Forward { out, rstd, x, add: Some(add), weight, rows, dim, eps })?]);
+    }
+    Ok(rms_norm::forward_add(ForwardAdd {
+        out: out.host()?,
+        sum: sum.host()?,
+        rstd: rstd.host()?,
+        x: x.host()?,
+        residual: residual.host()?,
+        weight: weight.host()?,
+        rows,
+        dim,
         eps,
-    })
+    })?)
 }
 
 /// What the backward pass reads.
@@ -64,26 +72,38 @@ pub struct Saved<'a> {
     pub weight: View<'a>,
 }
 
-/// dx (+)= the gradient of the input; dweight += that of the weight.
+/// dx (+)= the gradient of the input; dweight += that of the weight, in f32 for the others in bf16.
 ///
 /// # Errors
-/// As [`rms_norm::backward`].
+/// As [`forward`].
 pub fn backward(
     dx: ViewMut<'_>,
     write_dx: Write,
     dweight: ViewMut<'_>,
     dy: View<'_>,
     saved: Saved<'_>,
-) -> Result<(), KernelError> {
-    rms_norm::backward(Backward {
-        dx: dx.data,
+) -> Result<(), TensorError> {
+    let Saved { x, rstd, weight } = saved;
+    let (rows, dim) = (x.rows, x.columns);
+    if let Some(device) = dx.cuda() {
+        let (dx, dweight, dy) = (dx.on(device)?, dweight.on(device)?, dy.on(device)?);
+        let (x, rstd, weight) = (x.on(device)?, rstd.on(device)?, weight.on(device)?);
+        let len = cuda::scratch_len(rows, dim);
+        return device.with_scratch(4 * len, |address| {
+            let scratch = Operand { address, len, dtype: Dtype::F32 };
+            let args = cuda::Backward { dx, write_dx, dweight, dy, x, weight, rstd, scratch, rows, dim };
+            device.run(&cuda::backward(&args)?)
+        });
+    }
+    Ok(rms_norm::backward(Backward {
+        dx: dx.host()?,
         write_dx,
-        dweight: dweight.data,
-        dy: dy.data,
-        x: saved.x.data,
-        weight: saved.weight.data,
-        rstd: saved.rstd.data,
-        rows: saved.x.rows,
-        dim: saved.x.columns,
-    })
+        dweight: dweight.host()?,
+        dy: dy.host()?,
+        x: x.host()?,
+        weight: weight.host()?,
+        rstd: rstd.host()?,
+        rows,
+        dim,
+    })?)
 }

@@ -39,6 +39,7 @@ use findap_data::{Capability, Domain, Format, Kind};
 use findap_model::{Dtype, Recompute};
 use serde::{Deserialize, Serialize};
 
+pub use crate::device::DeviceChoice;
 pub use parse::{RecipeError, load, parse};
 pub use stage::{
     AlignStage, DistillStage, Judge, NllMean, Optimization, PairKind, RemoteJudge, ScheduleKind, Stage, TrainStage,
@@ -82,6 +83,10 @@ pub struct RunTable {
     /// The run folder. Default `runs/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
+    /// Where training computes: `"cpu"`, `"cuda:N"` for the GPU of that number, or `"auto"`: the first GPU if it can be used and
+    /// computes in `model.compute`, else the CPU. Default `auto`.
+    #[serde(default)]
+    pub device: DeviceChoice,
     /// How many committed checkpoints a stage keeps (the newest ones). At least 1. Default 2.
     #[serde(default = "default_keep_checkpoints")]
     pub keep_checkpoints: usize,
@@ -120,6 +125,8 @@ pub struct ModelTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
+    /// bfloat16 weights and activations with sums, gradients and the optimizer in 32 bits; on a GPU only.
+    Bf16,
     /// 32-bit floating point.
     #[default]
     F32,
@@ -130,6 +137,7 @@ pub enum Compute {
 impl From<Compute> for Dtype {
     fn from(compute: Compute) -> Dtype {
         match compute {
+            Compute::Bf16 => Dtype::Bf16,
             Compute::F32 => Dtype::F32,
             Compute::F64 => Dtype::F64,
         }

@@ -1,0 +1,101 @@
+//! Attention without tensor cores: f32, and bf16 with any head dim up to 128. The kernels are in `kernel_plain.cu`.
+
+#[cfg(test)]
+#[path = "cuda_plain_tests.rs"]
+mod tests;
+
+use super::{Backward, Forward, PlacedTiles};
+use crate::attention::Heads;
+use crate::check;
+use crate::cuda::operand::{array, narrow, one_of};
+use crate::cuda::{Arg, Launch, Needs, Source};
+use crate::dtype::Dtype;
+use crate::error::KernelError;
+
+/// The kernels.
+pub static SOURCE: Source =
+    Source { file: "attention/kernel_plain.cu", text: include_str!("kernel_plain.cu"), needs: Needs::Ampere };
+
+/// As [`super::forward`], with all numbers in f32 or all but `lse` in bf16; `out_f32` and `target` are not looked at.
+///
+/// # Errors
+/// As [`super::forward`]; head dims are those up to 128.
+pub fn forward(args: &Forward) -> Result<Vec<Launch>, KernelError> {
+    const OP: &str = "attention::cuda::plain::forward";
+    let Forward { out, lse, q, k, v, tiles, heads, .. } = *args;
+    let Lengths { queries, keys, rows } = lengths(OP, tiles, heads)?;
+    for (arg, operand, want) in [("out", &out, queries), ("q", &q, queries), ("k", &k, keys), ("v", &v, keys)] {
+        array(OP, arg, operand, want)?;
+    }
+    array(OP, "lse", &lse, rows)?;
+    let dtypes = [("out", out.dtype), ("q", q.dtype), ("k", k.dtype), ("v", v.dtype), ("lse", lse.dtype)];
+    let format = one_of(OP, dtypes, [Dtype::F32, Dtype::Bf16].map(|x| [x, x, x, x, Dtype::F32]))?;
+    let kernel = ["attention_plain_forward_f32", "attention_plain_forward_bf16"][format];
+    let operands = [out.arg(), lse.arg(), q.arg(), k.arg(), v.arg(), tiles.by_queries()];
+    Ok(launch(kernel, heads.num_heads, tiles, &operands, heads).into_iter().collect())
+}
+
+/// As [`super::backward`], with the formats of [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
+    const OP: &str = "attention::cuda::plain::backward";
+    let Backward { dq, dk, dv, dout, out, lse, q, k, v, statistics, tiles, heads, .. } = *args;
+    let Lengths { queries, keys, rows } = lengths(OP, tiles, heads)?;
+    let of_queries = [("dq", dq), ("dout", dout), ("out", out), ("q", q)];
+    let of_keys = [("dk", dk), ("dv", dv), ("k", k), ("v", v)];
+    for (arg, operand) in of_queries {
+        array(OP, arg, &operand, queries)?;
+    }
+    for (arg, operand) in of_keys {
+        array(OP, arg, &operand, keys)?;
+    }
+    array(OP, "lse", &lse, rows)?;
+    check::at_least(OP, "statistics", statistics.len, rows)?;
+    let formats = [Dtype::F32, Dtype::Bf16].map(|dtype| [dtype; 4]);
+    let format = one_of(OP, of_queries.map(|(arg, operand)| (arg, operand.dtype)), formats)?;
+    one_of(OP, of_keys.map(|(arg, operand)| (arg, operand.dtype)), [[q.dtype; 4]])?;
+    one_of(OP, [("lse", lse.dtype), ("statistics", statistics.dtype)], [[Dtype::F32; 2]])?;
+    let inputs = [lse.arg(), q.arg(), k.arg(), v.arg()];
+    let queries = [&[dq.arg(), statistics.arg(), dout.arg(), out.arg()], &inputs[..], &[tiles.by_queries()]].concat();
+    let keys = [&[dk.arg(), dv.arg(), dout.arg(), statistics.arg()], &inputs[..], &[tiles.by_keys()]].concat();
+    let of_query = ["attention_plain_query_gradient_f32", "attention_plain_query_gradient_bf16"][format];
+    let of_key = ["attention_plain_key_gradient_f32", "attention_plain_key_gradient_bf16"][format];
+    let launches = [
+        launch(of_query, heads.num_heads, tiles, &queries, heads),
+        launch(of_key, heads.num_kv_heads, tiles, &keys, heads),
+    ];
+    Ok(launches.into_iter().flatten().collect())
+}
+
+struct Lengths {
+    queries: usize,
+    keys: usize,
+    /// Of one number a query head.
+    rows: usize,
+}
+
+fn lengths(op: &'static str, tiles: PlacedTiles, heads: Heads) -> Result<Lengths, KernelError> {
+    let Heads { num_heads, num_kv_heads, head_dim, scale } = heads;
+    check::holds(op, "head_dim", head_dim as f64, (1..=128).contains(&head_dim), "1 to 128")?;
+    let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
+    check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
+    check::holds(op, "scale", scale, scale.is_finite(), "finite")?;
+    narrow(op, "num_heads", num_heads)?;
+    let n = tiles.num_tokens;
+    Ok(Lengths { queries: n * num_heads * head_dim, keys: n * num_kv_heads * head_dim, rows: n * num_heads })
+}
+
+/// None where there are no tokens.
+fn launch(kernel: &'static str, heads_x: usize, tiles: PlacedTiles, operands: &[Arg], heads: Heads) -> Option<Launch> {
+    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim].map(|x| Arg::I32(x as i32));
+    (tiles.num_tiles > 0).then(|| Launch {
+        source: &SOURCE,
+        kernel,
+        grid: [heads_x as u32, tiles.num_tiles as u32, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: [operands, &sizes, &[Arg::F32(heads.scale as f32)]].concat(),
+    })
+}

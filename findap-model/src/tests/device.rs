@@ -1,0 +1,204 @@
+//! The same model on a device: its kernels run on the CPU, by the emulator.
+//!
+//! The rule of errors. The truth is the CPU in f64. In f32, each tensor's error may be three times that of the CPU in f32, in the mean
+//! square, plus four roundings of its numbers: the sums have other orders. In bf16, it may be twice that of [`Plain`], which rounds
+//! every stored number to bf16 and makes every sum in f32.
+
+use std::path::{Path, PathBuf};
+
+use findap_tensor::{Arena, Device, Dtype, EmulatorOptions};
+
+use super::plain;
+use crate::checkpoint::SaveOptions;
+use crate::config::Config;
+use crate::llama::Llama;
+use crate::session::{Recompute, Session, SessionOptions, Tokens};
+
+const IGNORE: u32 = u32::MAX;
+
+pub(super) struct Batch {
+    pub(super) ids: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) cu_seqlens: Vec<u32>,
+    pub(super) targets: Vec<u32>,
+    pub(super) weights: Vec<f64>,
+}
+
+impl Batch {
+    /// Three documents and an empty one; some tokens bear no loss.
+    fn new(vocab: u32) -> Batch {
+        let lengths = [19, 0, 7, 14];
+        let ids: Vec<u32> = (0..40).map(|t| (7 + t * 31) % vocab).collect();
+        let positions = lengths.iter().flat_map(|&length| 0..length).collect();
+        let cu_seqlens = vec![0, 19, 19, 26, 40];
+        let bears_loss = |t: usize| !cu_seqlens.contains(&(t as u32 + 1)) && t % 5 != 2;
+        let targets: Vec<u32> = (0..40).map(|t| if bears_loss(t) { ids[t + 1] } else { IGNORE }).collect();
+        let weights = (0..40).map(|t| if bears_loss(t) { -0.03 - 0.001 * t as f64 } else { 0.0 }).collect();
+        Batch { ids, positions, cu_seqlens, targets, weights }
+    }
+
+    pub(super) fn tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.ids, positions: &self.positions, cu_seqlens: &self.cu_seqlens }
+    }
+}
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden/models").join(path)
+}
+
+fn emulated() -> Device {
+    Device::emulated(EmulatorOptions::PLAIN)
+}
+
+fn session(model: &Llama, recompute: Recompute) -> Session {
+    let dtype = model.params.dtype();
+    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, needs_backward: true };
+    Session::on(&model.params.device(), &model.config, options).unwrap()
+}
+
+/// What a pass computes: log-probabilities, then each tensor's gradient, by name.
+pub(super) type Results = Vec<(String, Vec<f64>)>;
+
+pub(super) fn results(logp: &[f64], grads: &Arena) -> Results {
+    let flat = grads.tensor().to_host().unwrap().slice().to_f64_vec();
+    let gradients = grads.spec().entries().iter().map(|entry| (entry.name.clone(), flat[entry.range()].to_vec()));
+    [("logp".to_owned(), logp.to_vec())].into_iter().chain(gradients).collect()
+}
+
+fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
+    let (mut session, mut grads) = (session(model, recompute), model.zero_gradients().unwrap());
+    session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+    session.add_to_total(0.5).unwrap();
+    session.add_to_total(1.0).unwrap();
+    let total = session.take_total().unwrap();
+    let logp = session.last_logp().unwrap();
+    assert!((total - 3.0 * logp.iter().sum::<f64>()).abs() < 1e-9);
+    assert_eq!(session.take_total().unwrap(), 0.0);
+    results(session.last_logp().unwrap(), &grads)
+}
+
+/// As an objective does whose weights depend on the log-probabilities.
+fn in_two(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
+    let (mut session, mut grads) = (session(model, recompute), model.zero_gradients().unwrap());
+    session.forward(model, batch.tokens()).unwrap();
+    let logp = session.logp(model, &batch.targets).unwrap().to_vec();
+    session.backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+    results(&logp, &grads)
+}
+
+fn mean_square(x: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = x.fold((0.0, 0usize), |(sum, count), x| (sum + x * x, count + 1));
+    (sum / count.max(1) as f64).sqrt()
+}
+
+/// Each of `got` within `factor` times the error of `yardstick` and `floor` times its own size.
+#[expect(clippy::print_stdout, reason = "the errors are worth reading")]
+pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, truth: &Results, factor: f64, floor: f64) {
+    let mut worst = (0.0f64, "");
+    for (((name, got), (_, yardstick)), (_, truth)) in got.iter().zip(yardstick).zip(truth) {
+        let error_of = |x: &[f64]| mean_square(x.iter().zip(truth).map(|(x, truth)| x - truth));
+        let (error, allowed) = (error_of(got), error_of(yardstick));
+        let size = mean_square(truth.iter().copied());
+        // written so that NaN fails
+        let holds = error <= factor * allowed + floor * size;
+        assert!(holds, "{what}: {name}: off by {error:e}, the yardstick by {allowed:e}, of {size:e}");
+        if allowed > 0.0 && error / allowed > worst.0 {
+            worst = (error / allowed, name);
+        }
+    }
+    println!("{what}: at most {:.2} of the yardstick's error ({})", worst.0, worst.1);
+}
+
+#[test]
+fn f32_passes_follow_the_cpu() {
+    for name in ["tiny", "tiny_tied_bf16_sharded"] {
+        let on_cpu = Llama::load(&golden(name), Dtype::F32).unwrap();
+        let batch = Batch::new(2048);
+        let truth = in_one(&Llama::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
+        let yardstick = in_one(&on_cpu, Recompute::None, &batch);
+        let model = Llama::load_to(&emulated(), &golden(name), Dtype::F32).unwrap();
+        assert_eq!(model.params.tensor().to_host().unwrap().slice().to_f64_vec(), on_cpu.params.flat().to_f64_vec());
+        let got = in_one(&model, Recompute::None, &batch);
+        assert_follows(&format!("{name} f32"), &got, &yardstick, &truth, 3.0, 4.0 / f64::from(1 << 24));
+        assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
+        assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+    }
+}
+
+#[test]
+fn a_model_is_saved_from_a_device_as_from_the_cpu() {
+    let name = "tiny_tied_bf16_sharded";
+    let folder = tempfile::tempdir().unwrap();
+    let device = emulated();
+    let model = Llama::load_to(&device, &golden(name), Dtype::Bf16).unwrap();
+    for (place, model) in [("device", &model), ("cpu", &Llama::load(&golden(name), Dtype::Bf16).unwrap())] {
+        let options = SaveOptions { dtype: Dtype::Bf16, max_shard_bytes: 100_000, carry_from: None };
+        model.save(&folder.path().join(place), &options).unwrap();
+    }
+    for entry in std::fs::read_dir(folder.path().join("cpu")).unwrap() {
+        let file = entry.unwrap().file_name();
+        let bytes = |place: &str| std::fs::read(folder.path().join(place).join(&file)).unwrap();
+        assert_eq!(bytes("cpu"), bytes("device"), "{file:?}");
+    }
+    let copy = Llama::load(&golden(name), Dtype::Bf16).unwrap().copy_to(&device).unwrap();
+    assert_eq!(
+        copy.params.tensor().to_host().unwrap().slice().to_f64_vec(),
+        model.params.tensor().to_host().unwrap().slice().to_f64_vec()
+    );
+}
+
+#[test]
+fn a_session_refuses_what_a_device_could_not() {
+    let model = Llama::load_to(&emulated(), &golden("tiny"), Dtype::F32).unwrap();
+    let mut session = session(&model, Recompute::None);
+    let batch = Batch::new(2048);
+    let refused = |tokens: Tokens<'_>, session: &mut Session| session.forward(&model, tokens).unwrap_err().to_string();
+    let ids: Vec<u32> = batch.ids.iter().map(|id| id + 2040).collect();
+    assert!(refused(Tokens { ids: &ids, ..batch.tokens() }, &mut session).contains("ids["));
+    assert!(refused(Tokens { cu_seqlens: &[0, 30, 20, 40], ..batch.tokens() }, &mut session).contains("cu_seqlens[2]"));
+    assert!(refused(Tokens { cu_seqlens: &[0, 39], ..batch.tokens() }, &mut session).contains("ids"));
+    session.forward(&model, batch.tokens()).unwrap();
+    let error = session.logp(&model, &[3000; 40]).unwrap_err().to_string();
+    assert!(error.contains("targets[0]"), "{error}");
+    let on_cpu = Llama::load(&golden("tiny"), Dtype::F32).unwrap();
+    let error = session.forward(&on_cpu, batch.tokens()).unwrap_err().to_string();
+    assert!(error.contains("the CPU"), "{error}");
+}
+
+/// The same weights in another format of the CPU.
+fn converted(model: &Llama, dtype: Dtype) -> Llama {
+    let mut converted = Llama::zeros(model.config.clone(), dtype);
+    converted.params.flat_mut().copy_from_f64(&model.params.flat().to_f64_vec());
+    converted
+}
+
+fn assert_bf16_follows(what: &str, weights: &Llama) {
+    let batch = Batch::new(weights.config.vocab_size as u32);
+    let truth = in_one(&converted(weights, Dtype::F64), Recompute::None, &batch);
+    let yardstick = plain::passes(&converted(weights, Dtype::F32), &batch);
+    let model = weights.copy_to(&emulated()).unwrap();
+    let got = in_one(&model, Recompute::None, &batch);
+    assert_follows(what, &got, &yardstick, &truth, 2.0, 0.0);
+    assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
+    assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+}
+
+#[test]
+fn bf16_passes_follow_the_truth() {
+    for name in ["tiny", "tiny_tied_bf16_sharded"] {
+        assert_bf16_follows(&format!("{name} bf16"), &Llama::load(&golden(name), Dtype::Bf16).unwrap());
+    }
+}
+
+/// Head dims that tensor cores take, and a vocabulary that is no multiple of 8.
+#[test]
+fn bf16_passes_with_wide_heads_follow_the_truth() {
+    let config = serde_json::json!({
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 203, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
+        "initializer_range": 0.1, "tie_word_embeddings": false,
+    });
+    let serde_json::Value::Object(config) = config else { unreachable!("an object was written") };
+    let weights = Llama::init(Config::from_json(config).unwrap(), 5, Dtype::Bf16);
+    assert_bf16_follows("wide heads bf16", &weights);
+}

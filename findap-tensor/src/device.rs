@@ -1,0 +1,238 @@
+//! Where numbers lie and ops run: the CPU, or a CUDA device.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use findap_kernels::attention::cuda::Target;
+use findap_kernels::cuda::{CudaError, Executor, Gpu, Launch};
+use findap_kernels::matmul::cuda::Product;
+use findap_kernels::{Dtype, matmul};
+
+use crate::error::TensorError;
+
+/// Where numbers lie and ops run.
+#[derive(Clone, Debug, Default)]
+pub enum Device {
+    /// This process's memory and processors.
+    #[default]
+    Cpu,
+    /// A CUDA device, or the emulator of one.
+    Cuda(Cuda),
+}
+
+impl Device {
+    /// Takes a GPU into use, by its number.
+    ///
+    /// # Errors
+    /// [`TensorError::Cuda`] with what is missing.
+    pub fn gpu(ordinal: usize) -> Result<Device, TensorError> {
+        let gpu = Gpu::open(ordinal)?;
+        let multiprocessors = gpu.device().multiprocessors;
+        Ok(Device::Cuda(Cuda::new(Box::new(gpu), multiprocessors)))
+    }
+
+    /// A device whose kernels run on the CPU, for tests.
+    #[cfg(feature = "emulator")]
+    pub fn emulated(options: findap_kernels::emulator::Options) -> Device {
+        Device::Cuda(Cuda::new(Box::new(findap_kernels::emulator::Emulator { options }), 2))
+    }
+
+    /// The product name of a device; `the CPU`.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu => "the CPU".to_owned(),
+            Device::Cuda(cuda) => cuda.shared.executor.name(),
+        }
+    }
+
+    /// Whether activations and weights may have this format here.
+    ///
+    /// # Errors
+    /// [`TensorError::NoArithmetic`].
+    pub fn supports(&self, dtype: Dtype) -> Result<(), TensorError> {
+        let supported = match self {
+            Device::Cpu => [Dtype::F32, Dtype::F64],
+            Device::Cuda(_) => [Dtype::F32, Dtype::Bf16],
+        };
+        if supported.contains(&dtype) {
+            return Ok(());
+        }
+        Err(TensorError::NoArithmetic { device: self.name(), dtype })
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Cpu, Device::Cpu) => true,
+            (Device::Cuda(a), Device::Cuda(b)) => a.is(b),
+            _ => false,
+        }
+    }
+}
+
+/// A CUDA device in use; copies of the value are the same device. Work is queued in order; reading from the device waits for it.
+#[derive(Clone)]
+pub struct Cuda {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    executor: Box<dyn Executor + Send + Sync>,
+    target: Target,
+    /// Address and bytes of what ops need while they run: grows to the largest need, which the first step shows.
+    scratch: Mutex<(u64, usize)>,
+}
+
+impl Shared {
+    fn allocate(&self, purpose: &'static str, bytes: usize) -> Result<u64, TensorError> {
+        self.executor.allocate(bytes.max(1)).map_err(|error| match error {
+            CudaError::OutOfMemory { want_bytes, free_bytes } => {
+                TensorError::OutOfMemory { purpose, want_bytes, free_bytes }
+            }
+            other => TensorError::Cuda(other),
+        })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let (address, bytes) = *self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if bytes > 0 {
+            // SAFETY: allocated by `with_scratch` and used no more.
+            unsafe { self.executor.release(address) };
+        }
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cuda").field(&self.shared.executor.name()).finish()
+    }
+}
+
+impl Cuda {
+    fn new(executor: Box<dyn Executor + Send + Sync>, multiprocessors: u32) -> Cuda {
+        let target = Target::of(executor.compute_capability(), multiprocessors);
+        Cuda { shared: Arc::new(Shared { executor, target, scratch: Mutex::default() }) }
+    }
+
+    /// Whether both are one device.
+    pub(crate) fn is(&self, other: &Cuda) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Which attention kernels the device runs.
+    pub(crate) fn target(&self) -> Target {
+        self.shared.target
+    }
+
+    /// Memory of undefined contents.
+    pub(crate) fn allocate(&self, purpose: &'static str, bytes: usize) -> Result<Memory, TensorError> {
+        Ok(Memory { cuda: self.clone(), address: self.shared.allocate(purpose, bytes)?, bytes })
+    }
+
+    /// Queues launches whose operands were borrowed from memory of this device for the call.
+    pub(crate) fn run(&self, launches: &[Launch]) -> Result<(), TensorError> {
+        for launch in launches {
+            // SAFETY: the families' launchers have made the arguments from operands of this device and checked their lengths
+            // and formats; indices were checked when they were written to the device. Memory is released in the order of
+            // the queue, and so after this.
+            unsafe { self.shared.executor.launch(launch)? };
+        }
+        Ok(())
+    }
+
+    /// Queues a product: by the device's library where there is one, else by our own kernel.
+    pub(crate) fn multiply(&self, product: &Product) -> Result<(), TensorError> {
+        let launch = matmul::cuda::launch(product)?;
+        // SAFETY: as in `run`; the launcher has found the arguments right.
+        match unsafe { self.shared.executor.multiply(product) } {
+            Some(result) => Ok(result?),
+            None => self.run(&[launch]),
+        }
+    }
+
+    /// Runs `queue` with the address of memory for so many bytes that nothing else touches meanwhile.
+    pub(crate) fn with_scratch<T>(
+        &self,
+        bytes: usize,
+        queue: impl FnOnce(u64) -> Result<T, TensorError>,
+    ) -> Result<T, TensorError> {
+        let mut scratch = self.shared.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.1 < bytes {
+            let old = std::mem::replace(&mut *scratch, (self.shared.allocate("scratch", bytes)?, bytes));
+            if old.1 > 0 {
+                // SAFETY: allocated here before; what is queued on it runs before it is released.
+                unsafe { self.shared.executor.release(old.0) };
+            }
+        }
+        queue(scratch.0)
+    }
+
+    /// Copies from the scratch memory, inside of [`Cuda::with_scratch`], after everything queued so far.
+    pub(crate) fn read_scratch(&self, address: u64, bytes: &mut [u8]) -> Result<(), TensorError> {
+        // SAFETY: whoever was given the address has asked for at least so many bytes.
+        unsafe { self.shared.executor.download(address, bytes) }.map_err(TensorError::from)
+    }
+}
+
+/// Memory of a device that frees itself.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    cuda: Cuda,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    pub(crate) fn cuda(&self) -> &Cuda {
+        &self.cuda
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Copies `bytes` to the place `offset` bytes behind the start.
+    ///
+    /// # Panics
+    /// If they reach past the end.
+    pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), TensorError> {
+        assert!(offset + bytes.len() <= self.bytes, "invariant: a copy stays inside of its memory");
+        // SAFETY: the bytes belong to this allocation.
+        unsafe { self.cuda.shared.executor.upload(self.address + offset as u64, bytes) }.map_err(TensorError::from)
+    }
+
+    /// Copies to `bytes` from the place `offset` bytes behind the start, after everything queued so far.
+    ///
+    /// # Panics
+    /// If they reach past the end.
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), TensorError> {
+        assert!(offset + bytes.len() <= self.bytes, "invariant: a copy stays inside of its memory");
+        // SAFETY: the bytes belong to this allocation.
+        unsafe { self.cuda.shared.executor.download(self.address + offset as u64, bytes) }.map_err(TensorError::from)
+    }
+
+    /// Other memory with the same contents.
+    pub(crate) fn copy(&self) -> Result<Memory, TensorError> {
+        let mut bytes = vec![0; self.bytes];
+        self.read(0, &mut bytes)?;
+        let mut copy = self.cuda.allocate("a copy", self.bytes)?;
+        copy.write(0, &bytes)?;
+        Ok(copy)
+    }
+
+    /// Sets everything to 0.
+    pub(crate) fn clear(&mut self) -> Result<(), TensorError> {
+        // SAFETY: the bytes are those of this allocation.
+        unsafe { self.cuda.shared.executor.clear(self.address, self.bytes) }.map_err(TensorError::from)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the address is that of the allocation, and this was its only owner.
+        unsafe { self.cuda.shared.executor.release(self.address) }
+    }
+}

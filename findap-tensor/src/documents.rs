@@ -1,0 +1,141 @@
+//! The tokens of a batch, where the ops read them.
+
+use std::sync::Arc;
+
+use findap_kernels::attention::cuda::{PlacedTiles, Tiles};
+use findap_kernels::cuda::Indices;
+use findap_kernels::{KernelError, embedding};
+
+use crate::device::{Cuda, Memory};
+use crate::error::TensorError;
+
+/// Packed documents, one after the other.
+#[derive(Clone, Debug)]
+pub struct Documents<'a> {
+    /// `[n]`.
+    pub ids: &'a [u32],
+    /// `[n]`, from 0 in each document.
+    pub positions: &'a [u32],
+    /// `[documents + 1]`: where documents begin, and n.
+    pub cu_seqlens: &'a [u32],
+    placed: Option<Arc<DocumentMemory>>,
+}
+
+impl<'a> Documents<'a> {
+    /// For ops on the CPU.
+    pub fn on_host(ids: &'a [u32], positions: &'a [u32], cu_seqlens: &'a [u32]) -> Self {
+        Documents { ids, positions, cu_seqlens, placed: None }
+    }
+
+    /// For ops on a device: the same documents as those last written to `memory`.
+    pub fn on_device(
+        ids: &'a [u32],
+        positions: &'a [u32],
+        cu_seqlens: &'a [u32],
+        memory: &Arc<DocumentMemory>,
+    ) -> Self {
+        Documents { ids, positions, cu_seqlens, placed: Some(Arc::clone(memory)) }
+    }
+
+    /// The copy on `cuda`.
+    pub(crate) fn on(&self, cuda: &Cuda) -> Result<&Placed, TensorError> {
+        let placed = self.placed.as_ref().filter(|memory| memory.memory.cuda().is(cuda));
+        let placed = placed.and_then(|memory| memory.placed.as_ref());
+        placed.ok_or_else(|| TensorError::OtherDevice { wanted: format!("{cuda:?}"), found: "the CPU".to_owned() })
+    }
+}
+
+/// Memory of a device for the documents of batches up to a size, and for what the kernels derive from them.
+#[derive(Debug)]
+pub struct DocumentMemory {
+    memory: Memory,
+    words: Vec<u32>,
+    placed: Option<Placed>,
+}
+
+/// Where it all lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) ids: Indices,
+    pub(crate) positions: Indices,
+    /// Those of [`embedding::cuda::SortedIds`].
+    pub(crate) sorted_tokens: Indices,
+    pub(crate) sorted_starts: Indices,
+    pub(crate) sorted_positions: Indices,
+    pub(crate) tiles: PlacedTiles,
+}
+
+/// Words between the starts of arrays: 16 bytes.
+const ALIGNED: usize = 4;
+
+impl DocumentMemory {
+    /// For at most `max_tokens` tokens in any documents.
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
+    pub fn new(cuda: &Cuda, max_tokens: usize) -> Result<Self, TensorError> {
+        // five arrays of the tokens, one of them longer by one; at worst each token is a tile, of 8 words
+        let words = 13 * max_tokens + 1 + 6 * ALIGNED;
+        Ok(Self {
+            memory: cuda.allocate("the tokens of a batch", 4 * words)?,
+            words: Vec::with_capacity(words),
+            placed: None,
+        })
+    }
+
+    /// Writes the documents of a batch whose ids are below `vocab` and positions below `max_positions`.
+    ///
+    /// # Errors
+    /// [`KernelError::IdOutOfRange`], [`KernelError::ShapeMismatch`], [`KernelError::BadOffsets`]; [`TensorError::Cuda`].
+    ///
+    /// # Panics
+    /// If there are more tokens than the memory is for.
+    pub fn write(
+        &mut self,
+        ids: &[u32],
+        positions: &[u32],
+        cu_seqlens: &[u32],
+        vocab: usize,
+        max_positions: usize,
+    ) -> Result<(), TensorError> {
+        self.placed = None;
+        check_below("embedding::forward", "ids", ids, vocab)?;
+        check_below("rope::forward", "positions", positions, max_positions)?;
+        let n = cu_seqlens.last().map_or(0, |&n| n as usize);
+        for (op, arg, got) in
+            [("embedding::forward", "ids", ids.len()), ("rope::forward", "positions", positions.len())]
+        {
+            if got != n {
+                return Err(KernelError::ShapeMismatch { op, arg, want: n, got }.into());
+            }
+        }
+        let sorted = embedding::cuda::sort(ids);
+        let tiles = Tiles::new(cu_seqlens)?;
+        self.words.clear();
+        let mut place = |numbers: &[u32]| {
+            let start = self.words.len();
+            self.words.extend_from_slice(numbers);
+            self.words.resize(self.words.len().next_multiple_of(ALIGNED), 0);
+            Indices { address: self.memory.address() + 4 * start as u64, len: numbers.len() }
+        };
+        let placed = Placed {
+            ids: place(ids),
+            positions: place(positions),
+            sorted_tokens: place(&sorted.tokens),
+            sorted_starts: place(&sorted.starts),
+            sorted_positions: place(&sorted.positions),
+            tiles: tiles.placed_at(place(tiles.words()))?,
+        };
+        self.memory.write(0, bytemuck::cast_slice(&self.words))?;
+        self.placed = Some(placed);
+        Ok(())
+    }
+}
+
+/// A kernel on a device cannot refuse a bad index.
+pub(crate) fn check_below(op: &'static str, arg: &'static str, ids: &[u32], limit: usize) -> Result<(), KernelError> {
+    match ids.iter().position(|&id| id as usize >= limit) {
+        None => Ok(()),
+        Some(index) => Err(KernelError::IdOutOfRange { op, arg, index, id: ids[index], limit }),
+    }
+}

@@ -1,0 +1,109 @@
+//! The optimizer.
+
+use findap_kernels::KernelError;
+pub use findap_kernels::adamw::Segment;
+use findap_kernels::adamw::{self, cuda};
+
+use crate::device::{Device, Memory};
+use crate::error::TensorError;
+use crate::tensor::Tensor;
+
+/// Which parameters of an arena are updated, where the device reads it.
+#[derive(Debug)]
+pub struct Plan {
+    segments: Vec<Segment>,
+    placed: Option<(cuda::Tiles, Memory)>,
+}
+
+impl Plan {
+    /// For parameters on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError::BadArgument`] for a segment on a device that starts at no multiple of 8; [`TensorError::OutOfMemory`],
+    /// [`TensorError::Cuda`].
+    pub fn new(device: &Device, segments: Vec<Segment>) -> Result<Plan, TensorError> {
+        let Device::Cuda(device) = device else { return Ok(Plan { segments, placed: None }) };
+        if let Some(bad) = segments.iter().find(|segment| !segment.start.is_multiple_of(8)) {
+            let (op, arg, want) = ("adamw::step", "segments", "a multiple of 8 on CUDA");
+            return Err(KernelError::BadArgument { op, arg, got: bad.start as f64, want }.into());
+        }
+        let tiles = cuda::tiles(&segments);
+        let mut memory = device.allocate("the optimizer's tiles", tiles.bytes.len())?;
+        memory.write(0, &tiles.bytes)?;
+        Ok(Plan { segments, placed: Some((tiles, memory)) })
+    }
+}
+
+/// The arguments of [`step`]; tensors of one length.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// Updated.
+    pub params: &'a mut Tensor,
+    /// Parameters at full precision of which `params` are the rounding, for bf16 on a device.
+    pub master: Option<&'a mut Tensor>,
+    /// The gradients.
+    pub grads: &'a Tensor,
+    /// Updated: the running mean of the gradients.
+    pub first_moment: &'a mut Tensor,
+    /// Updated: the running mean of their squares.
+    pub second_moment: &'a mut Tensor,
+    /// Which parameters are updated; those outside are frozen.
+    pub plan: &'a Plan,
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Multiplied to every gradient first: the clipping factor.
+    pub grad_scale: f64,
+}
+
+/// Makes one optimizer step.
+///
+/// # Errors
+/// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+pub fn step(args: Step<'_>) -> Result<(), TensorError> {
+    let Step { params, master, grads, first_moment, second_moment, plan, lr, beta1, beta2, eps, step, grad_scale } =
+        args;
+    let params = params.all_mut();
+    if let Some(device) = params.cuda() {
+        let Some((tiles, memory)) = plan.placed.as_ref().filter(|(_, memory)| memory.cuda().is(device)) else {
+            return Err(TensorError::OtherDevice { wanted: format!("{device:?}"), found: "the CPU".to_owned() });
+        };
+        return device.run(&[cuda::step(&cuda::Step {
+            params: params.on(device)?,
+            master: master.map(|master| master.all().on(device)).transpose()?,
+            grads: grads.all().on(device)?,
+            first_moment: first_moment.all().on(device)?,
+            second_moment: second_moment.all().on(device)?,
+            tiles,
+            tiles_address: memory.address(),
+            norm: None,
+            lr,
+            beta1,
+            beta2,
+            eps,
+            step,
+            grad_scale,
+            stochastic_seed: None,
+        })?]);
+    }
+    Ok(adamw::step(adamw::Step {
+        params: params.host()?,
+        grads: grads.all().host()?,
+        first_moment: first_moment.all_mut().host()?,
+        second_moment: second_moment.all_mut().host()?,
+        segments: &plan.segments,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        step,
+        grad_scale,
+    })?)
+}

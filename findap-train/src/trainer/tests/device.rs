@@ -1,0 +1,104 @@
+//! Training on a device whose kernels run on the CPU, by the emulator.
+
+use findap_tensor::EmulatorOptions;
+
+use super::*;
+
+/// The golden rows, cut short: the emulator is slow.
+fn rows() -> Vec<Value> {
+    let short = |row: &Value| {
+        let document = |document: &Value| {
+            let ids: Vec<&Value> = document["ids"].as_array().unwrap().iter().take(12).collect();
+            let mask: Vec<u8> = (0..ids.len()).map(|t| u8::from(t > 2)).collect();
+            serde_json::json!({"ids": ids, "mask": mask})
+        };
+        let documents: Vec<Value> = row["docs"].as_array().unwrap().iter().take(2).map(document).collect();
+        serde_json::json!({"docs": documents})
+    };
+    packed_rows().iter().take(12).map(short).collect()
+}
+
+fn emulated() -> Device {
+    Device::emulated(EmulatorOptions::PLAIN)
+}
+
+/// Three steps of two micro-batches each, with an evaluation in between.
+fn three_steps(folder: &Path, device: &Device, dtype: Dtype, stop_after: Option<u64>) -> (Llama, Vec<Value>) {
+    let keys = Optimization {
+        evaluate_every_steps: Some(2),
+        dev_tokens: 20,
+        save_every_steps: Some(2),
+        warmup_steps: None,
+        ..keys(3)
+    };
+    let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut observer = |event: Event| {
+        let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
+        stop.fetch_or(done, Ordering::Relaxed);
+    };
+    let mut steps = loader(&rows(), Kind::Packed, 4, 2, keys.length().unwrap());
+    let dev = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Epochs(1.0));
+    let job = job(folder, &keys, Objective::CrossEntropy);
+    train(&mut model, &mut steps, Some(&dev), &job, &stop, &mut observer).unwrap();
+    (model, metrics(folder))
+}
+
+fn parameters(model: &Llama) -> Vec<f64> {
+    model.params.tensor().to_host().unwrap().slice().to_f64_vec()
+}
+
+fn root_mean_square(a: &[f64], b: &[f64]) -> f64 {
+    (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.len() as f64).sqrt()
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the errors are worth reading")]
+fn three_steps_on_a_device_are_those_of_the_cpu() {
+    let folders: Vec<tempfile::TempDir> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+    let (truth, exact) = three_steps(folders[0].path(), &Device::Cpu, Dtype::F64, None);
+    let (on_cpu, _) = three_steps(folders[1].path(), &Device::Cpu, Dtype::F32, None);
+    let (on_device, lines) = three_steps(folders[2].path(), &emulated(), Dtype::F32, None);
+    let (truth, on_cpu, on_device) = (parameters(&truth), parameters(&on_cpu), parameters(&on_device));
+    let (error, allowed) = (root_mean_square(&on_device, &truth), root_mean_square(&on_cpu, &truth));
+    println!("f32, three steps: weights off by {error:e} on the device, {allowed:e} on the CPU");
+    // the first steps of Adam divide gradients by their own size, and so their errors by small numbers
+    assert!(error <= 3.0 * allowed, "{error:e}, {allowed:e} on the CPU");
+    let (_, rounded) = three_steps(folders[3].path(), &emulated(), Dtype::Bf16, None);
+    assert_eq!((lines.len(), rounded.len()), (exact.len(), exact.len()));
+    for (want, (got, rounded)) in exact.iter().zip(lines.iter().zip(&rounded)) {
+        for key in ["loss", "dev_loss", "grad_norm"] {
+            let Some(want) = want[key].as_f64() else { continue };
+            // one rounding of 2^-24 or 2^-9 in each of a few dozen ops in a row; a mean over tokens has less
+            assert_relative(got[key].as_f64().unwrap(), want, 1e-6, key);
+            assert_relative(rounded[key].as_f64().unwrap(), want, 0.01, key);
+        }
+        assert_eq!((&got["lr"], &got["tokens"]), (&want["lr"], &want["tokens"]));
+    }
+}
+
+#[test]
+fn a_run_stopped_on_a_device_goes_on_bit_for_bit() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (whole, lines) = three_steps(whole_folder.path(), &emulated(), dtype, None);
+        three_steps(folder.path(), &emulated(), dtype, Some(1));
+        let (resumed, resumed_lines) = three_steps(folder.path(), &emulated(), dtype, None);
+        assert_eq!(parameters(&resumed), parameters(&whole), "{dtype}");
+        assert_eq!(resumed_lines, lines, "{dtype}");
+        let bytes = std::fs::metadata(folder.path().join("checkpoint-3/params.bin")).unwrap().len();
+        assert_eq!(bytes, 4 * whole.params.spec().len() as u64, "{dtype}: weights in f32");
+    }
+}
+
+#[test]
+fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
+    let objective = || dpo_objective(NllMean::Token, 1.0, &tiny());
+    let (rows, objective) = (pairs()[..1].to_vec(), objective());
+    let gradients = |model: &Llama| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
+    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
+    let (grads, sums) = gradients(&policy);
+    let (on_device, sums_on_device) = gradients(&policy.copy_to(&emulated()).unwrap());
+    assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
+    assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+}
