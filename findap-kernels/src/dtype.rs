@@ -12,7 +12,7 @@ pub enum Dtype {
     F32,
     /// IEEE 754 binary64: the precision of the truth in tests.
     F64,
-    /// bfloat16: the upper half of a binary32; storage of weights only.
+    /// bfloat16: the upper half of a binary32; on the CPU storage of weights only, on CUDA of activations, too.
     Bf16,
 }
 

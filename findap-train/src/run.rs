@@ -56,7 +56,7 @@ pub struct Hooks<'a> {
     pub stop: &'a AtomicBool,
     /// Measures a model.
     pub evaluate: &'a mut Evaluate<'a>,
-    /// Goes into `provenance.json`: commit, device, whatever else is known.
+    /// Goes into `provenance.json`: commit, machine, whatever else is known.
     pub provenance: Map<String, Value>,
 }
 
@@ -355,6 +355,7 @@ impl Run<'_, '_> {
         provenance.insert("findap".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         provenance.insert("base model".to_owned(), json!(base.folder));
         provenance.insert("base fingerprint".to_owned(), json!(base.fingerprint));
+        provenance.insert("trains on".to_owned(), json!(self.device()?.name()));
         provenance.insert("seed".to_owned(), json!(self.recipe.run.seed));
         write_json(&self.recipe.folder().join("provenance.json"), &provenance)
     }

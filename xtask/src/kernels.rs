@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 }
 
 /// The runtime compiler whose words the snapshot has. Another version may use other registers.
-const COMPILER: &str = "nvidia-cuda-nvrtc==13.0.88";
+pub(crate) const COMPILER: &str = "nvidia-cuda-nvrtc==13.0.88";
 /// Machine code for Ampere and Hopper; for what comes after, that it compiles at all.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "compute_100a"];
 
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// The folder of `libnvrtc`: `FINDAP_CUDA_LIB` where it is set, else a Python environment below `target` that is made once.
 /// None where it cannot be fetched.
-fn compiler_folder() -> Result<Option<PathBuf>> {
+pub(crate) fn compiler_folder() -> Result<Option<PathBuf>> {
     if let Some(folder) = std::env::var_os("FINDAP_CUDA_LIB") {
         return Ok(Some(folder.into()));
     }

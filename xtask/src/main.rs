@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
 mod bench_step;
+mod bundle;
 mod kernels;
 mod study;
 mod test;
@@ -39,6 +40,8 @@ enum Chore {
     },
     /// Compile every CUDA kernel, without a GPU, and compare registers and spills with the snapshot
     Kernels(kernels::Arguments),
+    /// Make a folder that tests and measures a GPU machine on which nothing is installed but the driver
+    Bundle(bundle::Arguments),
     /// Time a training step of several models, in turn with transformers and torch where --peer names a Python that has them
     BenchStep(bench_step::Arguments),
     /// Run the demonstration's recipes with several seeds and write docs/demo-study.md
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
         }
         Chore::BenchStep(arguments) => bench_step::run(&arguments),
+        Chore::Bundle(arguments) => bundle::run(&arguments),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Study(arguments) => study::run(&arguments),
         Chore::Test => test::run_every_check(),

@@ -206,7 +206,7 @@ fn provenance() -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let entries = [
         ("commit", json!(env!("FINDAP_COMMIT"))),
-        ("device", json!(format!("cpu, {}", super::doctor::cpu_name()))),
+        ("processor", json!(super::doctor::cpu_name())),
         ("threads", json!(cores)),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
     ];

@@ -16,12 +16,15 @@ use super::libraries;
 use super::probe::message;
 use super::source::{Needs, Source};
 
-/// The runtime compiler of this machine.
+/// The runtime compiler of this machine, or the folder that stands for it.
 #[derive(Clone, Debug)]
 pub struct Compiler {
-    version: (i32, i32),
+    /// Its version, or why it cannot be used: no matter as long as `made_before` has what is asked for.
+    version: Result<(i32, i32), CudaError>,
     /// Where results are kept; `None` keeps none.
     cache: Option<PathBuf>,
+    /// Machine code that was made on another machine, under the names of [`name_made_before`].
+    made_before: Option<PathBuf>,
 }
 
 /// What [`Compiler::compile`] makes.
@@ -38,14 +41,25 @@ pub struct Module {
 const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=true"];
 
 impl Compiler {
-    /// Finds the compiler, with the cache in `findap/kernels` below the user's cache folder.
+    /// Finds the compiler, with the cache in `findap/kernels` below the user's cache folder. Where `FINDAP_CUBIN` names a folder,
+    /// the machine code in it goes first, and a machine without a compiler can run what it has.
     ///
     /// # Errors
-    /// [`CudaError::NoCompiler`], [`CudaError::BrokenLibrary`].
+    /// [`CudaError::NoCompiler`], [`CudaError::BrokenLibrary`], both only without `FINDAP_CUBIN`.
     pub fn find() -> Result<Self, CudaError> {
         let folder = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let folder = folder.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        Self::find_with_cache(folder.map(|folder| folder.join("findap").join("kernels")))
+        let found = Self::find_with_cache(folder.map(|folder| folder.join("findap").join("kernels")));
+        match std::env::var_os("FINDAP_CUBIN").filter(|folder| !folder.is_empty()) {
+            Some(made_before) => Ok(Self::or_made_before(found, made_before.into())),
+            None => found,
+        }
+    }
+
+    /// The compiler if there is one, behind a folder of machine code.
+    pub(super) fn or_made_before(found: Result<Self, CudaError>, made_before: PathBuf) -> Self {
+        let found = found.unwrap_or_else(|error| Self { version: Err(error), cache: None, made_before: None });
+        Self { made_before: Some(made_before), ..found }
     }
 
     /// Finds the compiler, with the cache in the given folder, or without.
@@ -62,20 +76,24 @@ impl Compiler {
         // SAFETY: writes two numbers to valid places.
         guarded(|| unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) }.result())?
             .map_err(|error| CudaError::BrokenLibrary { message: format!("nvrtcVersion: {:?}", error.0) })?;
-        Ok(Self { version: (major, minor), cache })
+        Ok(Self { version: Ok((major, minor)), cache, made_before: None })
     }
 
-    /// The version, such as `13.0`.
+    /// The version, such as `13.0`; `none` where only a folder stands for the compiler.
     pub fn version(&self) -> String {
-        format!("{}.{}", self.version.0, self.version.1)
+        self.version.as_ref().map_or_else(|_| "none".to_owned(), |(major, minor)| format!("{major}.{minor}"))
     }
 
-    /// Machine code for `arch`, such as `sm_90a`: from the cache where the same text was compiled before.
+    /// Machine code for `arch`, such as `sm_90a`: from `FINDAP_CUBIN` or the cache where the same text was compiled before.
     ///
     /// # Errors
-    /// [`CudaError::Compile`] with the compiler's own words.
+    /// [`CudaError::Compile`] with the compiler's own words; [`CudaError::NoCompiler`] and [`CudaError::BrokenLibrary`] where it is
+    /// needed after all.
     pub fn cubin(&self, source: &Source, arch: &str) -> Result<Vec<u8>, CudaError> {
         let text = source.text();
+        if let Some(image) = self.image_made_before(source, arch) {
+            return Ok(image);
+        }
         let kept = self.cache.as_deref().map(|folder| folder.join(self.key(&text, arch)));
         if let Some(image) = kept.as_deref().and_then(|file| std::fs::read(file).ok()) {
             return Ok(image);
@@ -92,6 +110,7 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::cubin`].
     pub fn compile(&self, source: &Source, arch: &str, further_options: &[&str]) -> Result<Module, CudaError> {
+        self.version.clone()?;
         let error =
             |log: String| CudaError::Compile { file: source.file, arch: arch.to_owned(), version: self.version(), log };
         let text = CString::new(source.text()).map_err(|_| error("the source has a zero byte".into()))?;
@@ -101,16 +120,34 @@ impl Compiler {
         guarded(|| compile(&text, &name, &options, arch.starts_with("compute_")))?.map_err(error)
     }
 
+    /// For the architecture, or for the first of its generation, whose machine code later ones run: `sm_80` serves `sm_89`.
+    fn image_made_before(&self, source: &Source, arch: &str) -> Option<Vec<u8>> {
+        let folder = self.made_before.as_deref()?;
+        let generation = arch.strip_suffix(|last: char| last.is_ascii_digit()).map(|begin| format!("{begin}0"));
+        let names = [Some(arch.to_owned()), generation].into_iter().flatten();
+        names.map(|arch| folder.join(name_made_before(source, &arch))).find_map(|file| std::fs::read(file).ok())
+    }
+
     /// The name of the kept file: everything that the result depends on.
     fn key(&self, text: &str, arch: &str) -> String {
-        let mut hash = Sha256::new();
-        for part in [text, arch, &self.version(), &OPTIONS.join(" ")] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{digits}.{arch}.cubin")
+        file_name(&[text, arch, &self.version(), &OPTIONS.join(" ")], arch)
     }
+}
+
+/// The name of machine code in a folder that `FINDAP_CUBIN` may name. It depends on the text and the options, so that code of
+/// another version of a kernel is not found; not on the compiler, which the machine that runs it may lack.
+pub fn name_made_before(source: &Source, arch: &str) -> String {
+    file_name(&[&source.text(), arch, &OPTIONS.join(" ")], arch)
+}
+
+fn file_name(parts: &[&str], arch: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digits: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits}.{arch}.cubin")
 }
 
 /// The architecture to compile a source for on a device of this compute capability.

@@ -12,7 +12,7 @@ use cudarc::driver::sys;
 use super::compile::{self, Compiler};
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::error::CudaError;
-use super::launch::{Executor, Launch, Swizzle, TensorMap, pointers, tensor_maps};
+use super::launch::{Buffer, Executor, Launch, Swizzle, TensorMap, pointers, tensor_maps};
 use super::probe::{Device, Probe, message, probe};
 use super::source::Source;
 use crate::matmul::cuda::Product;
@@ -94,6 +94,52 @@ impl Gpu {
             // SAFETY: the stream exists as long as this value.
             named("cuStreamSynchronize", unsafe { driver::stream::synchronize(self.stream) })
         })
+    }
+
+    /// Copies between two places on the device, after all launches so far: what kernels that only move numbers are measured by.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    ///
+    /// # Panics
+    /// If the sizes differ.
+    pub fn copy(&self, to: &Buffer<'_>, from: &Buffer<'_>) -> Result<(), CudaError> {
+        assert_eq!(to.len_bytes(), from.len_bytes(), "a copy has the size of its source");
+        self.with_context(|| {
+            // SAFETY: both allocations have this many bytes, and live until all that is queued is done.
+            let result =
+                unsafe { driver::memcpy_dtod_async(to.address(), from.address(), from.len_bytes(), self.stream) };
+            named("cuMemcpyDtoDAsync", result)
+        })
+    }
+
+    /// The seconds that the device takes for what `work` queues, by its own clock. Waits for it.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`], and those of `work`.
+    pub fn seconds(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<f64, CudaError> {
+        let [begin, end] = [self.event()?, self.event()?];
+        self.record(&begin)?;
+        work()?;
+        self.record(&end)?;
+        self.synchronize()?;
+        self.with_context(|| {
+            // SAFETY: both events exist and have happened.
+            let milliseconds =
+                named("cuEventElapsedTime", unsafe { driver::event::elapsed(begin.handle, end.handle) })?;
+            Ok(f64::from(milliseconds) / 1e3)
+        })
+    }
+
+    fn event(&self) -> Result<Event<'_>, CudaError> {
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let handle = self.with_context(|| named("cuEventCreate", driver::event::create(flags)))?;
+        Ok(Event { gpu: self, handle })
+    }
+
+    fn record(&self, event: &Event<'_>) -> Result<(), CudaError> {
+        // SAFETY: the event and the stream exist.
+        self.with_context(|| named("cuEventRecord", unsafe { driver::event::record(event.handle, self.stream) }))
     }
 
     /// The stream, for libraries that queue work beside these kernels.
@@ -242,6 +288,20 @@ impl Executor for Gpu {
         let queued = self.with_context(|| Ok(unsafe { library.multiply(product, self.stream.cast()) }));
         let queued = queued.unwrap_or_else(|error| Some(Err(error)))?;
         Some(queued.and_then(|()| if self.waits { self.synchronize() } else { Ok(()) }))
+    }
+}
+
+/// A point in the stream.
+struct Event<'g> {
+    gpu: &'g Gpu,
+    handle: sys::CUevent,
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure.
+        // SAFETY: made by `Gpu::event`, and destroyed once.
+        let _ = self.gpu.with_context(|| named("cuEventDestroy", unsafe { driver::event::destroy(self.handle) }));
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a test says why it is skipped")]
 
 pub(crate) mod cases;
+pub(crate) mod probes;
 
 use std::path::PathBuf;
 
@@ -55,6 +56,20 @@ fn what_was_compiled_once_comes_from_the_disk() {
     std::fs::write(&files[0], b"kept").unwrap();
     assert_eq!(compiler.cubin(&RIGHT, "sm_80").unwrap(), b"kept");
     assert_ne!(compiler.cubin(&RIGHT, "sm_90").unwrap(), b"kept", "another architecture is another file");
+}
+
+#[test]
+fn machine_code_made_before_serves_a_machine_without_a_compiler() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = CudaError::NoCompiler { searched: Vec::new() };
+    let compiler = Compiler::or_made_before(Err(missing.clone()), folder.path().into());
+    assert_eq!(compiler.cubin(&RIGHT, "sm_80"), Err(missing.clone()));
+    std::fs::write(folder.path().join(compile::name_made_before(&RIGHT, "sm_80")), b"made").unwrap();
+    assert_eq!(compiler.cubin(&RIGHT, "sm_80").unwrap(), b"made");
+    assert_eq!(compiler.cubin(&RIGHT, "sm_89").unwrap(), b"made", "of the same generation");
+    assert_eq!(compiler.cubin(&RIGHT, "sm_90"), Err(missing.clone()), "of another one");
+    assert_eq!(compiler.cubin(&WRONG, "sm_80"), Err(missing), "another text");
+    assert_eq!(compiler.version(), "none");
 }
 
 #[test]

@@ -8,15 +8,15 @@ use crate::cuda::{Arg, Buffer, Needs, Source};
 static PRIMITIVES: Source =
     Source { file: "emulator/seeded/primitives.cu", text: include_str!("seeded/primitives.cu"), needs: Needs::Ampere };
 
-pub(super) fn f32_bytes(x: &[f32]) -> Vec<u8> {
+fn f32_bytes(x: &[f32]) -> Vec<u8> {
     x.iter().flat_map(|x| x.to_ne_bytes()).collect()
 }
 
-pub(super) fn f32s(bytes: &[u8]) -> Vec<f32> {
+fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-pub(super) fn bf16_bytes(x: &[bf16]) -> Vec<u8> {
+fn bf16_bytes(x: &[bf16]) -> Vec<u8> {
     x.iter().flat_map(|x| x.to_bits().to_ne_bytes()).collect()
 }
 

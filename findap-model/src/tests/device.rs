@@ -1,4 +1,4 @@
-//! The same model on a device: its kernels run on the CPU, by the emulator.
+//! The same model on a device: on the emulator, which runs the kernels on the CPU, and on the first GPU where there is one.
 //!
 //! The rule of errors. The truth is the CPU in f64. In f32, each tensor's error may be three times that of the CPU in f32, in the mean
 //! square, plus four roundings of its numbers: the sums have other orders. In bf16, it may be twice that of [`Plain`], which rounds
@@ -48,6 +48,11 @@ fn golden(path: &str) -> PathBuf {
 
 fn emulated() -> Device {
     Device::emulated(EmulatorOptions::PLAIN)
+}
+
+/// The emulator with threads in random order and copies as late as may be, and the first GPU where there is one.
+fn devices() -> Vec<Device> {
+    [Device::emulated(EmulatorOptions::ALL[2])].into_iter().chain(Device::gpu(0)).collect()
 }
 
 fn session(model: &Llama, recompute: Recompute) -> Session {
@@ -116,12 +121,16 @@ fn f32_passes_follow_the_cpu() {
         let batch = Batch::new(2048);
         let truth = in_one(&Llama::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
         let yardstick = in_one(&on_cpu, Recompute::None, &batch);
-        let model = Llama::load_to(&emulated(), &golden(name), Dtype::F32).unwrap();
-        assert_eq!(model.params.tensor().to_host().unwrap().slice().to_f64_vec(), on_cpu.params.flat().to_f64_vec());
-        let got = in_one(&model, Recompute::None, &batch);
-        assert_follows(&format!("{name} f32"), &got, &yardstick, &truth, 3.0, 4.0 / f64::from(1 << 24));
-        assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
-        assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+        for device in devices() {
+            let model = Llama::load_to(&device, &golden(name), Dtype::F32).unwrap();
+            let loaded = model.params.tensor().to_host().unwrap().slice().to_f64_vec();
+            assert_eq!(loaded, on_cpu.params.flat().to_f64_vec());
+            let got = in_one(&model, Recompute::None, &batch);
+            let what = format!("{name} f32 on {}", device.name());
+            assert_follows(&what, &got, &yardstick, &truth, 3.0, 4.0 / f64::from(1 << 24));
+            assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
+            assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+        }
     }
 }
 
@@ -176,11 +185,13 @@ fn assert_bf16_follows(what: &str, weights: &Llama) {
     let batch = Batch::new(weights.config.vocab_size as u32);
     let truth = in_one(&converted(weights, Dtype::F64), Recompute::None, &batch);
     let yardstick = plain::passes(&converted(weights, Dtype::F32), &batch);
-    let model = weights.copy_to(&emulated()).unwrap();
-    let got = in_one(&model, Recompute::None, &batch);
-    assert_follows(what, &got, &yardstick, &truth, 2.0, 0.0);
-    assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
-    assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+    for device in devices() {
+        let model = weights.copy_to(&device).unwrap();
+        let got = in_one(&model, Recompute::None, &batch);
+        assert_follows(&format!("{what} on {}", device.name()), &got, &yardstick, &truth, 2.0, 0.0);
+        assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
+        assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+    }
 }
 
 #[test]

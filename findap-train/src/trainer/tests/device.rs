@@ -1,4 +1,4 @@
-//! Training on a device whose kernels run on the CPU, by the emulator.
+//! Training on a device: on the emulator, which runs the kernels on the CPU, and on the first GPU where there is one.
 
 use findap_tensor::EmulatorOptions;
 
@@ -20,6 +20,10 @@ fn rows() -> Vec<Value> {
 
 fn emulated() -> Device {
     Device::emulated(EmulatorOptions::PLAIN)
+}
+
+fn devices() -> Vec<Device> {
+    [emulated()].into_iter().chain(Device::gpu(0)).collect()
 }
 
 /// Three steps of two micro-batches each, with an evaluation in between.
@@ -55,35 +59,41 @@ fn root_mean_square(a: &[f64], b: &[f64]) -> f64 {
 #[test]
 #[expect(clippy::print_stdout, reason = "the errors are worth reading")]
 fn three_steps_on_a_device_are_those_of_the_cpu() {
-    let folders: Vec<tempfile::TempDir> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
-    let (truth, exact) = three_steps(folders[0].path(), &Device::Cpu, Dtype::F64, None);
-    let (on_cpu, _) = three_steps(folders[1].path(), &Device::Cpu, Dtype::F32, None);
-    let (on_device, lines) = three_steps(folders[2].path(), &emulated(), Dtype::F32, None);
-    let (truth, on_cpu, on_device) = (parameters(&truth), parameters(&on_cpu), parameters(&on_device));
-    let (error, allowed) = (root_mean_square(&on_device, &truth), root_mean_square(&on_cpu, &truth));
-    println!("f32, three steps: weights off by {error:e} on the device, {allowed:e} on the CPU");
-    // the first steps of Adam divide gradients by their own size, and so their errors by small numbers
-    assert!(error <= 3.0 * allowed, "{error:e}, {allowed:e} on the CPU");
-    let (_, rounded) = three_steps(folders[3].path(), &emulated(), Dtype::Bf16, None);
-    assert_eq!((lines.len(), rounded.len()), (exact.len(), exact.len()));
-    for (want, (got, rounded)) in exact.iter().zip(lines.iter().zip(&rounded)) {
-        for key in ["loss", "dev_loss", "grad_norm"] {
-            let Some(want) = want[key].as_f64() else { continue };
-            // one rounding of 2^-24 or 2^-9 in each of a few dozen ops in a row; a mean over tokens has less
-            assert_relative(got[key].as_f64().unwrap(), want, 1e-6, key);
-            assert_relative(rounded[key].as_f64().unwrap(), want, 0.01, key);
+    let run = |device: &Device, dtype| {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, lines) = three_steps(folder.path(), device, dtype, None);
+        (parameters(&model), lines)
+    };
+    let (truth, exact) = run(&Device::Cpu, Dtype::F64);
+    let (on_cpu, _) = run(&Device::Cpu, Dtype::F32);
+    for device in devices() {
+        let (on_device, lines) = run(&device, Dtype::F32);
+        let (error, allowed) = (root_mean_square(&on_device, &truth), root_mean_square(&on_cpu, &truth));
+        println!("f32, three steps: weights off by {error:e} on {}, {allowed:e} on the CPU", device.name());
+        // the first steps of Adam divide gradients by their own size, and so their errors by small numbers
+        assert!(error <= 3.0 * allowed, "{error:e}, {allowed:e} on the CPU");
+        let (_, rounded) = run(&device, Dtype::Bf16);
+        assert_eq!((lines.len(), rounded.len()), (exact.len(), exact.len()));
+        for (want, (got, rounded)) in exact.iter().zip(lines.iter().zip(&rounded)) {
+            for key in ["loss", "dev_loss", "grad_norm"] {
+                let Some(want) = want[key].as_f64() else { continue };
+                // one rounding of 2^-24 or 2^-9 in each of a few dozen ops in a row; a mean over tokens has less
+                assert_relative(got[key].as_f64().unwrap(), want, 1e-6, key);
+                assert_relative(rounded[key].as_f64().unwrap(), want, 0.01, key);
+            }
+            assert_eq!((&got["lr"], &got["tokens"]), (&want["lr"], &want["tokens"]));
         }
-        assert_eq!((&got["lr"], &got["tokens"]), (&want["lr"], &want["tokens"]));
     }
 }
 
 #[test]
 fn a_run_stopped_on_a_device_goes_on_bit_for_bit() {
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    let cases = devices().into_iter().flat_map(|device| [(device.clone(), Dtype::F32), (device, Dtype::Bf16)]);
+    for (device, dtype) in cases {
         let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (whole, lines) = three_steps(whole_folder.path(), &emulated(), dtype, None);
-        three_steps(folder.path(), &emulated(), dtype, Some(1));
-        let (resumed, resumed_lines) = three_steps(folder.path(), &emulated(), dtype, None);
+        let (whole, lines) = three_steps(whole_folder.path(), &device, dtype, None);
+        three_steps(folder.path(), &device, dtype, Some(1));
+        let (resumed, resumed_lines) = three_steps(folder.path(), &device, dtype, None);
         assert_eq!(parameters(&resumed), parameters(&whole), "{dtype}");
         assert_eq!(resumed_lines, lines, "{dtype}");
         let bytes = std::fs::metadata(folder.path().join("checkpoint-3/params.bin")).unwrap().len();
@@ -98,7 +108,9 @@ fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
     let gradients = |model: &Llama| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
     let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
     let (grads, sums) = gradients(&policy);
-    let (on_device, sums_on_device) = gradients(&policy.copy_to(&emulated()).unwrap());
-    assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
-    assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+    for device in devices() {
+        let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
+        assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
+        assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+    }
 }

@@ -1,0 +1,153 @@
+//! `cargo xtask bundle`: a folder that tests and measures a GPU machine on which nothing is installed but the driver.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{build, built, cargo, kernels, workspace_root};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The folder that is made; one of an earlier bundle is replaced
+    #[arg(long, value_name = "FOLDER", default_value = "target/bundle")]
+    output: PathBuf,
+}
+
+/// So that it can be copied anywhere in a moment.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// What is copied as it is: from the workspace, to the bundle.
+const FILES: [(&str, &str); 5] = [
+    ("bench/bundle/run.sh", "run.sh"),
+    ("recipes/demo.toml", "recipes/demo.toml"),
+    ("assets", "assets"),
+    ("findap-model/testdata/golden", "golden"),
+    ("bench/peers", "peers"),
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let output = workspace_root().join(&arguments.output);
+    let Some(compiler) = kernels::compiler_folder()? else {
+        bail!("the machine code of the kernels cannot be made: {} could not be fetched", kernels::COMPILER);
+    };
+    if output.exists() {
+        // only what this made before: the folder could be anything
+        ensure!(output.join("run.sh").exists(), "{} exists and is no bundle", output.display());
+        fs::remove_dir_all(&output).with_context(|| format!("cannot remove {}", output.display()))?;
+    }
+    fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+
+    build(&["--bin", "findap", "--example", "bench_cuda", "--example", "compile_kernels"])?;
+    strip(&program("findap"), &output.join("findap"))?;
+    strip(&program("examples/bench_cuda"), &output.join("bench_cuda"))?;
+    strip(&kernel_tests()?, &output.join("kernel_tests"))?;
+    let status = built("examples/compile_kernels")
+        .arg("--output")
+        .arg(output.join("cubin"))
+        .env("FINDAP_CUDA_LIB", compiler)
+        .status()
+        .context("cannot start the example compile_kernels")?;
+    ensure!(status.success(), "the kernels do not compile");
+    for (from, to) in FILES {
+        copy(&workspace_root().join(from), &output.join(to))?;
+    }
+    fs::write(output.join("commit"), commit()).context("cannot write the commit")?;
+
+    let mut total = 0;
+    for entry in sorted_entries(&output)? {
+        let bytes = size(&entry)?;
+        total += bytes;
+        println!("{:>10.2} MiB  {}", mebibytes(bytes), entry.strip_prefix(&output).unwrap_or(&entry).display());
+    }
+    println!("{:>10.2} MiB  {}", mebibytes(total), output.display());
+    ensure!(total < MOST_BYTES, "a bundle has to stay below {} MiB", MOST_BYTES >> 20);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn program(name: &str) -> PathBuf {
+    PathBuf::from(built(name).get_program())
+}
+
+/// The unit tests of the kernels without the emulator, so that their cases run on the GPU alone.
+fn kernel_tests() -> Result<PathBuf> {
+    let arguments = ["test", "--release", "--package", "findap-kernels", "--lib", "--no-run"];
+    let output = cargo()
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(output.status.success(), "the tests of the kernels do not build");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "findap_kernels")
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back();
+    executable.context("cargo did not name the test program of the kernels")
+}
+
+/// Copies a program without what only debuggers read: nine tenths of it.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("strip").arg("--strip-all").arg("-o").arg(to).arg(from).status();
+    ensure!(status.context("cannot start strip (binutils)")?.success(), "cannot strip {}", from.display());
+    Ok(())
+}
+
+/// A file, or a folder with all that it has.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        for entry in sorted_entries(from)? {
+            copy(&entry, &to.join(entry.file_name().unwrap_or_default()))?;
+        }
+        return Ok(());
+    }
+    let folder = to.parent().unwrap_or(to);
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut entries = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    entries.sort();
+    Ok(entries)
+}
+
+fn size(path: &Path) -> Result<u64> {
+    if path.is_dir() {
+        return sorted_entries(path)?.iter().map(|entry| size(entry)).sum();
+    }
+    Ok(path.metadata().with_context(|| format!("cannot read {}", path.display()))?.len())
+}
+
+/// The commit that everything was made from, with a word where the files differ from it.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").current_dir(workspace_root()).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return "unknown\n".to_owned() };
+    let is_changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
+    format!("{commit}{}\n", if is_changed { " with changes" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_copied_is_there() {
+        for (from, _) in FILES {
+            assert!(workspace_root().join(from).exists(), "{from}");
+        }
+    }
+}
