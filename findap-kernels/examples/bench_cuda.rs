@@ -10,7 +10,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use findap_kernels::adamw::{Segment, cuda as adamw};
+use findap_kernels::adamw::{Rule, Segment, cuda as adamw};
 use findap_kernels::attention::Heads;
 use findap_kernels::attention::cuda::{self as attention, Target, Tiles};
 use findap_kernels::cross_entropy::cuda as cross_entropy;
@@ -225,12 +225,7 @@ impl<'e> Bench<'e> {
             tiles: &tiles,
             tiles_address: table.address(),
             norm: None,
-            lr,
-            beta1,
-            beta2,
-            eps,
-            step,
-            grad_scale: 1.0,
+            rule: Rule { lr, beta1, beta2, eps, step, grad_scale: 1.0 },
             stochastic_seed: None,
         })?;
         let launches = [launch];

@@ -1,10 +1,14 @@
-//! The checks that families share. They run once, before anything is written.
+//! The checks that families share. They run once, before anything is written. A kernel on a device cannot refuse a bad index, so
+//! whoever puts indices there calls them first.
 
 use crate::dtype::Dtype;
 use crate::error::KernelError;
 
 /// `got` elements where `want` are needed.
-pub(crate) fn length(op: &'static str, arg: &'static str, got: usize, want: usize) -> Result<(), KernelError> {
+///
+/// # Errors
+/// [`KernelError::ShapeMismatch`].
+pub fn length(op: &'static str, arg: &'static str, got: usize, want: usize) -> Result<(), KernelError> {
     if got == want { Ok(()) } else { Err(KernelError::ShapeMismatch { op, arg, want, got }) }
 }
 
@@ -14,7 +18,10 @@ pub(crate) fn at_least(op: &'static str, arg: &'static str, got: usize, want: us
 }
 
 /// Every id below `limit`.
-pub(crate) fn ids(op: &'static str, arg: &'static str, ids: &[u32], limit: usize) -> Result<(), KernelError> {
+///
+/// # Errors
+/// [`KernelError::IdOutOfRange`] with the first that is not.
+pub fn ids(op: &'static str, arg: &'static str, ids: &[u32], limit: usize) -> Result<(), KernelError> {
     match ids.iter().position(|&id| id as usize >= limit) {
         None => Ok(()),
         Some(index) => Err(KernelError::IdOutOfRange { op, arg, index, id: ids[index], limit }),

@@ -16,6 +16,7 @@
 //! | [`adamw`] | the optimizer, all tensors in one pass |
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
+//! | [`check`] | the checks that families share |
 //! | [`isa`] | the vector instructions in use |
 //! | [`cuda`] | the devices of this machine; how CUDA kernels are compiled and launched |
 //! | `emulator` | the same kernels on the CPU, for tests (feature `emulator`) |
@@ -39,7 +40,7 @@
 
 pub mod adamw;
 pub mod attention;
-mod check;
+pub mod check;
 pub mod cross_entropy;
 pub mod cuda;
 pub mod dtype;

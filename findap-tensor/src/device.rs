@@ -122,6 +122,11 @@ impl Cuda {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
+    /// The error for what should have been put on this device first.
+    pub(crate) fn is_missing(&self) -> TensorError {
+        TensorError::OtherDevice { wanted: format!("{self:?}"), found: "the CPU".to_owned() }
+    }
+
     /// Which attention kernels the device runs.
     pub(crate) fn target(&self) -> Target {
         self.shared.target

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use findap_kernels::attention::cuda::{PlacedTiles, Tiles};
 use findap_kernels::cuda::Indices;
-use findap_kernels::{KernelError, embedding};
+use findap_kernels::{check, embedding};
 
 use crate::device::{Cuda, Memory};
 use crate::error::TensorError;
@@ -41,7 +41,7 @@ impl<'a> Documents<'a> {
     pub(crate) fn on(&self, cuda: &Cuda) -> Result<&Placed, TensorError> {
         let placed = self.placed.as_ref().filter(|memory| memory.memory.cuda().is(cuda));
         let placed = placed.and_then(|memory| memory.placed.as_ref());
-        placed.ok_or_else(|| TensorError::OtherDevice { wanted: format!("{cuda:?}"), found: "the CPU".to_owned() })
+        placed.ok_or_else(|| cuda.is_missing())
     }
 }
 
@@ -86,7 +86,7 @@ impl DocumentMemory {
     /// Writes the documents of a batch whose ids are below `vocab` and positions below `max_positions`.
     ///
     /// # Errors
-    /// [`KernelError::IdOutOfRange`], [`KernelError::ShapeMismatch`], [`KernelError::BadOffsets`]; [`TensorError::Cuda`].
+    /// [`IdOutOfRange`](findap_kernels::KernelError::IdOutOfRange), `ShapeMismatch` or `BadOffsets` of the kernels; [`TensorError::Cuda`].
     ///
     /// # Panics
     /// If there are more tokens than the memory is for.
@@ -99,16 +99,11 @@ impl DocumentMemory {
         max_positions: usize,
     ) -> Result<(), TensorError> {
         self.placed = None;
-        check_below("embedding::forward", "ids", ids, vocab)?;
-        check_below("rope::forward", "positions", positions, max_positions)?;
+        check::ids("embedding::forward", "ids", ids, vocab)?;
+        check::ids("rope::forward", "positions", positions, max_positions)?;
         let n = cu_seqlens.last().map_or(0, |&n| n as usize);
-        for (op, arg, got) in
-            [("embedding::forward", "ids", ids.len()), ("rope::forward", "positions", positions.len())]
-        {
-            if got != n {
-                return Err(KernelError::ShapeMismatch { op, arg, want: n, got }.into());
-            }
-        }
+        check::length("embedding::forward", "ids", ids.len(), n)?;
+        check::length("rope::forward", "positions", positions.len(), n)?;
         let sorted = embedding::cuda::sort(ids);
         let tiles = Tiles::new(cu_seqlens)?;
         self.words.clear();
@@ -129,13 +124,5 @@ impl DocumentMemory {
         self.memory.write(0, bytemuck::cast_slice(&self.words))?;
         self.placed = Some(placed);
         Ok(())
-    }
-}
-
-/// A kernel on a device cannot refuse a bad index.
-pub(crate) fn check_below(op: &'static str, arg: &'static str, ids: &[u32], limit: usize) -> Result<(), KernelError> {
-    match ids.iter().position(|&id| id as usize >= limit) {
-        None => Ok(()),
-        Some(index) => Err(KernelError::IdOutOfRange { op, arg, index, id: ids[index], limit }),
     }
 }

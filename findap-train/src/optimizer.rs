@@ -1,6 +1,6 @@
 //! AdamW over all parameters at once, and clipping by the global gradient norm.
 
-use findap_tensor::ops::adamw::{self, Plan, Segment, Step};
+use findap_tensor::ops::adamw::{self, Plan, Rule, Segment, Step};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Dtype, TensorError};
 
@@ -68,12 +68,7 @@ impl AdamW {
             first_moment: self.first_moment.tensor_mut(),
             second_moment: self.second_moment.tensor_mut(),
             plan: &self.plan,
-            lr: rate,
-            beta1: self.betas[0],
-            beta2: self.betas[1],
-            eps: self.epsilon,
-            step,
-            grad_scale,
+            rule: Rule { lr: rate, beta1: self.betas[0], beta2: self.betas[1], eps: self.epsilon, step, grad_scale },
         })
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("0 kernels compiled, {} architectures skipped", ARCHITECTURES.len());
         return Ok(ExitCode::SUCCESS);
     };
+    // The flags of the tests, so that nothing is built twice.
+    let mut build = super::cargo();
+    build.args(["build", "--quiet"]).args(super::workspace_with_emulator()).args(["--example", "compile_kernels"]);
+    ensure!(build.status().context("cannot start cargo")?.success(), "the example compile_kernels does not build");
     let (mut table, mut warnings) = (Table::new(), Vec::new());
     for arch in ARCHITECTURES {
         let log = compile(arch, &libraries)?;
@@ -103,10 +107,6 @@ fn find_libraries(environment: &Path) -> Option<PathBuf> {
 
 /// Compiles all kernels with the library's own compiler settings and returns what was said.
 fn compile(arch: &str, libraries: &Path) -> Result<String> {
-    // The flags of the tests, so that nothing is built twice.
-    let mut build = super::cargo();
-    build.args(["build", "--quiet"]).args(super::workspace_with_emulator()).args(["--example", "compile_kernels"]);
-    ensure!(build.status().context("cannot start cargo")?.success(), "the example compile_kernels does not build");
     let output = Command::new(super::workspace_root().join("target/debug/examples/compile_kernels"))
         .arg(arch)
         .env("FINDAP_CUDA_LIB", libraries)

@@ -41,8 +41,8 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let (_, written) = arguments.common.read()?;
     // A recipe can be looked at where its model or its data are not.
-    let (recipe, plans) = match arguments.common.load() {
-        Ok((_, recipe)) => {
+    let (recipe, plans) = match arguments.common.resolve(written.clone()) {
+        Ok(recipe) => {
             let plans = plans(&recipe);
             (recipe, plans)
         }

@@ -64,8 +64,13 @@ impl Common {
     /// The recipe as written, and as it runs.
     pub(crate) fn load(&self) -> Result<(String, Recipe)> {
         let (text, recipe) = self.read()?;
+        Ok((text, self.resolve(recipe)?))
+    }
+
+    /// What runs: with every open choice made, those that depend on the model by its configuration.
+    pub(crate) fn resolve(&self, recipe: Recipe) -> Result<Recipe> {
         let config = findap_train::run::base_config(&recipe)?;
-        Ok((text, recipe.resolve(self.run_dir.as_deref(), config.max_positions)?))
+        Ok(recipe.resolve(self.run_dir.as_deref(), config.max_positions)?)
     }
 
     /// The run folder, whatever else can be told.

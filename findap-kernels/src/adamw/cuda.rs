@@ -4,7 +4,7 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use super::Segment;
+use super::{Rule, Segment};
 use crate::check;
 use crate::cuda::operand::{array, narrow, one_of};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
@@ -64,18 +64,8 @@ pub struct Step<'a> {
     /// The addresses of the f64 sum of squares of all gradients and of a `u32` that counts steps skipped because it was not
     /// finite. Without it nothing is clipped or skipped.
     pub norm: Option<Norm>,
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Number of this step, from 1.
-    pub step: u64,
-    /// Multiplied to every gradient first.
-    pub grad_scale: f64,
+    /// The numbers of this step.
+    pub rule: Rule,
     /// Whether bf16 numbers without a master copy are rounded stochastically, and by which seed; else to nearest.
     pub stochastic_seed: Option<u64>,
 }
@@ -98,7 +88,7 @@ pub struct Norm {
 /// `step` 0, an empty table or an address that is no multiple of 16; [`KernelError::UnsupportedDtype`].
 pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
     const OP: &str = "adamw::step";
-    let Step { params, master, grads, first_moment, second_moment, tiles, norm, .. } = *args;
+    let Step { params, master, grads, first_moment, second_moment, tiles, norm, rule, .. } = *args;
     for (arg, operand) in
         [("params", params), ("grads", grads), ("first_moment", first_moment), ("second_moment", second_moment)]
     {
@@ -110,7 +100,7 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
     }
     check::at_least(OP, "params", params.len, tiles.end)?;
     check::holds(OP, "tiles", tiles.count as f64, tiles.count > 0, "at least 1")?;
-    check::holds(OP, "step", args.step as f64, args.step > 0, "at least 1")?;
+    check::holds(OP, "step", rule.step as f64, rule.step > 0, "at least 1")?;
     const F: Dtype = Dtype::F32;
     const B: Dtype = Dtype::Bf16;
     let formats = [[F, F, F, F], [B, B, B, B], [B, B, F, F], [B, F, B, B], [B, F, F, F]];
@@ -128,8 +118,6 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
         ("second_moment", second_moment.dtype),
     ];
     let format = one_of(OP, dtypes, formats)?;
-    let steps = args.step as f64;
-    let bias2_root = (1.0 - args.beta2.powf(steps)).sqrt();
     let number = |x: f64| Arg::F32(x as f32);
     Ok(Launch {
         source: &SOURCE,
@@ -146,17 +134,17 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
             Arg::Address(args.tiles_address),
             Arg::Address(norm.map_or(0, |norm| norm.squares)),
             Arg::Address(norm.map_or(0, |norm| norm.skipped)),
-            number(args.lr),
-            number(1.0 - args.beta1),
-            number(args.beta2),
-            number(1.0 - args.beta2),
-            number(args.eps),
-            number(1.0 - args.beta1.powf(steps)),
-            number(bias2_root),
-            number(args.grad_scale),
+            number(rule.lr),
+            number(1.0 - rule.beta1),
+            number(rule.beta2),
+            number(1.0 - rule.beta2),
+            number(rule.eps),
+            number(rule.bias1()),
+            number(rule.bias2_root()),
+            number(rule.grad_scale),
             number(norm.and_then(|norm| norm.max_norm).unwrap_or(0.0)),
             Arg::U32(u32::from(args.stochastic_seed.is_some())),
-            Arg::U64(args.step),
+            Arg::U64(rule.step),
             Arg::U64(args.stochastic_seed.unwrap_or(0)),
         ],
     })

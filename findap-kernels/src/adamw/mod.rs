@@ -42,6 +42,13 @@ pub struct Step<'a> {
     pub second_moment: SliceMut<'a>,
     /// Which parameters are updated; those outside all segments are frozen.
     pub segments: &'a [Segment],
+    /// The numbers of this step.
+    pub rule: Rule,
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
     /// Learning rate.
     pub lr: f64,
     /// Decay of the first moment.
@@ -56,6 +63,18 @@ pub struct Step<'a> {
     pub grad_scale: f64,
 }
 
+impl Rule {
+    /// 1 - beta1^step, by which the first moment is too small.
+    fn bias1(&self) -> f64 {
+        1.0 - self.beta1.powf(self.step as f64)
+    }
+
+    /// sqrt(1 - beta2^step), by which the root of the second moment is too small.
+    fn bias2_root(&self) -> f64 {
+        (1.0 - self.beta2.powf(self.step as f64)).sqrt()
+    }
+}
+
 /// Makes one optimizer step.
 ///
 /// # Errors
@@ -67,21 +86,12 @@ pub fn step(args: Step<'_>) -> Result<(), KernelError> {
     check::length(OP, "grads", args.grads.len(), n)?;
     check::length(OP, "first_moment", args.first_moment.len(), n)?;
     check::length(OP, "second_moment", args.second_moment.len(), n)?;
-    check::holds(OP, "step", args.step as f64, args.step > 0, "at least 1")?;
+    check::holds(OP, "step", args.rule.step as f64, args.rule.step > 0, "at least 1")?;
     for segment in args.segments {
         check::at_least(OP, "params", n, segment.start + segment.len)?;
     }
     let dtypes = [("params", args.params.dtype()), ("grads", args.grads.dtype())];
-    let Step { params, grads, first_moment, second_moment, segments, .. } = args;
-    let rule = Rule {
-        lr: args.lr,
-        beta1: args.beta1,
-        beta2: args.beta2,
-        eps: args.eps,
-        bias1: 1.0 - args.beta1.powf(args.step as f64),
-        bias2_root: (1.0 - args.beta2.powf(args.step as f64)).sqrt(),
-        grad_scale: args.grad_scale,
-    };
+    let Step { params, grads, first_moment, second_moment, segments, rule } = args;
     use {Slice as S, SliceMut as M};
     match (params, grads, first_moment, second_moment) {
         (M::F32(p), S::F32(g), M::F32(m), M::F32(v)) => update(rule, segments, p, g, m, v),
@@ -91,21 +101,11 @@ pub fn step(args: Step<'_>) -> Result<(), KernelError> {
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Rule {
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    bias1: f64,
-    bias2_root: f64,
-    grad_scale: f64,
-}
-
 /// Numbers of one task: four arrays of them stay in the second-level cache.
 const TASK: usize = 32_768;
 
 fn update<T: Real>(rule: Rule, segments: &[Segment], params: &mut [T], grads: &[T], first: &mut [T], second: &mut [T]) {
+    let (rate, root) = (T::from_f64(rule.lr / rule.bias1()), T::from_f64(rule.bias2_root()));
     for segment in segments {
         let range = segment.start..segment.start + segment.len;
         let state = first[range.clone()].par_chunks_mut(TASK).zip(second[range.clone()].par_chunks_mut(TASK));
@@ -114,18 +114,25 @@ fn update<T: Real>(rule: Rule, segments: &[Segment], params: &mut [T], grads: &[
         values.zip(state).for_each(|((p, g), (m, v))| {
             vectorised(
                 #[inline(always)]
-                || chunk(rule, shrink, p, g, m, v),
+                || chunk(rule, [shrink, rate, root], p, g, m, v),
             )
         });
     }
 }
 
 #[inline(always)]
-fn chunk<T: Real>(rule: Rule, shrink: T, params: &mut [T], grads: &[T], first: &mut [T], second: &mut [T]) {
+fn chunk<T: Real>(
+    rule: Rule,
+    [shrink, rate, root]: [T; 3],
+    params: &mut [T],
+    grads: &[T],
+    first: &mut [T],
+    second: &mut [T],
+) {
     let real = T::from_f64;
     let (scale, one_less_beta1) = (real(rule.grad_scale), real(1.0 - rule.beta1));
     let (beta2, one_less_beta2) = (real(rule.beta2), real(1.0 - rule.beta2));
-    let (rate, root, eps) = (real(rule.lr / rule.bias1), real(rule.bias2_root), real(rule.eps));
+    let eps = real(rule.eps);
     for i in 0..params.len() {
         let g = grads[i] * scale;
         // lerp, as torch computes it: m + (g - m) (1 - b1)

@@ -157,25 +157,6 @@ template <int N> DEVICE void clear(float (&sum)[N]) {
 
 // ---- rows out of the registers ----
 
-// Transposes 4 words of each of 4 neighbouring lanes, so that a lane holds 8 neighbouring numbers of a row.
-DEVICE uint4 transpose_quad(u32 (&word)[4], int lane) {
-    UNROLL
-    for (int step = 1; step <= 2; step *= 2) {
-        const bool upper = lane & step;
-        UNROLL
-        for (int i = 0; i < 4; i++) {
-            if (i & step) continue;
-            u32 given = upper ? word[i] : word[i + step];
-            u32 got = __shfl_xor_sync(0xffffffffu, given, step);
-            if (upper)
-                word[i] = got;
-            else
-                word[i + step] = got;
-        }
-    }
-    return {word[0], word[1], word[2], word[3]};
-}
-
 // Stores half `h` of 16 rows (lane / 4, 8 further for h = 1), times `factor`. All lanes take part, only `inside` ones store.
 template <int HEAD_DIM>
 DEVICE void store_row(bf16* row, const float (&sum)[HEAD_DIM / 2], int h, float factor, bool inside, int lane) {
@@ -188,15 +169,6 @@ DEVICE void store_row(bf16* row, const float (&sum)[HEAD_DIM / 2], int h, float 
         uint4 chunk = transpose_quad(word, lane);
         if (inside) *(uint4*)(row + n * 8 + (lane & 3) * 8) = chunk;
     }
-}
-
-DEVICE float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-DEVICE float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
 // Where a thread of a consumer stands.

@@ -110,6 +110,17 @@ pub fn forward_backward(args: Backward<'_>) -> Result<(), KernelError> {
     )
 }
 
+/// Every target below `vocab` or [`IGNORE`].
+///
+/// # Errors
+/// [`KernelError::IdOutOfRange`] with the first that is neither.
+pub fn check_targets(op: &'static str, targets: &[u32], vocab: usize) -> Result<(), KernelError> {
+    match targets.iter().position(|&t| t != IGNORE && t as usize >= vocab) {
+        None => Ok(()),
+        Some(index) => Err(KernelError::IdOutOfRange { op, arg: "targets", index, id: targets[index], limit: vocab }),
+    }
+}
+
 struct Gradient<'a> {
     token_weights: &'a [f64],
     dhidden: SliceMut<'a>,
@@ -127,9 +138,7 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
     check::length(op, "logp", logp.len(), n)?;
     check::length(op, "lse", lse.len(), n)?;
     check::at_least(op, "scratch", scratch.len(), sizes.scratch_len())?;
-    if let Some(index) = targets.iter().position(|&t| t != IGNORE && t as usize >= vocab) {
-        return Err(KernelError::IdOutOfRange { op, arg: "targets", index, id: targets[index], limit: vocab });
-    }
+    check_targets(op, targets, vocab)?;
     if hidden.dtype() != scratch.dtype() {
         return Err(check::unsupported(op, [("hidden", hidden.dtype()), ("scratch", scratch.dtype())]));
     }

@@ -108,6 +108,36 @@ template <typename T> DEVICE T block_sum(T x, T* partial) {
     return x;
 }
 
+// ---- Quads: the 4 neighbouring lanes that hold a row of a product of mma or wgmma ----
+
+DEVICE float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+DEVICE float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Transposes 4 words of each of 4 neighbouring lanes, so that a lane holds 8 neighbouring numbers of a row.
+DEVICE uint4 transpose_quad(u32 (&word)[4], int lane) {
+    UNROLL
+    for (int step = 1; step <= 2; step *= 2) {
+        const bool upper = lane & step;
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (i & step) continue;
+            u32 given = upper ? word[i] : word[i + step];
+            u32 got = __shfl_xor_sync(0xffffffffu, given, step);
+            if (upper)
+                word[i] = got;
+            else
+                word[i + step] = got;
+        }
+    }
+    return {word[0], word[1], word[2], word[3]};
+}
+
 // ---- Random bits: Philox 4x32 with ten rounds, a function of a counter and a key ----
 // Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 

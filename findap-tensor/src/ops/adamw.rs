@@ -1,8 +1,8 @@
 //! The optimizer.
 
 use findap_kernels::KernelError;
-pub use findap_kernels::adamw::Segment;
 use findap_kernels::adamw::{self, cuda};
+pub use findap_kernels::adamw::{Rule, Segment};
 
 use crate::device::{Device, Memory};
 use crate::error::TensorError;
@@ -49,18 +49,8 @@ pub struct Step<'a> {
     pub second_moment: &'a mut Tensor,
     /// Which parameters are updated; those outside are frozen.
     pub plan: &'a Plan,
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Number of this step, from 1.
-    pub step: u64,
-    /// Multiplied to every gradient first: the clipping factor.
-    pub grad_scale: f64,
+    /// The numbers of this step.
+    pub rule: Rule,
 }
 
 /// Makes one optimizer step.
@@ -68,12 +58,11 @@ pub struct Step<'a> {
 /// # Errors
 /// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn step(args: Step<'_>) -> Result<(), TensorError> {
-    let Step { params, master, grads, first_moment, second_moment, plan, lr, beta1, beta2, eps, step, grad_scale } =
-        args;
+    let Step { params, master, grads, first_moment, second_moment, plan, rule } = args;
     let params = params.all_mut();
     if let Some(device) = params.cuda() {
         let Some((tiles, memory)) = plan.placed.as_ref().filter(|(_, memory)| memory.cuda().is(device)) else {
-            return Err(TensorError::OtherDevice { wanted: format!("{device:?}"), found: "the CPU".to_owned() });
+            return Err(device.is_missing());
         };
         return device.run(&[cuda::step(&cuda::Step {
             params: params.on(device)?,
@@ -84,12 +73,7 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
             tiles,
             tiles_address: memory.address(),
             norm: None,
-            lr,
-            beta1,
-            beta2,
-            eps,
-            step,
-            grad_scale,
+            rule,
             stochastic_seed: None,
         })?]);
     }
@@ -99,11 +83,6 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
         first_moment: first_moment.all_mut().host()?,
         second_moment: second_moment.all_mut().host()?,
         segments: &plan.segments,
-        lr,
-        beta1,
-        beta2,
-        eps,
-        step,
-        grad_scale,
+        rule,
     })?)
 }

@@ -5,10 +5,9 @@ use findap_kernels::cross_entropy::{self, Backward, Forward};
 pub use findap_kernels::cross_entropy::{IGNORE, MAX_CHUNK_ROWS, Sizes};
 use findap_kernels::cuda::{Indices, Operand};
 use findap_kernels::matmul::cuda::{Matrix, Product};
-use findap_kernels::{Dtype, KernelError, Write, reduce};
+use findap_kernels::{Dtype, Write, check, reduce};
 
 use crate::device::{Cuda, Device, Memory};
-use crate::documents::check_below;
 use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
 
@@ -221,29 +220,22 @@ fn on_device(
     let (hidden, weight) = (head.hidden.on(device)?, head.weight.on(device)?);
     let placed = scores.placed.as_mut().filter(|placed| placed.memory.cuda().is(device));
     let Some(placed) = placed else {
-        return Err(TensorError::OtherDevice { wanted: format!("{device:?}"), found: "the CPU".to_owned() });
+        return Err(device.is_missing());
     };
     let dhidden_len =
         gradients.as_ref().map_or(n * dim, |gradients| gradients.dhidden.rows * gradients.dhidden.columns);
     for (arg, got, want) in
         [("hidden", hidden.len, n * dim), ("dhidden", dhidden_len, n * dim), ("targets", n, n.min(placed.max_tokens))]
     {
-        if got != want {
-            return Err(KernelError::ShapeMismatch { op: OP, arg, want, got }.into());
-        }
+        check::length(OP, arg, got, want)?;
     }
-    if let Some(index) = head.targets.iter().position(|&target| target != IGNORE && target as usize >= vocab) {
-        check_below(OP, "targets", &head.targets[index..], vocab)?;
-    }
+    cross_entropy::check_targets(OP, head.targets, vocab)?;
     let offset = placed.offset(Column::Targets);
     placed.memory.write(offset, bytemuck::cast_slice(head.targets))?;
     let gradients = match gradients {
         None => None,
         Some(Gradients { token_weights, dhidden, dweight }) => {
-            if token_weights.len() != n {
-                let (arg, got) = ("token_weights", token_weights.len());
-                return Err(KernelError::ShapeMismatch { op: OP, arg, want: n, got }.into());
-            }
+            check::length(OP, "token_weights", token_weights.len(), n)?;
             placed.staging.iter_mut().zip(token_weights).for_each(|(x, &weight)| *x = weight as f32);
             let offset = placed.offset(Column::Weights);
             placed.memory.write(offset, bytemuck::cast_slice(&placed.staging[..n]))?;
