@@ -48,7 +48,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Goes up whenever the same sizes give other files.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Sizes of a world. The same seed and entities per kind give the same entities and facts, whatever the other sizes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

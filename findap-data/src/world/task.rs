@@ -42,10 +42,27 @@ impl TaskKind {
     pub(super) const FINANCE: [Self; 5] =
         [Self::Sentiment, Self::Headline, Self::Entities, Self::Credit, Self::TableFigure];
 
-    /// All kinds of a domain that training shows.
+    /// All kinds of a domain.
     pub(super) fn of(domain: Domain) -> &'static [Self] {
         match domain {
             Domain::General => &Self::GENERAL,
+            Domain::Finance => &Self::FINANCE,
+        }
+    }
+
+    /// The kinds that conversations draw from. To sort words is to know the sort of each, which takes more lessons than
+    /// the other kinds do, so those two are there more than once.
+    pub(super) fn lessons(domain: Domain) -> &'static [Self] {
+        match domain {
+            Domain::General => &[
+                Self::SentenceTopic,
+                Self::NameInSentence,
+                Self::OddWord,
+                Self::OddWord,
+                Self::ChooseSort,
+                Self::ChooseSort,
+                Self::ChooseSort,
+            ],
             Domain::Finance => &Self::FINANCE,
         }
     }
