@@ -641,11 +641,11 @@ fn kept(config: &Config, recompute: Recompute, needs_backward: bool) -> (usize, 
     }
 }
 
-/// Rows of logits computed at a time. CPU: about 2^21 logits, so that a chunk stays in the last-level cache; a device: about
+/// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew; a device: about
 /// 2^27 (512 MiB), so that products are large.
 fn head_chunk_rows(device: &Device, vocab_size: usize) -> usize {
     match device {
-        Device::Cpu => ((1 << 21) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
+        Device::Cpu => ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
         Device::Cuda(_) => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
     }
 }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
-mod bench_step;
+mod bench;
 mod bundle;
 mod kernels;
 mod study;
@@ -33,17 +33,12 @@ enum Chore {
     },
     /// Run every check that CI runs, cheapest first; stops at the first that fails
     Test,
-    /// Run the criterion benches; further arguments go to `cargo bench`
-    Bench {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
-        further: Vec<String>,
-    },
+    /// Time kernels, training steps, generation and scoring on this CPU
+    Bench(bench::Arguments),
     /// Compile every CUDA kernel, without a GPU, and compare registers and spills with the snapshot
     Kernels(kernels::Arguments),
     /// Make a folder that tests and measures a GPU machine on which nothing is installed but the driver
     Bundle(bundle::Arguments),
-    /// Time a training step of several models, in turn with transformers and torch where --peer names a Python that has them
-    BenchStep(bench_step::Arguments),
     /// Run the demonstration's recipes with several seeds and write docs/demo-study.md
     Study(study::Arguments),
 }
@@ -52,11 +47,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Train { further } => build(&["--bin", "findap"])
             .and_then(|()| become_command(built("findap").args(["run", "recipes/demo.toml"]).args(further))),
-        // `--bench *` leaves out the unit tests, which do not know criterion's arguments.
-        Chore::Bench { further } => {
-            become_command(cargo().args(["bench", "--workspace", "--bench", "*"]).args(further))
-        }
-        Chore::BenchStep(arguments) => bench_step::run(&arguments),
+        Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Bundle(arguments) => bundle::run(&arguments),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Study(arguments) => study::run(&arguments),

@@ -9,6 +9,7 @@ mod attention;
 mod cross_entropy;
 mod embedding;
 mod matmul;
+mod peak;
 mod reduce;
 mod rms_norm;
 mod rope;
@@ -18,6 +19,7 @@ mod swiglu;
 
 criterion::criterion_group!(
     benches,
+    peak::benches,
     matmul::benches,
     attention::benches,
     cross_entropy::benches,
