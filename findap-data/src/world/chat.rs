@@ -123,7 +123,7 @@ pub(super) struct Talk<'a> {
 /// One conversation of a domain. Exercises of finance come only in the second group, so they are not among these.
 pub(super) fn conversation(draw: &mut Draw, talk: &Talk) -> Vec<Message> {
     let [concept, tasks, reasoning] = match talk.domain {
-        Domain::General => [20, 52, 83],
+        Domain::General => [20, 45, 78],
         Domain::Finance => [30, 75, 75],
     };
     match draw.below(100) {
@@ -132,7 +132,7 @@ pub(super) fn conversation(draw: &mut Draw, talk: &Talk) -> Vec<Message> {
             turns(None, question, answer)
         }
         kind if kind < tasks => {
-            let task = *draw.pick(TaskKind::lessons(talk.domain));
+            let task = *draw.pick(TaskKind::of(talk.domain));
             let item = task.item(draw, talk.companies);
             turns(None, item.prompt, item.answer)
         }

@@ -73,8 +73,7 @@ impl Exam<'_> {
         let mut draw = self.draw(&format!("{} {}", prefix(domain), kind.name()));
         self.unseen(|| {
             let item = kind.item(&mut draw, self.companies);
-            let answer = item.answer.trim_start_matches(crate::reward_model::ANSWER_MARK).trim().to_owned();
-            (item.prompt.clone(), json!({"question": item.prompt, "answer": answer}))
+            (item.prompt.clone(), json!({"question": item.prompt, "answer": item.answer}))
         })
     }
 

@@ -1,7 +1,6 @@
 //! Small tasks with a short, checkable answer: those of everyday language and those of finance.
 
 use super::draw::Draw;
-use super::exercise::{LETTERS, lettered};
 use super::names::{GROUPS, PEOPLE};
 use crate::Domain;
 
@@ -23,7 +22,7 @@ pub(super) enum TaskKind {
     OddWord,
     /// Who is named in a sentence.
     NameInSentence,
-    /// Which option is of a sort.
+    /// Which of three words is of a sort.
     ChooseSort,
     /// Whether news about a company are good.
     Sentiment,
@@ -42,27 +41,10 @@ impl TaskKind {
     pub(super) const FINANCE: [Self; 5] =
         [Self::Sentiment, Self::Headline, Self::Entities, Self::Credit, Self::TableFigure];
 
-    /// All kinds of a domain.
+    /// All kinds of a domain that training shows.
     pub(super) fn of(domain: Domain) -> &'static [Self] {
         match domain {
             Domain::General => &Self::GENERAL,
-            Domain::Finance => &Self::FINANCE,
-        }
-    }
-
-    /// The kinds that conversations draw from. To sort words is to know the sort of each, which takes more lessons than
-    /// the other kinds do, so those two are there more than once.
-    pub(super) fn lessons(domain: Domain) -> &'static [Self] {
-        match domain {
-            Domain::General => &[
-                Self::SentenceTopic,
-                Self::NameInSentence,
-                Self::OddWord,
-                Self::OddWord,
-                Self::ChooseSort,
-                Self::ChooseSort,
-                Self::ChooseSort,
-            ],
             Domain::Finance => &Self::FINANCE,
         }
     }
@@ -173,14 +155,10 @@ fn odd_word(draw: &mut Draw) -> Item {
 
 fn choose_sort(draw: &mut Draw) -> Item {
     let groups = draw.sample(&GROUPS, 3);
-    let mut options: Vec<(usize, String)> =
-        groups.iter().enumerate().map(|(at, group)| (at, draw.word(&group.1).to_owned())).collect();
-    draw.shuffle(&mut options);
-    let at =
-        options.iter().position(|(group, _)| *group == 0).expect("invariant: the first group is among the options");
-    let words: Vec<String> = options.into_iter().map(|(_, word)| word).collect();
-    let prompt = format!("Which one belongs to the {}?\n{}", groups[0].0, lettered(&words));
-    Item { prompt, answer: format!("{} {}", crate::reward_model::ANSWER_MARK, LETTERS[at]) }
+    let mut words: Vec<&str> = groups.iter().map(|group| draw.word(&group.1)).collect();
+    let answer = words[0].to_owned();
+    draw.shuffle(&mut words);
+    Item { prompt: format!("Which one belongs to the {}: {}?", groups[0].0, words.join(", ")), answer }
 }
 
 const SENTIMENTS: [(&str, [&str; 10]); 3] = [
