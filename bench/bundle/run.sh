@@ -12,10 +12,10 @@ results=${1:-$here/results}
 mkdir -p "$results" || exit 1
 results=$(cd "$results" && pwd)
 logs=$results/logs
-rm -rf "$logs" "$results/train-cpu" "$results/train-gpu" "$results/results.json" "$results"/*.jsonl
-mkdir -p "$logs"
+rm -rf "$logs" "$results/train-cpu" "$results/train-gpu" "$results/scores" "$results/results.json" "$results"/*.jsonl
+mkdir -p "$logs" "$results/scores"
 touch "$results"/{steps,cases,benches,peers}.jsonl
-export FINDAP_CUBIN=$here/cubin
+export FINDAP_CUBIN=$here/cubin FINDAP_GOLDEN=$here/golden
 
 # ---- What was found, as JSON ----
 
@@ -89,10 +89,10 @@ step steps "doctor" 60 ./findap doctor --json
 doctor=$(cat "$logs/doctor.log")
 case $doctor in '{'*) ;; *) doctor=null ;; esac
 
-# cases NAME PATTERN: each test of the binary whose name has the pattern, in its own process.
+# run_cases TITLE BINARY PATTERN [BUT]: each test of the binary whose name has the pattern, in its own process.
 run_cases() {
-    local title=$1 tests
-    tests=$(./kernel_tests --list --format terse 2>/dev/null | sed -n 's/: test$//p' | grep -E "$2" | grep -E -v "${3:-^$}")
+    local title=$1 binary=$2 tests
+    tests=$("$binary" --list --format terse 2>/dev/null | sed -n 's/: test$//p' | grep -E "$3" | grep -E -v "${4:-^$}")
     if [ -n "$no_gpu" ]; then
         skip steps "$title" "$no_gpu; $(printf '%s\n' "$tests" | grep -c .) cases were not run"
         return
@@ -101,7 +101,7 @@ run_cases() {
     before=$(grep -c '"status": "skipped"' "$results/cases.jsonl")
     for test in $tests; do
         count=$((count + 1))
-        step cases "$test" 300 ./kernel_tests --exact "$test" --test-threads 1 --nocapture
+        step cases "$test" 300 "$binary" --exact "$test" --test-threads 1 --nocapture
         tail -n 1 "$results/cases.jsonl" | grep -q '"status": "\(failed\|timeout\)"' && failed=$((failed + 1))
     done
     local skipped=$(($(grep -c '"status": "skipped"' "$results/cases.jsonl") - before))
@@ -114,8 +114,50 @@ run_cases() {
 }
 
 # First what the kernels rest on: a wrong model of the Hopper units explains every failure after it.
-run_cases "probes of the Hopper units" 'cuda::tests::probes::'
-run_cases "cases of the kernels" 'cuda::tests::' 'cuda::tests::probes::'
+run_cases "probes of the Hopper units" ./kernel_tests 'cuda::tests::probes::'
+run_cases "cases of the kernels" ./kernel_tests 'cuda::tests::' 'cuda::tests::probes::'
+run_cases "cases of the model" ./model_tests '^tests::(device|generate)::'
+
+# ---- The golden numbers of transformers ----
+
+# error SCORES: how far log-probabilities are off in the root mean square, and how large they are.
+error() {
+    sed 's/.*"logprobs":\[\([^]]*\)\].*/\1/' "$1" | tr ',' '\n' | paste -d ' ' - parity/logprobs.txt | awk '
+        NF != 2 || ($1 == "null") != ($2 == "null") { bad = 1 }
+        $1 != "null" { off += ($1 - $2) ^ 2; size += $2 ^ 2; count++ }
+        END { if (bad || count == 0) print "nan nan"; else printf "%.9g %.9g\n", sqrt(off / count), sqrt(size / count) }'
+}
+
+# The rule of the tests: the truth is transformers in f32. f32 on the GPU may have three times the error of the CPU, plus four roundings of
+# the numbers. In bf16 activations are rounded as weights are, and both enter every product alike: three times the error of the CPU over
+# weights in bf16, which rounds those alone.
+compare_scores() {
+    local device dtype cpu size gpu
+    for dtype in f32 bf16; do
+        for device in cpu cuda:0; do
+            ./findap score golden/models/tiny --input parity/rows.jsonl --output "$results/scores/$device-$dtype.jsonl" \
+                --device "$device" --dtype "$dtype" || return 1
+        done
+        read -r cpu size <<<"$(error "$results/scores/cpu-$dtype.jsonl")"
+        read -r gpu size <<<"$(error "$results/scores/cuda:0-$dtype.jsonl")"
+        echo "kernel scores: $dtype, off by $gpu on the GPU and $cpu on the CPU, of $size"
+        awk -v gpu="$gpu" -v cpu="$cpu" -v size="$size" 'BEGIN { exit !(gpu <= 3 * cpu + 4 * size / 2 ^ 24) }' || return 1
+    done
+}
+
+# compared NAME FUNCTION: a step that is a function of this script.
+compared() {
+    local log=$logs/${1// /-}.log begin=$EPOCHREALTIME status
+    if [ -n "$no_gpu" ]; then
+        skip steps "$1" "$no_gpu"
+        return
+    fi
+    "$2" >"$log" 2>&1 && status=passed || status=failed
+    record steps "$1" $status "$(awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.3f", b - a }')" \
+        "$(grep -a "^kernel " "$log" || tail -n 3 "$log")"
+}
+
+compared "golden scores" compare_scores
 
 # ---- Training on the CPU and on the GPU ----
 
@@ -131,7 +173,7 @@ last_loss() {
 }
 
 compare_training() {
-    train cpu || return 1
+    train cpu --set run.device=cpu || return 1
     train gpu --set run.device=cuda:0 || return 1
     local cpu gpu
     cpu=$(last_loss cpu) gpu=$(last_loss gpu)
@@ -140,20 +182,7 @@ compare_training() {
     awk -v a="$cpu" -v b="$gpu" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(a > 0 && b > 0 && d <= 0.05 * a) }'
 }
 
-knows=$(./findap plan recipes/demo.toml --set run.device=cpu 2>&1)
-case $knows in
-*'unknown key'*) skip steps "training on CPU and GPU" "this findap has no key run.device: it trains on the CPU only" ;;
-*)
-    if [ -n "$no_gpu" ]; then
-        skip steps "training on CPU and GPU" "$no_gpu"
-    else
-        begin=$EPOCHREALTIME
-        compare_training >"$logs/training.log" 2>&1 && status=passed || status=failed
-        record steps "training on CPU and GPU" $status \
-            "$(awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.3f", b - a }')" "$(grep -a "^kernel " "$logs/training.log" || tail -n 3 "$logs/training.log")"
-    fi
-    ;;
-esac
+compared "training on CPU and GPU" compare_training
 
 # ---- Checked by NVIDIA's tools ----
 
@@ -182,6 +211,18 @@ bench() {
 }
 
 bench benches "kernel benches" 1800 ./bench_cuda
+
+# Whole training steps over 8192 tokens in documents of 1024 and in one, with random weights: the shapes of Llama 3.2 1B and Llama 3 8B.
+one_b="hidden=2048 layers=16 heads=32 kv_heads=8 ffn=8192 vocab=128256 tied=1"
+eight_b="hidden=4096 layers=32 heads=32 kv_heads=8 ffn=14336 vocab=128256 tied=0"
+for documents in 1 8; do
+    # shellcheck disable=SC2086 # keys are words
+    bench benches "step 1B bf16, 8192 tokens in $documents" 900 \
+        ./bench_step $one_b device=cuda:0 compute=bf16 recompute=block sequence=8192 documents=$documents steps=10 warm=3
+done
+# shellcheck disable=SC2086
+bench benches "step 8B bf16, 8192 tokens in 1" 1200 \
+    ./bench_step $eight_b device=cuda:0 compute=bf16 recompute=block sequence=8192 steps=5 warm=2
 
 python=
 for candidate in "${FINDAP_PYTHON:-}" python3 python /opt/conda/bin/python "$HOME"/*/bin/python3; do

@@ -2,8 +2,8 @@
 //! timed. `cargo run --release -p findap-kernels --example bench_cuda [-- --small | --device]`; `--device` only names the GPU.
 //!
 //! Times are medians of 20 runs after 3 for warming up, by the device's clock. Attention counts 4 h d n^2 / 2 operations for each
-//! document of n tokens going forward, h heads of dim d, and 2.5 times as many going backward, as published tables do. What moves
-//! numbers counts every array that has to be read or written once. Without a GPU, a build with the feature `emulator` checks small
+//! document of n tokens going forward, h heads of dim d, and 2.5 times as many going backward, as published tables do; a product counts
+//! 2 m n k. What moves numbers counts every array that has to be read or written once; decoding counts the cache. Without a GPU, a build with the feature `emulator` checks small
 //! sizes and times nothing; other builds say why they cannot and exit with 3.
 
 use std::error::Error;
@@ -15,6 +15,7 @@ use findap_kernels::attention::Heads;
 use findap_kernels::attention::cuda::{self as attention, Target, Tiles};
 use findap_kernels::cross_entropy::cuda as cross_entropy;
 use findap_kernels::cuda::{Buffer, CudaError, Device, Executor, Gpu, Indices, Launch, Operand, Probe, probe};
+use findap_kernels::matmul::cuda::{self as matmul, Matrix, Product};
 use findap_kernels::rms_norm::cuda as rms_norm;
 use findap_kernels::swiglu::cuda as swiglu;
 use findap_kernels::{Dtype, Write as Mode};
@@ -103,6 +104,17 @@ struct Bench<'e> {
     is_small: bool,
 }
 
+/// A product of bf16.
+#[derive(Clone, Copy)]
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    transpose_a: bool,
+    transpose_b: bool,
+    to_f32: bool,
+}
+
 /// What the work of one run is counted in.
 #[derive(Clone, Copy)]
 enum Count {
@@ -126,6 +138,12 @@ impl<'e> Bench<'e> {
         note("rms_norm", self.rms_norm());
         note("swiglu", self.swiglu());
         note("cross_entropy", self.cross_entropy());
+        for shape in self.product_shapes() {
+            note("matmul", self.matmul(shape));
+        }
+        for (sequences, len) in if self.is_small { vec![(3, 600)] } else { vec![(1, 8192), (8, 8192), (64, 2048)] } {
+            note("attention_decode", self.decode(sequences, len));
+        }
         for (heads, documents) in self.attention_shapes() {
             note("attention", self.attention(heads, &documents));
         }
@@ -390,7 +408,138 @@ impl<'e> Bench<'e> {
         Ok(self.report("cross_entropy_forward", &shape, check, bytes(1), || self.launch(&forward))? && is_right)
     }
 
+    // ---- Products ----
+
+    /// Those of a step of an 8B Llama over 8192 tokens, and of one new token for each of 64 sequences.
+    fn product_shapes(&self) -> Vec<Shape> {
+        let forward = |m, n, k| Shape { m, n, k, transpose_a: false, transpose_b: true, to_f32: false };
+        let input_gradient = |m, n, k| Shape { transpose_b: false, ..forward(m, n, k) };
+        let weight_gradient =
+            |m, n, k| Shape { transpose_a: true, transpose_b: false, to_f32: true, ..forward(m, n, k) };
+        if self.is_small {
+            return vec![forward(70, 136, 96), input_gradient(33, 64, 200), weight_gradient(64, 72, 130)];
+        }
+        vec![
+            forward(8192, 4096, 4096),
+            forward(8192, 14336, 4096),
+            forward(8192, 4096, 14336),
+            input_gradient(8192, 4096, 14336),
+            weight_gradient(14336, 4096, 8192),
+            Shape { to_f32: true, ..forward(1024, 128_256, 4096) },
+            forward(64, 4096, 4096),
+            forward(64, 14336, 4096),
+        ]
+    }
+
+    /// By the device's library, where there is one, and by our own kernel.
+    fn matmul(&self, shape: Shape) -> Outcome<bool> {
+        let Shape { m, n, k, transpose_a, transpose_b, to_f32 } = shape;
+        let [a, b] = [numbers(m * k, 1), numbers(k * n, 2)];
+        let [a_at, b_at] = [self.array(&a)?, self.array(&b)?];
+        let matrix = |array: &Array<'_>, pitch| Matrix { numbers: array.operand(), pitch };
+        let mut all_right = true;
+        for is_own in [false, true] {
+            // fresh, so that neither is checked by the other's result
+            let c = self.empty(m * n, if to_f32 { Dtype::F32 } else { Dtype::Bf16 })?;
+            let product = Product {
+                m,
+                n,
+                k,
+                a: matrix(&a_at, if transpose_a { m } else { k }),
+                transpose_a,
+                b: matrix(&b_at, if transpose_b { k } else { n }),
+                transpose_b,
+                c: matrix(&c, n),
+                write: Mode::Overwrite,
+            };
+            let own = [matmul::launch(&product)?];
+            let multiply = || {
+                if is_own {
+                    return Some(self.launch(&own));
+                }
+                // SAFETY: the operands are arrays of this executor, and the launcher has found them right.
+                unsafe { self.executor.multiply(&product) }
+            };
+            let Some(done) = multiply() else { continue };
+            done?;
+            let got = c.numbers()?;
+            let check = samples(m * n, 256).into_iter().try_for_each(|at| {
+                let (i, j) = (at / n, at % n);
+                let a = |p: usize| a[if transpose_a { p * m + i } else { i * k + p }].to_f64();
+                let b = |p: usize| b[if transpose_b { j * k + p } else { p * n + j }].to_f64();
+                let truth: f64 = (0..k).map(|p| a(p) * b(p)).sum();
+                // k terms of at most 4 in f32, and the rounding of what is stored
+                let sum = 8.0 * 4.0 * (k as f64).sqrt() / f64::from(1 << 24);
+                near(&format!("c[{i}, {j}]"), got[at], truth, sum + if to_f32 { 0.0 } else { BF16 * truth.abs() })
+            });
+            let name = if is_own { "matmul_own" } else { "matmul_cublaslt" };
+            let transposes = match (transpose_a, transpose_b) {
+                (false, true) => "a b^T",
+                (true, false) => "a^T b",
+                _ => "a b",
+            };
+            let what = format!("{m} x {n} x {k}, {transposes}, bf16{}", if to_f32 { " to f32" } else { "" });
+            let count = Count::Operations(2.0 * (m * n) as f64 * k as f64);
+            let run = || multiply().unwrap_or(Ok(()));
+            all_right &= self.report(name, &what, check, count, run)?;
+        }
+        Ok(all_right)
+    }
+
     // ---- Attention ----
+
+    /// One new token of each sequence, with the heads of an 8B Llama.
+    fn decode(&self, sequences: usize, len: usize) -> Outcome<bool> {
+        let (num_heads, num_kv_heads, e) = (self.size(32, 4), self.size(8, 2), self.size(128, 64));
+        let heads = Heads { num_heads, num_kv_heads, head_dim: e, scale: 1.0 / (e as f64).sqrt() };
+        let q = numbers(sequences * num_heads * e, 1);
+        let [k, v] = [2, 3].map(|seed| numbers(sequences * len * num_kv_heads * e, seed));
+        let [q_at, k_at, v_at] = [self.array(&q)?, self.array(&k)?, self.array(&v)?];
+        let out = self.empty(q.len(), Dtype::Bf16)?;
+        let scratch = self.empty(attention::decode_scratch_len(sequences, 1, len, heads), Dtype::F32)?;
+        // a slot for each sequence, last first; the newest has the fewest tokens
+        let slot = |sequence: usize| sequences - 1 - sequence;
+        let length = |sequence: usize| len - sequence;
+        let words = |of: &dyn Fn(usize) -> usize| -> Vec<u8> {
+            (0..sequences).flat_map(|sequence| (of(sequence) as u32).to_ne_bytes()).collect()
+        };
+        let [table, lens] =
+            [Buffer::holding(self.executor, &words(&slot))?, Buffer::holding(self.executor, &words(&length))?];
+        let launches = attention::decode(&attention::Decode {
+            out: out.operand(),
+            q: q_at.operand(),
+            k_cache: k_at.operand(),
+            v_cache: v_at.operand(),
+            table: Indices { address: table.address(), len: sequences },
+            lens: Indices { address: lens.address(), len: sequences },
+            page_tokens: len,
+            scratch: scratch.operand(),
+            heads,
+        })?;
+        self.launch(&launches)?;
+        let got = out.numbers()?;
+        let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
+        let check = samples(sequences * num_heads, 6).into_iter().try_for_each(|row| {
+            let (sequence, head) = (row / num_heads, row % num_heads);
+            let key_head = head / (num_heads / num_kv_heads);
+            let at = |token: usize| ((slot(sequence) * len + token) * num_kv_heads + key_head) * e;
+            let query = wide(&q[row * e..][..e]);
+            let scores: Vec<f64> =
+                (0..length(sequence)).map(|t| heads.scale * dot(&query, &wide(&k[at(t)..][..e]))).collect();
+            let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - best).exp()).sum();
+            let mut truth = vec![0.0; e];
+            scores
+                .iter()
+                .enumerate()
+                .for_each(|(t, s)| add(&mut truth, (s - best).exp() / total, &wide(&v[at(t)..][..e])));
+            rows_near(&format!("out[{sequence}, {head}]"), &got[row * e..][..e], &truth)
+        });
+        let tokens: usize = (0..sequences).map(length).sum();
+        let shape = format!("{sequences} sequences of {len}, {num_heads}/{num_kv_heads} heads of {e}, bf16");
+        let bytes = Count::Bytes((2 * 2 * tokens * num_kv_heads * e) as f64);
+        self.report("attention_decode", &shape, check, bytes, || self.launch(&launches))
+    }
 
     /// Heads and the lengths of documents: 16k tokens at each length as the published tables have them, then the heads of an
     /// 8B Llama alone and packed. The same as in `bench/peers/attention_torch.py`.

@@ -2,16 +2,19 @@
 //!
 //! A fixed number of slots; a slot whose sequence has ended is given to the next request at once. New prompts are packed and
 //! run through one forward pass that fills their slots; every other pass adds one token to every running sequence.
+//!
+//! Everything happens where the model lies. On a device, keys and values never leave it, and one copy a pass brings the chosen tokens
+//! and their log-probabilities.
 
-use findap_tensor::ops::attention::{self, Cache};
-use findap_tensor::ops::sample::{Sampling, sample};
-use findap_tensor::{Dtype, Tensor};
+use findap_tensor::Indices;
+use findap_tensor::ops::sample::{Logits, Sampling};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::cache::{Cache, NextToken};
 use crate::error::ModelError;
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens, copy};
+use crate::session::{Recompute, Session, SessionOptions, Tokens, statistics_dtype};
 
 /// One prompt and how to continue it.
 #[derive(Clone, Debug)]
@@ -22,7 +25,8 @@ pub struct GenerateRequest {
     pub max_new: usize,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// The draws of this request depend on this number alone.
+    /// The uniform numbers of this request's draws depend on this number alone: one for each token, from ChaCha8, on every device.
+    /// The tokens follow from them and the logits; a GPU's library may round those otherwise when other requests run beside.
     pub seed: u64,
     /// Tokens that end the continuation; the one met is its last token.
     pub stop_ids: Vec<u32>,
@@ -52,9 +56,10 @@ pub struct Generated {
 #[derive(Debug)]
 pub struct Generator {
     session: Session,
-    /// Keys and values by block: `[slots * max_len, k * e]`.
-    caches: Vec<[Tensor; 2]>,
-    logits: Tensor, // [slots, v]
+    cache: Cache,
+    logits: Logits, // [slots, v]
+    /// Rows of hidden states that tokens are chosen from.
+    rows: Indices,
     max_sequences: usize,
     max_len: usize,
 }
@@ -70,11 +75,12 @@ struct Running {
 }
 
 impl Generator {
-    /// Room for `max_sequences` sequences of `max_len` tokens, prompt included.
-    pub fn new(model: &Llama, max_sequences: usize, max_len: usize) -> Generator {
-        let config = &model.config;
-        let dtype = if model.params.dtype() == Dtype::F64 { Dtype::F64 } else { Dtype::F32 };
-        let width = config.num_kv_heads * config.head_dim;
+    /// Room for `max_sequences` sequences of `max_len` tokens, prompt included, where the model lies.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] with the purpose and size of what does not fit.
+    pub fn new(model: &Llama, max_sequences: usize, max_len: usize) -> Result<Generator, ModelError> {
+        let (config, device, dtype) = (&model.config, &model.params.device(), model.activation_dtype());
         let options = SessionOptions {
             dtype,
             max_tokens: max_len.max(max_sequences),
@@ -82,21 +88,21 @@ impl Generator {
             recompute: Recompute::None,
             needs_backward: false,
         };
-        let cache = || Tensor::zeros(dtype, max_sequences * max_len, width);
-        Generator {
-            session: Session::new(config, options),
-            caches: (0..config.num_layers).map(|_| [cache(), cache()]).collect(),
-            logits: Tensor::zeros(dtype, max_sequences, config.vocab_size),
+        Ok(Generator {
+            session: Session::on(device, config, options)?,
+            cache: Cache::new(model, max_sequences, max_len, options.max_tokens)?,
+            logits: Logits::new(device, statistics_dtype(dtype), max_sequences, config.vocab_size)?,
+            rows: Indices::new(device, max_sequences)?,
             max_sequences,
             max_len,
-        }
+        })
     }
 
     /// Continues every prompt; results in the order of the requests.
     ///
     /// # Errors
     /// [`ModelError::TooLong`] for a prompt that leaves no room for a token; [`ModelError::Kernel`] for ids past the
-    /// vocabulary or impossible sampling settings.
+    /// vocabulary or impossible sampling settings; [`ModelError::Device`].
     pub fn generate(&mut self, model: &Llama, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests
             .iter()
@@ -162,47 +168,19 @@ impl Generator {
             running.cached = prompt.len();
         }
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        let (caches, max_len) = (&mut self.caches, self.max_len);
-        self.session.forward_with(model, tokens, |l, heads, call| {
-            for (cache, source) in caches[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
-                let width = cache.columns();
-                for (running, document) in new.iter().zip(cu_seqlens.windows(2)) {
-                    let len = (document[1] - document[0]) as usize;
-                    let from = source.host()?.sub(document[0] as usize * width..document[1] as usize * width);
-                    let start = running.slot * max_len * width;
-                    copy(&mut cache.slice_mut().sub(start..start + len * width), from);
-                }
-            }
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
-        })?;
-        let last: Vec<usize> = cu_seqlens[1..].iter().map(|&end| end as usize - 1).collect();
-        self.session.logits(model, &last, &mut self.logits)
+        self.cache.prefill(&mut self.session, model, tokens, new.iter().map(|r| r.slot))?;
+        self.rows.set(cu_seqlens[1..].iter().map(|&end| end - 1))?;
+        self.session.logits(model, &self.rows, &mut self.logits)
     }
 
     /// Adds the chosen token of each running sequence to the caches and computes the next logits.
     fn decode(&mut self, model: &Llama, running: &mut [Running]) -> Result<(), ModelError> {
-        let ids: Vec<u32> = running.iter().map(|r| r.next).collect();
-        let positions: Vec<u32> = running.iter().map(|r| r.cached as u32).collect();
-        let lens: Vec<u32> = positions.iter().map(|p| p + 1).collect();
-        let slots: Vec<u32> = running.iter().map(|r| r.slot as u32).collect();
-        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &[] };
-        let (caches, max_len) = (&mut self.caches, self.max_len);
-        self.session.forward_with(model, tokens, |l, heads, call| {
-            for (cache, source) in caches[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
-                let width = cache.columns();
-                for (i, r) in running.iter().enumerate() {
-                    let start = (r.slot * max_len + r.cached) * width;
-                    let from = source.host()?.sub(i * width..(i + 1) * width);
-                    copy(&mut cache.slice_mut().sub(start..start + width), from);
-                }
-            }
-            let [k, v] = &caches[l];
-            let cache = Cache { k: k.rows(k.num_rows()), v: v.rows(v.num_rows()), max_len };
-            Ok(attention::decode(call.out, call.qkv.q, cache, &slots, &lens, heads)?)
-        })?;
+        let next = |r: &Running| NextToken { id: r.next, slot: r.slot, position: r.cached };
+        let tokens: Vec<NextToken> = running.iter().map(next).collect();
+        self.cache.extend(&mut self.session, model, &tokens)?;
         running.iter_mut().for_each(|r| r.cached += 1);
-        let rows: Vec<usize> = (0..running.len()).collect();
-        self.session.logits(model, &rows, &mut self.logits)
+        self.rows.set(0..running.len() as u32)?;
+        self.session.logits(model, &self.rows, &mut self.logits)
     }
 
     /// Draws the next token of each sequence from its row of logits.
@@ -212,15 +190,14 @@ impl Generator {
         running: &mut [Running],
         results: &mut [Generated],
     ) -> Result<(), ModelError> {
-        let v = self.logits.columns();
-        for (row, r) in running.iter_mut().enumerate() {
-            let request = &requests[r.request];
-            let logits = self.logits.slice().sub(row * v..(row + 1) * v);
-            let (id, logp) = sample(logits, request.sampling, r.rng.random())?;
+        let samplings: Vec<Sampling> = running.iter().map(|r| requests[r.request].sampling).collect();
+        let uniform: Vec<f64> = running.iter_mut().map(|r| r.rng.random()).collect();
+        let drawn = self.logits.draw(&samplings, &uniform)?;
+        for (r, (&id, &logp)) in running.iter_mut().zip(drawn.tokens.iter().zip(drawn.logp)) {
             let result = &mut results[r.request];
             result.ids.push(id);
             result.logprobs.push(logp);
-            if request.stop_ids.contains(&id) {
+            if requests[r.request].stop_ids.contains(&id) {
                 result.stop = StopReason::Stop;
             }
             r.next = id;

@@ -17,6 +17,7 @@
 
 #![deny(missing_docs)]
 
+mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod error;

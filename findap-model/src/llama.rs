@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use findap_tensor::{Arena, ArenaSpec, Device, Dtype, TensorId};
+use findap_tensor::{Arena, ArenaSpec, Device, Dtype, Tensor, TensorId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -109,20 +109,35 @@ impl Llama {
 
     /// Fresh weights: matrices normal with `initializer_range`, norms 1. The same seed gives the same weights.
     pub fn init(config: Config, seed: u64, dtype: Dtype) -> Llama {
+        Llama::init_on(&Device::Cpu, config, seed, dtype).expect("invariant: the CPU's memory is not asked for")
+    }
+
+    /// [`Llama::init`] in the memory of `device`, a part of a tensor at a time.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn init_on(device: &Device, config: Config, seed: u64, dtype: Dtype) -> Result<Llama, ModelError> {
+        const PART: usize = 1 << 22;
         let deviation = config.initializer_range;
-        let mut model = Llama::zeros(config, dtype);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut values = Vec::with_capacity(model.params.spec().len());
-        for entry in model.params.spec().entries() {
-            let len = entry.range().len();
-            if entry.is_vector {
-                values.extend(std::iter::repeat_n(1.0, len));
-            } else {
-                values.extend((0..len).map(|_| deviation * normal(&mut rng)));
+        let (spec, layout) = Layout::new(&config);
+        let mut params = Arena::zeros_on(device, WEIGHTS, Arc::new(spec), dtype)?;
+        let spec = Arc::clone(params.spec());
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut num_drawn = 0;
+        for entry in spec.entries() {
+            for start in entry.range().step_by(PART) {
+                let mut values = vec![1.0; PART.min(entry.range().end - start)];
+                if !entry.is_vector {
+                    draw_normal(&mut values, &rng, num_drawn);
+                    values.iter_mut().for_each(|x| *x *= deviation);
+                    num_drawn += values.len();
+                }
+                let mut part = Tensor::zeros(dtype, 1, values.len());
+                part.slice_mut().copy_from_f64(&values);
+                params.tensor_mut().write(start, part.slice())?;
             }
         }
-        model.params.flat_mut().copy_from_f64(&values);
-        model
+        Ok(Llama { config, params, layout: Arc::new(layout) })
     }
 
     /// All weights zero.
@@ -136,6 +151,14 @@ impl Llama {
         Layout::new(config).0.len()
     }
 
+    /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which has no such arithmetic.
+    pub fn activation_dtype(&self) -> Dtype {
+        match (self.params.dtype(), self.params.device()) {
+            (Dtype::Bf16, Device::Cpu) => Dtype::F32,
+            (dtype, _) => dtype,
+        }
+    }
+
     /// Gradients of all parameters, zero, where the parameters are and in their format; in f32 for bf16.
     ///
     /// # Errors
@@ -147,8 +170,41 @@ impl Llama {
     }
 }
 
+/// The normal numbers of a generator's stream from number `first` on. Each takes four words, so that every thread finds its own.
+fn draw_normal(numbers: &mut [f64], rng: &ChaCha8Rng, first: usize) {
+    const WORDS: usize = 4;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(numbers.len() / 65536 + 1);
+    let stretch = numbers.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (index, part) in numbers.chunks_mut(stretch).enumerate() {
+            let mut rng = rng.clone();
+            scope.spawn(move || {
+                rng.set_word_pos(((first + index * stretch) * WORDS) as u128);
+                part.iter_mut().for_each(|x| *x = normal(&mut rng));
+            });
+        }
+    });
+}
+
 /// A normal number by the method of Box and Muller.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_draw_what_one_would() {
+        let rng = ChaCha8Rng::seed_from_u64(7);
+        let mut one = rng.clone();
+        let want: Vec<f64> = (0..300_000).map(|_| normal(&mut one)).collect();
+        let mut got = vec![0.0; want.len()];
+        let (before, after) = got.split_at_mut(100_001);
+        draw_normal(before, &rng, 0);
+        draw_normal(after, &rng, 100_001);
+        assert_eq!(got, want);
+    }
 }

@@ -13,8 +13,9 @@ use findap_tensor::documents::DocumentMemory;
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::cross_entropy::{self, Head, MAX_CHUNK_ROWS, Scores, Sizes};
 use findap_tensor::ops::rope::Tables;
+use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
-use findap_tensor::{Arena, Device, Documents, Dtype, Tensor, TensorError, Write};
+use findap_tensor::{Arena, Device, Documents, Dtype, Indices, Tensor, TensorError, Write};
 
 use crate::config::Config;
 use crate::error::ModelError;
@@ -378,19 +379,11 @@ impl Session {
         }
     }
 
-    /// The logits of chosen rows of the last forward pass: `[rows, v]`. On the CPU only.
-    pub(crate) fn logits(&mut self, model: &Llama, rows: &[usize], out: &mut Tensor) -> Result<(), ModelError> {
-        let d = self.hidden.columns();
-        for (i, &row) in rows.iter().enumerate() {
-            let hidden = self.hidden.all().host()?.sub(row * d..(row + 1) * d);
-            let mut target = self.branch.slice_mut().sub(i * d..(i + 1) * d);
-            copy(&mut target, hidden);
-        }
-        Ok(linear::forward(
-            out.rows_mut(rows.len()),
-            self.branch.rows(rows.len()),
-            model.params.get(model.layout.head),
-        )?)
+    /// The logits of chosen rows of the last forward pass.
+    pub(crate) fn logits(&mut self, model: &Llama, rows: &Indices, out: &mut Logits) -> Result<(), ModelError> {
+        let n = rows.values().len();
+        embedding::gather(self.branch.rows_mut(n), self.hidden.rows(self.num_tokens), rows)?;
+        Ok(linear::forward(out.rows_mut(n), self.branch.rows(n), model.params.get(model.layout.head))?)
     }
 
     fn check(&self, tokens: Tokens<'_>) -> Result<usize, ModelError> {
@@ -650,8 +643,8 @@ fn head_chunk_rows(device: &Device, vocab_size: usize) -> usize {
     }
 }
 
-/// The format of norm factors, log-sums and rotary tables beside activations in `dtype`.
-fn statistics_dtype(dtype: Dtype) -> Dtype {
+/// The format of norm factors, log-sums, rotary tables and logits beside activations in `dtype`.
+pub(crate) fn statistics_dtype(dtype: Dtype) -> Dtype {
     if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 
@@ -681,15 +674,4 @@ pub(crate) fn rope_tables(
         Ok::<_, ModelError>(tensor)
     };
     Ok([table(f64::cos)?, table(f64::sin)?])
-}
-
-/// Copies numbers of one format.
-pub(crate) fn copy(out: &mut findap_tensor::SliceMut<'_>, x: findap_tensor::Slice<'_>) {
-    use findap_tensor::{Slice, SliceMut};
-    match (out, x) {
-        (SliceMut::F32(y), Slice::F32(x)) => y.copy_from_slice(x),
-        (SliceMut::F64(y), Slice::F64(x)) => y.copy_from_slice(x),
-        (SliceMut::Bf16(y), Slice::Bf16(x)) => y.copy_from_slice(x),
-        (y, x) => y.copy_from_f64(&x.to_f64_vec()),
-    }
 }

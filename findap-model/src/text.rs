@@ -9,20 +9,34 @@ use std::sync::{Mutex, PoisonError};
 
 use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Choice, FinishReason, LlmError, TokenLogprob, Usage};
 use findap_data::{ChatTemplate, Message, Tokenizer};
-use findap_tensor::ops::sample::Sampling;
-use findap_tensor::{Dtype, Slice, Tensor};
+use findap_tensor::ops::sample::{Logits, Sampling};
+use findap_tensor::{Device, Dtype, Indices, TensorError};
 
+use crate::cache::{Cache, NextToken};
 use crate::error::ModelError;
 use crate::generate::{GenerateRequest, Generated, Generator, StopReason};
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens};
+use crate::session::{Recompute, Session, SessionOptions, Tokens, statistics_dtype};
 
-/// Tokens of one packed scoring pass.
-const SCORE_TOKENS: usize = 2048;
-/// Rows of logits held at once.
-const LOGIT_ROWS: usize = 64;
-/// Sequences that are continued at once.
-const SEQUENCES: usize = 32;
+/// How much is done at once.
+struct Portions {
+    /// Tokens of one packed scoring pass.
+    score_tokens: usize,
+    /// Rows of logits.
+    logit_rows: usize,
+    /// Sequences that are continued at once, where there is memory for them.
+    sequences: usize,
+}
+
+impl Portions {
+    /// As many as keep the device busy; on the CPU few, so that they stay in its caches.
+    fn of(device: &Device) -> Portions {
+        match device {
+            Device::Cpu => Portions { score_tokens: 2048, logit_rows: 64, sequences: 32 },
+            Device::Cuda(_) => Portions { score_tokens: 8192, logit_rows: 512, sequences: 128 },
+        }
+    }
+}
 
 /// A model directory, ready for text.
 #[derive(Debug)]
@@ -36,9 +50,19 @@ pub struct TextModel {
 
 #[derive(Debug, Default)]
 struct Buffers {
-    scorer: Option<(Session, Tensor)>,
+    scorer: Option<Scorer>,
     /// The generator and the length it was built for.
     generator: Option<(Generator, usize)>,
+}
+
+#[derive(Debug)]
+struct Scorer {
+    session: Session,
+    /// The contexts of a pass that have several continuations, and the length of its slots.
+    cache: Option<(Cache, usize)>,
+    logits: Logits,
+    /// Rows of hidden states that predict the tokens asked for.
+    rows: Indices,
 }
 
 /// The log-probability of some tokens after others.
@@ -56,7 +80,15 @@ impl TextModel {
     /// # Errors
     /// [`ModelError`]; [`ModelError::Data`] for a damaged tokenizer or template.
     pub fn load(directory: &Path, dtype: Dtype) -> Result<TextModel, ModelError> {
-        let llama = Llama::load(directory, dtype)?;
+        TextModel::load_to(&Device::Cpu, directory, dtype)
+    }
+
+    /// [`TextModel::load`] with the weights in the memory of `device`, which computes everything; f32 or bf16 on a GPU.
+    ///
+    /// # Errors
+    /// As [`TextModel::load`]; [`ModelError::Device`].
+    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<TextModel, ModelError> {
+        let llama = Llama::load_to(device, directory, dtype)?;
         let tokenizer = Tokenizer::load(directory)?;
         let template = ChatTemplate::find(directory)?;
         Ok(TextModel { directory: directory.to_owned(), llama, tokenizer, template, buffers: Mutex::default() })
@@ -94,81 +126,137 @@ impl TextModel {
         self.llama.config.max_positions
     }
 
-    /// Scores continuations: for each pair of context and continuation the log-probability of the continuation. Contexts
+    /// Scores continuations: for each pair of context and continuation the log-probability of the continuation. Neighbouring
+    /// pairs of one context share its reading; on the CPU no bit of the result depends on that. Contexts
     /// hold at least one token; `context + continuation` may be one token longer than [`TextModel::max_tokens`], for
     /// the last token is only predicted.
     ///
     /// # Errors
-    /// [`ModelError::TooLong`].
+    /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for ids past the vocabulary; [`ModelError::Device`].
     pub fn score(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Result<Vec<Likelihood>, ModelError> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let longest = pairs.iter().map(|(context, continuation)| num_read(context, continuation)).max().unwrap_or(0);
-        let capacity = longest.max(SCORE_TOKENS);
+        let capacity = longest.max(Portions::of(&self.llama.params.device()).score_tokens);
         let is_large_enough =
-            buffers.scorer.as_ref().is_some_and(|(session, _)| session.options().max_tokens >= capacity);
+            buffers.scorer.as_ref().is_some_and(|scorer| scorer.session.options().max_tokens >= capacity);
         if !is_large_enough {
-            let options = SessionOptions {
-                dtype: self.compute_dtype(),
-                max_tokens: capacity,
-                max_positions: self.max_tokens(),
-                recompute: Recompute::None,
-                needs_backward: false,
-            };
-            let logits = Tensor::zeros(options.dtype, LOGIT_ROWS, self.llama.config.vocab_size);
-            buffers.scorer = Some((Session::new(&self.llama.config, options), logits));
+            buffers.scorer = None; // its memory first
+            buffers.scorer = Some(self.scorer(capacity)?);
         }
-        let (session, logits) = buffers.scorer.as_mut().expect("invariant: just built");
-        let mut scores = Vec::with_capacity(pairs.len());
-        let mut rest = pairs;
+        let scorer = buffers.scorer.as_mut().expect("invariant: just built");
+        let mut scores = vec![Likelihood { logp: 0.0, is_greedy: true }; pairs.len()];
+        let groups = groups(pairs);
+        // Contexts that are read once lie in slots of one length.
+        let has_turns = groups.iter().any(|group| group.num_turns() > 1);
+        let slot_len = longest.next_multiple_of(64).clamp(1, capacity);
+        let max_groups = if has_turns { capacity / slot_len } else { usize::MAX };
+        let mut rest = &groups[..];
         while !rest.is_empty() {
             let mut tokens = 0;
-            let fits = rest.iter().take_while(|(context, continuation)| {
-                tokens += num_read(context, continuation);
+            let fits = rest.iter().take(max_groups).take_while(|group| {
+                tokens += group.num_read();
                 tokens <= capacity
             });
             let (pass, later) = rest.split_at(fits.count());
-            self.score_pass(session, logits, pass, &mut scores)?;
+            self.score_pass(scorer, pass, slot_len, &mut scores)?;
             rest = later;
         }
         Ok(scores)
     }
 
+    fn scorer(&self, max_tokens: usize) -> Result<Scorer, ModelError> {
+        let (config, device, dtype) = (&self.llama.config, &self.llama.params.device(), self.llama.activation_dtype());
+        let max_positions = self.max_tokens();
+        let options =
+            SessionOptions { dtype, max_tokens, max_positions, recompute: Recompute::None, needs_backward: false };
+        let logit_rows = Portions::of(device).logit_rows;
+        Ok(Scorer {
+            session: Session::on(device, config, options)?,
+            cache: None,
+            logits: Logits::new(device, statistics_dtype(dtype), logit_rows, config.vocab_size)?,
+            rows: Indices::new(device, logit_rows)?,
+        })
+    }
+
+    /// Scores the continuations of some contexts that fit the session together. Each context is read once, with its first
+    /// continuation behind it; the other continuations then take turns behind the cached context.
     fn score_pass(
         &self,
-        session: &mut Session,
-        logits: &mut Tensor,
-        pairs: &[(Vec<u32>, Vec<u32>)],
-        scores: &mut Vec<Likelihood>,
+        scorer: &mut Scorer,
+        groups: &[Group<'_>],
+        slot_len: usize,
+        scores: &mut [Likelihood],
     ) -> Result<(), ModelError> {
         let (mut ids, mut positions, mut cu_seqlens) = (Vec::new(), Vec::new(), vec![0]);
-        // Row of the logits that predict a token, the token, and the pair it belongs to.
-        let mut wanted: Vec<(usize, u32, usize)> = Vec::new();
-        for (pair, (context, continuation)) in pairs.iter().enumerate() {
-            let start = ids.len();
-            let read = num_read(context, continuation);
+        let mut wanted = Vec::new();
+        for group in groups {
+            let (context, continuation) = &group.pairs[0];
+            let (start, read) = (ids.len(), group.num_read());
             ids.extend(context.iter().chain(continuation).take(read));
             positions.extend(0..read as u32);
-            if ids.len() > start {
+            if read > 0 {
                 cu_seqlens.push(ids.len() as u32);
             }
             let first = start + context.len() - usize::from(!context.is_empty());
-            wanted.extend(continuation.iter().enumerate().map(|(at, token)| (first + at, *token, pair)));
+            wanted.extend(continuation.iter().enumerate().map(|(at, &token)| (first + at, token, group.first_pair)));
+            // what comes right behind the context is predicted by its last token
+            let others = group.pairs.iter().enumerate().skip(1);
+            wanted.extend(others.filter_map(|(at, (_, other))| Some((first, *other.first()?, group.first_pair + at))));
         }
-        let base = scores.len();
-        scores.extend(pairs.iter().map(|_| Likelihood { logp: 0.0, is_greedy: true }));
         if wanted.is_empty() {
             return Ok(());
         }
-        session.forward(&self.llama, Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens })?;
-        for chunk in wanted.chunks(LOGIT_ROWS) {
-            let rows: Vec<usize> = chunk.iter().map(|(row, _, _)| *row).collect();
-            session.logits(&self.llama, &rows, logits)?;
-            let width = logits.columns();
-            for (at, (_, token, pair)) in chunk.iter().enumerate() {
-                let (logp, is_best) = log_probability(logits.slice().sub(at * width..(at + 1) * width), *token);
-                let score = &mut scores[base + pair];
-                score.logp += logp;
-                score.is_greedy &= is_best;
+        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
+        let num_turns = groups.iter().map(Group::num_turns).max().unwrap_or(1);
+        if num_turns == 1 {
+            scorer.session.forward(&self.llama, tokens)?;
+            return self.rate(scorer, &wanted, scores);
+        }
+        let max_tokens = scorer.session.options().max_tokens;
+        if scorer.cache.as_ref().is_none_or(|(_, built_for)| *built_for != slot_len) {
+            scorer.cache = None; // its memory first
+            scorer.cache = Some((Cache::new(&self.llama, max_tokens / slot_len, slot_len, max_tokens)?, slot_len));
+        }
+        let Scorer { session, cache: Some((cache, _)), .. } = scorer else { unreachable!("invariant: just built") };
+        let slots = (0..groups.len()).filter(|&slot| groups[slot].num_read() > 0);
+        cache.prefill(session, &self.llama, tokens, slots)?;
+        self.rate(scorer, &wanted, scores)?;
+        for turn in 1..num_turns {
+            let (mut tokens, mut wanted) = (Vec::new(), Vec::new());
+            for (slot, group) in groups.iter().enumerate() {
+                let Some((context, continuation)) = group.pairs.get(turn) else { continue };
+                for (at, pair) in continuation.windows(2).enumerate() {
+                    wanted.push((tokens.len(), pair[1], group.first_pair + turn));
+                    tokens.push(NextToken { id: pair[0], slot, position: context.len() + at });
+                }
+            }
+            if tokens.is_empty() {
+                continue;
+            }
+            let Scorer { session, cache: Some((cache, _)), .. } = scorer else { unreachable!("invariant: built") };
+            cache.extend(session, &self.llama, &tokens)?;
+            self.rate(scorer, &wanted, scores)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the log-probabilities of tokens to the scores of their pairs: the row of hidden states that predicts it, the
+    /// token, the pair.
+    fn rate(
+        &self,
+        scorer: &mut Scorer,
+        wanted: &[(usize, u32, usize)],
+        scores: &mut [Likelihood],
+    ) -> Result<(), ModelError> {
+        let Scorer { session, logits, rows, .. } = scorer;
+        for chunk in wanted.chunks(logits.max_rows()) {
+            rows.set(chunk.iter().map(|(row, ..)| *row as u32))?;
+            session.logits(&self.llama, rows, logits)?;
+            let targets: Vec<u32> = chunk.iter().map(|(_, token, _)| *token).collect();
+            let rated = logits.rate(&targets)?;
+            for ((_, token, pair), (best, logp)) in chunk.iter().zip(rated.tokens.iter().zip(rated.logp)) {
+                scores[*pair].logp += logp;
+                scores[*pair].is_greedy &= best == token;
             }
         }
         Ok(())
@@ -178,16 +266,28 @@ impl TextModel {
     /// ones.
     ///
     /// # Errors
-    /// [`ModelError::TooLong`], [`ModelError::Kernel`].
+    /// [`ModelError::TooLong`], [`ModelError::Kernel`], [`ModelError::Device`].
     pub fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
         let needed = requests.iter().map(|request| request.prompt.len() + request.max_new + 1).max().unwrap_or(0);
         let length = needed.min(self.max_tokens());
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         if buffers.generator.as_ref().is_none_or(|(_, built_for)| *built_for < length) {
-            buffers.generator = Some((Generator::new(&self.llama, SEQUENCES, length), length));
+            buffers.generator = None; // its memory first
+            buffers.generator = Some((self.generator(length)?, length));
         }
         let (generator, _) = buffers.generator.as_mut().expect("invariant: just built");
         generator.generate(&self.llama, requests)
+    }
+
+    /// For as many sequences as the device has memory for.
+    fn generator(&self, max_len: usize) -> Result<Generator, ModelError> {
+        let mut sequences = Portions::of(&self.llama.params.device()).sequences;
+        loop {
+            match Generator::new(&self.llama, sequences, max_len) {
+                Err(ModelError::Device(TensorError::OutOfMemory { .. })) if sequences > 1 => sequences /= 2,
+                other => return other,
+            }
+        }
     }
 
     /// Ids of a conversation up to where the reply begins.
@@ -217,35 +317,43 @@ impl TextModel {
     fn chat_template(&self) -> Result<&ChatTemplate, ModelError> {
         self.template.as_ref().ok_or_else(|| ModelError::NoChatTemplate { directory: self.directory.clone() })
     }
+}
 
-    fn compute_dtype(&self) -> Dtype {
-        if self.llama.params.dtype() == Dtype::F64 { Dtype::F64 } else { Dtype::F32 }
+/// Neighbouring pairs of one context.
+struct Group<'a> {
+    pairs: &'a [(Vec<u32>, Vec<u32>)],
+    /// Where they begin among all pairs.
+    first_pair: usize,
+}
+
+impl Group<'_> {
+    /// Passes until every continuation was read: the first goes with the context, one-token ones are never read.
+    fn num_turns(&self) -> usize {
+        1 + self.pairs.iter().skip(1).rposition(|(_, continuation)| continuation.len() > 1).map_or(0, |last| last + 1)
     }
+
+    /// Tokens of the first pass: those of the first pair, and the whole context for the others.
+    fn num_read(&self) -> usize {
+        let (context, continuation) = &self.pairs[0];
+        let has_others = self.pairs[1..].iter().any(|(_, other)| !other.is_empty());
+        num_read(context, continuation).max(if has_others { context.len() } else { 0 })
+    }
+}
+
+fn groups(pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Group<'_>> {
+    let mut first_pair = 0;
+    let of_one_context = pairs.chunk_by(|(a, _), (b, _)| !a.is_empty() && a == b);
+    of_one_context
+        .map(|pairs| {
+            first_pair += pairs.len();
+            Group { pairs, first_pair: first_pair - pairs.len() }
+        })
+        .collect()
 }
 
 /// Tokens that are read to score a continuation: all but the last.
 fn num_read(context: &[u32], continuation: &[u32]) -> usize {
     (context.len() + continuation.len()).saturating_sub(1)
-}
-
-/// log softmax(logits)[token] in f64, and whether no logit is larger (of equals the first counts as the largest).
-fn log_probability(logits: Slice<'_>, token: u32) -> (f64, bool) {
-    fn of(values: impl Iterator<Item = f64> + Clone, token: usize) -> (f64, bool) {
-        let (mut best, mut largest) = (0, f64::NEG_INFINITY);
-        for (at, value) in values.clone().enumerate() {
-            if value > largest {
-                (best, largest) = (at, value);
-            }
-        }
-        let sum: f64 = values.clone().map(|value| (value - largest).exp()).sum();
-        let chosen = values.clone().nth(token).unwrap_or(f64::NEG_INFINITY);
-        (chosen - largest - sum.ln(), best == token)
-    }
-    match logits {
-        Slice::F32(values) => of(values.iter().map(|value| f64::from(*value)), token as usize),
-        Slice::F64(values) => of(values.iter().copied(), token as usize),
-        Slice::Bf16(values) => of(values.iter().map(|value| value.to_f64()), token as usize),
-    }
 }
 
 impl ChatModel for TextModel {

@@ -45,6 +45,14 @@ impl Device {
         }
     }
 
+    /// Bytes that may still be allocated on a device, where it can tell.
+    pub fn free_bytes(&self) -> Option<usize> {
+        match self {
+            Device::Cpu => None,
+            Device::Cuda(cuda) => cuda.shared.executor.free_bytes(),
+        }
+    }
+
     /// Whether activations and weights may have this format here.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! | [`device`] | [`Device`]: where numbers lie and ops run |
 //! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
 //! | [`arena`] | [`Arena`], [`ArenaSpec`] |
-//! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them |
+//! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them; [`Indices`] for other whole numbers |
 //! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
 //!
 //! # What it does not do
@@ -21,6 +21,7 @@ pub mod arena;
 pub mod device;
 pub mod documents;
 mod error;
+mod indices;
 pub mod ops;
 pub mod tensor;
 
@@ -33,4 +34,5 @@ pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};
 pub use findap_kernels::emulator::Options as EmulatorOptions;
 pub use findap_kernels::isa::Isa;
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
+pub use indices::Indices;
 pub use tensor::{Tensor, View, ViewMut};

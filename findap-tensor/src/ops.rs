@@ -10,6 +10,5 @@ pub mod linear;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
-
-pub use findap_kernels::sample;

@@ -1,4 +1,4 @@
-//! Where a run computes.
+//! Where a run or a command computes.
 
 use findap_model::{Device, Dtype};
 use findap_tensor::{Probe, TensorError, probe};
@@ -51,12 +51,27 @@ impl DeviceChoice {
     /// # Errors
     /// [`TensorError::Cuda`]; [`TensorError::NoArithmetic`].
     pub fn open(self, dtype: Dtype) -> Result<(Device, Option<TensorError>), TensorError> {
+        self.open_if(|device| device.supports(dtype))
+    }
+
+    /// [`DeviceChoice::open`] for a model that answers: the CPU takes weights in bf16, too, beside activations in f32.
+    ///
+    /// # Errors
+    /// As [`DeviceChoice::open`].
+    pub fn open_to_answer(self, dtype: Dtype) -> Result<(Device, Option<TensorError>), TensorError> {
+        self.open_if(|device| if *device == Device::Cpu { Ok(()) } else { device.supports(dtype) })
+    }
+
+    fn open_if(
+        self,
+        can: impl Fn(&Device) -> Result<(), TensorError>,
+    ) -> Result<(Device, Option<TensorError>), TensorError> {
         let on_gpu = |ordinal| {
             let device = Device::gpu(ordinal)?;
-            device.supports(dtype)?;
+            can(&device)?;
             Ok::<_, TensorError>(device)
         };
-        let on_cpu = || Device::Cpu.supports(dtype).map(|()| Device::Cpu);
+        let on_cpu = || can(&Device::Cpu).map(|()| Device::Cpu);
         match self {
             DeviceChoice::Cpu => Ok((on_cpu()?, None)),
             DeviceChoice::Cuda(ordinal) => Ok((on_gpu(ordinal)?, None)),
@@ -80,5 +95,6 @@ mod tests {
         }
         assert_eq!(DeviceChoice::Cpu.open(Dtype::F64).unwrap().0, Device::Cpu);
         assert!(matches!(DeviceChoice::Cpu.open(Dtype::Bf16), Err(TensorError::NoArithmetic { .. })));
+        assert_eq!(DeviceChoice::Cpu.open_to_answer(Dtype::Bf16).unwrap().0, Device::Cpu);
     }
 }

@@ -20,7 +20,7 @@ use findap_data::reward_model::{
 };
 use findap_data::world::judge::WorldJudge;
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
-use findap_model::{Dtype, TextModel};
+use findap_model::{Device, Dtype, TextModel};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -47,6 +47,10 @@ pub struct Place<'a> {
     pub run_folder: &'a Path,
     /// The policy's folder.
     pub model: &'a Path,
+    /// Where the policy is sampled.
+    pub device: &'a Device,
+    /// The format of its weights there.
+    pub dtype: Dtype,
     /// The run's seed.
     pub seed: u64,
     /// What the policy's chat template tells as the time, in seconds since 1970.
@@ -135,7 +139,7 @@ pub fn run(
     let name = stage.name.clone();
     observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
     if done.len() < exercises.len() {
-        let policy = TextModel::load(place.model, Dtype::F32)?.with_time(place.time_seconds);
+        let policy = TextModel::load_to(place.device, place.model, place.dtype)?.with_time(place.time_seconds);
         let judge = judge(&stage.judge, place.folder)?;
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
         while done.len() < exercises.len() {

@@ -30,6 +30,9 @@ use crate::recipe::{AlignStage, Recipe, SaveDtype, Stage, TrainStage};
 use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, Objective, References, changes};
 
+#[cfg(all(test, feature = "emulator"))]
+mod tests;
+
 /// A model to be measured.
 #[derive(Debug)]
 pub struct Evaluation<'a> {
@@ -41,6 +44,10 @@ pub struct Evaluation<'a> {
     pub recipe: &'a Recipe,
     /// Where results belong.
     pub output: &'a Path,
+    /// Where it computes.
+    pub device: &'a Device,
+    /// The format of its weights there.
+    pub dtype: Dtype,
     /// When the run was begun, in seconds since 1970: the time that chat templates tell.
     pub time_seconds: u64,
 }
@@ -96,6 +103,17 @@ struct Current {
 /// # Errors
 /// [`TrainError`]; what was finished stays.
 pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<Ended, TrainError> {
+    run_on(None, recipe, text, only, hooks)
+}
+
+/// [`run`] on a device that is in use already, instead of the recipe's.
+fn run_on(
+    device: Option<Device>,
+    recipe: &Recipe,
+    text: &str,
+    only: Option<&str>,
+    hooks: &mut Hooks<'_>,
+) -> Result<Ended, TrainError> {
     let folder = recipe.folder();
     let _lock = FolderLock::take(folder)?;
     if let Some(name) = only
@@ -112,7 +130,7 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
     for (path, text) in &files {
         write_if_new(path, text)?;
     }
-    let ended = stages(recipe, only, hooks);
+    let ended = stages(device, recipe, only, hooks);
     if matches!(ended, Err(TrainError::Changed { .. })) {
         // What was refused for its data must not stand in the folder as if it had made it.
         for ((path, _), before) in files.iter().zip(before) {
@@ -122,11 +140,16 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
     ended
 }
 
-fn stages(recipe: &Recipe, only: Option<&str>, hooks: &mut Hooks<'_>) -> Result<Ended, TrainError> {
+fn stages(
+    device: Option<Device>,
+    recipe: &Recipe,
+    only: Option<&str>,
+    hooks: &mut Hooks<'_>,
+) -> Result<Ended, TrainError> {
     let folder = recipe.folder();
     let time_seconds = begun_at(folder)?;
     make_world(recipe, hooks.observer)?;
-    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device: None };
+    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device };
     let base = run.base()?;
     let mut current = base.clone();
     run.unrecorded_base = Some(base);
@@ -279,7 +302,7 @@ struct Run<'a, 'h> {
     time_seconds: u64,
     /// The model before the first stage, until it is written down that the run comes from it.
     unrecorded_base: Option<Current>,
-    /// Where stages train, once one does.
+    /// Where models are trained, sampled and measured, once one is.
     device: Option<Device>,
 }
 
@@ -313,11 +336,18 @@ impl Run<'_, '_> {
         }
         let (device, why_not_gpu) = self.recipe.run.device.open(self.dtype())?;
         if let Some(why) = why_not_gpu {
-            self.note(format!("training on the CPU, not on the GPU: {why}"));
+            self.note(format!("computing on the CPU, not on the GPU: {why}"));
         } else if device != Device::Cpu {
-            self.note(format!("training on {}", device.name()));
+            self.note(format!("computing on {}", device.name()));
         }
         Ok(self.device.insert(device).clone())
+    }
+
+    /// Where a model is sampled and measured, and in which format: on a device that in which it trains, on the CPU f32.
+    fn answers_on(&mut self) -> Result<(Device, Dtype), TrainError> {
+        let device = self.device()?;
+        let dtype = if device == Device::Cpu { Dtype::F32 } else { self.dtype() };
+        Ok((device, dtype))
     }
 
     /// The model before the first stage. Random weights are drawn once and kept.
@@ -355,7 +385,7 @@ impl Run<'_, '_> {
         provenance.insert("findap".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         provenance.insert("base model".to_owned(), json!(base.folder));
         provenance.insert("base fingerprint".to_owned(), json!(base.fingerprint));
-        provenance.insert("trains on".to_owned(), json!(self.device()?.name()));
+        provenance.insert("computes on".to_owned(), json!(self.device()?.name()));
         provenance.insert("seed".to_owned(), json!(self.recipe.run.seed));
         write_json(&self.recipe.folder().join("provenance.json"), &provenance)
     }
@@ -408,7 +438,9 @@ impl Run<'_, '_> {
             (Stage::Distill(stage), _) => {
                 let run_folder = self.recipe.folder();
                 let (seed, time_seconds) = (self.recipe.run.seed, self.time_seconds);
-                let place = distill::Place { folder: &folder, run_folder, model: &current.folder, seed, time_seconds };
+                let (device, dtype) = self.answers_on()?;
+                let (model, device) = (&current.folder, &device);
+                let place = distill::Place { folder: &folder, run_folder, model, device, dtype, seed, time_seconds };
                 let finished = distill::run(stage, &place, self.hooks.observer, self.hooks.stop)?;
                 finished.then_some((0, None))
             }
@@ -578,8 +610,9 @@ impl Run<'_, '_> {
         fs::create_dir_all(&output).map_err(io("make the folder", &output))?;
         self.hooks.observer.event(Event::Evaluating { stage: stage.to_owned() });
         let begun = Instant::now();
-        let time_seconds = self.time_seconds;
-        let asked = Evaluation { stage, model: &current.folder, recipe: self.recipe, output: &output, time_seconds };
+        let (time_seconds, (device, dtype)) = (self.time_seconds, self.answers_on()?);
+        let (model, recipe, output, device) = (&current.folder, self.recipe, &output, &device);
+        let asked = Evaluation { stage, model, recipe, output, device, dtype, time_seconds };
         let is_complete = (self.hooks.evaluate)(&asked)
             .map_err(|source| TrainError::Evaluation { stage: stage.to_owned(), source })?;
         if is_complete {

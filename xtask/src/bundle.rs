@@ -40,10 +40,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
 
-    build(&["--bin", "findap", "--example", "bench_cuda", "--example", "compile_kernels"])?;
+    build(&["--bin", "findap", "--example", "bench_cuda", "--example", "step", "--example", "compile_kernels"])?;
     strip(&program("findap"), &output.join("findap"))?;
     strip(&program("examples/bench_cuda"), &output.join("bench_cuda"))?;
-    strip(&kernel_tests()?, &output.join("kernel_tests"))?;
+    strip(&program("examples/step"), &output.join("bench_step"))?;
+    strip(&tests_of("findap-kernels")?, &output.join("kernel_tests"))?;
+    strip(&tests_of("findap-model")?, &output.join("model_tests"))?;
     let status = built("examples/compile_kernels")
         .arg("--output")
         .arg(output.join("cubin"))
@@ -53,6 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(status.success(), "the kernels do not compile");
     for (from, to) in FILES {
         copy(&workspace_root().join(from), &output.join(to))?;
+    }
+    let (rows, logprobs) = parity(&workspace_root().join("findap-model/testdata/golden"))?;
+    fs::create_dir_all(output.join("parity")).context("cannot make the folder parity")?;
+    for (name, text) in [("rows.jsonl", rows), ("logprobs.txt", logprobs)] {
+        fs::write(output.join("parity").join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
     fs::write(output.join("commit"), commit()).context("cannot write the commit")?;
 
@@ -75,24 +82,55 @@ fn program(name: &str) -> PathBuf {
     PathBuf::from(built(name).get_program())
 }
 
-/// The unit tests of the kernels without the emulator, so that their cases run on the GPU alone.
-fn kernel_tests() -> Result<PathBuf> {
-    let arguments = ["test", "--release", "--package", "findap-kernels", "--lib", "--no-run"];
+/// The unit tests of a crate without the emulator, so that their cases run on the GPU alone.
+fn tests_of(package: &str) -> Result<PathBuf> {
+    let arguments = ["test", "--release", "--package", package, "--lib", "--no-run"];
     let output = cargo()
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
-    ensure!(output.status.success(), "the tests of the kernels do not build");
+    ensure!(output.status.success(), "the tests of {package} do not build");
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "findap_kernels")
+        .filter(|message| message["target"]["name"] == package.replace('-', "_").as_str())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back();
-    executable.context("cargo did not name the test program of the kernels")
+    executable.with_context(|| format!("cargo did not name the test program of {package}"))
+}
+
+/// What `findap score` is held against there: packed rows as it reads them, and the log-probability that transformers gives each token,
+/// a line each, `null` for the first token of a document.
+fn parity(golden: &Path) -> Result<(String, String)> {
+    let read = |path: &str| fs::read(golden.join(path)).with_context(|| format!("cannot read golden/{path}"));
+    let tokens: Value = serde_json::from_slice(&read("data/tokens.json")?)?;
+    let bytes = read("out/logits_tiny.safetensors")?;
+    let (mut rows, mut logprobs) = (String::new(), String::new());
+    for (index, row) in tokens["packed"].as_array().context("no packed rows")?.iter().enumerate() {
+        rows += &format!("{}\n", serde_json::json!({ "docs": row["docs"] }));
+        let mut losses = tensor_f32(&bytes, &format!("packed{index}.loss.f32"))?.into_iter();
+        for document in row["docs"].as_array().context("a row without documents")? {
+            for token in 0..document.as_array().map_or(0, Vec::len) {
+                let loss = losses.next().context("fewer losses than tokens")?;
+                logprobs += &if token == 0 { "null\n".to_owned() } else { format!("{:?}\n", -loss) };
+            }
+        }
+    }
+    Ok((rows, logprobs))
+}
+
+/// One tensor of a safetensors file: a length of 8 bytes, a JSON header of that length, the numbers.
+fn tensor_f32(bytes: &[u8], name: &str) -> Result<Vec<f32>> {
+    let (length, rest) = bytes.split_first_chunk::<8>().context("a file of less than 8 bytes")?;
+    let (header, data) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("a header cut short")?;
+    let header: Value = serde_json::from_slice(header)?;
+    let offset = |at: usize| header[name]["data_offsets"][at].as_u64().with_context(|| format!("no tensor {name}"));
+    let numbers = data.get(offset(0)? as usize..offset(1)? as usize).context("a tensor past the end of its file")?;
+    ensure!(header[name]["dtype"] == "F32", "{name} is not f32");
+    Ok(numbers.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 /// Copies a program without what only debuggers read: nine tenths of it.
@@ -149,5 +187,14 @@ mod tests {
         for (from, _) in FILES {
             assert!(workspace_root().join(from).exists(), "{from}");
         }
+    }
+
+    #[test]
+    fn every_token_of_the_packed_rows_has_its_golden_number() {
+        let (rows, logprobs) = parity(&workspace_root().join("findap-model/testdata/golden")).unwrap();
+        let tokens: usize = rows.lines().map(|row| row.matches(',').count() + 1).sum();
+        assert_eq!(logprobs.lines().count(), tokens);
+        let numbers: Vec<f64> = logprobs.lines().filter_map(|line| line.parse().ok()).collect();
+        assert!(numbers.iter().all(|logp| (-20.0..0.0).contains(logp)) && numbers.len() > 300, "{}", numbers.len());
     }
 }

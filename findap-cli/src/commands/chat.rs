@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use findap_data::Message;
 use findap_data::llm::{ChatModel, ChatRequest};
-use findap_model::TextModel;
-use findap_tensor::Dtype;
 
+use super::device::DeviceArguments;
 use super::sampling;
 
 /// Talks with a model in the terminal
@@ -21,11 +20,12 @@ pub(crate) struct Arguments {
     system: Option<String>,
     #[command(flatten)]
     sampling: sampling::SamplingArguments,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
-    let model = TextModel::load(&arguments.model, Dtype::F32)
-        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let model = arguments.device.load(&arguments.model)?;
     let opening: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     let mut messages = opening.clone();
     let shows_prompt = std::io::stdin().is_terminal();

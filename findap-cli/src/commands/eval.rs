@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use findap_eval::table::percent;
 use findap_eval::{Options, Registry, Results};
-use findap_model::TextModel;
-use findap_tensor::Dtype;
 
+use super::device::DeviceArguments;
 use crate::terminal::{self, Progress};
 
 /// Measures a model on tasks; results are written in lm-eval's schema
@@ -36,6 +35,8 @@ pub(crate) struct Arguments {
     /// Seed of drawn examples and bootstrap errors
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -57,8 +58,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if tasks.is_empty() {
         bail!("--tasks names no task");
     }
-    let model = TextModel::load(&arguments.model, Dtype::F32)
-        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let model = arguments.device.load(&arguments.model)?;
     std::fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot create the folder {}", arguments.output.display()))?;
     let journal = arguments.output.join("journal.jsonl");

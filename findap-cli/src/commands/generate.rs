@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use findap_data::Message;
 use findap_data::llm::{ChatModel, ChatRequest};
-use findap_model::TextModel;
-use findap_tensor::Dtype;
 
+use super::device::DeviceArguments;
 use super::sampling;
 
 /// Answers one prompt, from --prompt or from stdin
@@ -24,6 +23,8 @@ pub(crate) struct Arguments {
     system: Option<String>,
     #[command(flatten)]
     sampling: sampling::SamplingArguments,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Print one JSON object instead of the reply alone
     #[arg(long)]
     json: bool,
@@ -38,8 +39,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             text
         }
     };
-    let model = TextModel::load(&arguments.model, Dtype::F32)
-        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let model = arguments.device.load(&arguments.model)?;
     let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     messages.push(Message::user(prompt));
     let request = ChatRequest { messages, sampling: arguments.sampling.to_sampling() };

@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod data;
+pub(crate) mod device;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod export;

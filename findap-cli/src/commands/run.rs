@@ -11,7 +11,6 @@ use findap_eval::report::RunFolder;
 use findap_eval::table::{capability_lines, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
-use findap_tensor::Dtype;
 use findap_train::Event;
 use findap_train::recipe::{self, EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
@@ -175,7 +174,7 @@ fn evaluate(
 ) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let Some(eval) = &asked.recipe.eval else { return Ok(true) };
     let tasks = tasks(eval)?;
-    let model = TextModel::load(asked.model, Dtype::F32)?.with_time(asked.time_seconds);
+    let model = TextModel::load_to(asked.device, asked.model, asked.dtype)?.with_time(asked.time_seconds);
     let journal = asked.output.join("journal.jsonl");
     let options = Options {
         data_roots: eval.data.clone(),

@@ -9,9 +9,9 @@ use findap_data::files::WholeFile;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
-use findap_tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::device::DeviceArguments;
 use crate::terminal::Progress;
 
 /// A line longer than this is refused: it is not a row of text.
@@ -28,16 +28,8 @@ pub(crate) struct Arguments {
     /// Where the scores go, one line a row: {"tokens", "logprobs", "sum", "n"}
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Arithmetic: f32, f64, or f32 over weights rounded to bf16
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: Precision,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Precision {
-    F32,
-    F64,
-    Bf16,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 /// One input line. Exactly one of the fields is given.
@@ -60,27 +52,20 @@ struct Scored {
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
-    let dtype = match arguments.dtype {
-        Precision::F32 => Dtype::F32,
-        Precision::F64 => Dtype::F64,
-        Precision::Bf16 => Dtype::Bf16,
-    };
-    let model = Llama::load(&arguments.model, dtype)
+    let (device, dtype) = arguments.device.open()?;
+    let model = Llama::load_to(&device, &arguments.model, dtype)
         .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
     let rows = read_rows(&arguments.input, &arguments.model, &model)?;
 
     let longest = rows.iter().map(Batch::num_tokens).max().unwrap_or(0);
-    let compute = if matches!(dtype, Dtype::F64) { Dtype::F64 } else { Dtype::F32 };
-    let mut session = Session::new(
-        &model.config,
-        SessionOptions {
-            dtype: compute,
-            max_tokens: longest.max(1),
-            max_positions: model.config.max_positions.min(longest.max(1)),
-            recompute: Recompute::None,
-            needs_backward: false,
-        },
-    );
+    let options = SessionOptions {
+        dtype: model.activation_dtype(),
+        max_tokens: longest.max(1),
+        max_positions: model.config.max_positions.min(longest.max(1)),
+        recompute: Recompute::None,
+        needs_backward: false,
+    };
+    let mut session = Session::on(&device, &model.config, options)?;
 
     let says = || {
         format!("cannot write {}: does its folder exist, is it writable, is the disk full?", arguments.output.display())

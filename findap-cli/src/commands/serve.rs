@@ -10,11 +10,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use findap_data::Message;
 use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Sampling, TokenLogprob};
-use findap_model::TextModel;
-use findap_tensor::Dtype;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tiny_http::{Header, Method, Request, Response, Server};
+
+use super::device::DeviceArguments;
 
 /// Bodies beyond this are refused unread.
 const MAX_BODY_BYTES: u64 = 16 << 20;
@@ -31,11 +31,12 @@ pub(crate) struct Arguments {
     /// Port to listen at; 0 takes a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
-    let model = TextModel::load(&arguments.model, Dtype::F32)
-        .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    let model = arguments.device.load(&arguments.model)?;
     let name =
         arguments.model.file_name().map_or_else(|| "findap".to_owned(), |name| name.to_string_lossy().into_owned());
     let server = Server::http((arguments.host.as_str(), arguments.port))

@@ -25,6 +25,18 @@ fn generate_is_greedy_and_the_same_each_time() {
 }
 
 #[test]
+fn a_device_is_taken_or_refused_by_name() {
+    let ask = |device: &str| {
+        run(["generate", &tiny(), "--prompt", "What is a bond?", "--max-tokens", "6", "--device", device])
+    };
+    assert!(!ask("cpu").success().stdout.is_empty());
+    assert_eq!(ask("gpu").code, Some(2));
+    let refused = ask("cuda:99").refusal(&[]).stderr;
+    let says = ["there is no CUDA device 99", "run on a machine with an NVIDIA GPU"];
+    assert!(says.iter().any(|words| refused.contains(words)), "{refused}");
+}
+
+#[test]
 fn chat_answers_each_line() {
     let mut child = findap()
         .args(["chat", &tiny(), "--max-tokens", "4"])

@@ -4,7 +4,7 @@
 #[path = "cuda_plain_tests.rs"]
 mod tests;
 
-use super::{Backward, Forward, PlacedTiles};
+use super::{Backward, Decode, Forward, MAX_GRID, PlacedTiles};
 use crate::attention::Heads;
 use crate::check;
 use crate::cuda::operand::{array, narrow, one_of};
@@ -69,6 +69,43 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
     Ok(launches.into_iter().flatten().collect())
 }
 
+/// As [`super::decode`], with all numbers in f32 or all in bf16; `scratch` is not looked at.
+///
+/// # Errors
+/// As [`forward`].
+pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
+    const OP: &str = "attention::cuda::plain::decode";
+    let Decode { out, q, k_cache, v_cache, table, lens, page_tokens, heads, .. } = *args;
+    check_heads(OP, heads)?;
+    let num_sequences = lens.len;
+    let table_pages = table.len / num_sequences.max(1);
+    check::length(OP, "table", table.len, num_sequences * table_pages)?;
+    check::holds(OP, "page_tokens", page_tokens as f64, page_tokens > 0, "at least 1")?;
+    check::holds(OP, "lens", num_sequences as f64, num_sequences <= MAX_GRID, "at most 65535")?;
+    narrow(OP, "table", table_pages * page_tokens)?;
+    let page_len = page_tokens * heads.num_kv_heads * heads.head_dim;
+    array(OP, "q", &q, num_sequences * heads.num_heads * heads.head_dim)?;
+    array(OP, "out", &out, q.len)?;
+    array(OP, "k_cache", &k_cache, k_cache.len / page_len * page_len)?;
+    array(OP, "v_cache", &v_cache, k_cache.len)?;
+    let dtypes = [("out", out), ("q", q), ("k_cache", k_cache), ("v_cache", v_cache)];
+    let dtypes = dtypes.map(|(arg, operand)| (arg, operand.dtype));
+    let format = one_of(OP, dtypes, [Dtype::F32, Dtype::Bf16].map(|dtype| [dtype; 4]))?;
+    if num_sequences == 0 || table_pages == 0 {
+        return Ok(Vec::new());
+    }
+    let operands = [out.arg(), q.arg(), k_cache.arg(), v_cache.arg(), table.arg(), lens.arg()];
+    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim, page_tokens, table_pages];
+    Ok(vec![Launch {
+        source: &SOURCE,
+        kernel: ["attention_plain_decode_f32", "attention_plain_decode_bf16"][format],
+        grid: [heads.num_heads as u32, num_sequences as u32, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        args: [&operands[..], &sizes.map(|x| Arg::I32(x as i32)), &[Arg::F32(heads.scale as f32)]].concat(),
+    }])
+}
+
 struct Lengths {
     queries: usize,
     keys: usize,
@@ -77,14 +114,20 @@ struct Lengths {
 }
 
 fn lengths(op: &'static str, tiles: PlacedTiles, heads: Heads) -> Result<Lengths, KernelError> {
+    check_heads(op, heads)?;
+    let Heads { num_heads, num_kv_heads, head_dim, .. } = heads;
+    let n = tiles.num_tokens;
+    Ok(Lengths { queries: n * num_heads * head_dim, keys: n * num_kv_heads * head_dim, rows: n * num_heads })
+}
+
+fn check_heads(op: &'static str, heads: Heads) -> Result<(), KernelError> {
     let Heads { num_heads, num_kv_heads, head_dim, scale } = heads;
     check::holds(op, "head_dim", head_dim as f64, (1..=128).contains(&head_dim), "1 to 128")?;
     let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
     check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
     check::holds(op, "scale", scale, scale.is_finite(), "finite")?;
     narrow(op, "num_heads", num_heads)?;
-    let n = tiles.num_tokens;
-    Ok(Lengths { queries: n * num_heads * head_dim, keys: n * num_kv_heads * head_dim, rows: n * num_heads })
+    Ok(())
 }
 
 /// None where there are no tokens.

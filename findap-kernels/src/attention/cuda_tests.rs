@@ -193,10 +193,10 @@ fn root_mean_square(x: &[f64], truth: &[f64]) -> f64 {
 }
 
 /// The rule at the head of this file.
-fn assert_right(what: &str, dtype: Dtype, got: &[f64], plain: &[f64], truth: &[f64]) {
+fn assert_right(family: &'static str, what: &str, dtype: Dtype, got: &[f64], plain: &[f64], truth: &[f64]) {
     // sums of f32 terms for lse, which has no others
     let sums = if dtype == Dtype::F32 { floor(1.0 + scale(truth), 512) } else { 8.0 / 512.0 * scale(truth) };
-    assert_follows("attention bf16", what, dtype, got, plain, truth, sums);
+    assert_follows(family, what, dtype, got, plain, truth, sums);
     let [error, yardstick] = [got, &rounded(plain, dtype)].map(|x| root_mean_square(x, truth));
     let holds = error <= 2.0 * yardstick + floor(scale(truth), 1);
     assert!(holds, "{what}: off by {error:e} in the mean, the plain version by {yardstick:e}");
@@ -216,7 +216,14 @@ fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usi
             let heads = format!("{num_heads}/{num_kv_heads} heads of {head_dim}");
             let what = format!("{documents:?}, {heads}, {target:?}, {}", executor.name());
             for i in 0..5 {
-                assert_right(&format!("{} of {what}", NAMES[i]), DTYPES[i], &got[i], &plain[i], &truth[i]);
+                assert_right(
+                    "attention bf16",
+                    &format!("{} of {what}", NAMES[i]),
+                    DTYPES[i],
+                    &got[i],
+                    &plain[i],
+                    &truth[i],
+                );
             }
             // a device approximates exponentials in its own way
             let kind = (is_emulator, target == Target::Ampere);
@@ -360,16 +367,18 @@ fn decode_case(lens: &[u32], page_tokens: usize, num_heads: usize, num_kv_heads:
     }
 }
 
+type Kernels = fn(&Decode) -> Result<Vec<Launch>, KernelError>;
+
 /// The sequences of these numbers, in one batch.
-fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize]) -> Vec<f64> {
+fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize], kernels: Kernels, dtype: Dtype) -> Vec<f64> {
     let DecodeCase { q, k_cache, v_cache, table, lens, table_pages, page_tokens, heads } = c;
     let row = heads.num_heads * heads.head_dim;
     let q: Vec<f64> = which.iter().flat_map(|&s| q[s * row..][..row].to_vec()).collect();
     let table: Vec<u32> = which.iter().flat_map(|&s| table[s * table_pages..][..*table_pages].to_vec()).collect();
     let lens: Vec<u32> = which.iter().map(|&s| lens[s]).collect();
-    let [q, k_cache, v_cache] = [&q, k_cache, v_cache].map(|x| Array::new(executor, x, Dtype::Bf16));
+    let [q, k_cache, v_cache] = [&q, k_cache, v_cache].map(|x| Array::new(executor, x, dtype));
     let [table, lens] = [&table, &lens].map(|x| IndexArray::new(executor, x));
-    let out = Array::poisoned(executor, which.len() * row, Dtype::Bf16);
+    let out = Array::poisoned(executor, which.len() * row, dtype);
     let scratch_len = decode_scratch_len(which.len(), *table_pages, *page_tokens, *heads);
     let scratch = Array::poisoned(executor, scratch_len, Dtype::F32);
     let args = Decode {
@@ -383,7 +392,7 @@ fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize]) -> Vec<f
         scratch: scratch.operand(),
         heads: *heads,
     };
-    run(executor, &decode(&args).unwrap());
+    run(executor, &kernels(&args).unwrap());
     out.read()
 }
 
@@ -423,16 +432,40 @@ fn decoding_over_pages_agrees_with_f64() {
         let c = decode_case(lens, page_tokens, num_heads, num_kv_heads, head_dim);
         let truth = decode_plainly(&c, |x| x);
         let plain = decode_plainly(&c, |x| half::bf16::from_f64(x).to_f64());
-        let all: Vec<usize> = (0..lens.len()).collect();
         on_every_executor(SOURCE.needs, |executor| {
-            let got = run_decode(executor, &c, &all);
-            assert_right(&format!("decoding {lens:?} on {}", executor.name()), Dtype::Bf16, &got, &plain, &truth);
-            let row = num_heads * head_dim;
-            for &sequence in &all {
-                let alone = run_decode(executor, &c, &[sequence]);
-                assert_eq!(alone, got[sequence * row..][..row], "sequence {sequence} of {lens:?} alone");
-            }
+            check_decode(executor, &c, decode, Dtype::Bf16, &plain, &truth);
         });
+    }
+}
+
+#[test]
+fn decoding_without_tensor_cores_agrees_with_f64() {
+    for (lens, page_tokens, num_heads, num_kv_heads, head_dim) in
+        [(&[1, 16, 7, 33][..], 16, 4, 2, 16), (&[40, 5], 48, 3, 1, 128), (&[9], 100, 2, 2, 40)]
+    {
+        let c = decode_case(lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        let truth = decode_plainly(&c, |x| x);
+        for (dtype, plain) in [
+            (Dtype::F32, decode_plainly(&c, |x| f64::from(x as f32))),
+            (Dtype::Bf16, decode_plainly(&c, |x| half::bf16::from_f64(x).to_f64())),
+        ] {
+            on_every_executor(plain::SOURCE.needs, |executor| {
+                check_decode(executor, &c, plain::decode, dtype, &plain, &truth);
+            });
+        }
+    }
+}
+
+/// Against the truth, and each sequence alone to the bit.
+fn check_decode(executor: &dyn Executor, c: &DecodeCase, kernels: Kernels, dtype: Dtype, plain: &[f64], truth: &[f64]) {
+    let all: Vec<usize> = (0..c.lens.len()).collect();
+    let got = run_decode(executor, c, &all, kernels, dtype);
+    let family = if dtype == Dtype::Bf16 { "attention decode bf16" } else { "attention decode f32" };
+    assert_right(family, &format!("decoding {:?} on {}", c.lens, executor.name()), dtype, &got, plain, truth);
+    let row = c.heads.num_heads * c.heads.head_dim;
+    for &sequence in &all {
+        let alone = run_decode(executor, c, &[sequence], kernels, dtype);
+        assert_eq!(alone, got[sequence * row..][..row], "sequence {sequence} of {:?} alone", c.lens);
     }
 }
 

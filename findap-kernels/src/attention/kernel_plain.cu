@@ -5,10 +5,14 @@
 // through the rows that its own sees, one after the other; lane i has the numbers i, i + 32, .. of the head, and products are
 // summed over the warp. A block of 4 warps has a tile of 128 rows (`tiles`: first row, start, end, 0). Sums and exponentials are in
 // f32, each in one order. No shared memory.
+//
+// Decode: a block of 8 warps has one head of one sequence, warp w its keys w, w + 8, ..; the warps' softmaxes are joined in their
+// order. A cache is [page][page_tokens][kv head][head_dim]; token t of sequence s lies in page table[s][t / page_tokens]. Shared
+// memory: 4.1 KiB static.
 // Limit: the shuffles of the sums, far from that of any device: 2 n^2 heads of a document times 5 of them. For small models and
 // for comparisons; training at size is for the other kernels.
 
-constexpr int TILE_ROWS = 128, WARPS = 4, PER_LANE = 4;
+constexpr int TILE_ROWS = 128, WARPS = 4, DECODE_WARPS = 8, PER_LANE = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 // The numbers of a lane; 0 behind the head's end.
@@ -51,34 +55,88 @@ template <typename Visit> DEVICE void for_rows(const u32* tiles, Visit visit) {
         visit(row, start, end);
 }
 
+// What a query has seen so far, in exponents of 2: sum of 2^(score - largest) value, and of 2^(score - largest).
+struct Seen {
+    float sum[PER_LANE], largest, total;
+};
+
+DEVICE Seen nothing() { return {{0.0f, 0.0f, 0.0f, 0.0f}, -INFINITY, 0.0f}; }
+
+template <typename T>
+DEVICE void see(Seen& seen, const float (&query)[PER_LANE], const T* key, const T* value, int head_dim) {
+    float x[PER_LANE];
+    load_row(x, key, head_dim);
+    const float score = dot(query, x), before = seen.largest;
+    seen.largest = fmaxf(before, score);
+    const float shrink = exp2_approx(before - seen.largest), p = exp2_approx(score - seen.largest);
+    seen.total = seen.total * shrink + p;
+    load_row(x, value, head_dim);
+    UNROLL
+    for (int i = 0; i < PER_LANE; i++)
+        seen.sum[i] = fmaf(p, x[i], seen.sum[i] * shrink);
+}
+
 template <typename T>
 DEVICE void forward(T* out, float* lse, const T* q, const T* k, const T* v, const u32* tiles, int num_heads,
                     int num_kv_heads, int head_dim, float scale) {
     const int head = blockIdx.x, kv_head = head / (num_heads / num_kv_heads);
     for_rows(tiles, [&](int row, int start, int) {
         const i64 place = (i64)row * num_heads + head;
-        float query[PER_LANE], sum[PER_LANE] = {}, x[PER_LANE];
+        float query[PER_LANE];
         load_row(query, q + place * head_dim, head_dim, scale * LOG2_E);
-        // exponents of 2 throughout
-        float largest = -INFINITY, total = 0.0f;
+        Seen seen = nothing();
         for (int j = start; j <= row; j++) {
             const i64 key = ((i64)j * num_kv_heads + kv_head) * head_dim;
-            load_row(x, k + key, head_dim);
-            const float score = dot(query, x), before = largest;
-            largest = fmaxf(largest, score);
-            const float shrink = exp2_approx(before - largest), p = exp2_approx(score - largest);
-            total = total * shrink + p;
-            load_row(x, v + key, head_dim);
-            UNROLL
-            for (int i = 0; i < PER_LANE; i++)
-                sum[i] = fmaf(p, x[i], sum[i] * shrink);
+            see(seen, query, k + key, v + key, head_dim);
         }
         UNROLL
         for (int i = 0; i < PER_LANE; i++)
-            sum[i] /= total;
-        store_row(out + place * head_dim, sum, head_dim);
-        if (threadIdx.x % WARP_THREADS == 0) lse[place] = (largest + log2_approx(total)) * LN_2;
+            seen.sum[i] /= seen.total;
+        store_row(out + place * head_dim, seen.sum, head_dim);
+        if (threadIdx.x % WARP_THREADS == 0) lse[place] = (seen.largest + log2_approx(seen.total)) * LN_2;
     });
+}
+
+template <typename T>
+DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* lens, int num_heads,
+                   int num_kv_heads, int head_dim, int page_tokens, int table_pages, float scale) {
+    SHARED_ARRAY(float, sums, DECODE_WARPS * PER_LANE * WARP_THREADS);
+    SHARED_ARRAY(float, largests, DECODE_WARPS);
+    SHARED_ARRAY(float, totals, DECODE_WARPS);
+    const int head = blockIdx.x, sequence = blockIdx.y, kv_head = head / (num_heads / num_kv_heads);
+    const int warp = threadIdx.x / WARP_THREADS, lane = threadIdx.x % WARP_THREADS, len = (int)lens[sequence];
+    const i64 place = ((i64)sequence * num_heads + head) * head_dim;
+    float query[PER_LANE];
+    load_row(query, q + place, head_dim, scale * LOG2_E);
+    Seen seen = nothing();
+    for (int j = warp; j < len; j += DECODE_WARPS) {
+        const i64 page = table[(i64)sequence * table_pages + j / page_tokens];
+        const i64 key = ((page * page_tokens + j % page_tokens) * num_kv_heads + kv_head) * head_dim;
+        see(seen, query, k_cache + key, v_cache + key, head_dim);
+    }
+    UNROLL
+    for (int i = 0; i < PER_LANE; i++)
+        sums[(warp * PER_LANE + i) * WARP_THREADS + lane] = seen.sum[i];
+    if (lane == 0) {
+        largests[warp] = seen.largest;
+        totals[warp] = seen.total;
+    }
+    __syncthreads();
+    if (warp > 0) return;
+    Seen all = nothing();
+    for (int w = 0; w < min(DECODE_WARPS, len); w++)
+        all.largest = fmaxf(all.largest, largests[w]);
+    for (int w = 0; w < min(DECODE_WARPS, len); w++) {
+        const float weight = exp2_approx(largests[w] - all.largest);
+        all.total += weight * totals[w];
+        UNROLL
+        for (int i = 0; i < PER_LANE; i++)
+            all.sum[i] += weight * sums[(w * PER_LANE + i) * WARP_THREADS + lane];
+    }
+    UNROLL
+    for (int i = 0; i < PER_LANE; i++)
+        all.sum[i] /= all.total;
+    store_row(out + place, all.sum, head_dim);
 }
 
 // dq, and delta (`[n, heads]`) for the key gradient.
@@ -136,6 +194,13 @@ DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const 
         forward(out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, scale);                                   \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_forward_##suffix);                                                                    \
+    extern "C" __global__ void __launch_bounds__(256) attention_plain_decode_##suffix(                                 \
+        T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* lens, i32 num_heads,      \
+        i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, float scale) {                               \
+        decode(out, q, k_cache, v_cache, table, lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages,     \
+               scale);                                                                                                 \
+    }                                                                                                                  \
+    KERNEL_ENTRY(attention_plain_decode_##suffix);                                                                     \
     extern "C" __global__ void __launch_bounds__(128) attention_plain_query_gradient_##suffix(                         \
         T* dq, float* delta, const T* dout, const T* out, const float* lse, const T* q, const T* k, const T* v,        \
         const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, float scale) {                                \

@@ -207,11 +207,8 @@ pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
     let slot_len = max_len * heads.num_kv_heads * heads.head_dim;
     check::length(OP, "q", q.len(), lens.len() * heads.num_heads * heads.head_dim)?;
     check::length(OP, "out", out.len(), q.len())?;
-    check::length(OP, "slots", slots.len(), lens.len())?;
     check::length(OP, "v_cache", v_cache.len(), k_cache.len())?;
-    check::ids(OP, "slots", slots, k_cache.len() / slot_len.max(1))?;
-    check::ids(OP, "lens", lens, max_len + 1)?;
-    check::holds(OP, "lens", 0.0, !lens.contains(&0), "at least 1 everywhere")?;
+    check_sequences(slots, lens, k_cache.len() / slot_len.max(1), max_len)?;
     let dtypes = [("out", out.dtype()), ("q", q.dtype()), ("k_cache", k_cache.dtype()), ("v_cache", v_cache.dtype())];
     use {Slice as S, SliceMut as M};
     match (out, q, k_cache, v_cache) {
@@ -220,6 +217,18 @@ pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
+}
+
+/// Refuses sequences that reach past their slots, before a device meets them.
+///
+/// # Errors
+/// [`KernelError::ShapeMismatch`], [`KernelError::IdOutOfRange`], [`KernelError::BadArgument`].
+pub fn check_sequences(slots: &[u32], lens: &[u32], num_slots: usize, max_len: usize) -> Result<(), KernelError> {
+    const OP: &str = "attention::decode";
+    check::length(OP, "slots", slots.len(), lens.len())?;
+    check::ids(OP, "slots", slots, num_slots)?;
+    check::ids(OP, "lens", lens, max_len + 1)?;
+    check::holds(OP, "lens", 0.0, !lens.contains(&0), "at least 1 everywhere")
 }
 
 /// The number of tokens, if the heads divide and the lengths agree.

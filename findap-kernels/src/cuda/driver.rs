@@ -222,6 +222,11 @@ impl Executor for Gpu {
         })
     }
 
+    fn free_bytes(&self) -> Option<usize> {
+        let told = self.with_context(|| named("cuMemGetInfo", driver::mem_get_info()));
+        told.ok().map(|(free, _)| free)
+    }
+
     unsafe fn release(&self, address: u64) {
         // Nothing can be done about failures here, which are those of earlier launches.
         let _ = self.synchronize();

@@ -94,6 +94,11 @@ pub trait Executor {
     /// [`CudaError::OutOfMemory`]; [`CudaError::Driver`].
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
 
+    /// Bytes that may still be allocated, where the executor can tell.
+    fn free_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Takes memory back after all launches so far.
     ///
     /// # Safety

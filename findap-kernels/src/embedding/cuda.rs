@@ -45,6 +45,34 @@ pub fn forward(args: &Forward) -> Result<Launch, KernelError> {
     rows(OP, kernel, ids.len, dim, out.dtype, args)
 }
 
+/// The arguments of [`scatter`], as in [`super::Scatter`], in one format.
+#[derive(Clone, Copy, Debug)]
+pub struct Scatter {
+    /// `[rows, dim]`; the rows of `places` are written.
+    pub out: Operand,
+    /// `[n, dim]`.
+    pub x: Operand,
+    /// `[n]`, each below `rows`, no two equal: whoever wrote them has seen to it.
+    pub places: Indices,
+    /// Numbers per row, a multiple of 8.
+    pub dim: usize,
+}
+
+/// Copies each row to its place.
+///
+/// # Errors
+/// As [`forward`].
+pub fn scatter(args: &Scatter) -> Result<Launch, KernelError> {
+    const OP: &str = "embedding::scatter";
+    let Scatter { out, x, places, dim } = *args;
+    check_dim(OP, dim)?;
+    array(OP, "out", &out, out.len / dim * dim)?;
+    array(OP, "x", &x, places.len * dim)?;
+    let format = one_of(OP, [("out", out.dtype), ("x", x.dtype)], [[Dtype::F32; 2], [Dtype::Bf16; 2]])?;
+    let kernel = ["embedding_scatter_f32", "embedding_scatter_bf16"][format];
+    rows(OP, kernel, places.len, dim, x.dtype, vec![out.arg(), x.arg(), places.arg(), Arg::U32(dim as u32)])
+}
+
 /// The tokens of a batch by value: what [`backward`] walks through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SortedIds {

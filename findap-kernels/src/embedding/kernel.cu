@@ -1,6 +1,7 @@
-// Rows of a table by token, and the sum of their gradients: out[t] = table[ids[t]],  dtable[ids[t]] += dout[t].
+// Rows of a table by token, and the sum of their gradients: out[t] = table[ids[t]],  dtable[ids[t]] += dout[t]; and rows put in
+// their places: out[places[t]] = x[t].
 //
-// Forward: block (t, part) copies 256 loads of row t. Backward: positions come sorted by token and, within one, by place; block
+// Forward and scatter: block (t, part) copies 256 loads of row t. Backward: positions come sorted by token and, within one, by place; block
 // (u, part) has 256 loads of the row of distinct token u and adds its positions in their order, so no two blocks write one
 // number and the sum has one order. No shared memory.
 // Limit: memory. Bytes a number: forward both formats' sizes; backward the size of dout, and 8 a number of a touched row.
@@ -12,6 +13,16 @@ template <typename T, typename W> DEVICE void gather(T* out, const W* table, con
     float a[N];
     load_floats(a, table + (i64)ids[blockIdx.x] * dim + i);
     store_floats(out + (i64)blockIdx.x * dim + i, a);
+}
+
+// No two places are equal.
+template <typename T> DEVICE void scatter(T* out, const T* x, const u32* places, u32 dim) {
+    constexpr int N = PER_LOAD<T>;
+    const u32 i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
+    if (i >= dim) return;
+    float a[N];
+    load_floats(a, x + (i64)blockIdx.x * dim + i);
+    store_floats(out + (i64)places[blockIdx.x] * dim + i, a);
 }
 
 template <typename T>
@@ -42,6 +53,16 @@ DEVICE void add_rows(float* dtable, const T* dout, const u32* tokens, const u32*
 EMBEDDING_FORWARD(f32, float, float)
 EMBEDDING_FORWARD(f32_bf16, float, bf16) // activations, then table
 EMBEDDING_FORWARD(bf16, bf16, bf16)
+
+#define EMBEDDING_SCATTER(suffix, T)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        embedding_scatter_##suffix(T* out, const T* x, const u32* places, u32 dim) {                                   \
+        scatter(out, x, places, dim);                                                                                  \
+    }                                                                                                                  \
+    KERNEL_ENTRY(embedding_scatter_##suffix);
+
+EMBEDDING_SCATTER(f32, float)
+EMBEDDING_SCATTER(bf16, bf16)
 
 #define EMBEDDING_BACKWARD(suffix, T)                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) embedding_bwd_##suffix(                                          \

@@ -1,4 +1,5 @@
-//! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t].
+//! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t]. And the opposite of the look-up, out\[places\[t]] = x\[t],
+//! by which keys and values come to their places in a cache.
 
 pub mod cuda;
 #[cfg(test)]
@@ -31,6 +32,19 @@ pub struct Backward<'a> {
     pub dout: Slice<'a>,
     /// `[n]`, each below `vocab`.
     pub ids: &'a [u32],
+    /// Numbers per row.
+    pub dim: usize,
+}
+
+/// The arguments of [`scatter`].
+#[derive(Debug)]
+pub struct Scatter<'a> {
+    /// `[rows, dim]`; the rows of `places` are written.
+    pub out: SliceMut<'a>,
+    /// `[n, dim]`.
+    pub x: Slice<'a>,
+    /// `[n]`, each below `rows`, no two equal.
+    pub places: &'a [u32],
     /// Numbers per row.
     pub dim: usize,
 }
@@ -74,6 +88,32 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
+}
+
+/// Copies each row to its place. Exact.
+///
+/// # Errors
+/// As [`forward`].
+pub fn scatter(args: Scatter<'_>) -> Result<(), KernelError> {
+    const OP: &str = "embedding::scatter";
+    let Scatter { out, x, places, dim } = args;
+    check::holds(OP, "dim", dim as f64, dim > 0, "at least 1")?;
+    check::length(OP, "x", x.len(), places.len() * dim)?;
+    check::length(OP, "out", out.len(), out.len() / dim * dim)?;
+    check::ids(OP, "places", places, out.len() / dim)?;
+    let dtypes = [("out", out.dtype()), ("x", x.dtype())];
+    match (out, x) {
+        (SliceMut::F32(out), Slice::F32(x)) => put(out, x, places, dim),
+        (SliceMut::F64(out), Slice::F64(x)) => put(out, x, places, dim),
+        _ => return Err(check::unsupported(OP, dtypes)),
+    }
+    Ok(())
+}
+
+fn put<T: Real>(out: &mut [T], x: &[T], places: &[u32], dim: usize) {
+    for (row, &place) in x.chunks_exact(dim).zip(places) {
+        out[place as usize * dim..][..dim].copy_from_slice(row);
+    }
 }
 
 fn gather<T: Real, W: Element>(out: &mut [T], table: &[W], ids: &[u32], dim: usize) {

@@ -19,12 +19,14 @@ pub static SOURCE: Source = Source { file: "sample/kernel.cu", text: include_str
 pub struct Sample {
     /// `[rows]`, written: the chosen tokens.
     pub tokens: Indices,
-    /// `[rows]` f32, written: their log-probabilities under the unmodified logits.
+    /// `[rows]` f32, written: their log-probabilities under the unmodified logits, or those of `targets`.
     pub logp: Operand,
-    /// `[rows, pitch]`, without NaN.
+    /// `[rows, pitch]`. Of a row with NaN, some token below `vocab` is chosen, with a log-probability of NaN.
     pub logits: Operand,
     /// `[rows]` f32 in [0, 1); not read at temperature 0.
     pub uniform: Operand,
+    /// `[rows]`, each below `vocab`: whoever wrote them has seen to it.
+    pub targets: Option<Indices>,
     /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Numbers from row to row, at least `vocab`.
@@ -42,7 +44,7 @@ pub struct Sample {
 /// or a `top_p` outside (0, 1].
 pub fn sample(args: &Sample) -> Result<Launch, KernelError> {
     const OP: &str = "sample::sample";
-    let Sample { tokens, logp, logits, uniform, vocab, pitch, sampling } = *args;
+    let Sample { tokens, logp, logits, uniform, targets, vocab, pitch, sampling } = *args;
     let Sampling { temperature, top_k, top_p } = sampling;
     let rows = tokens.len;
     check::holds(OP, "rows", rows as f64, rows > 0, "at least 1")?;
@@ -51,6 +53,7 @@ pub fn sample(args: &Sample) -> Result<Launch, KernelError> {
     check::length(OP, "logits", logits.len, rows * pitch)?;
     check::length(OP, "logp", logp.len, rows)?;
     check::length(OP, "uniform", uniform.len, rows)?;
+    check::length(OP, "targets", targets.map_or(rows, |targets| targets.len), rows)?;
     check::holds(OP, "temperature", temperature, temperature >= 0.0, "at least 0")?;
     check::holds(OP, "top_p", top_p, top_p > 0.0 && top_p <= 1.0, "in (0, 1]")?;
     let format = one_of(OP, [("logits", logits.dtype)], [[Dtype::F32], [Dtype::Bf16]])?;
@@ -66,6 +69,7 @@ pub fn sample(args: &Sample) -> Result<Launch, KernelError> {
             logp.arg(),
             logits.arg(),
             uniform.arg(),
+            targets.map_or(Arg::Address(0), |targets| targets.arg()),
             Arg::U32(vocab as u32),
             Arg::U32(narrow(OP, "pitch", pitch)?),
             Arg::F32(temperature as f32),

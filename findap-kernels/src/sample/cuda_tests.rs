@@ -23,6 +23,7 @@ fn check(logits: &[f64], pitch: usize, sampling: Sampling, dtype: Dtype) {
             logp: logp.operand(),
             logits: logits.operand(),
             uniform: uniform_array.operand(),
+            targets: None,
             vocab,
             pitch,
             sampling,
@@ -36,7 +37,15 @@ fn check(logits: &[f64], pitch: usize, sampling: Sampling, dtype: Dtype) {
         }
         let truth: Vec<f64> = chosen.iter().map(|&token| log_probability(&row, token)).collect();
         let family = if dtype == Dtype::Bf16 { "sample bf16" } else { "sample f32" };
-        assert_follows(family, "logp", Dtype::F32, &logp.read(), &truth, &truth, floor(20.0, 1) + floor(1.0, vocab));
+        let floor = floor(20.0, 1) + floor(1.0, vocab);
+        assert_follows(family, "logp", Dtype::F32, &logp.read(), &truth, &truth, floor);
+        // the same tokens with the log-probabilities of others
+        let others: Vec<u32> = (0..DRAWS).map(|i| (i * 101 % vocab) as u32).collect();
+        let targets = IndexArray::new(executor, &others);
+        run(executor, &[sample(&Sample { targets: Some(targets.indices()), ..args }).unwrap()]);
+        assert_eq!(tokens.read(), chosen);
+        let truth: Vec<f64> = others.iter().map(|&token| log_probability(&row, token)).collect();
+        assert_follows(family, "logp of targets", Dtype::F32, &logp.read(), &truth, &truth, floor);
     });
 }
 
@@ -78,4 +87,29 @@ fn ties_go_to_the_lower_token_even_in_long_runs() {
         }
     }
     check(&[1.0], 8, all, Dtype::F32);
+}
+
+#[test]
+fn rows_of_nan_have_a_token_of_the_vocabulary() {
+    on_every_executor(SOURCE.needs, |executor| {
+        let logits = Array::poisoned(executor, 2 * 40, Dtype::F32);
+        let uniform = Array::new(executor, &[0.3, 0.9], Dtype::F32);
+        let logp = Array::new(executor, &[0.0; 2], Dtype::F32);
+        let tokens = IndexArray::new(executor, &[u32::MAX; 2]);
+        for temperature in [0.0, 1.0] {
+            let args = Sample {
+                tokens: tokens.indices(),
+                logp: logp.operand(),
+                logits: logits.operand(),
+                uniform: uniform.operand(),
+                targets: None,
+                vocab: 40,
+                pitch: 40,
+                sampling: Sampling { temperature, top_k: 0, top_p: 0.9 },
+            };
+            run(executor, &[sample(&args).unwrap()]);
+            assert!(tokens.read().iter().all(|&token| token < 40), "{:?}", tokens.read());
+            assert!(logp.read().iter().all(|logp| logp.is_nan()));
+        }
+    });
 }

@@ -7,6 +7,8 @@
 // integers in units of 2^-40, so their sums are exact and no order of threads matters; tokens of less than 2^-40 of the most
 // probable one are never drawn.
 //
+// The log-probability is that of the token, or of a given one.
+//
 // One block of 512 threads a row. Shared memory: 5.2 KiB static. Reads a row once for the largest logit, once for the
 // normaliser, 4 times for each of at most three searches, and twice for the token.
 // Limit: the latency of one multiprocessor; the row stays in the cache.
@@ -95,6 +97,7 @@ template <typename T> DEVICE Prefix shortest_prefix(const T* x, const Row& row, 
 template <typename T> DEVICE u32 token_of(const T* x, u32 vocab, u32 key, u32 number, u32* counts, u32* token) {
     const u32 stretch = (vocab + THREADS - 1) / THREADS;
     const u32 begin = min(threadIdx.x * stretch, vocab), end = min(begin + stretch, vocab);
+    if (threadIdx.x == 0) *token = 0; // stays so where there is no such token, which NaN alone brings about
     u32 mine = 0;
     for (u32 j = begin; j < end; j++)
         mine += key_of(to_f32(x[j])) == key;
@@ -113,8 +116,8 @@ template <typename T> DEVICE u32 token_of(const T* x, u32 vocab, u32 key, u32 nu
 }
 
 template <typename T>
-DEVICE void choose(u32* tokens, float* logp, const T* logits, const float* uniform, u32 vocab, u32 pitch,
-                   float temperature, u32 top_k, float top_p) {
+DEVICE void choose(u32* tokens, float* logp, const T* logits, const float* uniform, const u32* targets, u32 vocab,
+                   u32 pitch, float temperature, u32 top_k, float top_p) {
     SHARED_ARRAY(Histogram, histogram, 1);
     SHARED_ARRAY(float, partial, 32);
     SHARED_ARRAY(u32, counts, THREADS);
@@ -156,15 +159,15 @@ DEVICE void choose(u32* tokens, float* logp, const T* logits, const float* unifo
     const u32 chosen = token_of(x, vocab, prefix.key, prefix.ties, counts, token);
     if (threadIdx.x == 0) {
         tokens[blockIdx.x] = chosen;
-        logp[blockIdx.x] = to_f32(x[chosen]) - lse;
+        logp[blockIdx.x] = to_f32(x[targets == nullptr ? chosen : targets[blockIdx.x]]) - lse;
     }
 }
 
 #define SAMPLE(suffix, T)                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        sample_##suffix(u32* tokens, float* logp, const T* logits, const float* uniform, u32 vocab, u32 pitch,         \
-                        float temperature, u32 top_k, float top_p) {                                                   \
-        choose(tokens, logp, logits, uniform, vocab, pitch, temperature, top_k, top_p);                                \
+        sample_##suffix(u32* tokens, float* logp, const T* logits, const float* uniform, const u32* targets,           \
+                        u32 vocab, u32 pitch, float temperature, u32 top_k, float top_p) {                             \
+        choose(tokens, logp, logits, uniform, targets, vocab, pitch, temperature, top_k, top_p);                       \
     }                                                                                                                  \
     KERNEL_ENTRY(sample_##suffix);
 

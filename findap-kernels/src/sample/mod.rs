@@ -62,6 +62,27 @@ pub fn sample(logits: Slice<'_>, sampling: Sampling, uniform: f64) -> Result<(u3
     }
 }
 
+/// The log-probability of `token`, and the most probable token.
+///
+/// # Errors
+/// As [`argmax`]; [`KernelError::IdOutOfRange`].
+pub fn rate(logits: Slice<'_>, token: u32) -> Result<(f64, u32), KernelError> {
+    const OP: &str = "sample::rate";
+    check::ids(OP, "token", &[token], logits.len())?;
+    match logits {
+        Slice::F32(x) => Ok(rating(x, token)),
+        Slice::F64(x) => Ok(rating(x, token)),
+        Slice::Bf16(_) => Err(check::unsupported(OP, [("logits", logits.dtype())])),
+    }
+}
+
+fn rating<T: Real>(logits: &[T], token: u32) -> (f64, u32) {
+    let best = largest(logits);
+    let most = logits[best as usize].to_f64();
+    let sum: f64 = logits.iter().map(|x| (x.to_f64() - most).exp()).sum();
+    (logits[token as usize].to_f64() - most - sum.ln(), best)
+}
+
 fn largest<T: Real>(x: &[T]) -> u32 {
     let mut best = 0;
     for i in 1..x.len() {

@@ -61,3 +61,12 @@ fn impossible_settings_are_refused() {
     }
     assert!(matches!(argmax((&x[..0]).into()), Err(KernelError::ShapeMismatch { .. })));
 }
+
+#[test]
+fn a_rating_names_the_best_token_and_weighs_the_given_one() {
+    let logits = [0.5f64, 0.125, 0.25, 0.125].map(|p| p.ln() + 40.0);
+    let (logp, best) = rate((&logits[..]).into(), 2).unwrap();
+    assert_eq!(best, 0);
+    assert!((logp - 0.25f64.ln()).abs() < 1e-13);
+    assert!(matches!(rate((&logits[..]).into(), 4), Err(KernelError::IdOutOfRange { .. })));
+}

@@ -1,22 +1,17 @@
 //! The numbers of transformers, peft and trl on a tiny model.
 
-use std::path::{Path, PathBuf};
-
 use findap_tensor::ops::sample::Sampling;
 use findap_tensor::{Arena, Dtype};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use super::golden;
 use crate::checkpoint::SaveOptions;
 use crate::generate::{GenerateRequest, Generator, StopReason};
 use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions, Tokens};
 
 const IGNORE: u32 = u32::MAX;
-
-fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden").join(path)
-}
 
 fn json(path: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
@@ -173,7 +168,7 @@ fn greedy_generations_are_those_of_transformers() {
         })
         .collect();
     for max_sequences in [1, 2, 8] {
-        let made = Generator::new(&model, max_sequences, 256).generate(&model, &requests).unwrap();
+        let made = Generator::new(&model, max_sequences, 256).unwrap().generate(&model, &requests).unwrap();
         for (made, case) in made.iter().zip(cases) {
             assert_eq!(made.ids, ids(&case["new_ids"]));
             assert_eq!(made.stop == StopReason::Stop, case["stopped"].as_bool().unwrap());

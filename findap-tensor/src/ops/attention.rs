@@ -7,6 +7,7 @@ use findap_kernels::cuda::Operand;
 
 use crate::documents::Documents;
 use crate::error::TensorError;
+use crate::indices::Indices;
 use crate::tensor::{View, ViewMut};
 
 /// The rotated projections: q `[n, heads * e]`, k and v `[n, kv heads * e]`.
@@ -124,26 +125,48 @@ pub struct Cache<'a> {
     pub max_len: usize,
 }
 
-/// Attention of one new token of each sequence over its slot of the cache. On the CPU only.
+/// Attention of one new token of each sequence over the first `lens` tokens of its slot of the cache.
 ///
 /// # Errors
-/// As [`attention::decode`]; [`TensorError::OtherDevice`].
+/// As [`attention::decode`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn decode(
     out: ViewMut<'_>,
     q: View<'_>,
     cache: Cache<'_>,
-    slots: &[u32],
-    lens: &[u32],
+    slots: &Indices,
+    lens: &Indices,
     heads: Heads,
 ) -> Result<(), TensorError> {
+    let Cache { k, v, max_len } = cache;
+    if let Some(device) = out.cuda() {
+        attention::check_sequences(slots.values(), lens.values(), k.rows / max_len.max(1), max_len)?;
+        let args = |scratch| {
+            Ok::<_, TensorError>(cuda::Decode {
+                out: out.on(device)?,
+                q: q.on(device)?,
+                k_cache: k.on(device)?,
+                v_cache: v.on(device)?,
+                table: slots.on(device)?,
+                lens: lens.on(device)?,
+                page_tokens: max_len,
+                scratch,
+                heads,
+            })
+        };
+        let len = if is_plain(q, heads) { 0 } else { cuda::decode_scratch_len(q.rows, 1, max_len, heads) };
+        return device.with_scratch(4 * len, |address| {
+            let args = args(Operand { address, len, dtype: Dtype::F32 })?;
+            device.run(&if is_plain(q, heads) { cuda::plain::decode(&args)? } else { cuda::decode(&args)? })
+        });
+    }
     Ok(attention::decode(Decode {
         out: out.host()?,
         q: q.host()?,
-        k_cache: cache.k.host()?,
-        v_cache: cache.v.host()?,
-        slots,
-        lens,
-        max_len: cache.max_len,
+        k_cache: k.host()?,
+        v_cache: v.host()?,
+        slots: slots.values(),
+        lens: lens.values(),
+        max_len,
         heads,
     })?)
 }

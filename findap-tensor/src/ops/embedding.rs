@@ -1,9 +1,11 @@
-//! Rows of a table by token.
+//! Rows of a table by token, and other rows by their number.
 
-use findap_kernels::embedding::{self, Backward, Forward, cuda};
+use findap_kernels::check;
+use findap_kernels::embedding::{self, Backward, Forward, Scatter, cuda};
 
 use crate::documents::Documents;
 use crate::error::TensorError;
+use crate::indices::Indices;
 use crate::tensor::{View, ViewMut};
 
 /// out `[n, d]` = table\[ids].
@@ -22,6 +24,34 @@ pub fn forward(out: ViewMut<'_>, table: View<'_>, documents: &Documents<'_>) -> 
         })?]);
     }
     Ok(embedding::forward(Forward { out: out.host()?, table: table.host()?, ids: documents.ids, dim })?)
+}
+
+/// out `[n, d]` = x\[rows].
+///
+/// # Errors
+/// As [`forward`].
+pub fn gather(out: ViewMut<'_>, x: View<'_>, rows: &Indices) -> Result<(), TensorError> {
+    let dim = x.columns;
+    if let Some(device) = out.cuda() {
+        check::ids("embedding::forward", "rows", rows.values(), x.rows)?;
+        let (out, table, ids) = (out.on(device)?, x.on(device)?, rows.on(device)?);
+        return device.run(&[cuda::forward(&cuda::Forward { out, table, ids, dim })?]);
+    }
+    Ok(embedding::forward(Forward { out: out.host()?, table: x.host()?, ids: rows.values(), dim })?)
+}
+
+/// out\[places] = x `[n, d]`; no two places are equal.
+///
+/// # Errors
+/// As [`embedding::scatter`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+pub fn scatter(out: ViewMut<'_>, x: View<'_>, places: &Indices) -> Result<(), TensorError> {
+    let dim = x.columns;
+    if let Some(device) = out.cuda() {
+        check::ids("embedding::scatter", "places", places.values(), out.rows)?;
+        let (out, x, places) = (out.on(device)?, x.on(device)?, places.on(device)?);
+        return device.run(&[cuda::scatter(&cuda::Scatter { out, x, places, dim })?]);
+    }
+    Ok(embedding::scatter(Scatter { out: out.host()?, x: x.host()?, places: places.values(), dim })?)
 }
 
 /// dtable\[ids] += dout.

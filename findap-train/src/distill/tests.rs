@@ -155,3 +155,26 @@ fn samples_are_continued_after_the_last_whole_line() {
     fs::write(&path, format!("nonsense\n{whole}")).unwrap();
     assert!(read_samples(&path).unwrap_err().to_string().contains("line 1"));
 }
+
+/// A policy that knows nothing solves nothing, so the stage ends in an error; what it has sampled stays.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
+    use findap_tensor::EmulatorOptions;
+    let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    let samples = |device: &Device| {
+        let folder = tempfile::tempdir().unwrap();
+        let line = json!({"id": "e", "question": "What is a bond?", "answer": "154"});
+        fs::write(folder.path().join("exercises.jsonl"), format!("{line}\n")).unwrap();
+        let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 5, top_p: 0.9, ..stage() };
+        let (place, dtype) = (folder.path(), Dtype::F32);
+        let place =
+            Place { folder: place, run_folder: place, model, device, dtype, seed: 3, time_seconds: 1_700_000_000 };
+        let result = run(&stage, &place, &mut |_: Event| {}, &AtomicBool::new(false));
+        assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
+        read_samples(&folder.path().join("samples.jsonl")).unwrap()
+    };
+    let on_cpu = samples(&Device::Cpu);
+    assert_eq!(on_cpu[0].solutions.len(), 3);
+    assert_eq!(samples(&Device::emulated(EmulatorOptions::PLAIN)), on_cpu);
+}

@@ -83,8 +83,8 @@ pub struct RunTable {
     /// The run folder. Default `runs/<name>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// Where training computes: `"cpu"`, `"cuda:N"` for the GPU of that number, or `"auto"`: the first GPU if it can be used and
-    /// computes in `model.compute`, else the CPU. Default `auto`.
+    /// Where models are trained, sampled and measured: `"cpu"`, `"cuda:N"` for the GPU of that number, or `"auto"`: the first GPU if
+    /// it can be used and computes in `model.compute`, else the CPU. Default `auto`.
     #[serde(default)]
     pub device: DeviceChoice,
     /// How many committed checkpoints a stage keeps (the newest ones). At least 1. Default 2.
@@ -110,7 +110,8 @@ pub struct ModelTable {
     /// folder brings its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
-    /// The format of weights, gradients and activations while training. Default `f32`.
+    /// The format of weights, gradients and activations while training; on a GPU, of weights and activations of a model that is
+    /// sampled or measured, too, which the CPU does in f32. Default `f32`.
     #[serde(default)]
     pub compute: Compute,
     /// The format of `model/` folders. Default `bf16`.

@@ -1,0 +1,181 @@
+//! Tokens from logits: drawn, or weighed.
+
+use findap_kernels::cuda::{Indices, Operand};
+pub use findap_kernels::sample::Sampling;
+use findap_kernels::sample::{self, cuda};
+use findap_kernels::{Dtype, check};
+
+use crate::device::{Device, Memory};
+use crate::error::TensorError;
+use crate::tensor::{Tensor, ViewMut};
+
+/// Rows of logits, and what is read off them. On a device the logits stay there, and one copy brings the answers of all rows.
+#[derive(Debug)]
+pub struct Logits {
+    /// `[rows, v]`; on a device, rows begin at multiples of 8 numbers.
+    numbers: Tensor,
+    vocab: usize,
+    tokens: Vec<u32>,
+    logp: Vec<f64>,
+    placed: Option<Placed>,
+}
+
+/// A token and a log-probability for each row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answers<'a> {
+    /// `[rows]`.
+    pub tokens: &'a [u32],
+    /// `[rows]`, natural logarithms.
+    pub logp: &'a [f64],
+}
+
+/// Numbers by row in the memory of a device.
+#[derive(Debug)]
+struct Placed {
+    memory: Memory,
+    /// Words of one column.
+    stride: usize,
+    /// For numbers on their way.
+    staging: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+enum Column {
+    Tokens,
+    Logp,
+    Uniform,
+    Targets,
+}
+
+/// The largest f32 below 1.
+const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
+
+impl Placed {
+    fn offset(&self, column: Column) -> usize {
+        4 * self.stride * column as usize
+    }
+
+    fn indices(&self, column: Column, start: usize, len: usize) -> Indices {
+        Indices { address: self.memory.address() + (self.offset(column) + 4 * start) as u64, len }
+    }
+
+    fn operand(&self, column: Column, start: usize, len: usize) -> Operand {
+        Operand { address: self.indices(column, start, len).address, len, dtype: Dtype::F32 }
+    }
+}
+
+impl Logits {
+    /// Room for `max_rows` rows in the memory of `device`, in f32 there.
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
+    pub fn new(device: &Device, dtype: Dtype, max_rows: usize, vocab: usize) -> Result<Logits, TensorError> {
+        let columns = if *device == Device::Cpu { vocab } else { vocab.next_multiple_of(8) };
+        let stride = max_rows.next_multiple_of(4);
+        let placed = match device {
+            Device::Cpu => None,
+            Device::Cuda(cuda) => {
+                let mut memory = cuda.allocate("choices of tokens", 4 * 4 * stride)?;
+                memory.clear()?;
+                Some(Placed { memory, stride, staging: vec![0; 2 * stride] })
+            }
+        };
+        Ok(Logits {
+            numbers: Tensor::zeros_on(device, "logits", dtype, max_rows, columns)?,
+            vocab,
+            tokens: vec![0; max_rows],
+            logp: vec![0.0; max_rows],
+            placed,
+        })
+    }
+
+    /// How many rows there is room for.
+    pub fn max_rows(&self) -> usize {
+        self.numbers.num_rows()
+    }
+
+    /// The first `n` rows, to be written.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn rows_mut(&mut self, n: usize) -> ViewMut<'_> {
+        self.numbers.rows_mut(n)
+    }
+
+    /// Draws a token for each of the first rows, by its own settings and number in [0, 1). The log-probabilities are those under
+    /// the unmodified logits. A device rounds the number to f32 and weights to 2^-40, so it may choose the neighbour in the order
+    /// of probabilities where the number falls next to the border between two tokens.
+    ///
+    /// # Errors
+    /// As [`sample::sample`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
+    pub fn draw(&mut self, samplings: &[Sampling], uniform: &[f64]) -> Result<Answers<'_>, TensorError> {
+        let n = samplings.len();
+        check::length("sample::draw", "uniform", uniform.len(), n)?;
+        let Some(placed) = &mut self.placed else {
+            for (row, (&sampling, &uniform)) in samplings.iter().zip(uniform).enumerate() {
+                let logits = self.numbers.slice().sub(row * self.vocab..(row + 1) * self.vocab);
+                (self.tokens[row], self.logp[row]) = sample::sample(logits, sampling, uniform)?;
+            }
+            return Ok(self.answers(n));
+        };
+        placed.staging.iter_mut().zip(uniform).for_each(|(x, &u)| *x = (u as f32).min(BELOW_ONE).to_bits());
+        let offset = placed.offset(Column::Uniform);
+        placed.memory.write(offset, bytemuck::cast_slice(&placed.staging[..n]))?;
+        let mut start = 0;
+        for alike in samplings.chunk_by(|a, b| a == b) {
+            self.launch(start, alike.len(), alike[0], false)?;
+            start += alike.len();
+        }
+        self.read(n)
+    }
+
+    /// The log-probability of a token for each of the first rows, and the most probable token.
+    ///
+    /// # Errors
+    /// As [`sample::rate`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
+    pub fn rate(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
+        let n = targets.len();
+        let Some(placed) = &mut self.placed else {
+            for (row, &target) in targets.iter().enumerate() {
+                let logits = self.numbers.slice().sub(row * self.vocab..(row + 1) * self.vocab);
+                (self.logp[row], self.tokens[row]) = sample::rate(logits, target)?;
+            }
+            return Ok(self.answers(n));
+        };
+        check::ids("sample::rate", "targets", targets, self.vocab)?;
+        let offset = placed.offset(Column::Targets);
+        placed.memory.write(offset, bytemuck::cast_slice(targets))?;
+        self.launch(0, n, Sampling::GREEDY, true)?;
+        self.read(n)
+    }
+
+    fn launch(&self, start: usize, rows: usize, sampling: Sampling, has_targets: bool) -> Result<(), TensorError> {
+        let placed = self.placed.as_ref().expect("invariant: on a device only");
+        let (device, pitch) = (placed.memory.cuda(), self.numbers.columns());
+        let logits = self.numbers.part(start * pitch, rows, pitch).on(device)?;
+        device.run(&[cuda::sample(&cuda::Sample {
+            tokens: placed.indices(Column::Tokens, start, rows),
+            logp: placed.operand(Column::Logp, start, rows),
+            logits,
+            uniform: placed.operand(Column::Uniform, start, rows),
+            targets: has_targets.then(|| placed.indices(Column::Targets, start, rows)),
+            vocab: self.vocab,
+            pitch,
+            sampling,
+        })?])
+    }
+
+    /// Brings the answers of a device.
+    fn read(&mut self, n: usize) -> Result<Answers<'_>, TensorError> {
+        let placed = self.placed.as_mut().expect("invariant: on a device only");
+        placed.memory.read(0, bytemuck::cast_slice_mut(&mut placed.staging))?;
+        let (tokens, logp) = placed.staging.split_at(placed.stride);
+        self.tokens[..n].copy_from_slice(&tokens[..n]);
+        self.logp.iter_mut().zip(&logp[..n]).for_each(|(y, &x)| *y = f64::from(f32::from_bits(x)));
+        Ok(self.answers(n))
+    }
+
+    fn answers(&self, n: usize) -> Answers<'_> {
+        Answers { tokens: &self.tokens[..n], logp: &self.logp[..n] }
+    }
+}
