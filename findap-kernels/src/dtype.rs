@@ -125,6 +125,15 @@ impl Element for bf16 {
     }
 }
 
+/// The bits of the bf16 nearest to `x`, the even one of two; NaN stays NaN. Without branches, for loops of vector instructions.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    (if is_nan { (bits >> 16) | 0x40 } else { nearest }) as u16
+}
+
 impl Real for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
@@ -272,6 +281,16 @@ mod tests {
             if x.is_finite() {
                 assert_eq!(x.load::<f32>().to_bits(), x.to_f32().to_bits());
                 assert_eq!(x.load::<f64>(), x.to_f64());
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_rounded_as_the_half_crate_rounds_them() {
+        for upper in 0..=u16::MAX {
+            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let x = f32::from_bits(u32::from(upper) << 16 | lower);
+                assert_eq!(bf16_bits(x), bf16::from_f32(x).to_bits(), "{x:e}");
             }
         }
     }

@@ -54,6 +54,18 @@ pub enum KernelError {
         /// What it may be, in words.
         want: String,
     },
+    /// The environment names instructions that the processor, or its operating system, does not have.
+    #[error(
+        "{setting} names {want}, which this machine does not have; it has {best} and what comes before it. Unset {setting}"
+    )]
+    MissingInstructions {
+        /// The variable.
+        setting: &'static str,
+        /// The set that it names.
+        want: &'static str,
+        /// The richest set of this machine.
+        best: &'static str,
+    },
     /// A number outside its domain.
     #[error("{op}: `{arg}` is {got}, but must be {want}")]
     BadArgument {

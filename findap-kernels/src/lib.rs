@@ -6,7 +6,7 @@
 //! | module | computes |
 //! |---|---|
 //! | [`dtype`], [`slice`](mod@slice), [`error`] | what a kernel reads and writes, and why it refuses |
-//! | [`matmul`] | dense products with transposes, accumulation and bf16 weights |
+//! | [`matmul`] | dense products with transposes and accumulation, in f32, f64, or bf16 with f32 sums |
 //! | [`embedding`] | rows of a table by token, and the sum of their gradients |
 //! | [`rms_norm`] | normalisation, alone or fused with the residual addition |
 //! | [`rope`] | rotary positions, in place |
@@ -31,7 +31,7 @@
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
 //! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
 //! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints. The environment is read by
-//!   [`Isa::current`], once, and where CUDA is looked for ([`cuda::Compiler::find`], [`cuda::Gpu::open`]).
+//!   [`Isa::current`] and [`Bf16Isa::current`], once, and where CUDA is looked for ([`cuda::Compiler::find`], [`cuda::Gpu::open`]).
 //!
 //! # What it does not do
 //! Strides, broadcasting, shapes beyond flat lengths and memory management live in the tensor crate.
@@ -65,5 +65,5 @@ mod tolerance;
 
 pub use dtype::{Dtype, Element, Real};
 pub use error::KernelError;
-pub use isa::Isa;
+pub use isa::{Bf16Isa, Isa};
 pub use slice::{Slice, SliceMut, Write};

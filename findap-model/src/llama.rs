@@ -78,6 +78,12 @@ impl Layout {
         };
         (spec, Layout { embedding, blocks, final_norm, head })
     }
+
+    /// The weights of matrix products.
+    pub(crate) fn multiplied(&self) -> Vec<TensorId> {
+        let of_block = |p: &BlockParams| [p.q, p.k, p.v, p.o, p.gate, p.up, p.down];
+        self.blocks.iter().flat_map(of_block).chain([self.head]).collect()
+    }
 }
 
 impl Llama {

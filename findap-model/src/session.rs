@@ -12,14 +12,17 @@ use std::sync::Arc;
 use findap_tensor::documents::DocumentMemory;
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::cross_entropy::{self, Head, MAX_CHUNK_ROWS, Scores, Sizes};
+use findap_tensor::ops::linear::Weight;
 use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
-use findap_tensor::{Arena, Device, Documents, Dtype, Indices, Tensor, TensorError, Write};
+use findap_tensor::{
+    Arena, Device, Documents, Dtype, Indices, PackedArena, Tensor, TensorError, TensorId, View, ViewMut, Write,
+};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::llama::{BlockParams, Llama};
+use crate::llama::{BlockParams, Layout, Llama};
 
 /// What the backward pass finds in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,8 @@ pub struct Tokens<'a> {
 /// What a session is built for.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Format of activations and arithmetic: f32 or f64 on the CPU, f32 or bf16 (with sums in f32) on a device.
+    /// Format of arithmetic: f32, bf16 with sums in f32, or, on the CPU, f64. Activations have it, too; but beside bf16 they are f32 on
+    /// the CPU, which rounds them for the products of linear layers only.
     pub dtype: Dtype,
     /// Tokens of the largest batch.
     pub max_tokens: usize,
@@ -85,6 +89,8 @@ pub struct Session {
     scores: Scores,
     /// Where a device reads the tokens of the batch.
     documents: Option<Arc<DocumentMemory>>,
+    /// The weights for products in bf16 on the CPU.
+    packed: Option<PackedArena>,
     num_tokens: usize,
 }
 
@@ -93,6 +99,7 @@ const STREAMS: &str = "residual streams";
 const BLOCKS: &str = "block activations";
 const GRADIENTS: &str = "activation gradients";
 const HEAD: &str = "head";
+const PACKED: &str = "weights in bf16";
 
 /// A residual stream and the norm factor taken of it.
 #[derive(Debug)]
@@ -142,7 +149,8 @@ impl Session {
     /// # Errors
     /// [`ModelError::Device`] with the purpose and size of what does not fit.
     pub fn on(device: &Device, config: &Config, options: SessionOptions) -> Result<Session, ModelError> {
-        let SessionOptions { dtype, max_tokens: n, max_positions, recompute, needs_backward } = options;
+        let SessionOptions { max_tokens: n, max_positions, recompute, needs_backward, .. } = options;
+        let dtype = activation_dtype(device, options.dtype);
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let tensor = |purpose, columns| Tensor::zeros_on(device, purpose, dtype, n, columns);
@@ -179,7 +187,7 @@ impl Session {
                 act: tensor(f)?,
             })
         };
-        let chunk_rows = head_chunk_rows(device, config.vocab_size).min(n.max(1));
+        let chunk_rows = head_chunk_rows(device, options.dtype, config.vocab_size).min(n.max(1));
         let sizes = Sizes { dim: d, vocab: config.vocab_size, chunk_rows };
         let scratch = if *device == Device::Cpu { sizes.scratch_len() } else { 0 };
         let scale = 1.0 / (config.head_dim as f64).sqrt();
@@ -208,6 +216,10 @@ impl Session {
                 Device::Cpu => None,
                 Device::Cuda(cuda) => Some(Arc::new(DocumentMemory::new(cuda, n)?)),
             },
+            packed: (options.dtype != dtype).then(|| {
+                let (spec, layout) = Layout::new(config);
+                PackedArena::new(&spec, &layout.multiplied(), needs_backward)
+            }),
             num_tokens: 0,
         })
     }
@@ -242,6 +254,7 @@ impl Session {
             (GRADIENTS, gradients),
             (HEAD, self.head_scratch.bytes() + on_device + self.hidden.bytes() + self.branch.bytes()),
             ("rotary tables", self.rope[0].bytes() + self.rope[1].bytes()),
+            (PACKED, self.packed.as_ref().map_or(0, PackedArena::bytes)),
         ]
     }
 
@@ -263,6 +276,9 @@ impl Session {
         mut attend: impl FnMut(usize, Heads, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let n = self.check(tokens)?;
+        if let Some(packed) = &mut self.packed {
+            packed.update(&model.params)?;
+        }
         if let Some(memory) = &mut self.documents {
             let memory = Arc::get_mut(memory).expect("invariant: only a pass of this session reads it");
             let Tokens { ids, positions, cu_seqlens } = tokens;
@@ -297,7 +313,7 @@ impl Session {
         let n = self.num_tokens;
         let head = Head {
             hidden: self.hidden.rows(n),
-            weight: model.params.get(model.layout.head),
+            weight: matrix(self.packed.as_ref(), model, model.layout.head),
             targets,
             chunk_rows: self.chunk_rows,
             scratch: self.head_scratch.rows_mut(1),
@@ -436,7 +452,8 @@ impl Session {
         attend: &mut impl FnMut(usize, Heads, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let n = documents.ids.len();
-        let weight = |id| model.params.get(id);
+        let packed = self.packed.as_ref();
+        let weight = |id| matrix(packed, model, id);
         let (stream, block) = (l.min(self.streams.len() - 1), l.min(self.blocks.len() - 1));
         let tables =
             Tables { cos: self.rope[0].rows(self.rope[0].num_rows()), sin: self.rope[1].rows(self.rope[1].num_rows()) };
@@ -456,7 +473,7 @@ impl Session {
             saved.middle.rstd.rows_mut(n),
             self.branch.rows(n),
             self.streams[stream].x.rows(n),
-            weight(p.mlp_norm),
+            model.params.get(p.mlp_norm),
             self.eps,
         )?;
         linear::forward(saved.gate.rows_mut(n), saved.mlp_normed.rows(n), weight(p.gate))?;
@@ -479,7 +496,7 @@ impl Session {
         let g = self.gradients.as_mut().expect("invariant: the session was built for a backward pass");
         let head = Head {
             hidden: self.hidden.rows(n),
-            weight: model.params.get(model.layout.head),
+            weight: matrix(self.packed.as_ref(), model, model.layout.head),
             targets,
             chunk_rows: self.chunk_rows,
             scratch: self.head_scratch.rows_mut(1),
@@ -547,7 +564,11 @@ impl Session {
         grads: &mut Arena,
     ) -> Result<(), ModelError> {
         let n = documents.ids.len();
-        let weight = |id| model.params.get(id);
+        let packed = self.packed.as_ref();
+        let weight = |id| matrix(packed, model, id);
+        let norm = |id| model.params.get(id);
+        let backward_weight: fn(ViewMut<'_>, View<'_>, View<'_>) -> Result<(), TensorError> =
+            if packed.is_some() { linear::backward_weight_in_bf16 } else { linear::backward_weight };
         let saved = &self.blocks[l.min(self.blocks.len() - 1)];
         let stream = &self.streams[l];
         let tables =
@@ -556,10 +577,10 @@ impl Session {
 
         // MLP: the gradient of the branch is that of the stream
         linear::backward_input(g.act.rows_mut(n), Write::Overwrite, g.stream.rows(n), weight(p.down))?;
-        linear::backward_weight(grads.get_mut(p.down), g.stream.rows(n), saved.act.rows(n))?;
+        backward_weight(grads.get_mut(p.down), g.stream.rows(n), saved.act.rows(n))?;
         swiglu::backward(g.gate.rows_mut(n), g.up.rows_mut(n), g.act.rows(n), saved.gate.rows(n), saved.up.rows(n))?;
-        linear::backward_weight(grads.get_mut(p.gate), g.gate.rows(n), saved.mlp_normed.rows(n))?;
-        linear::backward_weight(grads.get_mut(p.up), g.up.rows(n), saved.mlp_normed.rows(n))?;
+        backward_weight(grads.get_mut(p.gate), g.gate.rows(n), saved.mlp_normed.rows(n))?;
+        backward_weight(grads.get_mut(p.up), g.up.rows(n), saved.mlp_normed.rows(n))?;
         linear::backward_input(g.normed.rows_mut(n), Write::Overwrite, g.gate.rows(n), weight(p.gate))?;
         linear::backward_input(g.normed.rows_mut(n), Write::Accumulate, g.up.rows(n), weight(p.up))?;
         rms_norm::backward(
@@ -567,12 +588,12 @@ impl Session {
             Write::Accumulate,
             grads.get_mut(p.mlp_norm),
             g.normed.rows(n),
-            rms_norm::Saved { x: saved.middle.x.rows(n), rstd: saved.middle.rstd.rows(n), weight: weight(p.mlp_norm) },
+            rms_norm::Saved { x: saved.middle.x.rows(n), rstd: saved.middle.rstd.rows(n), weight: norm(p.mlp_norm) },
         )?;
 
         // attention
         linear::backward_input(g.attended.rows_mut(n), Write::Overwrite, g.stream.rows(n), weight(p.o))?;
-        linear::backward_weight(grads.get_mut(p.o), g.stream.rows(n), saved.attended.rows(n))?;
+        backward_weight(grads.get_mut(p.o), g.stream.rows(n), saved.attended.rows(n))?;
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
         let kept = attention::Saved { out: saved.attended.rows(n), lse: saved.lse.rows(n) };
         let outputs = [g.q.rows_mut(n), g.k.rows_mut(n), g.v.rows_mut(n)];
@@ -582,7 +603,7 @@ impl Session {
         for (id, gradient, write) in
             [(p.q, &g.q, Write::Overwrite), (p.k, &g.k, Write::Accumulate), (p.v, &g.v, Write::Accumulate)]
         {
-            linear::backward_weight(grads.get_mut(id), gradient.rows(n), saved.normed.rows(n))?;
+            backward_weight(grads.get_mut(id), gradient.rows(n), saved.normed.rows(n))?;
             linear::backward_input(g.normed.rows_mut(n), write, gradient.rows(n), weight(id))?;
         }
         rms_norm::backward(
@@ -590,9 +611,17 @@ impl Session {
             Write::Accumulate,
             grads.get_mut(p.attention_norm),
             g.normed.rows(n),
-            rms_norm::Saved { x: stream.x.rows(n), rstd: stream.rstd.rows(n), weight: weight(p.attention_norm) },
+            rms_norm::Saved { x: stream.x.rows(n), rstd: stream.rstd.rows(n), weight: norm(p.attention_norm) },
         )?;
         Ok(())
+    }
+}
+
+/// A weight as the products of a session read it.
+fn matrix<'a>(packed: Option<&'a PackedArena>, model: &'a Llama, id: TensorId) -> Weight<'a> {
+    match packed {
+        Some(packed) => Weight::Packed(packed.get(id)),
+        None => Weight::Plain(model.params.get(id)),
     }
 }
 
@@ -606,14 +635,15 @@ pub(crate) struct AttentionCall<'a> {
 
 /// What [`Session::memory`] of a session on the CPU for these options will say, without building one.
 pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
-    let SessionOptions { dtype, max_tokens: n, max_positions, recompute, needs_backward } = options;
+    let SessionOptions { max_tokens: n, max_positions, recompute, needs_backward, .. } = options;
+    let dtype = activation_dtype(&Device::Cpu, options.dtype);
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let (streams, blocks) = kept(config, recompute, needs_backward);
     let stream = d + 1;
     let block = 2 * d + 2 * q + 2 * kv + config.num_heads + stream + 3 * f;
     let gradients = if needs_backward { 2 * d + 2 * q + 2 * kv + 3 * f } else { 0 };
-    let chunk_rows = head_chunk_rows(&Device::Cpu, config.vocab_size).min(n.max(1));
+    let chunk_rows = head_chunk_rows(&Device::Cpu, options.dtype, config.vocab_size).min(n.max(1));
     let scratch = Sizes { dim: d, vocab: config.vocab_size, chunk_rows }.scratch_len();
     let numbers = [
         ("residual streams", n * stream * (streams + 1)),
@@ -622,7 +652,17 @@ pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static s
         ("head", scratch + 2 * n * d),
         ("rotary tables", max_positions * config.head_dim),
     ];
-    numbers.map(|(purpose, numbers)| (purpose, numbers * dtype.size_bytes())).to_vec()
+    let mut bytes = numbers.map(|(purpose, numbers)| (purpose, numbers * dtype.size_bytes())).to_vec();
+    let (spec, layout) = Layout::new(config);
+    let is_packed = options.dtype != dtype;
+    let packed = if is_packed { PackedArena::bytes_of(&spec, &layout.multiplied(), needs_backward) } else { 0 };
+    bytes.push((PACKED, packed));
+    bytes
+}
+
+/// The format of activations beside products in `dtype`.
+fn activation_dtype(device: &Device, dtype: Dtype) -> Dtype {
+    if *device == Device::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 
 /// Residual streams and blocks whose activations are kept.
@@ -634,10 +674,13 @@ fn kept(config: &Config, recompute: Recompute, needs_backward: bool) -> (usize, 
     }
 }
 
-/// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew; a device: about
-/// 2^27 (512 MiB), so that products are large.
-fn head_chunk_rows(device: &Device, vocab_size: usize) -> usize {
+/// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew, and whole tiles of 32
+/// rows in bf16; a device: about 2^27 (512 MiB), so that products are large.
+fn head_chunk_rows(device: &Device, dtype: Dtype, vocab_size: usize) -> usize {
     match device {
+        Device::Cpu if dtype == Dtype::Bf16 => {
+            ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS).next_multiple_of(32)
+        }
         Device::Cpu => ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
         Device::Cuda(_) => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
     }

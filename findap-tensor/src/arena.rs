@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use findap_kernels::{Dtype, Slice, SliceMut};
 
@@ -47,6 +48,13 @@ impl Entry {
 pub struct Arena {
     spec: Arc<ArenaSpec>,
     data: Tensor,
+    state: u64,
+}
+
+/// A number that no arena has had.
+fn new_state() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl ArenaSpec {
@@ -81,6 +89,11 @@ impl ArenaSpec {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
+    /// One of them.
+    pub fn entry(&self, id: TensorId) -> &Entry {
+        &self.entries[id.0]
+    }
+
     /// Numbers in all tensors together.
     pub fn len(&self) -> usize {
         self.len
@@ -102,7 +115,7 @@ impl Arena {
     /// All tensors zero, in this process's memory.
     pub fn zeros(spec: Arc<ArenaSpec>, dtype: Dtype) -> Arena {
         let data = Tensor::zeros(dtype, 1, spec.len());
-        Arena { spec, data }
+        Arena { spec, data, state: new_state() }
     }
 
     /// All tensors zero, in the memory of `device`; `purpose` is for the error.
@@ -116,7 +129,7 @@ impl Arena {
         dtype: Dtype,
     ) -> Result<Arena, TensorError> {
         let data = Tensor::zeros_on(device, purpose, dtype, 1, spec.len())?;
-        Ok(Arena { spec, data })
+        Ok(Arena { spec, data, state: new_state() })
     }
 
     /// The names, shapes and offsets.
@@ -134,6 +147,11 @@ impl Arena {
         self.data.device()
     }
 
+    /// Another number whenever the contents may have changed: arenas of one state have the same numbers.
+    pub fn state(&self) -> u64 {
+        self.state
+    }
+
     /// All numbers in order, as one row of a tensor.
     pub fn tensor(&self) -> &Tensor {
         &self.data
@@ -141,6 +159,7 @@ impl Arena {
 
     /// All numbers in order, to be written, as one row of a tensor.
     pub fn tensor_mut(&mut self) -> &mut Tensor {
+        self.state = new_state();
         &mut self.data
     }
 
@@ -157,6 +176,7 @@ impl Arena {
     /// # Panics
     /// As [`Tensor::slice_mut`].
     pub fn flat_mut(&mut self) -> SliceMut<'_> {
+        self.state = new_state();
         self.data.slice_mut()
     }
 
@@ -168,6 +188,7 @@ impl Arena {
 
     /// One tensor, to be written.
     pub fn get_mut(&mut self, id: TensorId) -> ViewMut<'_> {
+        self.state = new_state();
         let entry = &self.spec.entries[id.0];
         self.data.part_mut(entry.start, entry.rows, entry.columns)
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use findap_kernels::attention::cuda::Target;
 use findap_kernels::cuda::{CudaError, Executor, Gpu, Launch};
 use findap_kernels::matmul::cuda::Product;
-use findap_kernels::{Dtype, matmul};
+use findap_kernels::{Bf16Isa, Dtype, matmul};
 
 use crate::error::TensorError;
 
@@ -56,16 +56,13 @@ impl Device {
     /// Whether activations and weights may have this format here.
     ///
     /// # Errors
-    /// [`TensorError::NoArithmetic`].
+    /// [`TensorError::NoArithmetic`]; [`TensorError::Kernel`] if the environment names instructions that the CPU does not have.
     pub fn supports(&self, dtype: Dtype) -> Result<(), TensorError> {
-        let supported = match self {
-            Device::Cpu => [Dtype::F32, Dtype::F64],
-            Device::Cuda(_) => [Dtype::F32, Dtype::Bf16],
-        };
-        if supported.contains(&dtype) {
-            return Ok(());
+        match (self, dtype) {
+            (Device::Cpu, Dtype::Bf16) => Ok(Bf16Isa::current().map(|_| ())?),
+            (Device::Cpu, Dtype::F32 | Dtype::F64) | (Device::Cuda(_), Dtype::F32 | Dtype::Bf16) => Ok(()),
+            (Device::Cuda(_), Dtype::F64) => Err(TensorError::NoArithmetic { device: self.name(), dtype }),
         }
-        Err(TensorError::NoArithmetic { device: self.name(), dtype })
     }
 }
 

@@ -35,7 +35,7 @@ pub enum TensorError {
         found: String,
     },
     /// The device has no arithmetic in this format.
-    #[error("{device} does not compute in {dtype}; f32 and bf16 are for GPUs, f32 and f64 for CPUs")]
+    #[error("{device} does not compute in {dtype}; f64 is for the CPU")]
     NoArithmetic {
         /// The device.
         device: String,

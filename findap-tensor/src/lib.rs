@@ -9,6 +9,7 @@
 //! | [`device`] | [`Device`]: where numbers lie and ops run |
 //! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
 //! | [`arena`] | [`Arena`], [`ArenaSpec`] |
+//! | [`packed`] | [`PackedArena`]: weights packed for products in bf16 on the CPU |
 //! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them; [`Indices`] for other whole numbers |
 //! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
 //!
@@ -23,6 +24,7 @@ pub mod documents;
 mod error;
 mod indices;
 pub mod ops;
+pub mod packed;
 pub mod tensor;
 
 pub use arena::{Arena, ArenaSpec, TensorId};
@@ -32,7 +34,8 @@ pub use error::TensorError;
 pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};
 #[cfg(feature = "emulator")]
 pub use findap_kernels::emulator::Options as EmulatorOptions;
-pub use findap_kernels::isa::Isa;
+pub use findap_kernels::isa::{Bf16Isa, Isa};
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
 pub use indices::Indices;
+pub use packed::PackedArena;
 pub use tensor::{Tensor, View, ViewMut};

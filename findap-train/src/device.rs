@@ -45,33 +45,18 @@ impl From<DeviceChoice> for String {
 }
 
 impl DeviceChoice {
-    /// Takes the device into use for training in `dtype`. With [`DeviceChoice::Auto`], the second value says why it is not a GPU
+    /// Takes the device into use for weights in `dtype`. With [`DeviceChoice::Auto`], the second value says why it is not a GPU
     /// where there is one.
     ///
     /// # Errors
-    /// [`TensorError::Cuda`]; [`TensorError::NoArithmetic`].
+    /// [`TensorError::Cuda`]; as [`Device::supports`].
     pub fn open(self, dtype: Dtype) -> Result<(Device, Option<TensorError>), TensorError> {
-        self.open_if(|device| device.supports(dtype))
-    }
-
-    /// [`DeviceChoice::open`] for a model that answers: the CPU takes weights in bf16, too, beside activations in f32.
-    ///
-    /// # Errors
-    /// As [`DeviceChoice::open`].
-    pub fn open_to_answer(self, dtype: Dtype) -> Result<(Device, Option<TensorError>), TensorError> {
-        self.open_if(|device| if *device == Device::Cpu { Ok(()) } else { device.supports(dtype) })
-    }
-
-    fn open_if(
-        self,
-        can: impl Fn(&Device) -> Result<(), TensorError>,
-    ) -> Result<(Device, Option<TensorError>), TensorError> {
         let on_gpu = |ordinal| {
             let device = Device::gpu(ordinal)?;
-            can(&device)?;
+            device.supports(dtype)?;
             Ok::<_, TensorError>(device)
         };
-        let on_cpu = || can(&Device::Cpu).map(|()| Device::Cpu);
+        let on_cpu = || Device::Cpu.supports(dtype).map(|()| Device::Cpu);
         match self {
             DeviceChoice::Cpu => Ok((on_cpu()?, None)),
             DeviceChoice::Cuda(ordinal) => Ok((on_gpu(ordinal)?, None)),
@@ -94,7 +79,6 @@ mod tests {
             assert!(DeviceChoice::try_from(bad.to_owned()).unwrap_err().contains("cuda:N"), "{bad}");
         }
         assert_eq!(DeviceChoice::Cpu.open(Dtype::F64).unwrap().0, Device::Cpu);
-        assert!(matches!(DeviceChoice::Cpu.open(Dtype::Bf16), Err(TensorError::NoArithmetic { .. })));
-        assert_eq!(DeviceChoice::Cpu.open_to_answer(Dtype::Bf16).unwrap().0, Device::Cpu);
+        assert_eq!(DeviceChoice::Cpu.open(Dtype::Bf16).unwrap().0, Device::Cpu);
     }
 }

@@ -365,7 +365,7 @@ impl Run<'_, '_> {
                 if let Some(done) = read_json::<Done>(&marker)? {
                     require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
                 } else {
-                    // drawn on the CPU, which has no bf16 arithmetic
+                    // drawn in f32 and rounded once, when it is saved or loaded
                     let dtype = if self.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.dtype() };
                     let llama = Llama::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
                     self.save(&llama, &folder, tokenizer.clone())?;

@@ -43,18 +43,19 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_step_allocates_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
-    for recompute in [Recompute::None, Recompute::Block] {
-        let counts = pool.install(|| steps(recompute));
+    let cases = [(Recompute::None, Dtype::F32), (Recompute::Block, Dtype::F32), (Recompute::None, Dtype::Bf16)];
+    for (recompute, dtype) in cases {
+        let counts = pool.install(|| steps(recompute, dtype));
         // A thread makes its scratch memory when it first has a part in an operation, which may be in any step.
         let without = counts.iter().filter(|count| **count == 0).count();
-        assert!(without >= 3, "allocations of each step with {recompute:?}: {counts:?}");
+        assert!(without >= 3, "allocations of each step with {recompute:?} in {dtype}: {counts:?}");
     }
 }
 
 /// Allocations of each of several steps.
-fn steps(recompute: Recompute) -> Vec<usize> {
+fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
-    let mut model = Llama::load(folder, Dtype::F32).expect("the golden model");
+    let mut model = Llama::load(folder, dtype).expect("the golden model");
     let lengths = [100, 37, 63];
     let n: usize = lengths.iter().sum();
     let ids: Vec<u32> = (0..n as u32).map(|t| 7 + t * 31 % 1000).collect();
@@ -62,8 +63,7 @@ fn steps(recompute: Recompute) -> Vec<usize> {
     let cu_seqlens = [0, 100, 137, 200];
     let ends = |t: usize| cu_seqlens.contains(&(t as u32 + 1));
     let targets: Vec<u32> = (0..n).map(|t| if ends(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
-    let options =
-        SessionOptions { dtype: Dtype::F32, max_tokens: n, max_positions: 100, recompute, needs_backward: true };
+    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, needs_backward: true };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
     let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };

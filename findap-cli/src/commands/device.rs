@@ -37,7 +37,7 @@ impl DeviceArguments {
             Precision::F64 => Dtype::F64,
             Precision::Bf16 => Dtype::Bf16,
         };
-        let (device, why_not_gpu) = self.device.open_to_answer(dtype)?;
+        let (device, why_not_gpu) = self.device.open(dtype)?;
         if let Some(why) = why_not_gpu {
             eprintln!("computing on the CPU, not on the GPU: {why}");
         }

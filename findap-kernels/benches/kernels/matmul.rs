@@ -1,33 +1,51 @@
-//! Dense products of a small and a larger layer: 1024 tokens, 768 -> 2048 and 256 -> 704.
+//! Dense products: squares, and layers of a model of 14 and of 100 million parameters over 512 and 1024 tokens.
+//!
+//! Each in f32, in bf16 from f32 numbers (both factors rounded while they are packed), and in bf16 with the weight packed before.
+//! `FINDAP_ISA` chooses the instructions.
 
 use criterion::{Criterion, Throughput};
-use findap_kernels::Write;
-use findap_kernels::matmul::{Gemm, gemm};
+use findap_kernels::matmul::{Factor, Gemm, Packed, gemm};
+use findap_kernels::{Bf16Isa, Write};
 
 use crate::support::{assert_near, group, numbers};
 
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1024, 1024, 1024), (2048, 2048, 512), (512, 704, 256), (512, 256, 704), (1024, 2048, 768), (512, 768, 2048)];
+
 pub(crate) fn benches(c: &mut Criterion) {
-    for (m, n, k) in [(1024, 704, 256), (1024, 2048, 768)] {
+    let isa = Bf16Isa::current().unwrap().name();
+    for (m, n, k) in SHAPES {
         let (a, b, mut out) = (numbers(1, m * k), numbers(2, n * k), vec![0.0f32; m * n]);
-        let mut run = || {
-            gemm(Gemm {
-                m,
-                n,
-                k,
-                a: (&a[..]).into(),
-                transpose_a: false,
-                b: (&b[..]).into(),
-                transpose_b: true,
-                c: (&mut out[..]).into(),
-                write: Write::Overwrite,
-            })
-            .unwrap();
-        };
-        run();
+        let mut packed = Packed::zeros(k, n);
+        packed.pack((&b[..]).into(), true).unwrap();
+        let cases = [
+            ("f32".to_owned(), Factor::Plain((&b[..]).into()), 1e-4),
+            // each product is off by two roundings of 2^-9: a random walk of k steps of about 2^-9 / 3, times 6
+            (format!("bf16 {isa}"), Factor::Rounded((&b[..]).into()), (k as f64).sqrt() * 2.0 / 512.0),
+            (format!("bf16 packed {isa}"), Factor::Packed(&packed), (k as f64).sqrt() * 2.0 / 512.0),
+        ];
         let wide = |j: usize| (0..k).map(|p| f64::from(a[p]) * f64::from(b[j * k + p])).sum::<f64>();
+        let truth: Vec<f64> = (0..n).map(wide).collect();
         let mut group = group(c, "matmul", Throughput::Elements((2 * m * n * k) as u64));
-        group.bench_function(format!("{m}x{n}x{k}"), |bench| bench.iter(&mut run));
+        for (name, b, limit) in cases {
+            let mut run = || {
+                gemm(Gemm {
+                    m,
+                    n,
+                    k,
+                    a: (&a[..]).into(),
+                    transpose_a: false,
+                    b,
+                    transpose_b: true,
+                    c: (&mut out[..]).into(),
+                    write: Write::Overwrite,
+                })
+                .unwrap();
+            };
+            run();
+            group.bench_function(format!("{m}x{n}x{k} {name}"), |bench| bench.iter(&mut run));
+            assert_near(&out[..n], truth.iter().copied(), limit);
+        }
         group.finish();
-        assert_near(&out[..n], (0..n).map(wide), 1e-4);
     }
 }

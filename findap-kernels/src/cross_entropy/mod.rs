@@ -19,7 +19,7 @@ use crate::check;
 use crate::dtype::Real;
 use crate::error::KernelError;
 use crate::isa::vectorised;
-use crate::matmul::{Gemm, gemm};
+use crate::matmul::{Gemm, Weight, gemm};
 use crate::slice::{Slice, SliceMut, Write};
 
 /// The target of a token that bears no loss.
@@ -52,8 +52,8 @@ pub struct Forward<'a> {
     pub lse: &'a mut [f64],
     /// `[n, dim]`.
     pub hidden: Slice<'a>,
-    /// `[vocab, dim]`; may be bf16 beside f32.
-    pub weight: Slice<'a>,
+    /// `[vocab, dim]`; may be bf16 beside f32, or packed for products in bf16.
+    pub weight: Weight<'a>,
     /// `[n]`, each below `vocab` or [`IGNORE`].
     pub targets: &'a [u32],
     /// The sizes.
@@ -184,7 +184,7 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
             k: dim,
             a: gathered.as_const(),
             transpose_a: false,
-            b: weight,
+            b: weight.of_forward(),
             transpose_b: true,
             c: logits.reborrow(),
             write: Write::Overwrite,
@@ -202,7 +202,7 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
             k: vocab,
             a: logits.as_const(),
             transpose_a: false,
-            b: weight,
+            b: weight.of_backward()?,
             transpose_b: false,
             c: dgathered.reborrow(),
             write: Write::Overwrite,
@@ -215,7 +215,7 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
                 k: count,
                 a: logits.as_const(),
                 transpose_a: true,
-                b: gathered.as_const(),
+                b: weight.of_gradient(gathered.as_const()),
                 transpose_b: false,
                 c: dweight.reborrow(),
                 write: Write::Accumulate,

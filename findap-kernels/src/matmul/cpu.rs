@@ -21,6 +21,8 @@ use crate::slice::Write;
 mod pack;
 mod tile;
 
+pub(super) use self::tile::prefetch;
+
 /// Panels of a transposed a that are packed together, so that each of its rows is read in longer runs.
 const GROUP_PANELS: usize = 4;
 /// Columns of one task: with `MAX_DEPTH` steps of k, 576 KiB of f32 packed from b in an L2 cache of 1 MiB.
@@ -30,7 +32,7 @@ const TASK_PRODUCTS: usize = 1 << 26;
 /// Most tasks that small size alone asks for.
 const MAX_TASKS: usize = 64;
 /// Multiplications below which waking another thread costs more than it saves.
-const SERIAL_LIMIT: usize = 1 << 19;
+pub(super) const SERIAL_LIMIT: usize = 1 << 19;
 
 /// A format that products are computed in: its tiles, its packing of a transposed a, and its buffers.
 pub(super) trait Compute: Real {
@@ -161,7 +163,8 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
     }
     let tiles = T::tiles(isa);
     let product = Product { isa, tiles, shape, a, b, c: Target(c.as_mut_ptr()) };
-    let (row_step, column_step) = task_size(shape, tiles);
+    let costs = (if shape.transpose_a { 3 } else { 2 }, if shape.transpose_b { 4 } else { 2 });
+    let (row_step, column_step) = task_size(shape, (tiles.row_major.len(), tiles.columns), costs);
     let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
     let task = |index: usize| {
         let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);
@@ -179,18 +182,17 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
 /// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size, at least two of them.
 ///
 /// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again.
-/// Of the cuts into enough tasks this takes the one that packs least, by the measured cycles per number packed.
-fn task_size<T>(shape: Shape, tiles: &Tiles<T>) -> (usize, usize) {
-    let Shape { m, n, k, transpose_a, transpose_b, .. } = shape;
+/// Of the cuts into enough tasks this takes the one that packs least, by the measured cycles per number packed of a and of b.
+pub(super) fn task_size(shape: Shape, tile: (usize, usize), costs: (usize, usize)) -> (usize, usize) {
+    let Shape { m, n, k, .. } = shape;
     let part = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts) * unit;
-    let a_cost = m * if transpose_a { 3 } else { 2 };
-    let b_cost = n * if transpose_b { 4 } else { 2 };
+    let (a_cost, b_cost) = (m * costs.0, n * costs.1);
     let tasks = (m * n / TASK_PRODUCTS.div_ceil(k)).clamp(2, MAX_TASKS);
     let fewest_columns = n.div_ceil(TASK_COLUMNS);
     let cuts = (1..=tasks).map(|row_parts| (row_parts, fewest_columns.max(tasks.div_ceil(row_parts))));
     let (row_parts, column_parts) =
         cuts.min_by_key(|&(rows, columns)| rows * b_cost + columns * a_cost).expect("there is at least one task");
-    (part(m, row_parts, tiles.row_major.len()), part(n, column_parts, tiles.columns))
+    (part(m, row_parts, tile.0), part(n, column_parts, tile.1))
 }
 
 /// Steps of k that a tile sums at once: k in equal blocks. It depends on k alone, because it fixes the order of the sums.

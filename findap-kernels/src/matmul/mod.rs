@@ -5,15 +5,19 @@
 //! All matrices are row-major and contiguous. A linear layer y = x W^T with W `[out, in]` is `transpose_b`; its two
 //! gradients are dx = dy W (no transpose) and dW = dy^T x (`transpose_a`, accumulating).
 
+mod bf16;
 mod cpu;
 pub mod cuda;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod weight;
 
+pub use self::bf16::Packed;
+pub use self::weight::{PackedWeight, Weight};
 use crate::check;
 use crate::error::KernelError;
-use crate::isa::Isa;
+use crate::isa::{Bf16Isa, Isa};
 use crate::slice::{Slice, SliceMut, Write};
 
 /// The arguments of [`gemm`].
@@ -29,14 +33,31 @@ pub struct Gemm<'a> {
     pub a: Slice<'a>,
     /// Whether `a` is stored transposed.
     pub transpose_a: bool,
-    /// `[k, n]`, or `[n, k]` with `transpose_b`. May be bf16 beside f32: it is a weight.
-    pub b: Slice<'a>,
-    /// Whether `b` is stored transposed.
+    /// `[k, n]`, or `[n, k]` with `transpose_b`.
+    pub b: Factor<'a>,
+    /// Whether `b` is stored transposed; not looked at where it is packed.
     pub transpose_b: bool,
     /// `[m, n]`, written.
     pub c: SliceMut<'a>,
     /// Whether the product replaces `c` or is added to it.
     pub write: Write,
+}
+
+/// The right factor, and by it the arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// Computed in the format of the other factor; bf16 beside f32 is a weight.
+    Plain(Slice<'a>),
+    /// Both factors are rounded to bf16 and summed in f32.
+    Rounded(Slice<'a>),
+    /// As [`Factor::Rounded`], rounded and packed before.
+    Packed(&'a Packed),
+}
+
+impl<'a, S: Into<Slice<'a>>> From<S> for Factor<'a> {
+    fn from(b: S) -> Self {
+        Factor::Plain(b.into())
+    }
 }
 
 /// Computes a matrix product.
@@ -45,20 +66,25 @@ pub struct Gemm<'a> {
 /// `a`: `m * k`, `b`: `k * n`, `c`: `m * n` numbers; any of the sizes may be 0.
 /// # Numerics
 /// f32 sums in f32, f64 in f64, by blocks of k whose length depends on k alone. The bits of c[i, j] depend on row i of op(a),
-/// column j of op(b) and k: not on the other rows, on their number, or on the number of threads.
+/// column j of op(b) and k: not on the other rows, on their number, or on the number of threads. With factors rounded to bf16,
+/// sums are in f32 by the same rule, and a `c` in bf16 is rounded once.
 /// # Cost
 /// 2 m n k operations; both operands are packed once or a few times into buffers that each thread keeps.
 /// # Errors
 /// [`KernelError::ShapeMismatch`] if a length disagrees with the sizes; [`KernelError::UnsupportedDtype`] for formats other
-/// than all f32, all f64, or f32 with `b` in bf16.
+/// than all f32, all f64, f32 with `b` in bf16, or any of f32 and bf16 with factors rounded to bf16;
+/// [`KernelError::MissingInstructions`] for these where the environment asks for too much.
 pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
     const OP: &str = "matmul::gemm";
     let Gemm { m, n, k, a, transpose_a, b, transpose_b, c, write } = args;
     check::length(OP, "a", a.len(), m * k)?;
-    check::length(OP, "b", b.len(), k * n)?;
     check::length(OP, "c", c.len(), m * n)?;
-    let dtypes = [("a", a.dtype()), ("b", b.dtype()), ("c", c.dtype())];
     let shape = Shape { m, n, k, transpose_a, transpose_b, write };
+    let Factor::Plain(b) = b else {
+        return bf16::gemm(OP, bf16::Kernel::of(Bf16Isa::current()?), shape, a, b, c);
+    };
+    check::length(OP, "b", b.len(), k * n)?;
+    let dtypes = [("a", a.dtype()), ("b", b.dtype()), ("c", c.dtype())];
     match (a, b, c) {
         (Slice::F32(a), Slice::F32(b), SliceMut::F32(c)) => cpu::gemm(Isa::current(), shape, a, b, c),
         (Slice::F64(a), Slice::F64(b), SliceMut::F64(c)) => cpu::gemm(Isa::current(), shape, a, b, c),

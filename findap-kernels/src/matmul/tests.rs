@@ -16,7 +16,7 @@ fn shape(m: usize, n: usize, k: usize, transpose_a: bool, transpose_b: bool) -> 
 
 fn call(shape: Shape, a: Slice<'_>, b: Slice<'_>, c: SliceMut<'_>) -> Result<(), KernelError> {
     let Shape { m, n, k, transpose_a, transpose_b, write } = shape;
-    gemm(Gemm { m, n, k, a, transpose_a, b, transpose_b, c, write })
+    gemm(Gemm { m, n, k, a, transpose_a, b: b.into(), transpose_b, c, write })
 }
 
 /// Largest error allowed in a sum of k products of numbers below 1 in any order, each operation with unit roundoff `unit`:

@@ -7,7 +7,7 @@ mod tests;
 use rayon::prelude::*;
 
 use crate::check;
-use crate::dtype::{Element, Real};
+use crate::dtype::{Element, Real, bf16_bits};
 use crate::error::KernelError;
 use crate::isa::vectorised;
 use crate::slice::{Slice, SliceMut};
@@ -50,6 +50,32 @@ pub fn add(out: SliceMut<'_>, x: Slice<'_>) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// out = x in the format of `out`: f32 rounded to bf16, to the even one of two that are as near, or bf16 widened to f32.
+///
+/// # Errors
+/// As [`add`].
+pub fn cast(out: SliceMut<'_>, x: Slice<'_>) -> Result<(), KernelError> {
+    const OP: &str = "reduce::cast";
+    check::length(OP, "x", x.len(), out.len())?;
+    let dtypes = [("out", out.dtype()), ("x", x.dtype())];
+    match (out, x) {
+        (SliceMut::Bf16(out), Slice::F32(x)) => map_all(
+            out,
+            x,
+            #[inline(always)]
+            |x| half::bf16::from_bits(bf16_bits(x)),
+        ),
+        (SliceMut::F32(out), Slice::Bf16(x)) => map_all(
+            out,
+            x,
+            #[inline(always)]
+            |x| x.load(),
+        ),
+        _ => return Err(check::unsupported(OP, dtypes)),
+    }
+    Ok(())
+}
+
 /// Sets every number.
 pub fn fill(x: SliceMut<'_>, value: f64) {
     match x {
@@ -84,6 +110,15 @@ fn squares<E: Element>(x: &[E]) -> f64 {
             lanes.iter().sum()
         },
     )
+}
+
+fn map_all<E: Element, F: Element>(out: &mut [F], x: &[E], map: impl Fn(E) -> F + Sync) {
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| {
+        vectorised(
+            #[inline(always)]
+            || out.iter_mut().zip(x).for_each(|(y, &x)| *y = map(x)),
+        )
+    });
 }
 
 fn add_all<T: Real>(out: &mut [T], x: &[T]) {

@@ -32,3 +32,18 @@ fn add_and_fill_reach_every_number() {
     assert!(x.iter().all(|&x| x == -2.0));
     assert!(add((&mut x[..]).into(), (&y[..5]).into()).is_err());
 }
+
+#[test]
+fn casts_round_once_and_widen_exactly() {
+    use half::bf16;
+    let x: Vec<f32> = (0..70_000).map(|i| (i as f32 - 35_000.0) * 1.000_123e-3).collect();
+    let (mut rounded, mut widened) = (vec![bf16::ZERO; x.len()], vec![0.0f32; x.len()]);
+    cast((&mut rounded[..]).into(), (&x[..]).into()).unwrap();
+    assert!(x.iter().zip(&rounded).all(|(&x, &y)| bf16::from_f32(x) == y));
+    cast((&mut widened[..]).into(), (&rounded[..]).into()).unwrap();
+    assert!(rounded.iter().zip(&widened).all(|(x, &y)| x.to_f32() == y));
+    let short = cast((&mut widened[..5]).into(), (&rounded[..4]).into());
+    assert!(matches!(short, Err(KernelError::ShapeMismatch { arg: "x", want: 5, got: 4, .. })));
+    let wide = cast((&mut widened[..4]).into(), (&[0.0f64; 4][..]).into());
+    assert!(matches!(wide, Err(KernelError::UnsupportedDtype { .. })));
+}

@@ -53,13 +53,13 @@ pub(super) fn forward_add<T: Real, W: Element>(
 }
 
 #[expect(clippy::too_many_arguments, reason = "the fields of one argument structure, after dispatch on the format")]
-pub(super) fn backward<T: Real>(
+pub(super) fn backward<T: Real, W: Element>(
     dx: &mut [T],
     write_dx: Write,
     dweight: &mut [T],
     dy: &[T],
     x: &[T],
-    weight: &[T],
+    weight: &[W],
     rstd: &[T],
     dim: usize,
 ) {

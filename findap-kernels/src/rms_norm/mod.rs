@@ -71,7 +71,7 @@ pub struct Backward<'a> {
     pub dy: Slice<'a>,
     /// `[rows, dim]`, the input of the forward pass (`sum` after [`forward_add`]).
     pub x: Slice<'a>,
-    /// `[dim]`.
+    /// `[dim]`; may be bf16 beside f32.
     pub weight: Slice<'a>,
     /// `[rows]`, from the forward pass.
     pub rstd: Slice<'a>,
@@ -162,6 +162,9 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
     use {Slice as S, SliceMut as M};
     match (dx, dweight, dy, x, weight, rstd) {
         (M::F32(dx), M::F32(dw), S::F32(dy), S::F32(x), S::F32(w), S::F32(rstd)) => {
+            cpu::backward(dx, write_dx, dw, dy, x, w, rstd, dim)
+        }
+        (M::F32(dx), M::F32(dw), S::F32(dy), S::F32(x), S::Bf16(w), S::F32(rstd)) => {
             cpu::backward(dx, write_dx, dw, dy, x, w, rstd, dim)
         }
         (M::F64(dx), M::F64(dw), S::F64(dy), S::F64(x), S::F64(w), S::F64(rstd)) => {

@@ -16,13 +16,13 @@ pub(super) fn row<T: Real, W: Element>(out: &mut [T], x: &[T], weight: &[W], eps
 
 /// The gradients of one row.
 #[inline(always)]
-pub(super) fn row_backward<T: Real>(
+pub(super) fn row_backward<T: Real, W: Element>(
     dx: &mut [T],
     write_dx: Write,
     dweight: &mut [T],
     dy: &[T],
     x: &[T],
-    weight: &[T],
+    weight: &[W],
     rstd: T,
 ) {
     let mean = dot_scaled(dy, weight, x) * rstd * rstd / T::from_f64(x.len() as f64);
@@ -30,8 +30,8 @@ pub(super) fn row_backward<T: Real>(
     let rows = dx.iter_mut().zip(dy).zip(weight).zip(x);
     // one loop for each, without a branch inside
     match write_dx {
-        Write::Overwrite => rows.for_each(|(((dx, &dy), &w), &x)| *dx = gradient(dy, w, x)),
-        Write::Accumulate => rows.for_each(|(((dx, &dy), &w), &x)| *dx += gradient(dy, w, x)),
+        Write::Overwrite => rows.for_each(|(((dx, &dy), &w), &x)| *dx = gradient(dy, w.load(), x)),
+        Write::Accumulate => rows.for_each(|(((dx, &dy), &w), &x)| *dx += gradient(dy, w.load(), x)),
     }
     dweight.iter_mut().zip(dy).zip(x).for_each(|((dw, &dy), &x)| *dw += dy * x * rstd);
 }
@@ -57,16 +57,16 @@ fn dot<T: Real>(x: &[T], y: &[T]) -> T {
 
 /// The sum of dy w x.
 #[inline(always)]
-fn dot_scaled<T: Real>(dy: &[T], w: &[T], x: &[T]) -> T {
+fn dot_scaled<T: Real, W: Element>(dy: &[T], w: &[W], x: &[T]) -> T {
     let mut lanes = [T::ZERO; LANES];
     let ((dys, dy), (ws, w), (xs, x)) = (dy.as_chunks::<LANES>(), w.as_chunks::<LANES>(), x.as_chunks::<LANES>());
     for ((dy, w), x) in dys.iter().zip(ws).zip(xs) {
         for lane in 0..LANES {
-            lanes[lane] += dy[lane] * w[lane] * x[lane];
+            lanes[lane] += dy[lane] * w[lane].load::<T>() * x[lane];
         }
     }
     for (lane, ((&dy, &w), &x)) in dy.iter().zip(w).zip(x).enumerate() {
-        lanes[lane] += dy * w * x;
+        lanes[lane] += dy * w.load::<T>() * x;
     }
     sum(&lanes)
 }

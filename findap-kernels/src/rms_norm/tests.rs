@@ -150,6 +150,31 @@ fn check_precision(rows: usize, dim: usize) {
     assert_follows("dweight", &dw, &dw_plain, &dw64, BACKWARD, floor(terms, rows));
 }
 
+#[test]
+fn a_weight_in_bf16_is_its_widening_to_the_bit() {
+    let (rows, dim) = (70, 37);
+    let x: Vec<f32> = numbers(rows * dim, 7).into_iter().map(|x| x as f32).collect();
+    let w: Vec<half::bf16> = numbers(dim, 8).into_iter().map(half::bf16::from_f64).collect();
+    let widened: Vec<f32> = w.iter().map(|w| w.to_f32()).collect();
+    let run = |weight: Slice<'_>| {
+        let (mut dx, mut dweight) = (vec![f32::NAN; rows * dim], vec![0.0f32; dim]);
+        backward(Backward {
+            dx: (&mut dx[..]).into(),
+            write_dx: Write::Overwrite,
+            dweight: (&mut dweight[..]).into(),
+            dy: (&x[..]).into(),
+            x: (&x[..]).into(),
+            weight,
+            rstd: (&x[..rows]).into(),
+            rows,
+            dim,
+        })
+        .unwrap();
+        (dx, dweight)
+    };
+    assert_eq!(run((&w[..]).into()), run((&widened[..]).into()));
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
     #[test]

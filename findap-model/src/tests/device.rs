@@ -208,7 +208,7 @@ fn assert_bf16_follows(what: &str, weights: &Llama) {
     let batch = Batch::new(weights.config.vocab_size as u32);
     let truth = in_one(&converted(weights, Dtype::F64), Recompute::None, &batch);
     let yardstick = plain::passes(&converted(weights, Dtype::F32), &batch);
-    for device in devices() {
+    for device in devices().into_iter().chain([Device::Cpu]) {
         let model = weights.copy_to(&device).unwrap();
         let got = in_one(&model, Recompute::None, &batch);
         assert_follows(&format!("{what} on {}", device.name()), &got, &yardstick, &truth, 2.0, 0.0);

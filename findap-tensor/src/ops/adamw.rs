@@ -6,6 +6,7 @@ pub use findap_kernels::adamw::{Rule, Segment};
 
 use crate::device::{Device, Memory};
 use crate::error::TensorError;
+use crate::ops::reduce;
 use crate::tensor::Tensor;
 
 /// Which parameters of an arena are updated, where the device reads it.
@@ -39,7 +40,7 @@ impl Plan {
 pub struct Step<'a> {
     /// Updated.
     pub params: &'a mut Tensor,
-    /// Parameters at full precision of which `params` are the rounding, for bf16 on a device.
+    /// Parameters at full precision of which `params` are the rounding, for bf16.
     pub master: Option<&'a mut Tensor>,
     /// The gradients.
     pub grads: &'a Tensor,
@@ -59,6 +60,14 @@ pub struct Step<'a> {
 /// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn step(args: Step<'_>) -> Result<(), TensorError> {
     let Step { params, master, grads, first_moment, second_moment, plan, rule } = args;
+    let is_on_host = params.all().cuda().is_none();
+    let master = match master {
+        Some(master) if is_on_host => {
+            step(Step { params: &mut *master, master: None, grads, first_moment, second_moment, plan, rule })?;
+            return reduce::cast(params, master);
+        }
+        other => other,
+    };
     let params = params.all_mut();
     if let Some(device) = params.cuda() {
         let Some((tiles, memory)) = plan.placed.as_ref().filter(|(_, memory)| memory.cuda().is(device)) else {
@@ -85,4 +94,43 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
         segments: &plan.segments,
         rule,
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+
+    #[test]
+    fn parameters_in_bf16_are_the_rounding_of_those_in_f32() {
+        let values: Vec<f64> = (0..50).map(|i| 0.01 * f64::from(i) - 0.2).collect();
+        let filled = |dtype| {
+            let mut tensor = Tensor::zeros(dtype, 1, values.len());
+            tensor.slice_mut().copy_from_f64(&values);
+            tensor
+        };
+        let plan = Plan::new(&Device::Cpu, vec![Segment { start: 0, len: 40, weight_decay: 0.1 }]).unwrap();
+        let run = |params: &mut Tensor, mut master: Option<&mut Tensor>| {
+            let (mut first, mut second) = (Tensor::zeros(Dtype::F32, 1, 50), Tensor::zeros(Dtype::F32, 1, 50));
+            for number in 1..=3 {
+                step(Step {
+                    params,
+                    master: master.as_deref_mut(),
+                    grads: &filled(Dtype::F32),
+                    first_moment: &mut first,
+                    second_moment: &mut second,
+                    plan: &plan,
+                    rule: Rule { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 0.5 },
+                })
+                .unwrap();
+            }
+        };
+        let (mut exact, mut rounded, mut master) = (filled(Dtype::F32), filled(Dtype::Bf16), filled(Dtype::F32));
+        run(&mut exact, None);
+        run(&mut rounded, Some(&mut master));
+        assert_eq!(master.slice().to_f64_vec(), exact.slice().to_f64_vec());
+        let mut want = Tensor::zeros(Dtype::Bf16, 1, 50);
+        want.slice_mut().copy_from_f64(&exact.slice().to_f64_vec());
+        assert_eq!(rounded.slice().to_f64_vec(), want.slice().to_f64_vec());
+    }
 }

@@ -9,6 +9,7 @@ use findap_kernels::{Dtype, Write, check, reduce};
 
 use crate::device::{Cuda, Device, Memory};
 use crate::error::TensorError;
+use crate::ops::linear::Weight;
 use crate::tensor::{View, ViewMut};
 
 /// What the head says of each token: log-probabilities of the targets, and the log of the sum of exponentials that the backward
@@ -119,7 +120,7 @@ pub struct Head<'a> {
     /// `[n, d]`.
     pub hidden: View<'a>,
     /// `[v, d]`.
-    pub weight: View<'a>,
+    pub weight: Weight<'a>,
     /// `[n]`, or [`IGNORE`].
     pub targets: &'a [u32],
     /// Rows of logits computed at a time; on the CPU at most [`MAX_CHUNK_ROWS`].
@@ -130,7 +131,8 @@ pub struct Head<'a> {
 
 impl<'a> Head<'a> {
     fn sizes(&self) -> Sizes {
-        Sizes { dim: self.weight.columns, vocab: self.weight.rows, chunk_rows: self.chunk_rows }
+        let (vocab, dim) = self.weight.shape();
+        Sizes { dim, vocab, chunk_rows: self.chunk_rows }
     }
 
     fn kernel(self, scores: &'a mut Scores) -> Result<Forward<'a>, TensorError> {
@@ -217,7 +219,8 @@ fn on_device(
     let (n, sizes) = (head.targets.len(), head.sizes());
     let Sizes { dim, vocab, chunk_rows } = sizes;
     let pitch = pitch(vocab);
-    let (hidden, weight) = (head.hidden.on(device)?, head.weight.on(device)?);
+    let Weight::Plain(weight) = head.weight else { return Err(device.is_missing()) };
+    let (hidden, weight) = (head.hidden.on(device)?, weight.on(device)?);
     let placed = scores.placed.as_mut().filter(|placed| placed.memory.cuda().is(device));
     let Some(placed) = placed else {
         return Err(device.is_missing());

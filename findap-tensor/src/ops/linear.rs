@@ -2,25 +2,74 @@
 
 use findap_kernels::Write;
 use findap_kernels::matmul::cuda::{Matrix, Product};
-use findap_kernels::matmul::{Gemm, gemm};
+use findap_kernels::matmul::{self, Gemm, PackedWeight, gemm};
 
 use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
+
+/// W `[out, in]`, as its products read it.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// As it is stored.
+    Plain(View<'a>),
+    /// Packed for products in bf16 on the CPU; operands beside it may be f32.
+    Packed(&'a PackedWeight),
+}
+
+impl<'a> From<View<'a>> for Weight<'a> {
+    fn from(weight: View<'a>) -> Self {
+        Weight::Plain(weight)
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// Rows and columns.
+    pub(crate) fn shape(self) -> (usize, usize) {
+        match self {
+            Weight::Plain(weight) => (weight.rows, weight.columns),
+            Weight::Packed(weight) => (weight.rows(), weight.columns()),
+        }
+    }
+
+    pub(crate) fn host(self) -> Result<matmul::Weight<'a>, TensorError> {
+        match self {
+            Weight::Plain(weight) => Ok(matmul::Weight::Plain(weight.host()?)),
+            Weight::Packed(weight) => Ok(matmul::Weight::Packed(weight)),
+        }
+    }
+}
 
 /// y `[n, out]` = x `[n, in]` W^T.
 ///
 /// # Errors
 /// As [`gemm`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
-pub fn forward(y: ViewMut<'_>, x: View<'_>, weight: View<'_>) -> Result<(), TensorError> {
-    multiply(y, Write::Overwrite, Factor::plain(x), Factor::transposed(weight))
+pub fn forward<'w>(y: ViewMut<'_>, x: View<'_>, weight: impl Into<Weight<'w>>) -> Result<(), TensorError> {
+    match weight.into() {
+        Weight::Plain(weight) => multiply(y, Write::Overwrite, Factor::plain(x), Factor::transposed(weight)),
+        Weight::Packed(weight) => {
+            let factor = matmul::Weight::Packed(weight).of_forward();
+            multiply_packed(y, Write::Overwrite, x, factor, weight.rows())
+        }
+    }
 }
 
 /// dx `[n, in]` (+)= dy `[n, out]` W.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward_input(dx: ViewMut<'_>, write: Write, dy: View<'_>, weight: View<'_>) -> Result<(), TensorError> {
-    multiply(dx, write, Factor::plain(dy), Factor::plain(weight))
+pub fn backward_input<'w>(
+    dx: ViewMut<'_>,
+    write: Write,
+    dy: View<'_>,
+    weight: impl Into<Weight<'w>>,
+) -> Result<(), TensorError> {
+    match weight.into() {
+        Weight::Plain(weight) => multiply(dx, write, Factor::plain(dy), Factor::plain(weight)),
+        Weight::Packed(weight) => {
+            let factor = matmul::Weight::Packed(weight).of_backward()?;
+            multiply_packed(dx, write, dy, factor, weight.columns())
+        }
+    }
 }
 
 /// dW `[out, in]` += dy^T x.
@@ -29,6 +78,44 @@ pub fn backward_input(dx: ViewMut<'_>, write: Write, dy: View<'_>, weight: View<
 /// As [`forward`].
 pub fn backward_weight(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Result<(), TensorError> {
     multiply(dweight, Write::Accumulate, Factor::transposed(dy), Factor::plain(x))
+}
+
+/// [`backward_weight`] on the CPU with dy and x rounded to bf16.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward_weight_in_bf16(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Result<(), TensorError> {
+    Ok(gemm(Gemm {
+        m: dy.columns,
+        n: x.columns,
+        k: dy.rows,
+        a: dy.host()?,
+        transpose_a: true,
+        b: matmul::Factor::Rounded(x.host()?),
+        transpose_b: false,
+        c: dweight.host()?,
+        write: Write::Accumulate,
+    })?)
+}
+
+fn multiply_packed(
+    c: ViewMut<'_>,
+    write: Write,
+    a: View<'_>,
+    b: matmul::Factor<'_>,
+    n: usize,
+) -> Result<(), TensorError> {
+    Ok(gemm(Gemm {
+        m: a.rows,
+        n,
+        k: a.columns,
+        a: a.host()?,
+        transpose_a: false,
+        b,
+        transpose_b: false,
+        c: c.host()?,
+        write,
+    })?)
 }
 
 #[derive(Clone, Copy)]
@@ -72,7 +159,7 @@ fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Factor<'_>) -> Resul
         k,
         a: a.matrix.host()?,
         transpose_a: a.is_transposed,
-        b: b.matrix.host()?,
+        b: b.matrix.host()?.into(),
         transpose_b: b.is_transposed,
         c: c.host()?,
         write,

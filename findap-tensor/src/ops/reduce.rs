@@ -41,15 +41,14 @@ pub fn clear(x: &mut Tensor) -> Result<(), TensorError> {
     }
 }
 
-/// out = x rounded to the format of `out`; on a device, between f32 and bf16.
+/// out = x rounded to the format of `out`, between f32 and bf16.
 ///
 /// # Errors
-/// As [`cuda::cast`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+/// As [`reduce::cast`] and [`cuda::cast`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn cast(out: &mut Tensor, x: &Tensor) -> Result<(), TensorError> {
     let (out, x) = (out.all_mut(), x.all());
     if let Some(device) = out.cuda() {
         return device.run(&[cuda::cast(&out.on(device)?, &x.on(device)?, cuda::Rounding::Nearest)?]);
     }
-    out.host()?.copy_from_f64(&x.host()?.to_f64_vec());
-    Ok(())
+    Ok(reduce::cast(out.host()?, x.host()?)?)
 }

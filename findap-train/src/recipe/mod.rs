@@ -126,7 +126,8 @@ pub struct ModelTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// bfloat16 weights and activations with sums, gradients and the optimizer in 32 bits; on a GPU only.
+    /// bfloat16 weights and products with sums, gradients and the optimizer in 32 bits. On a GPU activations are bfloat16, too; on the
+    /// CPU it pays where the processor multiplies bfloat16 itself (AMX, AVX-512 BF16).
     Bf16,
     /// 32-bit floating point.
     #[default]

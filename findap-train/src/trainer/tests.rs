@@ -209,6 +209,23 @@ fn gradients_of_the_first_step_are_the_references() {
 }
 
 #[test]
+fn threads_do_not_change_a_bit_of_a_step_in_bf16() {
+    let model = Llama::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
+    let step = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let rows = (packed_rows(), Kind::Packed);
+            let (grads, sums) = first_gradients(rows, 4, 2, &model, Objective::CrossEntropy);
+            (sums.loss, grads.flat().to_f64_vec())
+        })
+    };
+    let one = step(1);
+    assert_eq!(one, step(2));
+    assert_eq!(one, step(1));
+    assert!(one.0.is_finite() && one.1.iter().any(|&x| x != 0.0));
+}
+
+#[test]
 fn one_batch_of_eight_is_eight_of_one() {
     let (one, one_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 8, &tiny(), Objective::CrossEntropy);
     let (eight, eight_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 1, &tiny(), Objective::CrossEntropy);

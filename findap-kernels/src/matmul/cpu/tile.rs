@@ -107,7 +107,7 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const ROW: usize, const STEP: usize>
 const PREFETCH_STEPS: usize = 8;
 
 #[inline(always)]
-fn prefetch<T>(p: *const T) {
+pub(in crate::matmul) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program sees and cannot fault.
     unsafe {

@@ -66,7 +66,7 @@ fn three_steps_on_a_device_are_those_of_the_cpu() {
     };
     let (truth, exact) = run(&Device::Cpu, Dtype::F64);
     let (on_cpu, _) = run(&Device::Cpu, Dtype::F32);
-    for device in devices() {
+    for device in devices().into_iter().chain([Device::Cpu]) {
         let (on_device, lines) = run(&device, Dtype::F32);
         let (error, allowed) = (root_mean_square(&on_device, &truth), root_mean_square(&on_cpu, &truth));
         println!("f32, three steps: weights off by {error:e} on {}, {allowed:e} on the CPU", device.name());
@@ -89,7 +89,7 @@ fn three_steps_on_a_device_are_those_of_the_cpu() {
 #[test]
 fn a_run_stopped_on_a_device_goes_on_bit_for_bit() {
     let cases = devices().into_iter().flat_map(|device| [(device.clone(), Dtype::F32), (device, Dtype::Bf16)]);
-    for (device, dtype) in cases {
+    for (device, dtype) in cases.chain([(Device::Cpu, Dtype::Bf16)]) {
         let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (whole, lines) = three_steps(whole_folder.path(), &device, dtype, None);
         three_steps(folder.path(), &device, dtype, Some(1));
