@@ -382,6 +382,7 @@ impl<'e> Bench<'e> {
                 lse: lse.operand(),
                 targets: Indices { address: targets_at.address(), len: rows },
                 weights: Some(weights.operand()),
+                tokens: None,
                 vocab,
                 pitch,
                 pass,
@@ -586,10 +587,11 @@ impl<'e> Bench<'e> {
         let words = Buffer::holding(self.executor, &word_bytes)?;
         let placed = tiles.placed_at(Indices { address: words.address(), len: tiles.words().len() })?;
         let multiprocessors = self.gpu.map_or(2, |gpu| gpu.device().multiprocessors);
-        let mut targets = vec![Target::Ampere];
-        if let best @ Target::Hopper { .. } = Target::of(self.executor.compute_capability(), multiprocessors) {
-            targets.push(best);
-        }
+        let (capability, shared_bytes) = (self.executor.compute_capability(), self.executor.max_shared_bytes());
+        let targets = match Target::of(capability, multiprocessors, shared_bytes) {
+            best @ Target::Hopper { .. } => vec![Target::Ampere, best],
+            best => vec![best],
+        };
         let mut all_right = true;
         for target in targets {
             // fresh ones, so that no kernel is checked by another's results
@@ -631,7 +633,7 @@ impl<'e> Bench<'e> {
                 .clone()
                 .and_then(|()| case.check_backward(&out, &lse, &dq.numbers()?, [&dk.numbers()?, &dv.numbers()?]));
             let operations: f64 = documents.iter().map(|&len| (2 * num_heads * e * len * len) as f64).sum();
-            let name = if target == Target::Ampere { "sm80" } else { "sm90" };
+            let name = if matches!(target, Target::Hopper { .. }) { "sm90" } else { "sm80" };
             let lengths = match documents {
                 [len, rest @ ..] if rest.iter().all(|other| other == len) => format!("{} x {len}", documents.len()),
                 _ => format!("{n} tokens in {} documents", documents.len()),

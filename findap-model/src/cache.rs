@@ -70,7 +70,7 @@ impl Cache {
         })
     }
 
-    /// Runs tokens through the model that go on from their slots, whose tokens they become. On the CPU the hidden states are
+    /// Runs tokens through the model that go on from their slots, whose tokens they become. In f32 on the CPU the hidden states are
     /// to the last bit those of a pass over the whole sequences.
     pub(crate) fn extend(
         &mut self,

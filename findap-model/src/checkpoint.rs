@@ -10,6 +10,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use findap_tensor::tensor::MAX_FILL_BYTES;
 use findap_tensor::{Arena, ArenaSpec, Device, Dtype, SliceMut, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype as FileDtype, Metadata};
@@ -47,8 +48,9 @@ const INDEX_LIMIT_BYTES: u64 = 64 << 20;
 /// The header of a weight file is no longer than this: the limit of the safetensors crate.
 const HEADER_LIMIT_BYTES: u64 = 100_000_000;
 
-/// Bytes read and converted at a time.
+/// Bytes read and converted at a time. A number has at least 2 of them, and at most 4 where it goes to a device.
 const CHUNK_BYTES: usize = 1 << 20;
+const _: () = assert!(2 * CHUNK_BYTES <= MAX_FILL_BYTES);
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -95,11 +97,8 @@ pub(crate) fn load_weights(
     }
     let mut params = Arena::zeros_on(device, WEIGHTS, Arc::new(spec), dtype)?;
     let mut chunk = vec![0; CHUNK_BYTES];
-    // for numbers on their way to a device: a chunk has at most one in two bytes
-    let staged = if *device == Device::Cpu { 0 } else { CHUNK_BYTES / 2 };
-    let mut staging = Tensor::zeros(dtype, 1, staged);
     for shard in &mut shards {
-        shard.read(&mut params, &mut chunk, &mut staging)?;
+        shard.read(&mut params, &mut chunk)?;
     }
     Ok(Llama { config, params, layout: Arc::new(layout) })
 }
@@ -218,8 +217,8 @@ impl Shard {
     }
 
     /// Reads and converts the numbers; each is rounded once at most. Read, not mapped: a file that shrinks meanwhile is an
-    /// error and not a signal.
-    fn read(&mut self, params: &mut Arena, chunk: &mut [u8], staging: &mut Tensor) -> Result<(), ModelError> {
+    /// error and not a signal. What goes to a device is copied there while the next chunk is read.
+    fn read(&mut self, params: &mut Arena, chunk: &mut [u8]) -> Result<(), ModelError> {
         let spec = Arc::clone(params.spec());
         for &(place, dtype, (start, end)) in &self.tensors {
             let io = |source| ModelError::Io { path: self.path.clone(), source };
@@ -230,14 +229,8 @@ impl Shard {
                 let bytes = (end - read_bytes).min(chunk.len());
                 self.file.read_exact(&mut chunk[..bytes]).map_err(io)?;
                 let numbers = bytes * 8 / dtype.bitsize();
-                let is_finite = if staging.is_empty() {
-                    convert(params.flat_mut().sub(written..written + numbers), dtype, &chunk[..bytes])
-                } else {
-                    let is_finite = convert(staging.slice_mut().sub(0..numbers), dtype, &chunk[..bytes]);
-                    params.tensor_mut().write(written, staging.slice().sub(0..numbers))?;
-                    is_finite
-                };
-                if !is_finite {
+                let convert = |place: SliceMut<'_>| convert(place, dtype, &chunk[..bytes]);
+                if !params.tensor_mut().write_with(written, numbers, convert)? {
                     let reason = format!("holds NaN or infinite numbers in {}", self.path.display());
                     return Err(ModelError::Tensor { name: entry.name.clone(), reason });
                 }

@@ -17,7 +17,7 @@ use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
 use findap_tensor::{
-    Arena, Device, Documents, Dtype, Indices, PackedArena, Tensor, TensorError, TensorId, View, ViewMut, Write,
+    Arena, Device, Documents, Dtype, Indices, Ledger, PackedArena, Tensor, TensorError, TensorId, View, ViewMut, Write,
 };
 
 use crate::config::Config;
@@ -330,20 +330,13 @@ impl Session {
         Ok(self.scores.read(self.num_tokens)?)
     }
 
-    /// Adds the log-probabilities of the last pass, divided by `divisor`, to a total, without waiting for a device.
+    /// Adds minus the log-probabilities of the last pass, divided by `divisor`, to the loss of a step, without waiting for a
+    /// device.
     ///
     /// # Errors
-    /// [`ModelError::Device`].
-    pub fn add_to_total(&mut self, divisor: f64) -> Result<(), ModelError> {
-        Ok(self.scores.add_to_total(self.num_tokens, divisor)?)
-    }
-
-    /// The total since it was last taken.
-    ///
-    /// # Errors
-    /// As [`Session::last_logp`].
-    pub fn take_total(&mut self) -> Result<f64, ModelError> {
-        Ok(self.scores.take_total()?)
+    /// [`ModelError::Device`], also for a ledger that lies elsewhere.
+    pub fn add_loss(&self, ledger: &mut Ledger, divisor: f64) -> Result<(), ModelError> {
+        Ok(self.scores.add_loss(ledger, self.num_tokens, divisor)?)
     }
 
     /// Adds to `grads` the gradients of a loss with dLoss / dlogp = `token_weights`, after [`Session::forward`] and

@@ -127,7 +127,7 @@ impl TextModel {
     }
 
     /// Scores continuations: for each pair of context and continuation the log-probability of the continuation. Neighbouring
-    /// pairs of one context share its reading; on the CPU no bit of the result depends on that. Contexts
+    /// pairs of one context share its reading; in f32 on the CPU no bit of the result depends on that. Contexts
     /// hold at least one token; `context + continuation` may be one token longer than [`TextModel::max_tokens`], for
     /// the last token is only predicted.
     ///

@@ -37,6 +37,7 @@ fn main() -> Result<(), TensorError> {
             first_moment: &mut first_moment,
             second_moment: &mut second_moment,
             plan: &plan,
+            clip: None,
             rule: Rule { lr: 0.02, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, grad_scale: 1.0 },
         })?;
     }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use findap_kernels::attention::cuda::Target;
-use findap_kernels::cuda::{CudaError, Executor, Gpu, Launch};
+use findap_kernels::cuda::{CudaError, Executor, Gpu, Launch, Operand};
 use findap_kernels::matmul::cuda::Product;
 use findap_kernels::{Bf16Isa, Dtype, matmul};
 
 use crate::error::TensorError;
+use crate::staging::{PIECE_BYTES, Staging};
 
 /// Where numbers lie and ops run.
 #[derive(Clone, Debug, Default)]
@@ -31,10 +32,25 @@ impl Device {
         Ok(Device::Cuda(Cuda::new(Box::new(gpu), multiprocessors)))
     }
 
-    /// A device whose kernels run on the CPU, for tests.
+    /// A device whose kernels run on the CPU, for tests; whatever is queued runs when it is waited for.
     #[cfg(feature = "emulator")]
     pub fn emulated(options: findap_kernels::emulator::Options) -> Device {
-        Device::Cuda(Cuda::new(Box::new(findap_kernels::emulator::Emulator { options }), 2))
+        Device::Cuda(Cuda::new(Box::new(findap_kernels::emulator::Queue::new(options)), 2))
+    }
+
+    /// The same with so much shared memory for a block.
+    #[cfg(feature = "emulator")]
+    pub fn emulated_with_shared_bytes(options: findap_kernels::emulator::Options, max_shared_bytes: u32) -> Device {
+        let queue = findap_kernels::emulator::Queue::new(options).with_shared_bytes(max_shared_bytes);
+        Device::Cuda(Cuda::new(Box::new(queue), 2))
+    }
+
+    /// How often the host has had to wait for this device so far; never for the CPU.
+    pub fn waits(&self) -> u64 {
+        match self {
+            Device::Cpu => 0,
+            Device::Cuda(cuda) => cuda.shared.executor.waits(),
+        }
     }
 
     /// The product name of a device; `the CPU`.
@@ -87,6 +103,8 @@ struct Shared {
     target: Target,
     /// Address and bytes of what ops need while they run: grows to the largest need, which the first step shows.
     scratch: Mutex<(u64, usize)>,
+    /// Where bytes wait for being copied to the device.
+    staging: Mutex<Staging>,
 }
 
 impl Shared {
@@ -107,6 +125,7 @@ impl Drop for Shared {
             // SAFETY: allocated by `with_scratch` and used no more.
             unsafe { self.executor.release(address) };
         }
+        self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).release(&*self.executor);
     }
 }
 
@@ -118,8 +137,9 @@ impl fmt::Debug for Cuda {
 
 impl Cuda {
     fn new(executor: Box<dyn Executor + Send + Sync>, multiprocessors: u32) -> Cuda {
-        let target = Target::of(executor.compute_capability(), multiprocessors);
-        Cuda { shared: Arc::new(Shared { executor, target, scratch: Mutex::default() }) }
+        let target = Target::of(executor.compute_capability(), multiprocessors, executor.max_shared_bytes());
+        let (scratch, staging) = (Mutex::default(), Mutex::default());
+        Cuda { shared: Arc::new(Shared { executor, target, scratch, staging }) }
     }
 
     /// Whether both are one device.
@@ -130,6 +150,10 @@ impl Cuda {
     /// The error for what should have been put on this device first.
     pub(crate) fn is_missing(&self) -> TensorError {
         TensorError::OtherDevice { wanted: format!("{self:?}"), found: "the CPU".to_owned() }
+    }
+
+    pub(crate) fn executor(&self) -> &(dyn Executor + Send + Sync) {
+        &*self.shared.executor
     }
 
     /// Which attention kernels the device runs.
@@ -180,10 +204,11 @@ impl Cuda {
         queue(scratch.0)
     }
 
-    /// Copies from the scratch memory, inside of [`Cuda::with_scratch`], after everything queued so far.
-    pub(crate) fn read_scratch(&self, address: u64, bytes: &mut [u8]) -> Result<(), TensorError> {
-        // SAFETY: whoever was given the address has asked for at least so many bytes.
-        unsafe { self.shared.executor.download(address, bytes) }.map_err(TensorError::from)
+    /// Sets the numbers of an operand to 0.
+    pub(crate) fn clear(&self, operand: &Operand) -> Result<(), TensorError> {
+        let bytes = operand.len * operand.dtype.size_bytes();
+        // SAFETY: the operand was borrowed from memory of this device, to be written, for the call.
+        unsafe { self.shared.executor.clear(operand.address, bytes) }.map_err(TensorError::from)
     }
 }
 
@@ -204,14 +229,32 @@ impl Memory {
         self.address
     }
 
-    /// Copies `bytes` to the place `offset` bytes behind the start.
+    /// Copies `bytes` to the place `offset` bytes behind the start. They are taken when this returns; it does not wait for what is
+    /// queued.
     ///
     /// # Panics
     /// If they reach past the end.
     pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), TensorError> {
-        assert!(offset + bytes.len() <= self.bytes, "invariant: a copy stays inside of its memory");
-        // SAFETY: the bytes belong to this allocation.
-        unsafe { self.cuda.shared.executor.upload(self.address + offset as u64, bytes) }.map_err(TensorError::from)
+        let mut pieces = bytes.chunks(PIECE_BYTES).enumerate();
+        pieces.try_for_each(|(i, piece)| {
+            self.write_with(offset + i * PIECE_BYTES, piece.len(), |place| place.copy_from_slice(piece))
+        })
+    }
+
+    /// Has `fill` write `len` bytes that are copied to the place `offset` bytes behind the start.
+    ///
+    /// # Panics
+    /// If they reach past the end or are more than [`PIECE_BYTES`].
+    pub(crate) fn write_with<T>(
+        &mut self,
+        offset: usize,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> T,
+    ) -> Result<T, TensorError> {
+        assert!(offset + len <= self.bytes, "invariant: a copy stays inside of its memory");
+        let Shared { executor, staging, .. } = &*self.cuda.shared;
+        let mut staging = staging.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(staging.upload(&**executor, self.address + offset as u64, len, fill)?)
     }
 
     /// Copies to `bytes` from the place `offset` bytes behind the start, after everything queued so far.
@@ -235,8 +278,17 @@ impl Memory {
 
     /// Sets everything to 0.
     pub(crate) fn clear(&mut self) -> Result<(), TensorError> {
+        self.clear_part(0, self.bytes)
+    }
+
+    /// Sets so many bytes from the place `offset` bytes behind the start to 0.
+    ///
+    /// # Panics
+    /// If they reach past the end.
+    pub(crate) fn clear_part(&mut self, offset: usize, bytes: usize) -> Result<(), TensorError> {
+        assert!(offset + bytes <= self.bytes, "invariant: zeros stay inside of their memory");
         // SAFETY: the bytes are those of this allocation.
-        unsafe { self.cuda.shared.executor.clear(self.address, self.bytes) }.map_err(TensorError::from)
+        unsafe { self.cuda.shared.executor.clear(self.address + offset as u64, bytes) }.map_err(TensorError::from)
     }
 }
 

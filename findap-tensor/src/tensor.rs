@@ -71,6 +71,9 @@ pub struct ViewMut<'a> {
     pub data: NumbersMut<'a>,
 }
 
+/// The most bytes that [`Tensor::write_with`] takes at a time.
+pub const MAX_FILL_BYTES: usize = crate::staging::PIECE_BYTES;
+
 impl Tensor {
     /// A tensor of zeros in this process's memory.
     pub fn zeros(dtype: Dtype, rows: usize, columns: usize) -> Tensor {
@@ -187,6 +190,32 @@ impl Tensor {
             _ => unreachable!("the formats are the same"),
         }
         Ok(())
+    }
+
+    /// Has `fill` write `len` numbers at the place `start`. On a device they are copied there while the host goes on.
+    ///
+    /// # Errors
+    /// [`TensorError::Cuda`].
+    ///
+    /// # Panics
+    /// If they reach past the end; on a device, also for more than [`MAX_FILL_BYTES`], and if `fill` writes to the same device.
+    pub fn write_with<T>(
+        &mut self,
+        start: usize,
+        len: usize,
+        fill: impl FnOnce(SliceMut<'_>) -> T,
+    ) -> Result<T, TensorError> {
+        if let Data::Device(memory, dtype) = &mut self.data {
+            let (dtype, size_bytes) = (*dtype, dtype.size_bytes());
+            return memory.write_with(start * size_bytes, len * size_bytes, |bytes| {
+                fill(match dtype {
+                    Dtype::F32 => SliceMut::F32(bytemuck::cast_slice_mut(bytes)),
+                    Dtype::F64 => SliceMut::F64(bytemuck::cast_slice_mut(bytes)),
+                    Dtype::Bf16 => SliceMut::Bf16(bytemuck::cast_slice_mut(bytes)),
+                })
+            });
+        }
+        Ok(fill(self.slice_mut().sub(start..start + len)))
     }
 
     /// Copies numbers from the place `start` on, after everything queued so far.
@@ -440,7 +469,8 @@ mod tests {
         let device = Device::emulated(findap_kernels::emulator::Options::PLAIN);
         let other = Device::emulated(findap_kernels::emulator::Options::PLAIN);
         let mut t = Tensor::zeros_on(&device, "a test", Dtype::F32, 2, 4).unwrap();
-        t.write(4, (&[1.0f32, 2.0, 3.0, 4.0][..]).into()).unwrap();
+        t.write(4, (&[1.0f32, 2.0, 3.0, 9.0][..]).into()).unwrap();
+        t.write_with(7, 1, |mut place| place.copy_from_f64(&[4.0])).unwrap();
         let copy = t.clone();
         assert_eq!(copy.to_host().unwrap().slice().to_f64_vec(), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!((t.device() == device, t.device() == other, device == Device::Cpu), (true, false, false));

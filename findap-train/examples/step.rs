@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use findap_model::session::SessionOptions;
 use findap_model::{Config, Dtype, Llama, ModelError, Recompute, Session, Tokens};
-use findap_tensor::TensorError;
 use findap_tensor::ops::reduce;
+use findap_tensor::{Ledger, TensorError};
 use findap_train::objective::cross_entropy_weights;
-use findap_train::optimizer::{AdamW, clip_factor, gradient_norm};
+use findap_train::optimizer::AdamW;
 use findap_train::recipe::{DeviceChoice, Optimization};
 use serde_json::{Map, Value, json};
 
@@ -101,6 +101,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut gradients = model.zero_gradients()?;
     let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
     let mut optimizer = AdamW::new(&model.params, &optimization)?;
+    let mut ledger = Ledger::new(&device)?;
 
     // A linear congruence: the values do not matter, only that they are spread over the vocabulary.
     let mut state = 1u64;
@@ -122,13 +123,14 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut losses = Vec::new();
     for step in 0..keys["warm"] + keys["steps"] {
         let begun = Instant::now();
+        ledger.begin()?;
         reduce::clear(gradients.tensor_mut())?;
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
         session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
-        let logp = session.last_logp()?;
-        losses.push(-logp.iter().sum::<f64>() / loss_tokens as f64);
-        let norm = gradient_norm(&gradients)?;
-        optimizer.step(&mut model.params, &gradients, step as u64 + 1, 1e-4, clip_factor(norm, 1.0))?;
+        session.add_loss(&mut ledger, loss_tokens as f64)?;
+        optimizer.step(&mut model.params, &gradients, &mut ledger, step as u64 + 1, 1e-4)?;
+        ledger.close()?;
+        losses.push(ledger.read()?.loss);
         if step >= keys["warm"] {
             seconds.push(begun.elapsed().as_secs_f64());
         }

@@ -1,8 +1,8 @@
 //! AdamW over all parameters at once, and clipping by the global gradient norm.
 
-use findap_tensor::ops::adamw::{self, Plan, Rule, Segment, Step};
+use findap_tensor::ops::adamw::{self, Clip, Plan, Rule, Segment, Step};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Dtype, TensorError};
+use findap_tensor::{Arena, Dtype, Ledger, TensorError};
 
 use crate::recipe::Optimization;
 
@@ -18,6 +18,7 @@ pub struct AdamW {
     plan: Plan,
     betas: [f64; 2],
     epsilon: f64,
+    clip_norm: f64,
 }
 
 impl AdamW {
@@ -46,10 +47,12 @@ impl AdamW {
             plan: Plan::new(&device, params.spec().entries().iter().map(segment).collect())?,
             betas: keys.betas,
             epsilon: keys.epsilon,
+            clip_norm: keys.clip_norm,
         })
     }
 
-    /// Makes step number `step` (from 1) with gradients multiplied by `grad_scale`.
+    /// Makes step number `step` (from 1), with gradients clipped by their norm, which it adds to the `ledger`. Changes nothing
+    /// where that norm or the loss in the ledger is not finite. Does not wait for a device.
     ///
     /// # Errors
     /// [`TensorError`] if the arenas differ in length or device (a caller bug), or the device has failed.
@@ -57,10 +60,11 @@ impl AdamW {
         &mut self,
         params: &mut Arena,
         grads: &Arena,
+        ledger: &mut Ledger,
         step: u64,
         rate: f64,
-        grad_scale: f64,
     ) -> Result<(), TensorError> {
+        ledger.add_squares(grads.tensor())?;
         adamw::step(Step {
             params: params.tensor_mut(),
             master: self.master.as_mut().map(Arena::tensor_mut),
@@ -68,20 +72,15 @@ impl AdamW {
             first_moment: self.first_moment.tensor_mut(),
             second_moment: self.second_moment.tensor_mut(),
             plan: &self.plan,
-            rule: Rule { lr: rate, beta1: self.betas[0], beta2: self.betas[1], eps: self.epsilon, step, grad_scale },
+            clip: Some(Clip { ledger, max_norm: self.clip_norm }),
+            rule: Rule {
+                lr: rate,
+                beta1: self.betas[0],
+                beta2: self.betas[1],
+                eps: self.epsilon,
+                step,
+                grad_scale: 1.0,
+            },
         })
     }
-}
-
-/// The norm of all gradients together. NaN and infinities go through. Waits for a device.
-///
-/// # Errors
-/// [`TensorError::Cuda`], also for an earlier pass that failed on the device.
-pub fn gradient_norm(grads: &Arena) -> Result<f64, TensorError> {
-    Ok(reduce::sum_squares(grads.tensor())?.sqrt())
-}
-
-/// The factor that brings a gradient of this norm down to `clip_norm` (`torch.nn.utils.clip_grad_norm_`'s, at most 1).
-pub fn clip_factor(norm: f64, clip_norm: f64) -> f64 {
-    (clip_norm / (norm + 1e-6)).min(1.0)
 }

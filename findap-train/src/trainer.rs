@@ -2,6 +2,10 @@
 //!
 //! A step: forward and backward of each micro-batch with weights normalised over the whole step, the global norm, a check that
 //! everything is finite, clipping, AdamW, a line of metrics. Everything that decides the next step's bits is in the checkpoint.
+//!
+//! A device is given a step without waiting for it. Its loss and norm are read, and judged, once the next step is queued: before a
+//! dev loss, before a checkpoint and at the end, no step is left unread. A step that is not finite changes no weight, and neither
+//! does the one queued behind it.
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +20,7 @@ use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Device, Tensor};
+use findap_tensor::{Arena, Device, Ledger, Sums, Tensor};
 
 use crate::checkpoint::{self, State};
 use crate::error::{Change, TrainError, io};
@@ -24,7 +28,7 @@ use crate::event::{Event, Observer};
 use crate::folder;
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::objective::{Dpo, DpoMetrics, Reference, StepTotals, cross_entropy_weights, document_sums};
-use crate::optimizer::{AdamW, clip_factor, gradient_norm};
+use crate::optimizer::AdamW;
 use crate::recipe::Optimization;
 use crate::schedule::Schedule;
 
@@ -138,6 +142,11 @@ struct Trainer<'a> {
     session: Session,
     grads: Arena,
     optimizer: AdamW,
+    ledger: Ledger,
+    /// The step that was queued and is not read yet.
+    queued: Option<Queued>,
+    /// When a step was last read.
+    read_at: Instant,
     schedule: Schedule,
     dev: Vec<MicroBatch>,
     evaluate_every: u64,
@@ -150,9 +159,19 @@ struct Trainer<'a> {
     metrics: Option<(JsonlWriter, TensorBoardWriter)>,
 }
 
-/// The sums of one optimizer step.
-struct StepSums {
-    loss: f64,
+/// What the host knows of a step as soon as it is queued.
+struct Queued {
+    step: u64,
+    /// Of all steps until then.
+    tokens_so_far: u64,
+    rate: f64,
+    rows: Vec<RowRef>,
+    begun: Instant,
+    counts: Counts,
+}
+
+/// What is counted in one optimizer step.
+struct Counts {
     loss_tokens: usize,
     tokens: usize,
     pairs: usize,
@@ -202,6 +221,9 @@ impl<'a> Trainer<'a> {
             session,
             grads: model.zero_gradients()?,
             optimizer,
+            ledger: Ledger::new(&model.params.device())?,
+            queued: None,
+            read_at: Instant::now(),
             schedule: Schedule::new(job.keys, total_steps),
             dev: dev_batches,
             evaluate_every: job.keys.evaluate_every_steps.unwrap_or(total_steps.div_ceil(10)).max(1),
@@ -273,46 +295,74 @@ impl<'a> Trainer<'a> {
         self.job.keys.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
     }
 
+    /// Queues the next step and reads the one before it; on the CPU, reads it, too.
     fn step(&mut self, model: &mut Llama, loader: &mut Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let queued = self.queue_step(model, loader);
+        // what is wrong with the step before comes first
+        self.settle(observer)?;
+        self.queued = Some(queued?);
+        if model.params.device() == Device::Cpu {
+            self.settle(observer)?;
+        }
+        Ok(())
+    }
+
+    fn queue_step(&mut self, model: &mut Llama, loader: &mut Loader) -> Result<Queued, TrainError> {
         let begun = Instant::now();
         let Some(Step { micro_batches }) = loader.next_step() else {
             let problem = "its loader ended before its last step".to_owned();
             return Err(TrainError::NothingToTrain { stage: self.job.stage.to_owned(), problem });
         };
-        reduce::clear(self.grads.tensor_mut())?;
-        let sums = self.forward_backward(model, &micro_batches)?;
-        let norm = gradient_norm(&self.grads)?;
-        for (what, value) in [("loss", sums.loss), ("gradient", norm)] {
+        let counts = self.forward_backward(model, &micro_batches)?;
+        let rate = self.schedule.rate(self.state.step);
+        self.state.step += 1;
+        self.state.tokens += counts.tokens as u64;
+        self.state.loader = loader.state();
+        self.optimizer.step(&mut model.params, &self.grads, &mut self.ledger, self.state.step, rate)?;
+        self.ledger.close()?;
+        Ok(Queued {
+            step: self.state.step,
+            tokens_so_far: self.state.tokens,
+            rate,
+            rows: micro_batches.iter().flat_map(|micro| micro.rows.iter().copied()).collect(),
+            begun,
+            counts,
+        })
+    }
+
+    /// Reads the step that was queued last, if it is not read yet: judges it, and writes down what came of it.
+    fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let Some(queued) = self.queued.take() else { return Ok(()) };
+        let sums = self.ledger.read()?;
+        for (what, value) in [("loss", sums.loss), ("gradient", sums.norm())] {
             if !value.is_finite() {
-                let rows = micro_batches.iter().flat_map(|micro| &micro.rows);
-                let rows: Vec<String> = rows.map(|row| self.row_name(*row)).collect();
-                let (stage, step) = (self.job.stage.to_owned(), self.state.step + 1);
+                let rows: Vec<String> = queued.rows.iter().map(|row| self.row_name(*row)).collect();
+                let (stage, step) = (self.job.stage.to_owned(), queued.step);
                 return Err(TrainError::NonFinite { stage, step, what, rows: rows.join(", ") });
             }
         }
-        let rate = self.schedule.rate(self.state.step);
-        let scale = clip_factor(norm, self.job.keys.clip_norm);
-        self.optimizer.step(&mut model.params, &self.grads, self.state.step + 1, rate, scale)?;
-        self.state.step += 1;
-        self.state.tokens += sums.tokens as u64;
-        self.state.loader = loader.state();
-        let tokens_per_s = sums.tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9);
-        self.record(&sums, norm, rate, tokens_per_s)?;
+        // the device was busy with the step before until that was read
+        let seconds = queued.begun.max(self.read_at).elapsed().as_secs_f64().max(1e-9);
+        self.read_at = Instant::now();
+        let tokens_per_s = queued.counts.tokens as f64 / seconds;
+        self.record(&queued, sums, tokens_per_s)?;
         observer.event(Event::Step {
             stage: self.job.stage.to_owned(),
-            step: self.state.step,
+            step: queued.step,
             steps: self.schedule.total_steps,
             loss: sums.loss,
-            learning_rate: rate,
+            learning_rate: queued.rate,
             tokens_per_s,
         });
         Ok(())
     }
 
-    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<StepSums, TrainError> {
+    /// The gradients of a step, and its loss in the ledger.
+    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<Counts, TrainError> {
+        self.ledger.begin()?;
+        reduce::clear(self.grads.tensor_mut())?;
         let totals = step_totals(micro_batches);
-        let mut sums = StepSums {
-            loss: 0.0,
+        let mut counts = Counts {
             loss_tokens: micro_batches.iter().map(|micro| micro.batch.num_loss_tokens()).sum(),
             tokens: micro_batches.iter().map(|micro| micro.batch.num_tokens()).sum(),
             pairs: totals.pairs,
@@ -323,37 +373,38 @@ impl<'a> Trainer<'a> {
             let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
             match &self.job.objective {
                 Objective::CrossEntropy => {
-                    cross_entropy_weights(&batch.targets, sums.loss_tokens, &mut self.weights);
+                    cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
                     self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    self.session.add_to_total(sums.loss_tokens.max(1) as f64)?;
+                    self.session.add_loss(&mut self.ledger, counts.loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, references, .. } => {
                     let references: Vec<Reference> = micro.rows.iter().map(|row| references[row]).collect();
                     self.session.forward(model, tokens)?;
+                    // the weights depend on them: here the host waits
                     let logp = self.session.logp(model, &batch.targets)?;
                     let metrics = dpo.weights(batch, logp, &references, totals, &mut self.weights);
                     self.session.backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    sums.loss += metrics.loss;
-                    sums.dpo.add(&metrics);
+                    counts.dpo.add(&metrics);
                 }
             }
         }
-        if matches!(self.job.objective, Objective::CrossEntropy) {
-            sums.loss = 0.0 - self.session.take_total()?;
+        if matches!(self.job.objective, Objective::Dpo { .. }) {
+            self.ledger.set_loss(counts.dpo.loss)?;
         }
-        Ok(sums)
+        Ok(counts)
     }
 
-    fn record(&mut self, sums: &StepSums, norm: f64, rate: f64, tokens_per_s: f64) -> Result<(), TrainError> {
-        let mut fields = vec![("step", self.state.step as f64), ("loss", sums.loss), ("grad_norm", norm), ("lr", rate)];
+    fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
+        let Queued { step, tokens_so_far, rate, counts, .. } = queued;
+        let mut fields = vec![("step", *step as f64), ("loss", sums.loss), ("grad_norm", sums.norm()), ("lr", *rate)];
         fields.extend([
-            ("tokens", self.state.tokens as f64),
-            ("loss_tokens", sums.loss_tokens as f64),
+            ("tokens", *tokens_so_far as f64),
+            ("loss_tokens", counts.loss_tokens as f64),
             ("tokens_per_s", tokens_per_s),
         ]);
-        let dpo = &sums.dpo;
+        let dpo = &counts.dpo;
         let aligned = [
-            ("pairs", sums.pairs as f64),
+            ("pairs", counts.pairs as f64),
             ("dpo_loss", dpo.dpo_loss),
             ("nll_loss", dpo.nll_loss),
             ("reward_chosen", dpo.reward_chosen),
@@ -366,10 +417,11 @@ impl<'a> Trainer<'a> {
         }
         let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
         lines.write(&fields)?;
-        board.write(self.state.step, &fields[1..])
+        board.write(*step, &fields[1..])
     }
 
     fn evaluate(&mut self, model: &mut Llama, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.settle(observer)?;
         let totals = step_totals(&self.dev);
         let loss_tokens: usize = self.dev.iter().map(|micro| micro.batch.num_loss_tokens()).sum();
         let mut loss = 0.0;
@@ -403,6 +455,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, model: &Llama, loader: &Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.settle(observer)?;
         if self.saved_step == Some(self.state.step) {
             return Ok(());
         }

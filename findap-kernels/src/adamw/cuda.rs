@@ -61,8 +61,7 @@ pub struct Step<'a> {
     pub tiles: &'a Tiles,
     /// The address of `tiles.bytes` in the executor's memory; a multiple of 16.
     pub tiles_address: u64,
-    /// The addresses of the f64 sum of squares of all gradients and of a `u32` that counts steps skipped because it was not
-    /// finite. Without it nothing is clipped or skipped.
+    /// What the gradients are clipped by and a step is skipped for. Without it nothing is clipped or skipped.
     pub norm: Option<Norm>,
     /// The numbers of this step.
     pub rule: Rule,
@@ -70,12 +69,15 @@ pub struct Step<'a> {
     pub stochastic_seed: Option<u64>,
 }
 
-/// The norm of all gradients, on the device.
+/// The norm of all gradients and the loss they are of, on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     /// Of one f64: the sum of squares before `grad_scale`.
     pub squares: u64,
-    /// Of one `u32`: grows by 1 for a step that is skipped.
+    /// Of one f64, or 0: the loss.
+    pub loss: u64,
+    /// Of one `u32`: becomes 1 with a step whose sum of squares or loss is not finite. That step is skipped, and so is every step
+    /// while it is not 0: those that were queued before the host could know.
     pub skipped: u64,
     /// The norm that gradients are clipped to, after `grad_scale`; `None` does not clip.
     pub max_norm: Option<f64>,
@@ -133,6 +135,7 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
             second_moment.arg(),
             Arg::Address(args.tiles_address),
             Arg::Address(norm.map_or(0, |norm| norm.squares)),
+            Arg::Address(norm.map_or(0, |norm| norm.loss)),
             Arg::Address(norm.map_or(0, |norm| norm.skipped)),
             number(rule.lr),
             number(1.0 - rule.beta1),
@@ -142,7 +145,7 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
             number(rule.bias1()),
             number(rule.bias2_root()),
             number(rule.grad_scale),
-            number(norm.and_then(|norm| norm.max_norm).unwrap_or(0.0)),
+            Arg::F64(norm.and_then(|norm| norm.max_norm).unwrap_or(0.0)),
             Arg::U32(u32::from(args.stochastic_seed.is_some())),
             Arg::U64(rule.step),
             Arg::U64(args.stochastic_seed.unwrap_or(0)),

@@ -59,6 +59,17 @@ where
 
 /// Parameters, master copy (or parameters), moments after the step, and the count of skipped steps.
 fn on_executor(executor: &dyn Executor, case: &Case, inputs: &[Vec<f64>; 4], squares: f64) -> ([Vec<f64>; 4], u32) {
+    after_a_step(executor, case, inputs, [squares, 2.5], 0)
+}
+
+/// The same with a loss, and for a step before which the mark of skipped steps was set or not.
+fn after_a_step(
+    executor: &dyn Executor,
+    case: &Case,
+    inputs: &[Vec<f64>; 4],
+    [squares, loss]: [f64; 2],
+    skipped: u32,
+) -> ([Vec<f64>; 4], u32) {
     let [params_dtype, grads_dtype, moments_dtype] = case.dtypes;
     let [p, g, m, v] = inputs;
     let params = Array::new(executor, p, params_dtype);
@@ -67,8 +78,14 @@ fn on_executor(executor: &dyn Executor, case: &Case, inputs: &[Vec<f64>; 4], squ
     let (first, second) = (Array::new(executor, m, moments_dtype), Array::new(executor, v, moments_dtype));
     let tiles = tiles(&segments());
     let table = Buffer::holding(executor, &tiles.bytes).unwrap();
-    let (squares, skipped) = (Array::new(executor, &[squares], Dtype::F64), IndexArray::new(executor, &[0]));
-    let norm = Norm { squares: squares.operand().address, skipped: skipped.indices().address, max_norm: case.max_norm };
+    let [squares, loss] = [squares, loss].map(|x| Array::new(executor, &[x], Dtype::F64));
+    let skipped = IndexArray::new(executor, &[skipped]);
+    let norm = Norm {
+        squares: squares.operand().address,
+        loss: loss.operand().address,
+        skipped: skipped.indices().address,
+        max_norm: case.max_norm,
+    };
     let args = Step {
         params: params.operand(),
         master: master.as_ref().map(Array::operand),
@@ -125,13 +142,15 @@ fn every_format_follows_the_truth() {
 }
 
 #[test]
-fn a_norm_that_is_not_finite_skips_the_step_and_says_so() {
+fn a_norm_or_loss_that_is_not_finite_skips_the_step_and_those_behind_it() {
     let case = Case { dtypes: [B, B, F], has_master: true, max_norm: Some(1.0), seed: None };
     let inputs = inputs(&case);
     on_every_executor(SOURCE.needs, |executor| {
-        for squares in [f64::NAN, f64::INFINITY] {
-            let ([params, precise, first, second], skipped) = on_executor(executor, &case, &inputs, squares);
-            assert_eq!(skipped, 1);
+        let bad = [[f64::NAN, 1.0], [f64::INFINITY, 1.0], [1.0, f64::NAN], [1.0, f64::INFINITY], [1.0, -f64::INFINITY]];
+        // the last is a good step behind a bad one
+        for (sums, skipped) in bad.map(|sums| (sums, 0)).into_iter().chain([([1.0, 1.0], 1)]) {
+            let ([params, precise, first, second], skipped) = after_a_step(executor, &case, &inputs, sums, skipped);
+            assert_eq!(skipped, 1, "{sums:?}");
             assert_eq!([&precise, &first, &second], [&inputs[0], &inputs[2], &inputs[3]]);
             assert_eq!(params, rounded(&inputs[0], B));
         }

@@ -4,7 +4,8 @@
 // p <- p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 //
 // g = gradient * scale * min(1, max_norm / (norm + 1e-6)), where norm = scale * sqrt(*squares) is the norm over all tensors and
-// lies on the device; if it is not finite nothing is updated and `skipped` grows by 1.
+// lies on the device. If it or the loss is not finite nothing is updated and `skipped` becomes 1; while it is not 0, nothing is
+// updated either.
 //
 // Block b has tile b of the table: at most TILE numbers of one tensor; each thread eight at a time. Where a master copy in f32
 // exists, it is updated and the parameters are its rounding. What is stored in bf16 without one is rounded stochastically, so
@@ -21,7 +22,8 @@ struct Tile {
 struct Rule {
     float lr, one_less_beta1, beta2, one_less_beta2, eps; // 1 - b by the host: f32 would lose digits of it
     float bias1, bias2_root;                              // 1 - b1^t, sqrt(1 - b2^t)
-    float scale, max_norm;                                // of the gradient; max_norm 0 does not clip
+    float scale;                                          // of the gradient
+    double max_norm;                                      // 0 does not clip
     u32 rounds_stochastically;
     u64 step, seed;
 };
@@ -50,15 +52,16 @@ DEVICE void round_for(bf16*, float (&x)[8], u64 place, Stream stream, const Rule
 
 template <typename P, typename G, typename S>
 DEVICE void update(P* params, float* master, const G* grads, S* first, S* second, const Tile* tiles,
-                   const double* squares, u32* skipped, const Rule& rule) {
+                   const double* squares, const double* loss, u32* skipped, const Rule& rule) {
     float scale = rule.scale;
     if (squares) {
         const double norm = sqrt(*squares) * rule.scale;
-        if (!(norm < 1e300)) { // NaN, too
-            if (blockIdx.x == 0 && threadIdx.x == 0) atomicAdd(skipped, 1u);
+        if (!(norm < 1e300) || (loss && !(fabs(*loss) < INFINITY))) { // NaN, too
+            if (blockIdx.x == 0 && threadIdx.x == 0) *skipped = 1;
             return;
         }
-        if (rule.max_norm > 0.0f) scale *= (float)fmin(1.0, rule.max_norm / (norm + 1e-6));
+        if (*skipped) return; // written by no block of this launch
+        if (rule.max_norm > 0.0) scale *= (float)fmin(1.0, rule.max_norm / (norm + 1e-6));
     }
     const Tile tile = tiles[blockIdx.x];
     const float shrink = 1.0f - rule.lr * tile.weight_decay, rate = rule.lr / rule.bias1;
@@ -98,11 +101,12 @@ DEVICE void update(P* params, float* master, const G* grads, S* first, S* second
 #define ADAMW(suffix, P, G, S)                                                                                         \
     extern "C" __global__ void __launch_bounds__(256) adamw_##suffix(                                                  \
         P* params, float* master, const G* grads, S* first, S* second, const Tile* tiles, const double* squares,       \
-        u32* skipped, float lr, float one_less_beta1, float beta2, float one_less_beta2, float eps, float bias1,       \
-        float bias2_root, float scale, float max_norm, u32 rounds_stochastically, u64 step, u64 seed) {                \
+        const double* loss, u32* skipped, float lr, float one_less_beta1, float beta2, float one_less_beta2,           \
+        float eps, float bias1, float bias2_root, float scale, double max_norm, u32 rounds_stochastically, u64 step,   \
+        u64 seed) {                                                                                                    \
         const Rule rule = {lr,         one_less_beta1, beta2,    one_less_beta2,        eps,  bias1,                   \
                            bias2_root, scale,          max_norm, rounds_stochastically, step, seed};                   \
-        update(params, master, grads, first, second, tiles, squares, skipped, rule);                                   \
+        update(params, master, grads, first, second, tiles, squares, loss, skipped, rule);                             \
     }                                                                                                                  \
     KERNEL_ENTRY(adamw_##suffix);
 

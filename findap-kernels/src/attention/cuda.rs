@@ -43,11 +43,18 @@ const DECODE_HEADS: usize = 16;
 /// The largest grid along y and z.
 const MAX_GRID: usize = 65_535;
 
+/// The largest block of [`Target::Ampere`]: that of the key gradient for head dim 128.
+const AMPERE_SHARED_BYTES: u32 = ((2 * TILE_ROWS + 4 * QUERIES) * 128 * 2 + 2 * QUERIES * 8) as u32;
+/// What a block has on devices of compute capability 8.6, 8.9 and 12.0.
+pub const SMALL_SHARED_BYTES: u32 = 99 * 1024;
+
 /// Which kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Those of [`SOURCE`].
     Ampere,
+    /// Those of [`SOURCE`] that need at most [`SMALL_SHARED_BYTES`] of shared memory in a block.
+    SmallAmpere,
     /// Those of [`SOURCE_SM90`], in one block for each multiprocessor.
     Hopper {
         /// Multiprocessors of the device.
@@ -56,9 +63,15 @@ pub enum Target {
 }
 
 impl Target {
-    /// The best for a device of this compute capability.
-    pub fn of(compute_capability: (u32, u32), multiprocessors: u32) -> Self {
-        if SOURCE_SM90.runs_on(compute_capability) { Target::Hopper { multiprocessors } } else { Target::Ampere }
+    /// The best for a device of this compute capability, whose blocks can have so much shared memory.
+    pub fn of(compute_capability: (u32, u32), multiprocessors: u32, max_shared_bytes: u32) -> Self {
+        let ampere = if max_shared_bytes < AMPERE_SHARED_BYTES { Target::SmallAmpere } else { Target::Ampere };
+        if SOURCE_SM90.runs_on(compute_capability) { Target::Hopper { multiprocessors } } else { ampere }
+    }
+
+    /// Stages of the gradients of [`SOURCE`].
+    fn stages(self, head_dim: usize) -> usize {
+        if self == Target::SmallAmpere && head_dim == 128 { 1 } else { 2 }
     }
 }
 
@@ -269,7 +282,7 @@ pub fn forward(args: &Forward) -> Result<Vec<Launch>, KernelError> {
     }
     let outputs = [out.arg(), out_f32.map_or(Arg::Address(0), |out| out.arg()), lse.arg()];
     let launch = match target {
-        Target::Ampere => Launch {
+        Target::Ampere | Target::SmallAmpere => Launch {
             source: &SOURCE,
             kernel: sizes.pick(["attention_forward_d64", "attention_forward_d128"]),
             grid: [sizes.num_heads, tiles.num_tiles as u32, 1],
@@ -355,14 +368,18 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
     let [num_heads, num_kv_heads, scale] = sizes.heads_and_scale();
     let inputs = [dout.arg(), q.arg(), k.arg(), v.arg(), statistics.arg()];
     let num_tiles = Arg::I32(tiles.num_tiles as i32);
+    let stages = target.stages(heads.head_dim);
     let (key_gradient, query_gradient) = match target {
-        Target::Ampere => (
+        Target::Ampere | Target::SmallAmpere => (
             Launch {
                 source: &SOURCE,
-                kernel: sizes.pick(["attention_key_gradient_d64", "attention_key_gradient_d128"]),
+                kernel: match stages {
+                    1 => "attention_key_gradient_d128_one_stage",
+                    _ => sizes.pick(["attention_key_gradient_d64", "attention_key_gradient_d128"]),
+                },
                 grid: [heads.num_kv_heads as u32, tiles.num_tiles as u32, 1],
                 block: [256, 1, 1],
-                shared_bytes: sizes.rows_bytes(2 * TILE_ROWS + 4 * QUERIES) + (2 * QUERIES * 8) as u32,
+                shared_bytes: sizes.rows_bytes(2 * TILE_ROWS + 2 * stages * QUERIES) + (stages * QUERIES * 8) as u32,
                 args: [
                     &[dk.arg(), dv.arg()],
                     &inputs[..],
@@ -372,10 +389,13 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
             },
             Launch {
                 source: &SOURCE,
-                kernel: sizes.pick(["attention_query_gradient_d64", "attention_query_gradient_d128"]),
+                kernel: match stages {
+                    1 => "attention_query_gradient_d128_one_stage",
+                    _ => sizes.pick(["attention_query_gradient_d64", "attention_query_gradient_d128"]),
+                },
                 grid: [sizes.num_heads, tiles.num_tiles as u32, 1],
                 block: [256, 1, 1],
-                shared_bytes: sizes.rows_bytes(2 * TILE_ROWS + 4 * KEYS),
+                shared_bytes: sizes.rows_bytes(2 * TILE_ROWS + 2 * stages * KEYS),
                 args: [
                     &[dq.arg()],
                     &inputs[..],

@@ -13,10 +13,13 @@ use crate::cuda::{CudaError, Executor};
 use crate::emulator::{Emulator, Options, Order, Pace};
 use crate::tolerance::{floor, scale};
 
-/// The kernels that an executor runs. Hopper's in so few blocks that each does several tiles.
-fn targets(executor: &dyn Executor) -> Vec<Target> {
+/// The kernels that an executor runs for a head dim. Hopper's in so few blocks that each does several tiles.
+fn targets(executor: &dyn Executor, head_dim: usize) -> Vec<Target> {
     let has_sm90 = SOURCE_SM90.runs_on(executor.compute_capability());
-    [Target::Ampere].into_iter().chain(has_sm90.then_some(Target::Hopper { multiprocessors: 2 })).collect()
+    let hopper = has_sm90.then_some(Target::Hopper { multiprocessors: 2 });
+    // the same kernels as Ampere's for head dim 64
+    let small = (head_dim == 128).then_some(Target::SmallAmpere);
+    [Target::Ampere].into_iter().chain(small).chain(hopper).collect()
 }
 
 /// Numbers that bf16 has.
@@ -211,7 +214,7 @@ fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usi
         let is_emulator = executor.name().starts_with("the emulator");
         // a device twice; the emulator comes with other orders of threads anyway
         let runs = if is_emulator { 1 } else { 2 };
-        for target in targets(executor).into_iter().flat_map(|target| vec![target; runs]) {
+        for target in targets(executor, head_dim).into_iter().flat_map(|target| vec![target; runs]) {
             let got = run_both(executor, &c, target, false);
             let heads = format!("{num_heads}/{num_kv_heads} heads of {head_dim}");
             let what = format!("{documents:?}, {heads}, {target:?}, {}", executor.name());
@@ -226,7 +229,8 @@ fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usi
                 );
             }
             // a device approximates exponentials in its own way
-            let kind = (is_emulator, target == Target::Ampere);
+            // one stage or two: the same bits
+            let kind = (is_emulator, target != Target::Hopper { multiprocessors: 2 });
             let mut earlier = earlier.borrow_mut();
             match earlier.iter().find(|(emulator, ampere, _)| (*emulator, *ampere) == kind) {
                 Some((.., first)) => assert!(*first == got, "the bits differ from an earlier run: {what}"),
@@ -288,7 +292,7 @@ fn no_number_of_a_document_reaches_another() {
         x[70 * row..160 * row].fill(f64::NAN);
     }
     on_every_executor(SOURCE.needs, |executor| {
-        for target in targets(executor) {
+        for target in targets(executor, 64) {
             let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
             for (i, row) in [128, 2, 128, 64, 64].into_iter().enumerate() {
                 for tokens in [0..70, 160..210] {
@@ -309,7 +313,7 @@ fn the_future_changes_no_bit() {
         x[100 * 64..].fill(7.0);
     }
     on_every_executor(SOURCE.needs, |executor| {
-        for target in targets(executor) {
+        for target in targets(executor, 64) {
             let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
             for (i, row) in [(0, 64), (1, 1), (2, 64)] {
                 assert_eq!(before[i][..100 * row], after[i][..100 * row], "{} {target:?}", NAMES[i]);
@@ -327,7 +331,7 @@ fn an_output_kept_in_f32_takes_bias_out_of_the_gradients() {
     c.dout.fill(1.0);
     let truth = truth(&c);
     on_every_executor(SOURCE.needs, |executor| {
-        for target in targets(executor) {
+        for target in targets(executor, 64) {
             let [kept, rounded] = [true, false].map(|keeps_f32| run_both(executor, &c, target, keeps_f32));
             for i in [2, 3] {
                 let [kept, rounded] = [&kept, &rounded].map(|got| root_mean_square(&got[i], &truth[i]));
@@ -509,6 +513,32 @@ fn what_the_kernels_cannot_take_is_refused() {
     assert!(matches!(Tiles::new(&[0, 3, 2]), Err(KernelError::BadOffsets { .. })));
     let many: Vec<u32> = (0..70_000).collect();
     assert!(matches!(Tiles::new(&many), Err(KernelError::BadArgument { arg: "cu_seqlens", .. })));
+}
+
+#[test]
+fn a_device_gets_kernels_that_its_shared_memory_holds() {
+    let hopper = Target::Hopper { multiprocessors: 7 };
+    assert_eq!(Target::of((9, 0), 7, 227 * 1024), hopper);
+    assert_eq!([(8, 0), (10, 0)].map(|capability| Target::of(capability, 7, 163 * 1024)), [Target::Ampere; 2]);
+    let small = [(8, 6), (8, 9), (12, 0)].map(|capability| Target::of(capability, 7, SMALL_SHARED_BYTES));
+    assert_eq!(small, [Target::SmallAmpere; 3]);
+    for (target, limit) in [(Target::SmallAmpere, SMALL_SHARED_BYTES), (Target::Ampere, AMPERE_SHARED_BYTES)] {
+        for head_dim in [64, 128] {
+            let of = |len, dtype| Operand { address: 256, len, dtype };
+            let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim, scale: 0.125 };
+            let tiles = Tiles::new(&[0, 4]).unwrap().placed_at(Indices { address: 0, len: 8 }).unwrap();
+            let [q, k] = [8, 4].map(|rows| of(rows * head_dim, Dtype::Bf16));
+            let [lse, statistics] = [8, statistics_len(4, heads)].map(|len| of(len, Dtype::F32));
+            let forward_args = Forward { out: q, out_f32: None, lse, q, k, v: k, tiles, heads, target };
+            let (dout, dq, dk, dv) = (q, q, k, k);
+            let args = Backward { dq, dk, dv, dout, out: q, lse, q, k, v: k, statistics, tiles, heads, target };
+            let launches = [forward(&forward_args).unwrap(), backward(&args).unwrap()].concat();
+            let largest = launches.iter().map(|launch| launch.shared_bytes).max().unwrap();
+            assert!(largest <= limit, "{target:?} {head_dim}: {largest} bytes");
+            let is_whole = limit == AMPERE_SHARED_BYTES && head_dim == 128;
+            assert!(!is_whole || largest == limit, "{largest} of {limit} bytes");
+        }
+    }
 }
 
 #[test]

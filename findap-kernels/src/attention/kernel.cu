@@ -27,7 +27,8 @@
 // chunk column lie in 8 different bank groups, as ldmatrix reads them. Bytes for head dim 64 / 128:
 //   forward 32 / 64 KiB (q, k, v)    key gradient 65 / 129 KiB (k, v, twice q, dout, statistics)
 //   query gradient 64 / 128 KiB (q, dout, twice k, v)    decode 32 / 64 KiB (per warp twice k, v)
-// The gradients for head dim 128 do not fit where a block has 99 KiB (8.6, 8.9, 12.0).
+// Where a block has 99 KiB (8.6, 8.9, 12.0) the gradients for head dim 128 have one stage instead of two, 97 and 96 KiB: a step's
+// copies are waited for instead of travelling under the step before. The sums are the same, to the bit.
 //
 // Limit. Tensor cores: a document of n tokens takes 2 n^2 head_dim operations per head forward and 7 n^2 head_dim backward, of
 // which 5 n^2 head_dim are what a rate is usually given for. A 16 x 8 x 16 product takes 2 cycles of a multiprocessor (sm_80);
@@ -338,14 +339,15 @@ template <int HEAD_DIM, typename OUT> DEVICE void statistics(float2* statistics,
 
 // ---- key gradient ----
 
-template <int HEAD_DIM> DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
-                                                 const bf16* v, const float2* statistics, const uint4* tiles,
-                                                 int num_heads, int num_kv_heads, int pitch, float scale) {
+template <int HEAD_DIM, int STAGES = 2>
+DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
+                         const float2* statistics, const uint4* tiles, int num_heads, int num_kv_heads, int pitch,
+                         float scale) {
     constexpr int WARPS = 8, THREADS = 32 * WARPS, ROWS = 16 * WARPS, Q_TILE = QUERIES * HEAD_DIM;
     DYNAMIC_SHARED(memory);
     bf16 *k_tile = (bf16*)memory, *v_tile = k_tile + ROWS * HEAD_DIM, *q_tiles = v_tile + ROWS * HEAD_DIM,
-         *dout_tiles = q_tiles + 2 * Q_TILE;
-    float2* statistics_tiles = (float2*)(dout_tiles + 2 * Q_TILE);
+         *dout_tiles = q_tiles + STAGES * Q_TILE;
+    float2* statistics_tiles = (float2*)(dout_tiles + STAGES * Q_TILE);
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int kv_head = blockIdx.x, group = num_heads / num_kv_heads;
     const Tile tile = read_tile(tiles, blockIdx.y);
@@ -376,8 +378,16 @@ template <int HEAD_DIM> DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16*
     const float factor = scale * LOG2_E;
     const int last_head = kv_head * group + group;
     int next_head = kv_head * group, next_first = tile.first;
-    for (int stage = 0; next_head < last_head; stage ^= 1) {
+    bool has_begun = false;
+    for (int stage = 0; next_head < last_head; stage ^= STAGES - 1) {
         const int query_first = next_first;
+        // with one stage, none still reads what the loads below fill
+        if (STAGES == 1 && has_begun) {
+            __syncthreads();
+            load_step(next_head, next_first, 0);
+            copy_async_commit();
+        }
+        has_begun = true;
         next_first += QUERIES;
         if (next_first >= tile.end) {
             next_first = tile.first;
@@ -387,8 +397,10 @@ template <int HEAD_DIM> DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16*
         else copy_async_wait<1>();
         // this step has come for all threads, and none still reads the stage that is filled next
         if (!SEEDED_BUG(MISSING_BARRIER)) __syncthreads();
-        if (next_head < last_head) load_step(next_head, next_first, stage ^ 1);
-        copy_async_commit();
+        if (STAGES == 2) {
+            if (next_head < last_head) load_step(next_head, next_first, stage ^ 1);
+            copy_async_commit();
+        }
         if (query_first + QUERIES <= warp_first) continue;
 
         const bf16 *q_tile = q_tiles + stage * Q_TILE, *dout_tile = dout_tiles + stage * Q_TILE;
@@ -435,13 +447,14 @@ template <int HEAD_DIM> DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16*
 
 // ---- query gradient ----
 
-template <int HEAD_DIM> DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16* k,
-                                                   const bf16* v, const float2* statistics, const uint4* tiles,
-                                                   int num_heads, int num_kv_heads, int pitch, float scale) {
+template <int HEAD_DIM, int STAGES = 2>
+DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
+                           const float2* statistics, const uint4* tiles, int num_heads, int num_kv_heads, int pitch,
+                           float scale) {
     constexpr int WARPS = 8, THREADS = 32 * WARPS, ROWS = 16 * WARPS, KV_TILE = KEYS * HEAD_DIM;
     DYNAMIC_SHARED(memory);
     bf16 *q_tile = (bf16*)memory, *dout_tile = q_tile + ROWS * HEAD_DIM, *k_tiles = dout_tile + ROWS * HEAD_DIM,
-         *v_tiles = k_tiles + 2 * KV_TILE;
+         *v_tiles = k_tiles + STAGES * KV_TILE;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int head = blockIdx.x, kv_head = head / (num_heads / num_kv_heads);
     const Tile tile = read_tile(tiles, blockIdx.y);
@@ -470,12 +483,19 @@ template <int HEAD_DIM> DEVICE void query_gradient(bf16* dq, const bf16* dout, c
     clear(dq_sum);
     const float factor = scale * LOG2_E;
     int stage = 0;
-    for (int key_first = tile.start; key_first < end; key_first += KEYS, stage ^= 1) {
+    for (int key_first = tile.start; key_first < end; key_first += KEYS, stage ^= STAGES - 1) {
+        if (STAGES == 1 && key_first > tile.start) { // as in the key gradient
+            __syncthreads();
+            load_step(key_first, 0);
+            copy_async_commit();
+        }
         if (!SEEDED_BUG(WEAK_WAIT)) copy_async_wait<0>();
         else copy_async_wait<1>();
         if (!SEEDED_BUG(MISSING_BARRIER)) __syncthreads(); // for both reasons of the key gradient
-        if (key_first + KEYS < end) load_step(key_first + KEYS, stage ^ 1);
-        copy_async_commit();
+        if (STAGES == 2) {
+            if (key_first + KEYS < end) load_step(key_first + KEYS, stage ^ 1);
+            copy_async_commit();
+        }
         if (key_first > warp_first + 15) continue;
 
         float p[1][KEYS / 8][4], ds[1][KEYS / 8][4];
@@ -697,4 +717,19 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
 
 ATTENTION_KERNELS(64)
 ATTENTION_KERNELS(128)
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+    attention_key_gradient_d128_one_stage(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
+                                          const bf16* v, const float2* statistics, const uint4* tiles, int num_heads,
+                                          int num_kv_heads, int pitch, float scale) {
+    key_gradient<128, 1>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);
+}
+KERNEL_ENTRY(attention_key_gradient_d128_one_stage);
+extern "C" __global__ void __launch_bounds__(256, 1)
+    attention_query_gradient_d128_one_stage(bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
+                                            const float2* statistics, const uint4* tiles, int num_heads,
+                                            int num_kv_heads, int pitch, float scale) {
+    query_gradient<128, 1>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);
+}
+KERNEL_ENTRY(attention_query_gradient_d128_one_stage);
 #endif

@@ -30,14 +30,16 @@ pub enum Pass {
 pub struct Soften {
     /// `[rows, pitch]`; gradients afterwards, where the pass has them.
     pub logits: Operand,
-    /// `[rows]` f32, written going forward; 0 where there is no loss.
+    /// `[n]` f32, written going forward; 0 where there is no loss.
     pub logp: Operand,
-    /// `[rows]` f32, written going forward, read going backward alone.
+    /// `[n]` f32, written going forward, read going backward alone.
     pub lse: Operand,
-    /// `[rows]`, each below `vocab` or [`super::IGNORE`]: whoever wrote them has seen to it.
+    /// `[n]`, each below `vocab` or [`super::IGNORE`]: whoever wrote them has seen to it.
     pub targets: Indices,
-    /// `[rows]` f32: dLoss / dlogp; `None` going forward alone.
+    /// `[n]` f32: dLoss / dlogp; `None` going forward alone.
     pub weights: Option<Operand>,
+    /// `[rows]`, each below n and none twice: the token of each row of the logits. `None`: row t is of token t, and rows are n.
+    pub tokens: Option<Indices>,
     /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Numbers from row to row, at least `vocab`; a multiple of 8.
@@ -55,20 +57,20 @@ pub struct Soften {
 /// multiple of 8 or an address that is none of 16, and for a backward pass without weights.
 pub fn soften(args: &Soften) -> Result<Launch, KernelError> {
     const OP: &str = "cross_entropy::soften";
-    let Soften { logits, logp, lse, targets, weights, vocab, pitch, pass } = *args;
-    let rows = targets.len;
+    let Soften { logits, logp, lse, targets, weights, tokens, vocab, pitch, pass } = *args;
+    let (n, rows) = (targets.len, tokens.map_or(targets.len, |tokens| tokens.len));
     check::holds(OP, "rows", rows as f64, rows > 0, "at least 1")?;
     check::holds(OP, "vocab", vocab as f64, vocab > 0, "at least 1")?;
     let is_whole = pitch >= vocab && pitch.is_multiple_of(8);
     check::holds(OP, "pitch", pitch as f64, is_whole, "a multiple of 8 and at least `vocab`")?;
     array(OP, "logits", &logits, rows * pitch)?;
-    check::length(OP, "logp", logp.len, rows)?;
-    check::length(OP, "lse", lse.len, rows)?;
+    check::length(OP, "logp", logp.len, n)?;
+    check::length(OP, "lse", lse.len, n)?;
     one_of(OP, [("logp", logp.dtype), ("lse", lse.dtype)], [[Dtype::F32; 2]])?;
     let format = one_of(OP, [("logits", logits.dtype)], [[Dtype::F32], [Dtype::Bf16]])?;
     let weights = match weights {
         Some(weights) => {
-            check::length(OP, "weights", weights.len, rows)?;
+            check::length(OP, "weights", weights.len, n)?;
             one_of(OP, [("weights", weights.dtype)], [[Dtype::F32]])?;
             weights.arg()
         }
@@ -95,6 +97,7 @@ pub fn soften(args: &Soften) -> Result<Launch, KernelError> {
             lse.arg(),
             targets.arg(),
             weights,
+            tokens.map_or(Arg::Address(0), |tokens| tokens.arg()),
             Arg::U32(narrow(OP, "vocab", vocab)?),
             Arg::U32(narrow(OP, "pitch", pitch)?),
             Arg::U32(pass),

@@ -51,8 +51,9 @@ fn check(case: Case) {
         let targets = IndexArray::new(executor, &targets);
         let weights = Array::new(executor, &weights, Dtype::F32);
         let family = if dtype == Dtype::Bf16 { "cross_entropy bf16" } else { "cross_entropy f32" };
-        let run_passes = |passes: &[Pass]| {
-            let array = Array::new(executor, &logits, dtype);
+        let run_passes = |logits: &[f64], tokens: Option<&[u32]>, passes: &[Pass]| {
+            let array = Array::new(executor, logits, dtype);
+            let tokens = tokens.map(|tokens| IndexArray::new(executor, tokens));
             let (logp, lse) =
                 (Array::poisoned(executor, rows, Dtype::F32), Array::poisoned(executor, rows, Dtype::F32));
             for &pass in passes {
@@ -62,6 +63,7 @@ fn check(case: Case) {
                     lse: lse.operand(),
                     targets: targets.indices(),
                     weights: (pass != Pass::Forward).then(|| weights.operand()),
+                    tokens: tokens.as_ref().map(IndexArray::indices),
                     vocab,
                     pitch,
                     pass,
@@ -70,8 +72,21 @@ fn check(case: Case) {
             }
             [logp.read(), lse.read(), array.read()]
         };
-        let together = run_passes(&[Pass::ForwardBackward]);
-        assert_eq!(together, run_passes(&[Pass::Forward, Pass::Backward]), "one pass or two: the same bits");
+        let together = run_passes(&logits, None, &[Pass::ForwardBackward]);
+        let in_two = run_passes(&logits, None, &[Pass::Forward, Pass::Backward]);
+        assert_eq!(together, in_two, "one pass or two: the same bits");
+        // the rows with loss alone, in another order
+        let chosen: Vec<u32> = (0..rows as u32).rev().filter(|t| t % 4 != 2).collect();
+        let rows_of = |x: &[f64]| -> Vec<f64> {
+            chosen.iter().flat_map(|&t| x[t as usize * pitch..][..pitch].to_vec()).collect()
+        };
+        let [logp, lse, gradient] = run_passes(&rows_of(&logits), Some(&chosen), &[Pass::ForwardBackward]);
+        for &t in &chosen {
+            let t = t as usize;
+            assert_eq!([logp[t], lse[t]], [together[0][t], together[1][t]]);
+        }
+        assert!((0..rows).filter(|t| t % 4 == 2).all(|t| logp[t].is_nan()), "other tokens are left alone");
+        assert_eq!(gradient, rows_of(&together[2]), "by token: the same bits");
         // lse is a sum of `vocab` terms relative to the largest, and its own rounding; logp and the exponents inherit it
         let sums = floor(1.0 + scale(&truth[1]), 1) + floor(1.0, vocab);
         for (i, (what, dtype)) in
@@ -111,6 +126,7 @@ fn a_sure_token_has_an_exact_small_gradient() {
             lse: lse.operand(),
             targets: targets.indices(),
             weights: Some(weights.operand()),
+            tokens: None,
             vocab: 2,
             pitch: 8,
             pass: Pass::ForwardBackward,

@@ -2,6 +2,7 @@
 //
 // lse[t] = ln sum_j exp(x[t, j]),  logp[t] = x[t, target[t]] - lse[t],  x[t, j] <- w[t] ([j = target[t]] - exp(x[t, j] - lse[t]))
 //
+// Row i of the logits is of token t = tokens[i], or i where no list is given: rows without loss need no logits.
 // One block a row. First reading: each thread keeps the largest logit so far and the sum of exponentials relative to it; the
 // block joins them in one order. Second reading: the gradient, from the cache where the row fits. Rows may be longer than the
 // vocabulary (`pitch`, a multiple of 8): what lies behind it is not read and gets the gradient 0. A row without loss (target
@@ -68,12 +69,12 @@ template <typename T> DEVICE Total row_total(const T* row, u32 vocab) {
 }
 
 template <typename T>
-DEVICE void soften(T* logits, float* logp, float* lse, const u32* targets, const float* weights, u32 vocab, u32 pitch,
-                   u32 pass) {
+DEVICE void soften(T* logits, float* logp, float* lse, const u32* targets, const float* weights, const u32* tokens,
+                   u32 vocab, u32 pitch, u32 pass) {
     constexpr int N = PER_LOAD<T>;
     SHARED_ARRAY(Total, partial, 32);
-    const u32 t = blockIdx.x, target = targets[t];
-    T* row = logits + (i64)t * pitch;
+    const u32 t = tokens ? tokens[blockIdx.x] : blockIdx.x, target = targets[t];
+    T* row = logits + (i64)blockIdx.x * pitch;
     const bool bears_loss = target != IGNORE && (pass & FORWARD || weights[t] != 0.0f);
     const float weight = bears_loss && pass & BACKWARD ? weights[t] : 0.0f;
     float at_target = 0.0f, total = 0.0f;
@@ -107,8 +108,8 @@ DEVICE void soften(T* logits, float* logp, float* lse, const u32* targets, const
 #define CROSS_ENTROPY(suffix, T)                                                                                       \
     extern "C" __global__ void __launch_bounds__(512)                                                                  \
         cross_entropy_##suffix(T* logits, float* logp, float* lse, const u32* targets, const float* weights,           \
-                               u32 vocab, u32 pitch, u32 pass) {                                                       \
-        soften(logits, logp, lse, targets, weights, vocab, pitch, pass);                                               \
+                               const u32* tokens, u32 vocab, u32 pitch, u32 pass) {                                    \
+        soften(logits, logp, lse, targets, weights, tokens, vocab, pitch, pass);                                       \
     }                                                                                                                  \
     KERNEL_ENTRY(cross_entropy_##suffix);
 

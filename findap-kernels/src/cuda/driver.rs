@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::DriverError;
 use cudarc::driver::result as driver;
@@ -12,7 +14,7 @@ use cudarc::driver::sys;
 use super::compile::{self, Compiler};
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::error::CudaError;
-use super::launch::{Buffer, Executor, Launch, Swizzle, TensorMap, pointers, tensor_maps};
+use super::launch::{Buffer, Executor, Launch, Mark, Pinned, Swizzle, TensorMap, pointers, tensor_maps};
 use super::probe::{Device, Probe, message, probe};
 use super::source::Source;
 use crate::matmul::cuda::Product;
@@ -27,7 +29,11 @@ pub struct Gpu {
     /// Looked for at the first product.
     cublaslt: OnceLock<Option<CublasLt>>,
     /// Whether every launch is waited for, so that an error is that of its own kernel.
-    waits: bool,
+    is_synchronous: bool,
+    /// How often the host has waited.
+    waits: AtomicU64,
+    /// Events for marks, when no mark has them.
+    events: Mutex<Vec<sys::CUevent>>,
     /// By source file and, for functions, entry point.
     loaded: Mutex<Loaded>,
 }
@@ -67,7 +73,7 @@ impl Gpu {
         let count = devices.len();
         let device = devices.into_iter().nth(ordinal).ok_or(CudaError::NoSuchDevice { ordinal, count })?;
         let compiler = Compiler::find()?;
-        let waits = std::env::var_os("FINDAP_SYNC").is_some_and(|value| value == "1");
+        let is_synchronous = std::env::var_os("FINDAP_SYNC").is_some_and(|value| value == "1");
         guarded(|| {
             let handle = named("cuDeviceGet", driver::device::get(ordinal as i32))?;
             // SAFETY: `handle` comes from the driver; the context is released once, when this value is dropped.
@@ -75,8 +81,18 @@ impl Gpu {
             // SAFETY: the context was just retained.
             named("cuCtxSetCurrent", unsafe { driver::ctx::set_current(context) })?;
             let stream = named("cuStreamCreate", driver::stream::create(driver::stream::StreamKind::NonBlocking))?;
-            let (cublaslt, loaded) = (OnceLock::new(), Mutex::default());
-            Ok(Self { device, handle, context, stream, compiler, cublaslt, waits, loaded })
+            Ok(Self {
+                device,
+                handle,
+                context,
+                stream,
+                compiler,
+                cublaslt: OnceLock::new(),
+                is_synchronous,
+                waits: AtomicU64::new(0),
+                events: Mutex::default(),
+                loaded: Mutex::default(),
+            })
         })
     }
 
@@ -90,6 +106,7 @@ impl Gpu {
     /// # Errors
     /// [`CudaError::Driver`] if any of it failed.
     pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.with_context(|| {
             // SAFETY: the stream exists as long as this value.
             named("cuStreamSynchronize", unsafe { driver::stream::synchronize(self.stream) })
@@ -159,7 +176,7 @@ impl Gpu {
     /// The entry point of a launch, compiled and loaded at its first use.
     fn function(&self, launch: &Launch) -> Result<sys::CUfunction, CudaError> {
         let Launch { source, kernel, shared_bytes, .. } = *launch;
-        let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.file, kernel);
         let mut function = match loaded.functions.get(&key) {
             Some(function) => *function,
@@ -237,7 +254,7 @@ impl Executor for Gpu {
     unsafe fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
         self.with_context(|| {
             // SAFETY: the bytes at `address` belong to an allocation. The host's bytes are pageable, so the driver has taken
-            // them when the call returns.
+            // them when the call returns, for which it may have waited for the stream.
             named("cuMemcpyHtoDAsync", unsafe { driver::memcpy_htod_async(address, bytes, self.stream) })
         })
     }
@@ -257,7 +274,83 @@ impl Executor for Gpu {
         })
     }
 
+    fn allocate_pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
+        self.with_context(|| {
+            // SAFETY: any size may be asked for.
+            let start = named("cuMemHostAlloc", unsafe { driver::malloc_host(bytes, 0) })?.cast::<u8>();
+            // SAFETY: the allocation has this many bytes, and nobody else knows of it.
+            unsafe {
+                start.write_bytes(0, bytes);
+                Ok(Pinned::new(start, bytes))
+            }
+        })
+    }
+
+    unsafe fn release_pinned(&self, pinned: Pinned) {
+        // Nothing can be done about a failure.
+        // SAFETY: it comes from `allocate_pinned`, and no copy of it is under way.
+        let free = || named("cuMemFreeHost", unsafe { driver::free_host(pinned.address(&(0..0)).cast()) });
+        let _ = self.with_context(free);
+    }
+
+    unsafe fn upload_pinned(&self, address: u64, from: &Pinned, bytes: Range<usize>) -> Result<(), CudaError> {
+        self.with_context(|| {
+            // SAFETY: the bytes at `address` belong to an allocation, and those of the host do not change before they are copied.
+            let result = unsafe { driver::memcpy_htod_async(address, from.bytes(bytes), self.stream) };
+            named("cuMemcpyHtoDAsync", result)
+        })
+    }
+
+    unsafe fn download_pinned(&self, to: &Pinned, bytes: Range<usize>, address: u64) -> Result<(), CudaError> {
+        let start = to.address(&bytes);
+        self.with_context(|| {
+            // SAFETY: as above; the driver alone touches the host's bytes until the copy is done.
+            let result = unsafe {
+                let to = std::slice::from_raw_parts_mut(start, bytes.len());
+                driver::memcpy_dtoh_async(to, address, self.stream)
+            };
+            named("cuMemcpyDtoHAsync", result)
+        })
+    }
+
+    fn mark(&self) -> Result<Mark, CudaError> {
+        let free = self.events.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        self.with_context(|| {
+            let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+            let event = free.map_or_else(|| named("cuEventCreate", driver::event::create(flags)), Ok)?;
+            // SAFETY: the event and the stream exist.
+            named("cuEventRecord", unsafe { driver::event::record(event, self.stream) })?;
+            Ok(Mark(event as u64))
+        })
+    }
+
+    fn wait(&self, mark: Mark) -> Result<(), CudaError> {
+        let event = mark.0 as sys::CUevent;
+        let result = self.with_context(|| {
+            // SAFETY: the event was made and recorded by `mark`, here and below.
+            match unsafe { driver::event::query(event) } {
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => {
+                    self.waits.fetch_add(1, Ordering::Relaxed);
+                    // SAFETY: as above.
+                    named("cuEventSynchronize", unsafe { driver::event::synchronize(event) })
+                }
+                other => named("cuEventQuery", other),
+            }
+        });
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        result
+    }
+
+    fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    fn max_shared_bytes(&self) -> u32 {
+        self.device.max_shared_bytes
+    }
+
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+        launch.check_shared(self.device.max_shared_bytes)?;
         self.with_context(|| {
             let function = self.function(launch)?;
             let maps = tensor_maps(&launch.args).enumerate();
@@ -269,7 +362,7 @@ impl Executor for Gpu {
             let result =
                 unsafe { driver::launch_kernel(function, grid, block, shared_bytes, self.stream, &mut arguments) };
             named_for("cuLaunchKernel", launch.kernel, result)?;
-            if self.waits {
+            if self.is_synchronous {
                 // SAFETY: the stream exists as long as this value.
                 let result = unsafe { driver::stream::synchronize(self.stream) };
                 named_for("cuStreamSynchronize", launch.kernel, result)?;
@@ -292,7 +385,7 @@ impl Executor for Gpu {
         // SAFETY: the operands are the product's by the contract of this function; the stream is this device's.
         let queued = self.with_context(|| Ok(unsafe { library.multiply(product, self.stream.cast()) }));
         let queued = queued.unwrap_or_else(|error| Some(Err(error)))?;
-        Some(queued.and_then(|()| if self.waits { self.synchronize() } else { Ok(()) }))
+        Some(queued.and_then(|()| if self.is_synchronous { self.synchronize() } else { Ok(()) }))
     }
 }
 
@@ -322,7 +415,10 @@ impl Drop for Gpu {
                     named("cuMemFree", driver::free_sync(library.workspace()))?;
                 }
                 named("cuStreamDestroy", driver::stream::destroy(self.stream))?;
-                let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for event in self.events.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                    named("cuEventDestroy", driver::event::destroy(event))?;
+                }
+                let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
                 for module in loaded.modules.values() {
                     named("cuModuleUnload", driver::module::unload(*module))?;
                 }

@@ -71,6 +71,19 @@ pub enum CudaError {
         /// Bytes left.
         free_bytes: usize,
     },
+    /// A block needs more shared memory than the device has for one.
+    #[error(
+        "{kernel} needs {want_bytes} bytes of shared memory in a block, the device has {limit_bytes}; \
+         use a model with smaller heads or rows, or another device"
+    )]
+    SharedMemory {
+        /// The entry point.
+        kernel: &'static str,
+        /// Dynamic shared memory of a block.
+        want_bytes: u32,
+        /// What a block can have.
+        limit_bytes: u32,
+    },
     /// A tensor map breaks a rule of the hardware.
     #[error("{kernel}: tensor map {index}: {rule}")]
     BadTensorMap {

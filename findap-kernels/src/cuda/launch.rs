@@ -1,6 +1,7 @@
 //! One run of one kernel as a value, and what can run it: a device through its driver, or the emulator.
 
 use std::ffi::c_void;
+use std::ops::Range;
 
 use super::error::CudaError;
 use super::source::Source;
@@ -121,13 +122,61 @@ pub trait Executor {
     /// [`CudaError::Driver`], also for a launch before it that failed.
     unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
 
+    /// Page-locked memory of this process, all 0: copies from and to it run while the host does something else.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    fn allocate_pinned(&self, bytes: usize) -> Result<Pinned, CudaError>;
+
+    /// Takes it back.
+    ///
+    /// # Safety
+    /// It comes from [`Executor::allocate_pinned`] of this executor, and the copies queued with it are done.
+    unsafe fn release_pinned(&self, pinned: Pinned);
+
+    /// Queues a copy of those bytes of `from` to the executor.
+    ///
+    /// # Safety
+    /// As [`Executor::upload`]; `from` is one of this executor's, and those bytes do not change before the copy is done: before a
+    /// mark queued behind it is waited for.
+    /// # Errors
+    /// [`CudaError::Driver`].
+    unsafe fn upload_pinned(&self, address: u64, from: &Pinned, bytes: Range<usize>) -> Result<(), CudaError>;
+
+    /// Queues a copy from the executor to those bytes of `to`.
+    ///
+    /// # Safety
+    /// As [`Executor::upload_pinned`]; those bytes are not read before, either.
+    /// # Errors
+    /// [`CudaError::Driver`].
+    unsafe fn download_pinned(&self, to: &Pinned, bytes: Range<usize>, address: u64) -> Result<(), CudaError>;
+
+    /// A point behind everything queued so far.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    fn mark(&self) -> Result<Mark, CudaError>;
+
+    /// Returns when everything before the mark is done.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`], also for a launch before it that failed.
+    fn wait(&self, mark: Mark) -> Result<(), CudaError>;
+
+    /// How often the host has had to wait for the executor so far, for whatever reason.
+    fn waits(&self) -> u64;
+
+    /// The dynamic shared memory that a block can have at most.
+    fn max_shared_bytes(&self) -> u32;
+
     /// Runs the kernel, or queues it.
     ///
     /// # Safety
     /// The arguments are those of the kernel, and every address among them belongs to this executor and has the numbers that
     /// the kernel reads and writes.
     /// # Errors
-    /// [`CudaError::Report`] of the emulator; [`CudaError::Driver`], [`CudaError::Compile`] and their like of a device.
+    /// [`CudaError::SharedMemory`]; [`CudaError::Report`] of the emulator; [`CudaError::Driver`], [`CudaError::Compile`] and their
+    /// like of a device.
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError>;
 
     /// Sets bytes to 0, after all launches so far.
@@ -146,6 +195,57 @@ pub trait Executor {
         None
     }
 }
+
+/// Page-locked memory of this process. It does not free itself: [`Executor::release_pinned`] does.
+#[derive(Debug)]
+pub struct Pinned {
+    start: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: it owns its bytes as a box does, and hands out references by its own borrow.
+unsafe impl Send for Pinned {}
+// SAFETY: as above.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// # Safety
+    /// So many initialised bytes at `start` belong to nobody else until [`Executor::release_pinned`].
+    pub(crate) unsafe fn new(start: *mut u8, bytes: usize) -> Self {
+        Self { start, bytes }
+    }
+
+    /// How many bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes; none of them has a copy under way.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        // SAFETY: the bytes are initialised and belong to this value.
+        unsafe { std::slice::from_raw_parts(self.address(&range), range.len()) }
+    }
+
+    /// The bytes, to be written; none of them has a copy under way.
+    pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        // SAFETY: as above, and it is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.address(&range), range.len()) }
+    }
+
+    /// The address of those bytes.
+    ///
+    /// # Panics
+    /// If they reach past the end.
+    pub(crate) fn address(&self, range: &Range<usize>) -> *mut u8 {
+        assert!(range.start <= range.end && range.end <= self.bytes, "invariant: a copy stays inside of its memory");
+        self.start.wrapping_add(range.start)
+    }
+}
+
+/// A point in the queue of an executor.
+#[derive(Debug)]
+#[must_use = "a mark is for being waited for"]
+pub struct Mark(pub(crate) u64);
 
 /// Memory of an executor that frees itself.
 pub struct Buffer<'e> {
@@ -200,6 +300,19 @@ impl Drop for Buffer<'_> {
     fn drop(&mut self) {
         // SAFETY: the address is that of the allocation, and this was its only owner.
         unsafe { self.executor.release(self.address) }
+    }
+}
+
+impl Launch {
+    /// Refuses what a block cannot have.
+    ///
+    /// # Errors
+    /// [`CudaError::SharedMemory`].
+    pub(crate) fn check_shared(&self, limit_bytes: u32) -> Result<(), CudaError> {
+        if self.shared_bytes <= limit_bytes {
+            return Ok(());
+        }
+        Err(CudaError::SharedMemory { kernel: self.kernel, want_bytes: self.shared_bytes, limit_bytes })
     }
 }
 

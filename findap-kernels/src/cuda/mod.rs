@@ -2,7 +2,8 @@
 //!
 //! One binary serves machines with and without a GPU: the driver and the runtime compiler are looked for when they are needed.
 //! A family's `cuda.rs` turns checked arguments into a [`Launch`], a plain value; an [`Executor`] runs it. There are two: a
-//! device ([`Gpu`]) and, under the feature `emulator`, the CPU (`emulator::Emulator`), which runs the very same source.
+//! device ([`Gpu`]) and, under the feature `emulator`, the CPU (`emulator::Emulator`, or `emulator::Queue`, which puts off its work as
+//! a device does), which runs the very same source.
 //!
 //! | module | has |
 //! |---|---|
@@ -28,7 +29,7 @@ pub(crate) mod tests;
 pub use compile::Compiler;
 pub use driver::Gpu;
 pub use error::CudaError;
-pub use launch::{Arg, Buffer, Executor, Launch, Swizzle, TensorMap};
+pub use launch::{Arg, Buffer, Executor, Launch, Mark, Pinned, Swizzle, TensorMap};
 pub use operand::{Indices, Operand};
 pub use probe::{Device, Probe, Reason, probe};
 pub use source::{Needs, Source};

@@ -24,6 +24,8 @@ pub struct Device {
     pub compute_capability: (u32, u32),
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// The dynamic shared memory that a block can have at most.
+    pub max_shared_bytes: u32,
 }
 
 /// What [`probe`] found.
@@ -124,6 +126,7 @@ fn describe(ordinal: c_int) -> Result<Device, Reason> {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        max_shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
     })
 }
 
@@ -148,6 +151,7 @@ mod tests {
                 for (i, device) in devices.iter().enumerate() {
                     assert_eq!(device.ordinal, i);
                     assert!(!device.name.is_empty() && device.memory_bytes > 0 && device.multiprocessors > 0);
+                    assert!(device.max_shared_bytes >= 48 * 1024);
                     assert!(device.compute_capability.0 > 0);
                 }
             }

@@ -4,7 +4,7 @@
 // Forward and scatter: block (t, part) copies 256 loads of row t. Backward: positions come sorted by token and, within one, by place; block
 // (u, part) has 256 loads of the row of distinct token u and adds its positions in their order, so no two blocks write one
 // number and the sum has one order. No shared memory.
-// Limit: memory. Bytes a number: forward both formats' sizes; backward the size of dout, and 8 a number of a touched row.
+// Limit: memory. Bytes a number: rows put twice the format's size; forward both formats' sizes; backward the size of dout, and 8 a number of a touched row.
 
 template <typename T, typename W> DEVICE void gather(T* out, const W* table, const u32* ids, u32 dim) {
     constexpr int N = PER_LOAD<T>;

@@ -9,14 +9,18 @@
 //! rounding of tensor cores.
 
 use std::ffi::{CString, c_char, c_void};
+use std::ops::Range;
 
-use crate::cuda::launch::{Arg, Executor, Launch, TensorMap, pointers, tensor_maps};
+use crate::cuda::launch::{Arg, Executor, Launch, Mark, Pinned, TensorMap, pointers, tensor_maps};
 use crate::cuda::{CudaError, Swizzle};
 
 #[cfg(test)]
 mod hopper_tests;
+mod queue;
 #[cfg(test)]
 mod tests;
+
+pub use queue::Queue;
 
 /// In which order threads and blocks run, each until it has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +94,10 @@ pub struct Statistics {
     pub wide_products: u64,
 }
 
-/// An executor on the CPU.
+/// What a block of Hopper can have.
+pub const MAX_SHARED_BYTES: u32 = 227 * 1024;
+
+/// An executor on the CPU that does everything at once. [`Queue`] puts it off, as a device does.
 #[derive(Clone, Copy, Debug)]
 pub struct Emulator {
     /// How it runs launches.
@@ -257,7 +264,47 @@ impl Executor for Emulator {
         Ok(())
     }
 
+    fn allocate_pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
+        let memory = Box::leak(vec![0u128; bytes.div_ceil(16)].into_boxed_slice());
+        // SAFETY: the bytes were just made and belong to nobody else.
+        Ok(unsafe { Pinned::new(memory.as_mut_ptr().cast(), bytes) })
+    }
+
+    unsafe fn release_pinned(&self, pinned: Pinned) {
+        let (start, len) = (pinned.address(&(0..0)).cast::<u128>(), pinned.len_bytes().div_ceil(16));
+        // SAFETY: the box that `allocate_pinned` has leaked.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, len)) });
+    }
+
+    unsafe fn upload_pinned(&self, address: u64, from: &Pinned, bytes: Range<usize>) -> Result<(), CudaError> {
+        // SAFETY: the same contract.
+        unsafe { self.upload(address, from.bytes(bytes)) }
+    }
+
+    unsafe fn download_pinned(&self, to: &Pinned, bytes: Range<usize>, address: u64) -> Result<(), CudaError> {
+        // SAFETY: the bytes at `address` belong to an allocation, and nobody else touches those of `to`.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.address(&bytes), bytes.len()) };
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Mark, CudaError> {
+        Ok(Mark(0))
+    }
+
+    fn wait(&self, _mark: Mark) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn waits(&self) -> u64 {
+        0
+    }
+
+    fn max_shared_bytes(&self) -> u32 {
+        MAX_SHARED_BYTES
+    }
+
     unsafe fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+        launch.check_shared(MAX_SHARED_BYTES)?;
         // SAFETY: the same contract.
         unsafe { self.launch_counted(launch) }.map(drop)
     }

@@ -28,7 +28,8 @@ use crate::slice::{Slice, SliceMut, Write};
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod pack;
-#[cfg(test)]
+// They run the text of the AMX kernel.
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 mod vector;
 

@@ -117,7 +117,7 @@ fn assert_bf16_generation_follows(what: &str, weights: &Llama) {
 #[test]
 fn bf16_generation_follows_the_truth() {
     assert_bf16_generation_follows("tiny bf16", &Llama::load(&golden("tiny"), Dtype::Bf16).unwrap());
-    assert_bf16_generation_follows("wide heads bf16", &wide_heads());
+    assert_bf16_generation_follows("wide heads bf16", &wide_heads(64));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn scores_on_a_device_follow_the_cpu() {
 }
 
 #[test]
-fn continuations_of_one_context_score_as_if_alone_to_the_last_bit() {
+fn continuations_of_one_context_score_as_if_alone() {
     let context = |seed: u32, len: u32| -> Vec<u32> { (0..len).map(|t| (seed + 131 * t) % 2048).collect() };
     let continuations =
         |lens: &[u32]| -> Vec<Vec<u32>> { lens.iter().map(|&len| context(900 + 7 * len, len)).collect() };
@@ -173,13 +173,19 @@ fn continuations_of_one_context_score_as_if_alone_to_the_last_bit() {
         let context = context(number as u32, 30 + 3 * number as u32);
         pairs.extend(continuations(lens).into_iter().map(|continuation| (context.clone(), continuation)));
     }
-    for dtype in [Dtype::F32, Dtype::F64] {
-        let model = TextModel::load(&golden("tiny"), dtype).unwrap();
-        let together = model.score(&pairs).unwrap();
-        for (pair, together) in pairs.iter().zip(together) {
-            let alone = model.score(std::slice::from_ref(pair)).unwrap()[0];
-            assert_eq!(together.logp.to_bits(), alone.logp.to_bits(), "{pair:?}");
-            assert_eq!(together.is_greedy, alone.is_greedy);
-        }
+    let scores = |model: &TextModel| {
+        let alone = |pair| model.score(std::slice::from_ref(pair)).unwrap()[0];
+        (model.score(&pairs).unwrap(), pairs.iter().map(alone).collect::<Vec<_>>())
+    };
+    let load = |dtype| TextModel::load(&golden("tiny"), dtype).unwrap();
+    let (together, alone) = scores(&load(Dtype::F32));
+    for ((pair, together), alone) in pairs.iter().zip(together).zip(alone) {
+        assert_eq!(together.logp.to_bits(), alone.logp.to_bits(), "{pair:?}");
+        assert_eq!(together.is_greedy, alone.is_greedy);
+    }
+    // f64 attention sums a decoded token in another order: a few hundred roundings of 2^-53
+    let (together, alone) = scores(&load(Dtype::F64));
+    for (together, alone) in together.iter().zip(alone) {
+        assert!((together.logp - alone.logp).abs() <= 1e-13 * alone.logp.abs(), "{together:?} {alone:?}");
     }
 }

@@ -6,6 +6,7 @@ pub use findap_kernels::adamw::{Rule, Segment};
 
 use crate::device::{Device, Memory};
 use crate::error::TensorError;
+use crate::ledger::Ledger;
 use crate::ops::reduce;
 use crate::tensor::Tensor;
 
@@ -50,20 +51,32 @@ pub struct Step<'a> {
     pub second_moment: &'a mut Tensor,
     /// Which parameters are updated; those outside are frozen.
     pub plan: &'a Plan,
+    /// What the gradients are clipped by and the step is left out for.
+    pub clip: Option<Clip<'a>>,
     /// The numbers of this step.
     pub rule: Rule,
 }
 
-/// Makes one optimizer step.
+/// Brings gradients down to a norm, and changes nothing for a step whose loss or gradients are not finite.
+#[derive(Clone, Copy, Debug)]
+pub struct Clip<'a> {
+    /// Knows the loss and the squares of all gradients. Once a step on a device was left out, so are all later ones with this
+    /// ledger: they were queued before anybody could know.
+    pub ledger: &'a Ledger,
+    /// As of `torch.nn.utils.clip_grad_norm_`.
+    pub max_norm: f64,
+}
+
+/// Makes one optimizer step. Does not wait for a device.
 ///
 /// # Errors
 /// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn step(args: Step<'_>) -> Result<(), TensorError> {
-    let Step { params, master, grads, first_moment, second_moment, plan, rule } = args;
+    let Step { params, master, grads, first_moment, second_moment, plan, clip, mut rule } = args;
     let is_on_host = params.all().cuda().is_none();
     let master = match master {
         Some(master) if is_on_host => {
-            step(Step { params: &mut *master, master: None, grads, first_moment, second_moment, plan, rule })?;
+            step(Step { params: &mut *master, master: None, grads, first_moment, second_moment, plan, clip, rule })?;
             return reduce::cast(params, master);
         }
         other => other,
@@ -73,6 +86,11 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
         let Some((tiles, memory)) = plan.placed.as_ref().filter(|(_, memory)| memory.cuda().is(device)) else {
             return Err(device.is_missing());
         };
+        let norm = |clip: Clip<'_>| {
+            let sums = clip.ledger.on(device)?;
+            let (squares, loss) = (sums.squares().address, sums.loss().address);
+            Ok::<_, TensorError>(cuda::Norm { squares, loss, skipped: sums.skipped(), max_norm: Some(clip.max_norm) })
+        };
         return device.run(&[cuda::step(&cuda::Step {
             params: params.on(device)?,
             master: master.map(|master| master.all().on(device)).transpose()?,
@@ -81,10 +99,17 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
             second_moment: second_moment.all().on(device)?,
             tiles,
             tiles_address: memory.address(),
-            norm: None,
+            norm: clip.map(norm).transpose()?,
             rule,
             stochastic_seed: None,
         })?]);
+    }
+    if let Some(Clip { ledger, max_norm }) = clip {
+        let sums = ledger.open();
+        if !sums.are_finite() {
+            return Ok(());
+        }
+        rule.grad_scale *= (max_norm / (rule.grad_scale * sums.norm() + 1e-6)).min(1.0);
     }
     Ok(adamw::step(adamw::Step {
         params: params.host()?,
@@ -120,6 +145,7 @@ mod tests {
                     first_moment: &mut first,
                     second_moment: &mut second,
                     plan: &plan,
+                    clip: None,
                     rule: Rule { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 0.5 },
                 })
                 .unwrap();

@@ -5,10 +5,11 @@ use findap_kernels::cross_entropy::{self, Backward, Forward};
 pub use findap_kernels::cross_entropy::{IGNORE, MAX_CHUNK_ROWS, Sizes};
 use findap_kernels::cuda::{Indices, Operand};
 use findap_kernels::matmul::cuda::{Matrix, Product};
-use findap_kernels::{Dtype, Write, check, reduce};
+use findap_kernels::{Dtype, Write, check, embedding, reduce};
 
 use crate::device::{Cuda, Device, Memory};
 use crate::error::TensorError;
+use crate::ledger::Ledger;
 use crate::ops::linear::Weight;
 use crate::tensor::{View, ViewMut};
 
@@ -18,17 +19,18 @@ use crate::tensor::{View, ViewMut};
 pub struct Scores {
     logp: Vec<f64>,
     lse: Vec<f64>,
-    total: f64,
     placed: Option<Placed>,
 }
 
-/// Numbers by token in the memory of a device, behind one f64, the total.
+/// Numbers by token in the memory of a device.
 #[derive(Debug)]
 struct Placed {
     memory: Memory,
     max_tokens: usize,
     /// For numbers on their way.
     staging: Vec<f32>,
+    /// The tokens that bear loss.
+    rows: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -37,22 +39,23 @@ enum Column {
     Lse,
     Weights,
     Targets,
+    Rows,
 }
 
-const TOTAL_BYTES: usize = 16;
+const NUM_COLUMNS: usize = 5;
 
 impl Placed {
     /// Bytes from the start of the memory.
     fn offset(&self, column: Column) -> usize {
-        TOTAL_BYTES + 4 * self.max_tokens.next_multiple_of(4) * column as usize
+        4 * self.max_tokens.next_multiple_of(4) * column as usize
     }
 
     fn address(&self, column: Column) -> u64 {
         self.memory.address() + self.offset(column) as u64
     }
 
-    fn operand(&self, column: Column, start: usize, len: usize) -> Operand {
-        Operand { address: self.address(column) + 4 * start as u64, len, dtype: Dtype::F32 }
+    fn operand(&self, column: Column, len: usize) -> Operand {
+        Operand { address: self.address(column), len, dtype: Dtype::F32 }
     }
 }
 
@@ -63,14 +66,15 @@ impl Scores {
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
     pub fn new(device: &Device, max_tokens: usize, sizes: Sizes) -> Result<Scores, TensorError> {
         let Device::Cuda(cuda) = device else {
-            return Ok(Scores { logp: vec![0.0; max_tokens], lse: vec![0.0; max_tokens], total: 0.0, placed: None });
+            return Ok(Scores { logp: vec![0.0; max_tokens], lse: vec![0.0; max_tokens], placed: None });
         };
         cuda.with_scratch(device_scratch_bytes(sizes), |_| Ok(()))?;
-        let bytes = TOTAL_BYTES + 4 * 4 * max_tokens.next_multiple_of(4);
+        let bytes = 4 * NUM_COLUMNS * max_tokens.next_multiple_of(4);
         let mut memory = cuda.allocate("log-probabilities", bytes)?;
         memory.clear()?;
-        let placed = Some(Placed { memory, max_tokens, staging: vec![0.0; max_tokens] });
-        Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), total: 0.0, placed })
+        let (staging, rows) = (vec![0.0; max_tokens], Vec::with_capacity(max_tokens));
+        let placed = Some(Placed { memory, max_tokens, staging, rows });
+        Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), placed })
     }
 
     /// The log-probabilities of the last `n` targets given; 0 where there is no loss. From a device, after everything queued so
@@ -87,30 +91,18 @@ impl Scores {
         Ok(&self.logp[..n])
     }
 
-    /// Adds the mean of the last `n` log-probabilities over `divisor` tokens to the total; on a device, without waiting for it.
+    /// Adds minus the last `n` log-probabilities, divided by `divisor`, to the loss of a step; without waiting for a device.
     ///
     /// # Errors
-    /// [`TensorError::Cuda`].
-    pub fn add_to_total(&mut self, n: usize, divisor: f64) -> Result<(), TensorError> {
+    /// [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+    pub fn add_loss(&self, ledger: &mut Ledger, n: usize, divisor: f64) -> Result<(), TensorError> {
         let Some(placed) = &self.placed else {
-            self.total += self.logp[..n].iter().sum::<f64>() / divisor;
+            ledger.add_loss(-(self.logp[..n].iter().sum::<f64>() / divisor));
             return Ok(());
         };
-        let total = Operand { address: placed.memory.address(), len: 1, dtype: Dtype::F64 };
-        let logp = placed.operand(Column::Logp, 0, n);
-        placed.memory.cuda().run(&[reduce::cuda::add_sum(&total, 1.0 / divisor, &logp)?])
-    }
-
-    /// The total since it was last taken. From a device, after everything queued so far.
-    ///
-    /// # Errors
-    /// As [`Scores::read`].
-    pub fn take_total(&mut self) -> Result<f64, TensorError> {
-        let Some(placed) = &mut self.placed else { return Ok(std::mem::take(&mut self.total)) };
-        let mut bytes = [0; 8];
-        placed.memory.read(0, &mut bytes)?;
-        placed.memory.write(0, &[0; 8])?;
-        Ok(f64::from_ne_bytes(bytes))
+        let device = placed.memory.cuda();
+        let loss = ledger.on(device)?.loss();
+        device.run(&[reduce::cuda::add_sum(&loss, -1.0 / divisor, &placed.operand(Column::Logp, n))?])
     }
 }
 
@@ -202,12 +194,13 @@ fn pitch(vocab: usize) -> usize {
     vocab.next_multiple_of(8)
 }
 
-/// Bytes of a chunk on a device: its logits in f32, and their gradients in bf16 where that is the format of the product.
+/// Bytes of a chunk on a device: its logits in f32, and their gradients in bf16 where that is the format of the product; its
+/// hidden states and their gradients.
 pub fn device_scratch_bytes(sizes: Sizes) -> usize {
-    6 * sizes.chunk_rows * pitch(sizes.vocab)
+    sizes.chunk_rows * (6 * pitch(sizes.vocab) + 8 * sizes.dim)
 }
 
-/// All rows by chunks. Logits are f32 whatever the format of hidden states and weights.
+/// The rows that bear loss, by chunks. Logits are f32 whatever the format of hidden states and weights.
 fn on_device(
     device: &Cuda,
     scores: &mut Scores,
@@ -233,42 +226,48 @@ fn on_device(
         check::length(OP, arg, got, want)?;
     }
     cross_entropy::check_targets(OP, head.targets, vocab)?;
-    let offset = placed.offset(Column::Targets);
-    placed.memory.write(offset, bytemuck::cast_slice(head.targets))?;
-    let gradients = match gradients {
-        None => None,
-        Some(Gradients { token_weights, dhidden, dweight }) => {
-            check::length(OP, "token_weights", token_weights.len(), n)?;
-            placed.staging.iter_mut().zip(token_weights).for_each(|(x, &weight)| *x = weight as f32);
-            let offset = placed.offset(Column::Weights);
-            placed.memory.write(offset, bytemuck::cast_slice(&placed.staging[..n]))?;
-            Some((dhidden.on(device)?, dweight.on(device)?))
-        }
-    };
+    let token_weights = gradients.as_ref().map(|gradients| gradients.token_weights);
+    check::length(OP, "token_weights", token_weights.map_or(n, <[f64]>::len), n)?;
+    place_tokens(placed, head.targets, token_weights, pass)?;
+    let gradients =
+        gradients.map(|gradients| Ok::<_, TensorError>((gradients.dhidden.on(device)?, gradients.dweight.on(device)?)));
+    let gradients = gradients.transpose()?;
+    if let Some((dhidden, _)) = &gradients {
+        device.clear(dhidden)?;
+    }
+    let (num_rows, all_rows) = (placed.rows.len(), placed.address(Column::Rows));
     device.with_scratch(device_scratch_bytes(sizes), |address| {
-        for start in (0..n).step_by(chunk_rows) {
-            let rows = chunk_rows.min(n - start);
+        for start in (0..num_rows).step_by(chunk_rows) {
+            let rows = chunk_rows.min(num_rows - start);
+            let tokens = Indices { address: all_rows + 4 * start as u64, len: rows };
+            // one behind the other: logits, their gradients in bf16, hidden states, their gradients
             let logits = Operand { address, len: rows * pitch, dtype: Dtype::F32 };
-            let hidden = part(hidden, start * dim, rows * dim);
+            let [chosen, dchosen] = [6 * pitch, 6 * pitch + 4 * dim].map(|before| Operand {
+                address: address + (chunk_rows * before) as u64,
+                len: rows * dim,
+                dtype: hidden.dtype,
+            });
             let plain = |numbers| Matrix { numbers, pitch: dim };
+            let choose = embedding::cuda::Forward { out: chosen, table: hidden, ids: tokens, dim };
+            device.run(&[embedding::cuda::forward(&choose)?])?;
             device.multiply(&Product {
                 m: rows,
                 n: vocab,
                 k: dim,
-                a: plain(hidden),
+                a: plain(chosen),
                 transpose_a: false,
                 b: plain(weight),
                 transpose_b: true,
                 c: Matrix { numbers: logits, pitch },
                 write: Write::Overwrite,
             })?;
-            let of_tokens = |column| placed.operand(column, start, rows);
             device.run(&[soften(&Soften {
                 logits,
-                logp: of_tokens(Column::Logp),
-                lse: of_tokens(Column::Lse),
-                targets: Indices { address: of_tokens(Column::Targets).address, len: rows },
-                weights: (pass != Pass::Forward).then(|| of_tokens(Column::Weights)),
+                logp: placed.operand(Column::Logp, n),
+                lse: placed.operand(Column::Lse, n),
+                targets: Indices { address: placed.address(Column::Targets), len: n },
+                weights: (pass != Pass::Forward).then(|| placed.operand(Column::Weights, n)),
+                tokens: Some(tokens),
                 vocab,
                 pitch,
                 pass,
@@ -289,16 +288,18 @@ fn on_device(
                 transpose_a: false,
                 b: plain(weight),
                 transpose_b: false,
-                c: plain(part(dhidden, start * dim, rows * dim)),
+                c: plain(dchosen),
                 write: Write::Overwrite,
             })?;
+            let scatter = embedding::cuda::Scatter { out: dhidden, x: dchosen, places: tokens, dim };
+            device.run(&[embedding::cuda::scatter(&scatter)?])?;
             device.multiply(&Product {
                 m: vocab,
                 n: dim,
                 k: rows,
                 a: dlogits,
                 transpose_a: true,
-                b: plain(hidden),
+                b: plain(chosen),
                 transpose_b: false,
                 c: plain(dweight),
                 write: Write::Accumulate,
@@ -308,7 +309,137 @@ fn on_device(
     })
 }
 
-/// Some numbers of an operand; lengths were checked.
-fn part(operand: Operand, start: usize, len: usize) -> Operand {
-    Operand { address: operand.address + (start * operand.dtype.size_bytes()) as u64, len, ..operand }
+/// Sends targets, weights and the list of rows that bear loss to the device, where log-probabilities become 0 for a pass that
+/// computes them.
+fn place_tokens(
+    placed: &mut Placed,
+    targets: &[u32],
+    token_weights: Option<&[f64]>,
+    pass: Pass,
+) -> Result<(), TensorError> {
+    let offsets = [Column::Targets, Column::Weights, Column::Rows].map(|column| placed.offset(column));
+    let Placed { memory, staging, rows, .. } = placed;
+    let has_weight = |t: usize| pass != Pass::Backward || token_weights.is_none_or(|weights| weights[t] != 0.0);
+    rows.clear();
+    rows.extend((0..targets.len()).filter(|&t| targets[t] != IGNORE && has_weight(t)).map(|t| t as u32));
+    memory.write(offsets[0], bytemuck::cast_slice(targets))?;
+    if let Some(weights) = token_weights {
+        staging.iter_mut().zip(weights).for_each(|(x, &weight)| *x = weight as f32);
+        memory.write(offsets[1], bytemuck::cast_slice(&staging[..weights.len()]))?;
+    }
+    memory.write(offsets[2], bytemuck::cast_slice(rows))?;
+    if pass != Pass::Backward {
+        // both columns: they are the first
+        memory.clear_part(0, offsets[1])?;
+    }
+    Ok(())
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use findap_kernels::emulator::Options;
+
+    use super::*;
+    use crate::tensor::Tensor;
+
+    const TOKENS: usize = 23;
+    const DIM: usize = 16;
+    const VOCAB: usize = 37;
+
+    /// Spread over -1..1 and the same on every machine; bf16 has each of them.
+    fn numbers(len: usize, seed: usize) -> Vec<f64> {
+        (0..len).map(|i| ((i * 37 + seed * 101) % 129) as f64 / 64.0 - 1.0).collect()
+    }
+
+    fn tensor(device: &Device, dtype: Dtype, rows: usize, x: &[f64]) -> Tensor {
+        let mut host = Tensor::zeros(dtype, rows, x.len() / rows);
+        host.slice_mut().copy_from_f64(x);
+        let mut tensor = Tensor::zeros_on(device, "a test", dtype, rows, x.len() / rows).unwrap();
+        tensor.write(0, host.slice()).unwrap();
+        tensor
+    }
+
+    fn read(tensor: &Tensor) -> Vec<f64> {
+        tensor.to_host().unwrap().slice().to_f64_vec()
+    }
+
+    struct Case {
+        hidden: Vec<f64>,
+        targets: Vec<u32>,
+        weights: Vec<f64>,
+    }
+
+    /// logp, dhidden, dweight: in one pass, or in two.
+    fn run(device: &Device, dtype: Dtype, case: &Case, is_one_pass: bool) -> [Vec<f64>; 3] {
+        // chunks that are full and one that is not
+        let sizes = Sizes { dim: DIM, vocab: VOCAB, chunk_rows: 4 };
+        let sums = if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype };
+        let hidden = tensor(device, dtype, TOKENS, &case.hidden);
+        let weight = tensor(device, dtype, VOCAB, &numbers(VOCAB * DIM, 2));
+        let mut dhidden = tensor(device, dtype, TOKENS, &[7.0; TOKENS * DIM]);
+        let mut dweight = tensor(device, sums, VOCAB, &[0.5; VOCAB * DIM]);
+        let mut scratch = Tensor::zeros(dtype, 1, if *device == Device::Cpu { sizes.scratch_len() } else { 0 });
+        let mut scores = Scores::new(device, TOKENS + 3, sizes).unwrap();
+        let head = Head {
+            hidden: hidden.all(),
+            weight: weight.all().into(),
+            targets: &case.targets,
+            chunk_rows: sizes.chunk_rows,
+            scratch: scratch.all_mut(),
+        };
+        let gradients =
+            Gradients { token_weights: &case.weights, dhidden: dhidden.all_mut(), dweight: dweight.all_mut() };
+        if is_one_pass {
+            forward_backward(&mut scores, head, gradients).unwrap();
+        } else {
+            let Head { hidden, weight, targets, chunk_rows, mut scratch } = head;
+            forward(&mut scores, Head { hidden, weight, targets, chunk_rows, scratch: scratch.reborrow() }).unwrap();
+            backward(&mut scores, Head { hidden, weight, targets, chunk_rows, scratch }, gradients).unwrap();
+        }
+        let logp = scores.read(TOKENS).unwrap().to_vec();
+        [logp, read(&dhidden), read(&dweight)]
+    }
+
+    #[test]
+    fn rows_without_loss_are_not_multiplied() {
+        let bears_loss = |t: usize| t % 3 != 1 && t != 5;
+        let targets = (0..TOKENS).map(|t| if bears_loss(t) { (t * 11 % VOCAB) as u32 } else { IGNORE }).collect();
+        // a token of weight 0 has a log-probability all the same
+        let weights = (0..TOKENS).map(|t| if t == 6 { 0.0 } else { 0.125 * (t % 4) as f64 - 0.5 }).collect();
+        let mut case = Case { hidden: numbers(TOKENS * DIM, 1), targets, weights };
+        let truth = run(&Device::Cpu, Dtype::F64, &case, true);
+        // a product with any of these is NaN, with a weight of 0, too
+        let unread: Vec<usize> = (0..TOKENS).filter(|&t| !bears_loss(t)).collect();
+        unread.iter().for_each(|t| case.hidden[t * DIM..][..DIM].fill(f64::NAN));
+        let devices = Options::ALL.map(Device::emulated).into_iter().chain(Device::gpu(0));
+        for device in devices {
+            let cases = [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| [(dtype, true), (dtype, false)]);
+            for (dtype, is_one_pass) in cases {
+                let got = run(&device, dtype, &case, is_one_pass);
+                // logits are exact, and up to 16: f32 rounds exponents by 1e-6; gradients of logits, whose sizes add up to 1 in a
+                // row, and dhidden are rounded by bf16, too; dweight is a sum over 14 rows of weights up to 0.5
+                let unit = if dtype == Dtype::Bf16 { 1.0 / 512.0 } else { 4e-6 };
+                for ((got, truth), (what, bound)) in
+                    got.iter().zip(&truth).zip([("logp", 1e-5), ("dhidden", 2.5 * unit), ("dweight", 8.0 * unit)])
+                {
+                    let worst = got.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    let holds = got.iter().all(|x| x.is_finite()) && worst <= bound;
+                    assert!(holds, "{what} {dtype}: off by {worst:e}, {bound:e} allowed, on {}", device.name());
+                }
+                for t in &unread {
+                    assert_eq!((got[0][*t], &got[1][t * DIM..][..DIM]), (0.0, &[0.0; DIM][..]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_without_loss_has_no_gradient() {
+        let case =
+            Case { hidden: vec![f64::NAN; TOKENS * DIM], targets: vec![IGNORE; TOKENS], weights: vec![1.0; TOKENS] };
+        for is_one_pass in [true, false] {
+            let got = run(&Device::emulated(Options::PLAIN), Dtype::Bf16, &case, is_one_pass);
+            assert_eq!(got, [vec![0.0; TOKENS], vec![0.0; TOKENS * DIM], vec![0.5; VOCAB * DIM]]);
+        }
+    }
 }

@@ -107,10 +107,65 @@ fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
     let (rows, objective) = (pairs()[..1].to_vec(), objective());
     let gradients = |model: &Llama| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
     let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
-    let (grads, sums) = gradients(&policy);
+    let (grads, _, sums) = gradients(&policy);
     for device in devices() {
-        let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
+        let (on_device, _, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
         assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
         assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+    }
+}
+
+#[test]
+fn a_step_on_a_device_waits_once_at_most() {
+    let keys = Optimization { warmup_steps: None, save_every_steps: Some(100), ..keys(5) };
+    for device in devices() {
+        let is_emulator = device.name().starts_with("the emulator");
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Llama::load_to(&device, &golden("models/tiny"), Dtype::F32).unwrap();
+        let mut waits = Vec::new();
+        let mut observer = |event: Event| {
+            if let Event::Step { step, .. } = event {
+                waits.push((step, device.waits()));
+            }
+        };
+        // two micro-batches a step
+        let mut steps = loader(&rows(), Kind::Packed, 2, 1, keys.length().unwrap());
+        let job = job(folder.path(), &keys, Objective::CrossEntropy);
+        train(&mut model, &mut steps, None, &job, &AtomicBool::new(false), &mut observer).unwrap();
+        assert_eq!(waits.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        // the first step makes room; the last one is read when it is the only one left
+        for pair in waits[..4].windows(2) {
+            let count = pair[1].1 - pair[0].1;
+            assert!(if is_emulator { count == 1 } else { count <= 1 }, "step {}: {count} waits", pair[1].0);
+        }
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_stage_on_a_device_and_changes_nothing() {
+    // the first step makes the second one's loss infinite, and the third is queued when that is read
+    let run = |device: &Device, dtype, save_every_steps| {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Optimization { learning_rate: 1e30, warmup_steps: None, save_every_steps, ..keys(12) };
+        let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
+        let mut steps = loader(&rows(), Kind::Packed, 1, 1, keys.length().unwrap());
+        let job = job(folder.path(), &keys, Objective::CrossEntropy);
+        let stop = AtomicBool::new(false);
+        let error = train(&mut model, &mut steps, None, &job, &stop, &mut |_: Event| {}).unwrap_err();
+        assert!(matches!(error, TrainError::NonFinite { step: 2, .. }), "{error}");
+        (folder, parameters(&model), error.to_string())
+    };
+    let (_, _, on_cpu) = run(&Device::Cpu, Dtype::F32, Some(100));
+    for device in devices() {
+        let (saved, after_the_first, message) = run(&device, Dtype::F32, Some(1));
+        assert_eq!(message, on_cpu);
+        assert_eq!(checkpoint::list(saved.path(), "checkpoint").len(), 1);
+        let (unsaved, weights, message) = run(&device, Dtype::F32, Some(100));
+        assert_eq!(message, on_cpu);
+        assert!(weights == after_the_first, "weights of the first step, whatever was queued behind the second");
+        assert!(weights.iter().all(|x| x.is_finite()));
+        assert_eq!(checkpoint::list(unsaved.path(), "checkpoint").len(), 0);
+        assert_eq!(metrics(unsaved.path()), metrics(saved.path()));
+        assert_eq!(metrics(unsaved.path()).len(), 1);
     }
 }
