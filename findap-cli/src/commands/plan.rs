@@ -139,8 +139,8 @@ fn show_plans(plans: &[StagePlan]) {
     let header = ["stage", "rows", "tokens", "with loss", "filled", "steps", "memory", "TFLOP", "about"];
     println!("\n{}", terminal::table(&header, &plans.iter().map(row).collect::<Vec<_>>()));
     if let Some(largest) = plans.iter().max_by_key(|plan| plan.memory_bytes()) {
-        let parts =
-            largest.memory.iter().map(|(purpose, bytes)| format!("{purpose} {}", terminal::bytes(*bytes as u64)));
+        let taken = largest.memory.iter().filter(|(_, bytes)| *bytes > 0);
+        let parts = taken.map(|(purpose, bytes)| format!("{purpose} {}", terminal::bytes(*bytes as u64)));
         println!("\nmemory of {}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
     }
     println!(
