@@ -13,6 +13,7 @@
 //! | [`attention`] | causal attention over packed documents, its gradients, and decoding over a cache |
 //! | [`swiglu`] | the gated unit of the MLP |
 //! | [`cross_entropy`] | the head: log-probabilities of targets and their gradients, logits never whole |
+//! | [`preference`] | weights of the tokens of preference pairs (DPO) |
 //! | [`adamw`] | the optimizer, all tensors in one pass |
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
@@ -51,6 +52,7 @@ pub mod error;
 pub mod isa;
 mod lanes;
 pub mod matmul;
+pub mod preference;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;

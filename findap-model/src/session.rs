@@ -310,6 +310,15 @@ impl Session {
     /// # Errors
     /// [`ModelError::Kernel`] for a target past the vocabulary or a wrong number of targets.
     pub fn logp(&mut self, model: &Llama, targets: &[u32]) -> Result<&[f64], ModelError> {
+        self.score(model, targets)?;
+        self.last_logp()
+    }
+
+    /// [`Session::logp`] that leaves them in the session, without waiting for a device.
+    ///
+    /// # Errors
+    /// As [`Session::logp`].
+    pub fn score(&mut self, model: &Llama, targets: &[u32]) -> Result<(), ModelError> {
         let n = self.num_tokens;
         let head = Head {
             hidden: self.hidden.rows(n),
@@ -318,8 +327,7 @@ impl Session {
             chunk_rows: self.chunk_rows,
             scratch: self.head_scratch.rows_mut(1),
         };
-        cross_entropy::forward(&mut self.scores, head)?;
-        Ok(self.scores.read(n)?)
+        Ok(cross_entropy::forward(&mut self.scores, head)?)
     }
 
     /// The log-probabilities of the last pass that computed them.
@@ -339,8 +347,13 @@ impl Session {
         Ok(self.scores.add_loss(ledger, self.num_tokens, divisor)?)
     }
 
+    /// What the head has said of the tokens of the last pass, for an objective that weighs them.
+    pub fn scores_mut(&mut self) -> &mut Scores {
+        &mut self.scores
+    }
+
     /// Adds to `grads` the gradients of a loss with dLoss / dlogp = `token_weights`, after [`Session::forward`] and
-    /// [`Session::logp`].
+    /// [`Session::score`]; with `None`, those that an objective has left in [`Session::scores_mut`].
     ///
     /// # Errors
     /// [`ModelError::Kernel`] if lengths disagree.
@@ -352,7 +365,7 @@ impl Session {
         model: &Llama,
         tokens: Tokens<'_>,
         targets: &[u32],
-        token_weights: &[f64],
+        token_weights: Option<&[f64]>,
         grads: &mut Arena,
     ) -> Result<(), ModelError> {
         self.head_backward(model, targets, token_weights, grads, false)?;
@@ -375,7 +388,7 @@ impl Session {
         grads: &mut Arena,
     ) -> Result<(), ModelError> {
         self.forward(model, tokens)?;
-        self.head_backward(model, targets, token_weights, grads, true)?;
+        self.head_backward(model, targets, Some(token_weights), grads, true)?;
         self.body_backward(model, tokens, grads)
     }
 
@@ -481,7 +494,7 @@ impl Session {
         &mut self,
         model: &Llama,
         targets: &[u32],
-        token_weights: &[f64],
+        token_weights: Option<&[f64]>,
         grads: &mut Arena,
         fused: bool,
     ) -> Result<(), ModelError> {

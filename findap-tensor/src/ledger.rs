@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use findap_kernels::cuda::{Mark, Operand, Pinned};
+use findap_kernels::preference::Terms;
 use findap_kernels::reduce::{self, cuda};
 use findap_kernels::{Dtype, Write};
 
@@ -18,6 +19,8 @@ use crate::tensor::Tensor;
 pub struct Sums {
     /// The loss.
     pub loss: f64,
+    /// What it is made of where it compares answers; else 0.
+    pub terms: Terms,
     /// The sum of squares of all gradients; finite only if every one is.
     pub squares: f64,
 }
@@ -52,15 +55,15 @@ enum Closed {
 
 #[derive(Debug)]
 struct Placed {
-    /// The loss and the sum of squares in f64, and a `u32` that is not 0 once a step was skipped.
+    /// Loss, terms and sum of squares in f64, and a `u32` that is not 0 once a step was skipped.
     memory: Memory,
-    /// The loss and the sum of squares of two steps.
+    /// Loss, terms and sums of squares of two steps.
     pinned: Option<Pinned>,
     next: usize,
 }
 
 const MAX_CLOSED: usize = 2;
-const SUMS_BYTES: usize = 16;
+const SUMS_BYTES: usize = 8 * (2 + Terms::LEN);
 
 impl Ledger {
     /// For steps on `device`.
@@ -89,18 +92,17 @@ impl Ledger {
         self.placed.as_mut().map_or(Ok(()), |placed| placed.memory.clear_part(0, SUMS_BYTES))
     }
 
-    /// Sets the loss of the step, where the host knows it.
-    ///
-    /// # Errors
-    /// [`TensorError::Cuda`].
-    pub fn set_loss(&mut self, loss: f64) -> Result<(), TensorError> {
+    /// Sets the loss of the step.
+    #[cfg(test)]
+    fn set_loss(&mut self, loss: f64) -> Result<(), TensorError> {
         self.open.loss = loss;
         self.placed.as_mut().map_or(Ok(()), |placed| placed.memory.write(0, &loss.to_ne_bytes()))
     }
 
-    /// Adds a part of the loss that is on the host.
-    pub(crate) fn add_loss(&mut self, loss: f64) {
+    /// Adds a part of the loss that is on the host, and of its terms.
+    pub(crate) fn add(&mut self, loss: f64, terms: &Terms) {
         self.open.loss += loss;
+        self.open.terms.add(terms);
     }
 
     /// Adds the squares of all numbers of `gradients`.
@@ -163,7 +165,8 @@ impl Ledger {
                     let bytes = pinned.bytes(place + at..place + at + 8);
                     f64::from_ne_bytes(bytes.try_into().expect("invariant: eight bytes"))
                 };
-                Ok(Sums { loss: number(0), squares: number(8) })
+                let terms = std::array::from_fn(|i| number(8 * (i + 1)));
+                Ok(Sums { loss: number(0), terms: Terms::from_array(terms), squares: number(SUMS_BYTES - 8) })
             }
         }
     }
@@ -206,8 +209,12 @@ impl Addresses {
         Operand { address: self.0, len: 1, dtype: Dtype::F64 }
     }
 
+    pub(crate) fn terms(self) -> Operand {
+        Operand { address: self.0 + 8, len: Terms::LEN, dtype: Dtype::F64 }
+    }
+
     pub(crate) fn squares(self) -> Operand {
-        Operand { address: self.0 + 8, ..self.loss() }
+        Operand { address: self.0 + SUMS_BYTES as u64 - 8, ..self.loss() }
     }
 
     /// Of the `u32` that says that a step was skipped.
@@ -243,7 +250,10 @@ mod tests {
             step(&mut ledger, 1.5, 3.0);
             step(&mut ledger, f64::NAN, 4.0);
             let first = ledger.read().unwrap();
-            assert_eq!((first, first.norm(), first.are_finite()), (Sums { loss: 1.5, squares: 9.0 }, 3.0, true));
+            assert_eq!(
+                (first, first.norm(), first.are_finite()),
+                (Sums { loss: 1.5, terms: Terms::default(), squares: 9.0 }, 3.0, true)
+            );
             step(&mut ledger, 2.5, f32::INFINITY);
             let before = device.waits();
             let second = ledger.read().unwrap();

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
+pub mod preference;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;

@@ -16,9 +16,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use findap_data::{Loader, MicroBatch, RowRef, Step};
+use findap_data::{Batch, Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
+use findap_tensor::ops::preference::{self, Pair, Pairs};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Device, Ledger, Sums, Tensor};
 
@@ -27,7 +28,7 @@ use crate::error::{Change, TrainError, io};
 use crate::event::{Event, Observer};
 use crate::folder;
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
-use crate::objective::{Dpo, DpoMetrics, Reference, StepTotals, cross_entropy_weights, document_sums};
+use crate::objective::{Dpo, Reference, StepTotals, cross_entropy_weights, document_sums, num_targets};
 use crate::optimizer::AdamW;
 use crate::recipe::Optimization;
 use crate::schedule::Schedule;
@@ -155,6 +156,7 @@ struct Trainer<'a> {
     /// The step of the newest checkpoint.
     saved_step: Option<u64>,
     weights: Vec<f64>,
+    pairs: Vec<Pair>,
     checkpoint_bytes: u64,
     metrics: Option<(JsonlWriter, TensorBoardWriter)>,
 }
@@ -175,7 +177,6 @@ struct Counts {
     loss_tokens: usize,
     tokens: usize,
     pairs: usize,
-    dpo: DpoMetrics,
 }
 
 impl<'a> Trainer<'a> {
@@ -239,6 +240,7 @@ impl<'a> Trainer<'a> {
             },
             saved_step: None,
             weights: Vec::new(),
+            pairs: Vec::new(),
             checkpoint_bytes,
             metrics: None,
         })
@@ -362,36 +364,45 @@ impl<'a> Trainer<'a> {
         self.ledger.begin()?;
         reduce::clear(self.grads.tensor_mut())?;
         let totals = step_totals(micro_batches);
-        let mut counts = Counts {
+        let counts = Counts {
             loss_tokens: micro_batches.iter().map(|micro| micro.batch.num_loss_tokens()).sum(),
             tokens: micro_batches.iter().map(|micro| micro.batch.num_tokens()).sum(),
             pairs: totals.pairs,
-            dpo: DpoMetrics::default(),
         };
+        let job = self.job;
         for micro in micro_batches {
             let batch = &micro.batch;
             let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
-            match &self.job.objective {
+            match &job.objective {
                 Objective::CrossEntropy => {
                     cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
                     self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
                     self.session.add_loss(&mut self.ledger, counts.loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, references, .. } => {
-                    let references: Vec<Reference> = micro.rows.iter().map(|row| references[row]).collect();
-                    self.session.forward(model, tokens)?;
-                    // the weights depend on them: here the host waits
-                    let logp = self.session.logp(model, &batch.targets)?;
-                    let metrics = dpo.weights(batch, logp, &references, totals, &mut self.weights);
-                    self.session.backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    counts.dpo.add(&metrics);
+                    self.weigh(model, micro, dpo, references, totals)?;
+                    self.session.backward(model, tokens, &batch.targets, None, &mut self.grads)?;
                 }
             }
         }
-        if matches!(self.job.objective, Objective::Dpo { .. }) {
-            self.ledger.set_loss(counts.dpo.loss)?;
-        }
         Ok(counts)
+    }
+
+    /// Forward, and the weights of the tokens of pairs, which are left in the session; the loss goes to the ledger.
+    fn weigh(
+        &mut self,
+        model: &Llama,
+        micro: &MicroBatch,
+        dpo: &Dpo,
+        references: &References,
+        totals: StepTotals,
+    ) -> Result<(), TrainError> {
+        let Batch { tokens: ids, positions, cu_seqlens, targets, .. } = &micro.batch;
+        self.session.forward(model, Tokens { ids, positions, cu_seqlens })?;
+        self.session.score(model, targets)?;
+        dpo.pairs(&micro.batch, micro.rows.iter().map(|row| references[row]), totals, &mut self.pairs);
+        let pairs = Pairs { targets, cu_seqlens, pairs: &self.pairs, rule: dpo.rule(totals) };
+        Ok(preference::weigh(self.session.scores_mut(), pairs, &mut self.ledger)?)
     }
 
     fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
@@ -402,15 +413,15 @@ impl<'a> Trainer<'a> {
             ("loss_tokens", counts.loss_tokens as f64),
             ("tokens_per_s", tokens_per_s),
         ]);
-        let dpo = &counts.dpo;
+        let terms = &sums.terms;
         let aligned = [
             ("pairs", counts.pairs as f64),
-            ("dpo_loss", dpo.dpo_loss),
-            ("nll_loss", dpo.nll_loss),
-            ("reward_chosen", dpo.reward_chosen),
-            ("reward_rejected", dpo.reward_rejected),
-            ("reward_margin", dpo.reward_margin),
-            ("reward_accuracy", dpo.reward_accuracy),
+            ("dpo_loss", terms.dpo_loss),
+            ("nll_loss", terms.nll_loss),
+            ("reward_chosen", terms.reward_chosen),
+            ("reward_rejected", terms.reward_rejected),
+            ("reward_margin", terms.reward_margin),
+            ("reward_accuracy", terms.reward_accuracy),
         ];
         if matches!(self.job.objective, Objective::Dpo { .. }) {
             fields.extend(aligned);
@@ -424,20 +435,22 @@ impl<'a> Trainer<'a> {
         self.settle(observer)?;
         let totals = step_totals(&self.dev);
         let loss_tokens: usize = self.dev.iter().map(|micro| micro.batch.num_loss_tokens()).sum();
-        let mut loss = 0.0;
-        for micro in &self.dev {
-            let batch = &micro.batch;
-            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
-            self.session.forward(model, tokens)?;
-            let logp = self.session.logp(model, &batch.targets)?;
-            loss += match &self.job.objective {
-                Objective::CrossEntropy => -logp.iter().sum::<f64>() / loss_tokens.max(1) as f64,
-                Objective::Dpo { dpo, dev_references, .. } => {
-                    let references: Vec<Reference> = micro.rows.iter().map(|row| dev_references[row]).collect();
-                    dpo.weights(batch, logp, &references, totals, &mut self.weights).loss
+        let (job, dev) = (self.job, std::mem::take(&mut self.dev));
+        self.ledger.begin()?;
+        for micro in &dev {
+            match &job.objective {
+                Objective::CrossEntropy => {
+                    let Batch { tokens: ids, positions, cu_seqlens, targets, .. } = &micro.batch;
+                    self.session.forward(model, Tokens { ids, positions, cu_seqlens })?;
+                    self.session.score(model, targets)?;
+                    self.session.add_loss(&mut self.ledger, loss_tokens.max(1) as f64)?;
                 }
-            };
+                Objective::Dpo { dpo, dev_references, .. } => self.weigh(model, micro, dpo, dev_references, totals)?,
+            }
         }
+        self.dev = dev;
+        self.ledger.close()?;
+        let loss = self.ledger.read()?.loss;
         let is_best = loss.is_finite() && self.state.best.is_none_or(|(_, best)| loss < best);
         let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
         lines.write(&[("step", self.state.step as f64), ("dev_loss", loss)])?;
@@ -508,8 +521,7 @@ fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), Tr
 
 fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
     let chosen = |micro: &MicroBatch| -> usize {
-        let counts = document_sums(&micro.batch, &vec![0.0; micro.batch.num_tokens()]);
-        counts.iter().step_by(2).map(|(_, count)| count).sum()
+        (0..micro.batch.num_documents()).step_by(2).map(|document| num_targets(&micro.batch, document)).sum()
     };
     StepTotals {
         pairs: micro_batches.iter().map(|micro| micro.rows.len()).sum(),

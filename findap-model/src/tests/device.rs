@@ -95,7 +95,7 @@ fn in_two(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
     let (mut session, mut grads) = (session(model, recompute), model.zero_gradients().unwrap());
     session.forward(model, batch.tokens()).unwrap();
     let logp = session.logp(model, &batch.targets).unwrap().to_vec();
-    session.backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+    session.backward(model, batch.tokens(), &batch.targets, Some(&batch.weights), &mut grads).unwrap();
     results(&logp, &grads)
 }
 

@@ -59,7 +59,7 @@ fn gradients(model: &Llama, recompute: Recompute, fused: bool) -> Arena {
         session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
     } else {
         loss(model, &mut session, &batch);
-        session.backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+        session.backward(model, batch.tokens(), &batch.targets, Some(&batch.weights), &mut grads).unwrap();
     }
     grads
 }

@@ -5,6 +5,7 @@ use findap_kernels::cross_entropy::{self, Backward, Forward};
 pub use findap_kernels::cross_entropy::{IGNORE, MAX_CHUNK_ROWS, Sizes};
 use findap_kernels::cuda::{Indices, Operand};
 use findap_kernels::matmul::cuda::{Matrix, Product};
+use findap_kernels::preference::{Terms, cuda as preference};
 use findap_kernels::{Dtype, Write, check, embedding, reduce};
 
 use crate::device::{Cuda, Device, Memory};
@@ -14,49 +15,61 @@ use crate::ops::linear::Weight;
 use crate::tensor::{View, ViewMut};
 
 /// What the head says of each token: log-probabilities of the targets, and the log of the sum of exponentials that the backward
-/// pass needs. In f64 on the CPU, in f32 on a device.
+/// pass needs; and the weights that an objective gives them ([`preference::weigh`](super::preference::weigh)). In f64 on the CPU, in
+/// f32 on a device.
 #[derive(Debug)]
 pub struct Scores {
-    logp: Vec<f64>,
+    pub(super) logp: Vec<f64>,
     lse: Vec<f64>,
-    placed: Option<Placed>,
+    pub(super) weights: Vec<f64>,
+    pub(super) placed: Option<Placed>,
 }
 
 /// Numbers by token in the memory of a device.
 #[derive(Debug)]
-struct Placed {
-    memory: Memory,
+pub(super) struct Placed {
+    pub(super) memory: Memory,
     max_tokens: usize,
     /// For numbers on their way.
     staging: Vec<f32>,
+    /// For those of pairs.
+    pub(super) pairs: Vec<[f64; preference::PAIR_LEN]>,
     /// The tokens that bear loss.
     rows: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
-enum Column {
+pub(super) enum Column {
     Logp,
     Lse,
     Weights,
     Targets,
     Rows,
+    /// Where documents begin: one more than tokens at most.
+    Bounds,
+    /// Three numbers in f64 of each pair, of two tokens at least: the last three columns.
+    Pairs,
 }
 
-const NUM_COLUMNS: usize = 5;
+const NUM_COLUMNS: usize = 9;
 
 impl Placed {
     /// Bytes from the start of the memory.
-    fn offset(&self, column: Column) -> usize {
-        4 * self.max_tokens.next_multiple_of(4) * column as usize
+    pub(super) fn offset(&self, column: Column) -> usize {
+        column_bytes(self.max_tokens) * column as usize
     }
 
-    fn address(&self, column: Column) -> u64 {
+    pub(super) fn address(&self, column: Column) -> u64 {
         self.memory.address() + self.offset(column) as u64
     }
 
-    fn operand(&self, column: Column, len: usize) -> Operand {
+    pub(super) fn operand(&self, column: Column, len: usize) -> Operand {
         Operand { address: self.address(column), len, dtype: Dtype::F32 }
     }
+}
+
+fn column_bytes(max_tokens: usize) -> usize {
+    4 * (max_tokens + 1).next_multiple_of(4)
 }
 
 impl Scores {
@@ -66,15 +79,16 @@ impl Scores {
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
     pub fn new(device: &Device, max_tokens: usize, sizes: Sizes) -> Result<Scores, TensorError> {
         let Device::Cuda(cuda) = device else {
-            return Ok(Scores { logp: vec![0.0; max_tokens], lse: vec![0.0; max_tokens], placed: None });
+            let [logp, lse, weights] = [(); 3].map(|()| vec![0.0; max_tokens]);
+            return Ok(Scores { logp, lse, weights, placed: None });
         };
         cuda.with_scratch(device_scratch_bytes(sizes), |_| Ok(()))?;
-        let bytes = 4 * NUM_COLUMNS * max_tokens.next_multiple_of(4);
-        let mut memory = cuda.allocate("log-probabilities", bytes)?;
+        let mut memory = cuda.allocate("log-probabilities", NUM_COLUMNS * column_bytes(max_tokens))?;
         memory.clear()?;
         let (staging, rows) = (vec![0.0; max_tokens], Vec::with_capacity(max_tokens));
-        let placed = Some(Placed { memory, max_tokens, staging, rows });
-        Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), placed })
+        let pairs = Vec::with_capacity(max_tokens / 2);
+        let placed = Some(Placed { memory, max_tokens, staging, pairs, rows });
+        Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), weights: Vec::new(), placed })
     }
 
     /// The log-probabilities of the last `n` targets given; 0 where there is no loss. From a device, after everything queued so
@@ -97,7 +111,7 @@ impl Scores {
     /// [`TensorError::OtherDevice`], [`TensorError::Cuda`].
     pub fn add_loss(&self, ledger: &mut Ledger, n: usize, divisor: f64) -> Result<(), TensorError> {
         let Some(placed) = &self.placed else {
-            ledger.add_loss(-(self.logp[..n].iter().sum::<f64>() / divisor));
+            ledger.add(-(self.logp[..n].iter().sum::<f64>() / divisor), &Terms::default());
             return Ok(());
         };
         let device = placed.memory.cuda();
@@ -127,9 +141,10 @@ impl<'a> Head<'a> {
         Sizes { dim, vocab, chunk_rows: self.chunk_rows }
     }
 
-    fn kernel(self, scores: &'a mut Scores) -> Result<Forward<'a>, TensorError> {
+    /// The arguments, and the weights that an objective has left.
+    fn kernel(self, scores: &'a mut Scores) -> Result<(Forward<'a>, &'a [f64]), TensorError> {
         let (sizes, n) = (self.sizes(), self.targets.len());
-        Ok(Forward {
+        let forward = Forward {
             logp: &mut scores.logp[..n],
             lse: &mut scores.lse[..n],
             hidden: self.hidden.host()?,
@@ -137,7 +152,8 @@ impl<'a> Head<'a> {
             targets: self.targets,
             sizes,
             scratch: self.scratch.host()?,
-        })
+        };
+        Ok((forward, &scores.weights[..n]))
     }
 }
 
@@ -148,15 +164,15 @@ impl<'a> Head<'a> {
 pub fn forward(scores: &mut Scores, head: Head<'_>) -> Result<(), TensorError> {
     match head.hidden.cuda() {
         Some(device) => on_device(device, scores, &head, Pass::Forward, None),
-        None => Ok(cross_entropy::forward(head.kernel(scores)?)?),
+        None => Ok(cross_entropy::forward(head.kernel(scores)?.0)?),
     }
 }
 
 /// The gradients of a head: dhidden `[n, d]` is replaced, dweight `[v, d]` added to.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// `[n]`: dLoss / dlogp.
-    pub token_weights: &'a [f64],
+    /// `[n]`: dLoss / dlogp; `None` for those that [`preference::weigh`](super::preference::weigh) has left in the scores.
+    pub token_weights: Option<&'a [f64]>,
     /// `[n, d]`, written; 0 for rows without loss.
     pub dhidden: ViewMut<'a>,
     /// `[v, d]`, added to; in f32 for the others in bf16.
@@ -171,9 +187,7 @@ pub fn backward(scores: &mut Scores, head: Head<'_>, gradients: Gradients<'_>) -
     if let Some(device) = head.hidden.cuda() {
         return on_device(device, scores, &head, Pass::Backward, Some(gradients));
     }
-    let Gradients { token_weights, dhidden, dweight } = gradients;
-    let (dhidden, dweight) = (dhidden.host()?, Some(dweight.host()?));
-    Ok(cross_entropy::backward(Backward { token_weights, dhidden, dweight, forward: head.kernel(scores)? })?)
+    Ok(cross_entropy::backward(on_host(scores, head, gradients)?)?)
 }
 
 /// Both at once, for weights known beforehand.
@@ -184,9 +198,14 @@ pub fn forward_backward(scores: &mut Scores, head: Head<'_>, gradients: Gradient
     if let Some(device) = head.hidden.cuda() {
         return on_device(device, scores, &head, Pass::ForwardBackward, Some(gradients));
     }
+    Ok(cross_entropy::forward_backward(on_host(scores, head, gradients)?)?)
+}
+
+fn on_host<'a>(scores: &'a mut Scores, head: Head<'a>, gradients: Gradients<'a>) -> Result<Backward<'a>, TensorError> {
     let Gradients { token_weights, dhidden, dweight } = gradients;
-    let (dhidden, dweight) = (dhidden.host()?, Some(dweight.host()?));
-    Ok(cross_entropy::forward_backward(Backward { token_weights, dhidden, dweight, forward: head.kernel(scores)? })?)
+    let (forward, left) = head.kernel(scores)?;
+    let token_weights = token_weights.unwrap_or(left);
+    Ok(Backward { token_weights, dhidden: dhidden.host()?, dweight: Some(dweight.host()?), forward })
 }
 
 /// Numbers from row to row of the logits on a device.
@@ -226,7 +245,7 @@ fn on_device(
         check::length(OP, arg, got, want)?;
     }
     cross_entropy::check_targets(OP, head.targets, vocab)?;
-    let token_weights = gradients.as_ref().map(|gradients| gradients.token_weights);
+    let token_weights = gradients.as_ref().and_then(|gradients| gradients.token_weights);
     check::length(OP, "token_weights", token_weights.map_or(n, <[f64]>::len), n)?;
     place_tokens(placed, head.targets, token_weights, pass)?;
     let gradients =
@@ -388,7 +407,7 @@ mod tests {
             scratch: scratch.all_mut(),
         };
         let gradients =
-            Gradients { token_weights: &case.weights, dhidden: dhidden.all_mut(), dweight: dweight.all_mut() };
+            Gradients { token_weights: Some(&case.weights), dhidden: dhidden.all_mut(), dweight: dweight.all_mut() };
         if is_one_pass {
             forward_backward(&mut scores, head, gradients).unwrap();
         } else {

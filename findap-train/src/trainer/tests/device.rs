@@ -18,6 +18,16 @@ fn rows() -> Vec<Value> {
     packed_rows().iter().take(12).map(short).collect()
 }
 
+/// The golden pairs, cut short.
+fn short_pairs() -> Vec<Value> {
+    let short = |pair: &Value| {
+        let ids = |key: &str, count: usize| pair[key].as_array().unwrap()[..count].to_vec();
+        let (chosen, rejected) = (ids("chosen_ids", 4), ids("rejected_ids", 3));
+        serde_json::json!({"prompt_ids": ids("prompt_ids", 5), "chosen_ids": chosen, "rejected_ids": rejected})
+    };
+    pairs().iter().map(short).collect()
+}
+
 fn emulated() -> Device {
     Device::emulated(EmulatorOptions::PLAIN)
 }
@@ -103,14 +113,17 @@ fn a_run_stopped_on_a_device_goes_on_bit_for_bit() {
 
 #[test]
 fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
-    let objective = || dpo_objective(NllMean::Token, 1.0, &tiny());
+    let objective = || dpo_objective(&pairs(), NllMean::Token, 1.0, &tiny());
     let (rows, objective) = (pairs()[..1].to_vec(), objective());
     let gradients = |model: &Llama| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
     let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
-    let (grads, _, sums) = gradients(&policy);
+    let (grads, sums) = gradients(&policy);
     for device in devices() {
-        let (on_device, _, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
+        let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
         assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
+        let terms = sums_on_device.terms.to_array().into_iter().zip(sums.terms.to_array());
+        // a margin is a difference of sums of log-probabilities, each of which f32 rounds
+        terms.for_each(|(got, want)| assert!((got - want).abs() < 1e-5, "{got} against {want}"));
         assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
     }
 }
@@ -118,7 +131,12 @@ fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
 #[test]
 fn a_step_on_a_device_waits_once_at_most() {
     let keys = Optimization { warmup_steps: None, save_every_steps: Some(100), ..keys(5) };
-    for device in devices() {
+    let objectives = [
+        (rows(), Kind::Packed, Objective::CrossEntropy),
+        (short_pairs(), Kind::Preference, dpo_objective(&short_pairs(), NllMean::Pair, 1.0, &tiny())),
+    ];
+    let cases = devices().into_iter().flat_map(|device| objectives.iter().map(move |of| (device.clone(), of)));
+    for (device, (rows, kind, objective)) in cases {
         let is_emulator = device.name().starts_with("the emulator");
         let folder = tempfile::tempdir().unwrap();
         let mut model = Llama::load_to(&device, &golden("models/tiny"), Dtype::F32).unwrap();
@@ -129,8 +147,8 @@ fn a_step_on_a_device_waits_once_at_most() {
             }
         };
         // two micro-batches a step
-        let mut steps = loader(&rows(), Kind::Packed, 2, 1, keys.length().unwrap());
-        let job = job(folder.path(), &keys, Objective::CrossEntropy);
+        let mut steps = loader(rows, *kind, 2, 1, keys.length().unwrap());
+        let job = job(folder.path(), &keys, objective.clone());
         train(&mut model, &mut steps, None, &job, &AtomicBool::new(false), &mut observer).unwrap();
         assert_eq!(waits.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         // the first step makes room; the last one is read when it is the only one left

@@ -1,0 +1,59 @@
+//! Weights of the tokens of preference pairs, from the scores of the head.
+
+use findap_kernels::Dtype;
+use findap_kernels::cuda::{Indices, Operand};
+use findap_kernels::preference::{self, Weigh, check_pairs, cuda};
+pub use findap_kernels::preference::{Pair, Rule, Terms};
+
+use crate::error::TensorError;
+use crate::ledger::Ledger;
+use crate::ops::cross_entropy::{Column, Scores};
+
+/// Pairs as packed documents: 2 i and 2 i + 1 are the chosen and the rejected answer of pair i, each behind its prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    /// `[n]`, as the head had them; only tokens of answers have any.
+    pub targets: &'a [u32],
+    /// `[2 pairs + 1]`.
+    pub cu_seqlens: &'a [u32],
+    /// `[pairs]`.
+    pub pairs: &'a [Pair],
+    /// The numbers of the objective.
+    pub rule: Rule,
+}
+
+/// Leaves the weights in `scores`, and adds loss and terms to those of the step. Does not wait for a device.
+///
+/// # Errors
+/// As [`preference::weigh`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+///
+/// # Panics
+/// If there are more tokens than the scores have room for.
+pub fn weigh(scores: &mut Scores, pairs: Pairs<'_>, ledger: &mut Ledger) -> Result<(), TensorError> {
+    let Pairs { targets, cu_seqlens, pairs, rule } = pairs;
+    let n = targets.len();
+    let Some(placed) = &mut scores.placed else {
+        let (weights, logp) = (&mut scores.weights[..n], &scores.logp[..n]);
+        let terms = preference::weigh(Weigh { weights, logp, targets, cu_seqlens, pairs, rule })?;
+        ledger.add(terms.loss(rule.likelihood_weight), &terms);
+        return Ok(());
+    };
+    check_pairs("preference::weigh", targets, cu_seqlens, pairs, n)?;
+    placed.pairs.clear();
+    placed.pairs.extend(pairs.iter().map(cuda::pair_numbers));
+    let [bounds, numbers] = [Column::Bounds, Column::Pairs].map(|column| placed.offset(column));
+    placed.memory.write(bounds, bytemuck::cast_slice(cu_seqlens))?;
+    placed.memory.write(numbers, bytemuck::cast_slice(placed.pairs.as_flattened()))?;
+    let device = placed.memory.cuda();
+    let sums = ledger.on(device)?;
+    device.run(&[cuda::weigh(&cuda::Weigh {
+        loss: sums.loss(),
+        terms: sums.terms(),
+        weights: placed.operand(Column::Weights, n),
+        logp: placed.operand(Column::Logp, n),
+        targets: Indices { address: placed.address(Column::Targets), len: n },
+        cu_seqlens: Indices { address: placed.address(Column::Bounds), len: cu_seqlens.len() },
+        pairs: Operand { address: placed.address(Column::Pairs), len: cuda::PAIR_LEN * pairs.len(), dtype: Dtype::F64 },
+        rule,
+    })?])
+}
