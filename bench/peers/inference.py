@@ -4,29 +4,21 @@
 Needs torch, transformers and lm_eval in an environment of its own; nothing in the workspace needs this file. The example writes
 the model, so it runs first.
 """
-import json
 import logging
 import os
-import resource
-import sys
 import time
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+from common import read_keys, report, use_threads
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
 transformers.logging.set_verbosity_error()
 logging.disable(logging.WARNING)
-keys = dict(hidden=256, layers=8, heads=4, kv_heads=2, ffn=704, vocab=32000, prompts=32, prompt_tokens=64, new_tokens=64, questions=32)
 QUESTION_TOKENS, ANSWERS, ANSWER_TOKENS = 128, 4, 4
-for argument in sys.argv[1:]:
-    key, number = argument.split("=")
-    assert key in keys, f"unknown key {key}"
-    keys[key] = int(number)
-threads = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
-torch.set_num_threads(threads)
+keys = read_keys(prompts=32, prompt_tokens=64, new_tokens=64, questions=32)
+use_threads()
 folder = f"target/inference/{keys['hidden']}-{keys['layers']}-{keys['vocab']}"
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -77,17 +69,10 @@ with torch.inference_mode():
     score_s = time.perf_counter() - begun
 new = generated.sequences[:, keys["prompt_tokens"] :]
 logp = torch.stack(generated.logits, 1).double().log_softmax(-1).gather(-1, new[..., None]).sum().item()
-print(
-    json.dumps(
-        {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "generated_tokens_per_s": new.numel() / generate_s,
-            "scored_items_per_s": len(pairs) / score_s,
-            "generated_logp": logp,
-            "scored_logp": sum(logp for logp, _ in scores),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "threads": threads,
-            "torch": torch.__version__,
-        }
-    )
+report(
+    model,
+    generated_tokens_per_s=new.numel() / generate_s,
+    scored_items_per_s=len(pairs) / score_s,
+    generated_logp=logp,
+    scored_logp=sum(logp for logp, _ in scores),
 )

@@ -3,24 +3,15 @@
 
 Needs torch and transformers in an environment of its own; nothing in the workspace needs this file.
 """
-import json
-import os
-import resource
 import statistics
-import sys
 import time
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from common import read_keys, report, use_threads
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-keys = dict(hidden=256, layers=8, heads=4, kv_heads=2, ffn=704, vocab=32000, sequence=512, documents=1, steps=3, warm=1)
-for argument in sys.argv[1:]:
-    key, number = argument.split("=")
-    assert key in keys, f"unknown key {key}"
-    keys[key] = int(number)
-threads = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
-torch.set_num_threads(threads)
+keys = read_keys(sequence=512, documents=1, steps=3, warm=1)
+use_threads()
 torch.manual_seed(0)
 config = LlamaConfig(
     vocab_size=keys["vocab"],
@@ -35,7 +26,6 @@ config = LlamaConfig(
     attn_implementation="sdpa",
 )
 model = LlamaForCausalLM(config).train()
-parameters = sum(parameter.numel() for parameter in model.parameters())
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 n = keys["sequence"]
 length = -(-n // keys["documents"])
@@ -53,14 +43,4 @@ for step in range(keys["warm"] + keys["steps"]):
     if step >= keys["warm"]:
         seconds.append(time.perf_counter() - begun)
 median = statistics.median(seconds)
-result = {
-    "parameters": parameters,
-    "step_s": median,
-    "tokens_per_s": n / median,
-    "gflops_6n": 6 * parameters * n / median / 1e9,
-    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    "loss": loss.item(),
-    "threads": threads,
-    "torch": torch.__version__,
-}
-print(json.dumps(result))
+report(model, step_s=median, tokens_per_s=n / median, loss=loss.item())
