@@ -25,8 +25,8 @@ fn scores(run: &RunFolder) -> Scores {
     scores
 }
 
-/// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are about half of what was measured
-/// (docs/demo-study.md), to leave room for other seeds.
+/// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are half of the rise that was measured, and
+/// twice the fall (docs/demo-study.md), to leave room for other seeds.
 #[test]
 fn the_demonstration_learns_finance_and_keeps_the_rest() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -49,14 +49,14 @@ fn the_demonstration_learns_finance_and_keeps_the_rest() {
         all.iter().sum::<f64>() / 4.0
     };
     let shown = || said.stdout.clone();
-    for (capability, margin) in [(Capability::Concept, 8.0), (Capability::Task, 30.0), (Capability::Reasoning, 25.0)] {
+    for (capability, margin) in [(Capability::Concept, 10.0), (Capability::Task, 25.0), (Capability::Reasoning, 24.0)] {
         for stage in ["group2", "align"] {
             let rise = score(stage, Domain::Finance, capability) - score("base", Domain::Finance, capability);
             assert!(rise >= margin, "finance {} rose by {rise:.1} only after {stage}\n{}", capability.name(), shown());
         }
     }
     let fall = mean("base", Domain::General) - mean("group2", Domain::General);
-    assert!(fall <= 6.0, "the general scores fell by {fall:.1}\n{}", shown());
+    assert!(fall <= 5.0, "the general scores fell by {fall:.1}\n{}", shown());
 
     let kinds = |kind: &str| run.preferences.iter().filter(|pair| pair["kind"] == kind).count();
     assert!(kinds("fap") >= 10 && kinds("scp") >= 5, "{} and {} pairs", kinds("fap"), kinds("scp"));
