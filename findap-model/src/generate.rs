@@ -86,7 +86,7 @@ impl Generator {
             max_tokens: max_len.max(max_sequences),
             max_positions: max_len,
             recompute: Recompute::None,
-            needs_backward: false,
+            gradients: None,
         };
         Ok(Generator {
             session: Session::on(device, config, options)?,

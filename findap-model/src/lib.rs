@@ -33,7 +33,7 @@ pub use config::Config;
 pub use error::ModelError;
 pub use files::fingerprint;
 pub use findap_tensor::ops::sample::Sampling;
-pub use findap_tensor::{Arena, Device, Dtype};
+pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
 pub use llama::Llama;
 pub use session::{Recompute, Session, Tokens};

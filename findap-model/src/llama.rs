@@ -170,7 +170,14 @@ impl Llama {
     /// # Errors
     /// [`ModelError::Device`].
     pub fn zero_gradients(&self) -> Result<Arena, ModelError> {
-        let dtype = if self.params.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.params.dtype() };
+        self.zero_gradients_in(if self.params.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.params.dtype() })
+    }
+
+    /// The same in a format that the backward pass adds to: that of [`Llama::zero_gradients`], or on a device bf16 for bf16.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn zero_gradients_in(&self, dtype: Dtype) -> Result<Arena, ModelError> {
         let spec = Arc::clone(self.params.spec());
         Ok(Arena::zeros_on(&self.params.device(), "gradients", spec, dtype)?)
     }

@@ -17,7 +17,8 @@ use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
 use findap_tensor::{
-    Arena, Device, Documents, Dtype, Indices, Ledger, PackedArena, Tensor, TensorError, TensorId, View, ViewMut, Write,
+    Arena, Device, DeviceKind, Documents, Dtype, Indices, Ledger, PackedArena, Tensor, TensorError, TensorId, View,
+    ViewMut, Write,
 };
 
 use crate::config::Config;
@@ -56,8 +57,9 @@ pub struct SessionOptions {
     pub max_positions: usize,
     /// What the backward pass finds in memory.
     pub recompute: Recompute,
-    /// Whether there will be a backward pass.
-    pub needs_backward: bool,
+    /// The format of the parameters' gradients, if there will be a backward pass: that of [`Llama::zero_gradients`], or on a device
+    /// bf16 for bf16. Each backward pass then adds to it what it has summed in f32, rounding once.
+    pub gradients: Option<Dtype>,
 }
 
 /// The memory of forward and backward passes over at most `max_tokens` tokens. Everything is allocated here, once.
@@ -149,8 +151,8 @@ impl Session {
     /// # Errors
     /// [`ModelError::Device`] with the purpose and size of what does not fit.
     pub fn on(device: &Device, config: &Config, options: SessionOptions) -> Result<Session, ModelError> {
-        let SessionOptions { max_tokens: n, max_positions, recompute, needs_backward, .. } = options;
-        let dtype = activation_dtype(device, options.dtype);
+        let SessionOptions { max_tokens: n, max_positions, .. } = options;
+        let dtype = activation_dtype(device.kind(), options.dtype);
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let tensor = |purpose, columns| Tensor::zeros_on(device, purpose, dtype, n, columns);
@@ -172,7 +174,7 @@ impl Session {
                 act: tensor(f)?,
             })
         };
-        let (kept_streams, kept_blocks) = kept(config, recompute, needs_backward);
+        let (kept_streams, kept_blocks) = kept(config, options);
         let gradients = || {
             let tensor = |columns| tensor(GRADIENTS, columns);
             Ok::<_, TensorError>(Gradients {
@@ -187,7 +189,7 @@ impl Session {
                 act: tensor(f)?,
             })
         };
-        let chunk_rows = head_chunk_rows(device, options.dtype, config.vocab_size).min(n.max(1));
+        let chunk_rows = head_chunk_rows(device.kind(), options.dtype, config.vocab_size).min(n.max(1));
         let sizes = Sizes { dim: d, vocab: config.vocab_size, chunk_rows };
         let scratch = if *device == Device::Cpu { sizes.scratch_len() } else { 0 };
         let scale = 1.0 / (config.head_dim as f64).sqrt();
@@ -208,17 +210,17 @@ impl Session {
             branch: tensor(HEAD, d)?,
             last: stream(STREAMS)?,
             hidden: tensor(HEAD, d)?,
-            gradients: needs_backward.then(gradients).transpose()?,
+            gradients: options.gradients.map(|_| gradients()).transpose()?,
             head_scratch: Tensor::zeros(dtype, 1, scratch),
             chunk_rows,
-            scores: Scores::new(device, n, sizes)?,
+            scores: Scores::new(device, n, sizes, options.gradients)?,
             documents: match device {
                 Device::Cpu => None,
                 Device::Cuda(cuda) => Some(Arc::new(DocumentMemory::new(cuda, n)?)),
             },
             packed: (options.dtype != dtype).then(|| {
                 let (spec, layout) = Layout::new(config);
-                PackedArena::new(&spec, &layout.multiplied(), needs_backward)
+                PackedArena::new(&spec, &layout.multiplied(), options.gradients.is_some())
             }),
             num_tokens: 0,
         })
@@ -245,7 +247,7 @@ impl Session {
             Device::Cuda(_) => {
                 let vocab = self.vocab;
                 let sizes = Sizes { dim: self.hidden.columns(), vocab, chunk_rows: self.chunk_rows };
-                cross_entropy::device_scratch_bytes(sizes)
+                cross_entropy::device_scratch_bytes(sizes, self.options.gradients)
             }
         };
         vec![
@@ -639,56 +641,61 @@ pub(crate) struct AttentionCall<'a> {
     pub(crate) documents: &'a Documents<'a>,
 }
 
-/// What [`Session::memory`] of a session on the CPU for these options will say, without building one.
-pub fn memory_bytes(config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
-    let SessionOptions { max_tokens: n, max_positions, recompute, needs_backward, .. } = options;
-    let dtype = activation_dtype(&Device::Cpu, options.dtype);
+/// What [`Session::memory`] of a session on a device of this kind will say, without building one.
+pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
+    let SessionOptions { max_tokens: n, max_positions, .. } = options;
+    let needs_backward = options.gradients.is_some();
+    let dtype = activation_dtype(kind, options.dtype);
+    let (number, statistic) = (dtype.size_bytes(), statistics_dtype(dtype).size_bytes());
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-    let (streams, blocks) = kept(config, recompute, needs_backward);
-    let stream = d + 1;
-    let block = 2 * d + 2 * q + 2 * kv + config.num_heads + stream + 3 * f;
-    let gradients = if needs_backward { 2 * d + 2 * q + 2 * kv + 3 * f } else { 0 };
-    let chunk_rows = head_chunk_rows(&Device::Cpu, options.dtype, config.vocab_size).min(n.max(1));
-    let scratch = Sizes { dim: d, vocab: config.vocab_size, chunk_rows }.scratch_len();
-    let numbers = [
-        ("residual streams", n * stream * (streams + 1)),
-        ("block activations", n * block * blocks),
-        ("activation gradients", n * gradients),
-        ("head", scratch + 2 * n * d),
-        ("rotary tables", max_positions * config.head_dim),
-    ];
-    let mut bytes = numbers.map(|(purpose, numbers)| (purpose, numbers * dtype.size_bytes())).to_vec();
-    let (spec, layout) = Layout::new(config);
-    let is_packed = options.dtype != dtype;
-    let packed = if is_packed { PackedArena::bytes_of(&spec, &layout.multiplied(), needs_backward) } else { 0 };
-    bytes.push((PACKED, packed));
-    bytes
+    let (streams, blocks) = kept(config, options);
+    let stream = d * number + statistic;
+    let block = (2 * d + 2 * q + 2 * kv + 3 * f) * number + config.num_heads * statistic + stream;
+    let gradients = if needs_backward { (2 * d + 2 * q + 2 * kv + 3 * f) * number } else { 0 };
+    let chunk_rows = head_chunk_rows(kind, options.dtype, config.vocab_size).min(n.max(1));
+    let sizes = Sizes { dim: d, vocab: config.vocab_size, chunk_rows };
+    let chunk = match kind {
+        DeviceKind::Cpu => sizes.scratch_len() * number,
+        DeviceKind::Cuda => cross_entropy::device_scratch_bytes(sizes, options.gradients),
+    };
+    let packed = || {
+        let (spec, layout) = Layout::new(config);
+        PackedArena::bytes_of(&spec, &layout.multiplied(), needs_backward)
+    };
+    vec![
+        (STREAMS, n * stream * (streams + 1)),
+        (BLOCKS, n * block * blocks),
+        (GRADIENTS, n * gradients),
+        (HEAD, chunk + 2 * n * d * number),
+        ("rotary tables", max_positions * config.head_dim * statistic),
+        (PACKED, if options.dtype == dtype { 0 } else { packed() }),
+    ]
 }
 
 /// The format of activations beside products in `dtype`.
-fn activation_dtype(device: &Device, dtype: Dtype) -> Dtype {
-    if *device == Device::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
+fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
+    if kind == DeviceKind::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 
 /// Residual streams and blocks whose activations are kept.
-fn kept(config: &Config, recompute: Recompute, needs_backward: bool) -> (usize, usize) {
-    match (needs_backward, recompute) {
-        (true, Recompute::None) => (config.num_layers, config.num_layers),
-        (true, Recompute::Block) => (config.num_layers, 1),
-        (false, _) => (1, 1),
+fn kept(config: &Config, options: SessionOptions) -> (usize, usize) {
+    match (options.gradients, options.recompute) {
+        (Some(_), Recompute::None) => (config.num_layers, config.num_layers),
+        (Some(_), Recompute::Block) => (config.num_layers, 1),
+        (None, _) => (1, 1),
     }
 }
 
 /// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew, and whole tiles of 32
 /// rows in bf16; a device: about 2^27 (512 MiB), so that products are large.
-fn head_chunk_rows(device: &Device, dtype: Dtype, vocab_size: usize) -> usize {
-    match device {
-        Device::Cpu if dtype == Dtype::Bf16 => {
+fn head_chunk_rows(kind: DeviceKind, dtype: Dtype, vocab_size: usize) -> usize {
+    match kind {
+        DeviceKind::Cpu if dtype == Dtype::Bf16 => {
             ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS).next_multiple_of(32)
         }
-        Device::Cpu => ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
-        Device::Cuda(_) => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
+        DeviceKind::Cpu => ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
+        DeviceKind::Cuda => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
     }
 }
 

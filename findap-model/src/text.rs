@@ -167,8 +167,7 @@ impl TextModel {
     fn scorer(&self, max_tokens: usize) -> Result<Scorer, ModelError> {
         let (config, device, dtype) = (&self.llama.config, &self.llama.params.device(), self.llama.activation_dtype());
         let max_positions = self.max_tokens();
-        let options =
-            SessionOptions { dtype, max_tokens, max_positions, recompute: Recompute::None, needs_backward: false };
+        let options = SessionOptions { dtype, max_tokens, max_positions, recompute: Recompute::None, gradients: None };
         let logit_rows = Portions::of(device).logit_rows;
         Ok(Scorer {
             session: Session::on(device, config, options)?,

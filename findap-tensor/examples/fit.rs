@@ -39,6 +39,7 @@ fn main() -> Result<(), TensorError> {
             plan: &plan,
             clip: None,
             rule: Rule { lr: 0.02, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, grad_scale: 1.0 },
+            stochastic_seed: None,
         })?;
     }
     println!(

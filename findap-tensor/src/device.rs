@@ -21,7 +21,24 @@ pub enum Device {
     Cuda(Cuda),
 }
 
+/// What decides how much memory work takes, of a device that need not be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// This process's memory and processors.
+    Cpu,
+    /// A CUDA device.
+    Cuda,
+}
+
 impl Device {
+    /// Its kind.
+    pub fn kind(&self) -> DeviceKind {
+        match self {
+            Device::Cpu => DeviceKind::Cpu,
+            Device::Cuda(_) => DeviceKind::Cuda,
+        }
+    }
+
     /// Takes a GPU into use, by its number.
     ///
     /// # Errors
@@ -66,6 +83,14 @@ impl Device {
         match self {
             Device::Cpu => None,
             Device::Cuda(cuda) => cuda.shared.executor.free_bytes(),
+        }
+    }
+
+    /// Bytes of a device's memory that its ops share while they run, and keep for those that come.
+    pub fn scratch_bytes(&self) -> usize {
+        match self {
+            Device::Cpu => 0,
+            Device::Cuda(cuda) => cuda.shared.scratch.lock().unwrap_or_else(PoisonError::into_inner).1,
         }
     }
 
@@ -195,11 +220,12 @@ impl Cuda {
     ) -> Result<T, TensorError> {
         let mut scratch = self.shared.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if scratch.1 < bytes {
-            let old = std::mem::replace(&mut *scratch, (self.shared.allocate("scratch", bytes)?, bytes));
-            if old.1 > 0 {
+            let (address, old_bytes) = std::mem::take(&mut *scratch);
+            if old_bytes > 0 {
                 // SAFETY: allocated here before; what is queued on it runs before it is released.
-                unsafe { self.shared.executor.release(old.0) };
+                unsafe { self.shared.executor.release(address) };
             }
+            *scratch = (self.shared.allocate("scratch", bytes)?, bytes);
         }
         queue(scratch.0)
     }

@@ -31,7 +31,7 @@ mod staging;
 pub mod tensor;
 
 pub use arena::{Arena, ArenaSpec, TensorId};
-pub use device::{Cuda, Device};
+pub use device::{Cuda, Device, DeviceKind};
 pub use documents::Documents;
 pub use error::TensorError;
 pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};

@@ -1,9 +1,9 @@
 //! One kind of training step, timed: `cargo run --release -p findap-train --example step -- [KEY=VALUE]...`
 //!
 //! Random weights and tokens; forward, backward, clipping, AdamW, always on the same tokens, so that the loss has to fall: if it does
-//! not, nothing is printed but an error. Otherwise one JSON object with the median step, the peak memory of the process and the memory
-//! taken on a device. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000 tied=1 sequence=512 documents=1
-//! steps=3 warm=1 device=cpu compute=f32 recompute=none. `bench/peers/step.py` takes those with numbers, but for `tied`. What does not
+//! not, nothing is printed but an error. Otherwise one JSON object with the median step, the peak memory of the process, the memory
+//! that was planned and what is taken of a device's. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000 tied=1 sequence=512 documents=1
+//! steps=3 warm=1 device=cpu compute=f32 state=f32 recompute=none. `bench/peers/step.py` takes those with numbers, but for `tied`. What does not
 //! fit the device's memory exits with 3.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
@@ -18,7 +18,8 @@ use findap_model::{Config, Dtype, Llama, ModelError, Recompute, Session, Tokens}
 use findap_tensor::ops::reduce;
 use findap_tensor::{Ledger, TensorError};
 use findap_train::objective::cross_entropy_weights;
-use findap_train::optimizer::AdamW;
+use findap_train::optimizer::{AdamW, StateFormat};
+use findap_train::plan::step_memory;
 use findap_train::recipe::{DeviceChoice, Optimization};
 use serde_json::{Map, Value, json};
 
@@ -36,7 +37,7 @@ const NUMBERS: [(&str, usize); 11] = [
     ("warm", 1),
 ];
 
-const WORDS: [(&str, &str); 3] = [("device", "cpu"), ("compute", "f32"), ("recompute", "none")];
+const WORDS: [(&str, &str); 4] = [("device", "cpu"), ("compute", "f32"), ("state", "f32"), ("recompute", "none")];
 
 fn main() -> ExitCode {
     match run() {
@@ -71,6 +72,11 @@ fn run() -> Result<Value, Box<dyn Error>> {
         "bf16" => Dtype::Bf16,
         _ => return Err(unknown("compute").into()),
     };
+    let state = match words["state"].as_str() {
+        "f32" => StateFormat::Full,
+        "bf16" => StateFormat::Bf16 { seed: 0 },
+        _ => return Err(unknown("state").into()),
+    };
     let recompute = match words["recompute"].as_str() {
         "none" => Recompute::None,
         "block" => Recompute::Block,
@@ -96,11 +102,13 @@ fn run() -> Result<Value, Box<dyn Error>> {
     .collect();
     let mut model = Llama::init_on(&device, Config::from_json(config)?, 0, dtype)?;
     let length = n.div_ceil(keys["documents"]);
-    let options = SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, needs_backward: true };
+    let gradients = Some(state.dtype(dtype));
+    let options = SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, gradients };
+    let planned_bytes: usize = step_memory(device.kind(), &model.config, options).iter().map(|(_, bytes)| bytes).sum();
     let mut session = Session::on(&device, &model.config, options)?;
-    let mut gradients = model.zero_gradients()?;
+    let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
     let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
-    let mut optimizer = AdamW::new(&model.params, &optimization)?;
+    let mut optimizer = AdamW::new(&model.params, &optimization, state)?;
     let mut ledger = Ledger::new(&device)?;
 
     // A linear congruence: the values do not matter, only that they are spread over the vocabulary.
@@ -146,6 +154,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     Ok(json!({
         "device": device.name(),
         "compute": words["compute"],
+        "state": words["state"],
         "recompute": words["recompute"],
         "parameters": parameters,
         "tokens": n,
@@ -153,6 +162,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
         "tokens_per_s": n as f64 / median,
         "gflops_6n": 6.0 * parameters as f64 * n as f64 / median / 1e9,
         "peak_memory_mib": peak_memory_mib(),
+        "planned_memory_mib": planned_bytes >> 20,
         "device_memory_mib": device_bytes.map(|bytes| bytes >> 20),
         "first_loss": first,
         "loss": last,

@@ -1,6 +1,6 @@
 //! Where a run or a command computes.
 
-use findap_model::{Device, Dtype};
+use findap_model::{Device, DeviceKind, Dtype};
 use findap_tensor::{Probe, TensorError, probe};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,16 @@ impl From<DeviceChoice> for String {
 }
 
 impl DeviceChoice {
+    /// What the device will be for weights in `dtype`, if the first GPU turns out as it looks.
+    pub fn kind(self, dtype: Dtype) -> DeviceKind {
+        match self {
+            DeviceChoice::Cpu => DeviceKind::Cpu,
+            DeviceChoice::Cuda(_) => DeviceKind::Cuda,
+            DeviceChoice::Auto if dtype == Dtype::F64 || matches!(probe(), Probe::Absent(_)) => DeviceKind::Cpu,
+            DeviceChoice::Auto => DeviceKind::Cuda,
+        }
+    }
+
     /// Takes the device into use for weights in `dtype`. With [`DeviceChoice::Auto`], the second value says why it is not a GPU
     /// where there is one.
     ///
@@ -78,6 +88,8 @@ mod tests {
         for bad in ["gpu", "cuda:", "cuda:-1", "CPU", ""] {
             assert!(DeviceChoice::try_from(bad.to_owned()).unwrap_err().contains("cuda:N"), "{bad}");
         }
+        assert_eq!(DeviceChoice::Cuda(1).kind(Dtype::Bf16), DeviceKind::Cuda);
+        assert_eq!(DeviceChoice::Auto.kind(Dtype::F64), DeviceKind::Cpu);
         assert_eq!(DeviceChoice::Cpu.open(Dtype::F64).unwrap().0, Device::Cpu);
         assert_eq!(DeviceChoice::Cpu.open(Dtype::Bf16).unwrap().0, Device::Cpu);
     }

@@ -90,7 +90,7 @@ pub enum TrainError {
     /// The memory would not hold the training.
     #[error(
         "stage `{stage}` needs {} MiB of memory ({}), {} MiB are free; lower `micro_batch_tokens` or `context_tokens`, set \
-         model.recompute = \"block\", or take a smaller model",
+         model.recompute = \"block\", on a GPU model.compute and model.state = \"bf16\", or take a smaller model",
         need_bytes >> 20, show_memory(memory), free_bytes >> 20
     )]
     Memory {
@@ -102,6 +102,16 @@ pub enum TrainError {
         need_bytes: usize,
         /// There is.
         free_bytes: u64,
+    },
+    /// A state in bf16 where the CPU computes.
+    #[error(
+        "model.state = \"bf16\" needs a GPU, and this computes on the CPU{}; set run.device = \"cuda:0\" on a machine that has \
+         one, or model.state = \"f32\"",
+        why_not_gpu.as_ref().map_or_else(String::new, |why| format!(", because {why}"))
+    )]
+    StateNeedsGpu {
+        /// What is the matter with the GPU, where there is one.
+        why_not_gpu: Option<String>,
     },
     /// A finished stage's model is not the one that the stage made.
     #[error("{}: its files are not those that the stage made; put them back, or delete the stage's folder to make it again", model.display())]

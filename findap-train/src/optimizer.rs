@@ -1,10 +1,42 @@
 //! AdamW over all parameters at once, and clipping by the global gradient norm.
+//!
+//! With a state in bf16 every number that is kept is rounded in each step, to 8 bits. Rounded to nearest, a weight would not move: a step
+//! is some 1e-5, half a unit of a weight of 0.02 is 6e-5. A second moment would not fall where beta2 = 0.999 takes a thousandth of it
+//! away and half a unit is 1/512 to 1/256 of it, so that steps would be divided by gradients that are long past; and with beta1 = 0.9 a first
+//! moment would not notice gradients below a fiftieth of it. Rounded up or down with the probabilities that keep the mean, all three are right
+//! on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a function of place,
+//! step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
 
 use findap_tensor::ops::adamw::{self, Clip, Plan, Rule, Segment, Step};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Dtype, Ledger, TensorError};
 
 use crate::recipe::Optimization;
+
+/// In which format training keeps what it adds up over steps: gradients, moments, and the weights themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateFormat {
+    /// That of the weights; beside weights in bf16 f32, with a copy of the weights in f32.
+    Full,
+    /// bf16 for weights in bf16 on a device, and no copy. Weights and moments are rounded up or down at random so that the mean is kept:
+    /// place, step and seed decide, so a run that goes on rounds as one that was not stopped. Gradients are summed in f32 within a
+    /// micro-batch and then rounded to nearest.
+    Bf16 {
+        /// Of the run.
+        seed: u64,
+    },
+}
+
+impl StateFormat {
+    /// The format of gradients and moments of weights in `weights`.
+    pub fn dtype(self, weights: Dtype) -> Dtype {
+        match (self, weights) {
+            (StateFormat::Bf16 { .. }, _) => Dtype::Bf16,
+            (StateFormat::Full, Dtype::Bf16) => Dtype::F32,
+            (StateFormat::Full, other) => other,
+        }
+    }
+}
 
 /// The moments of all parameters, in the parameters' order, and the constants of the update (torch.optim.AdamW's formula).
 #[derive(Debug)]
@@ -15,6 +47,8 @@ pub struct AdamW {
     pub second_moment: Arena,
     /// The parameters in f32, where the model's are their rounding to bf16.
     pub master: Option<Arena>,
+    /// By which numbers in bf16 are rounded up or down; none are without it.
+    pub(crate) stochastic_seed: Option<u64>,
     plan: Plan,
     betas: [f64; 2],
     epsilon: f64,
@@ -22,14 +56,15 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for `params`, on their device; decay on matrices only.
+    /// Zero moments for `params`, on their device; decay on matrices only. A `state` that does not go with the format and the device of
+    /// `params` is refused by the first step.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
-    pub fn new(params: &Arena, keys: &Optimization) -> Result<Self, TensorError> {
+    pub fn new(params: &Arena, keys: &Optimization, state: StateFormat) -> Result<Self, TensorError> {
         let device = params.device();
-        let has_master = params.dtype() == Dtype::Bf16;
-        let dtype = if has_master { Dtype::F32 } else { params.dtype() };
+        let dtype = state.dtype(params.dtype());
+        let has_master = dtype != params.dtype();
         let zeros = |purpose| Arena::zeros_on(&device, purpose, params.spec().clone(), dtype);
         let segment = |entry: &findap_tensor::arena::Entry| Segment {
             start: entry.start,
@@ -44,11 +79,21 @@ impl AdamW {
             first_moment: zeros("optimizer moments")?,
             second_moment: zeros("optimizer moments")?,
             master,
+            stochastic_seed: match state {
+                StateFormat::Full => None,
+                StateFormat::Bf16 { seed } => Some(seed),
+            },
             plan: Plan::new(&device, params.spec().entries().iter().map(segment).collect())?,
             betas: keys.betas,
             epsilon: keys.epsilon,
             clip_norm: keys.clip_norm,
         })
+    }
+
+    /// Bytes of a checkpoint of `params`: themselves, at full precision where that is known, and the moments.
+    pub fn checkpoint_bytes(&self, params: &Arena) -> usize {
+        let arenas = [self.master.as_ref().unwrap_or(params), &self.first_moment, &self.second_moment];
+        arenas.iter().map(|arena| arena.tensor().bytes()).sum()
     }
 
     /// Makes step number `step` (from 1), with gradients clipped by their norm, which it adds to the `ledger`. Changes nothing
@@ -81,6 +126,7 @@ impl AdamW {
                 step,
                 grad_scale: 1.0,
             },
+            stochastic_seed: self.stochastic_seed,
         })
     }
 }

@@ -26,7 +26,7 @@ use crate::event::{Event, Observer};
 use crate::folder::{FolderLock, write_whole};
 use crate::objective::{Dpo, Reference};
 use crate::plan;
-use crate::recipe::{AlignStage, Recipe, SaveDtype, Stage, TrainStage};
+use crate::recipe::{AlignStage, Recipe, SaveDtype, Stage, StateKind, TrainStage};
 use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, Objective, References, changes};
 
@@ -242,6 +242,10 @@ fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
     identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
     identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
     identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
+    if recipe.model.state != StateKind::default() {
+        // what was begun before there was this key goes on
+        identity.insert("model.state".to_owned(), format!("{:?}", recipe.model.state));
+    }
     identity
 }
 
@@ -322,10 +326,8 @@ impl Run<'_, '_> {
     /// The weights a stage begins with, on the device that trains them, where there is memory for it.
     fn load(&mut self, stage: &str, data: &StageData, current: &Current) -> Result<Llama, TrainError> {
         let device = self.device()?;
-        if device == Device::Cpu {
-            let config = Config::load(&current.folder)?;
-            plan::require_memory(stage, &plan::training_memory(self.recipe, &config, data))?;
-        }
+        let config = Config::load(&current.folder)?;
+        plan::require_memory(stage, &plan::training_memory(device.kind(), self.recipe, &config, data), &device)?;
         Ok(Llama::load_to(&device, &current.folder, self.dtype())?)
     }
 
@@ -335,6 +337,9 @@ impl Run<'_, '_> {
             return Ok(device.clone());
         }
         let (device, why_not_gpu) = self.recipe.run.device.open(self.dtype())?;
+        if self.recipe.model.state == StateKind::Bf16 && device == Device::Cpu {
+            return Err(TrainError::StateNeedsGpu { why_not_gpu: why_not_gpu.map(|why| why.to_string()) });
+        }
         if let Some(why) = why_not_gpu {
             self.note(format!("computing on the CPU, not on the GPU: {why}"));
         } else if device != Device::Cpu {
@@ -555,6 +560,7 @@ impl Run<'_, '_> {
             folder,
             keys,
             recompute: self.recipe.model.recompute.into(),
+            state: self.recipe.state_format(),
             keep_checkpoints: self.recipe.run.keep_checkpoints,
             identity,
             objective,

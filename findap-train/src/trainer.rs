@@ -29,7 +29,7 @@ use crate::event::{Event, Observer};
 use crate::folder;
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::objective::{Dpo, Reference, StepTotals, cross_entropy_weights, document_sums, num_targets};
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, StateFormat};
 use crate::recipe::Optimization;
 use crate::schedule::Schedule;
 
@@ -63,6 +63,8 @@ pub struct Job<'a> {
     pub keys: &'a Optimization,
     /// What the backward pass recomputes.
     pub recompute: Recompute,
+    /// How gradients, moments and weights are kept.
+    pub state: StateFormat,
     /// Checkpoints kept.
     pub keep_checkpoints: usize,
     /// What must be the same to go on from a checkpoint, key by key.
@@ -95,7 +97,8 @@ pub enum Outcome {
 /// return after the step at hand.
 ///
 /// # Errors
-/// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`]; others.
+/// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`];
+/// [`TrainError::StateNeedsGpu`]; others.
 pub fn train(
     model: &mut Llama,
     loader: &mut Loader,
@@ -187,6 +190,9 @@ impl<'a> Trainer<'a> {
         job: &'a Job<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
+        if matches!(job.state, StateFormat::Bf16 { .. }) && model.params.device() == Device::Cpu {
+            return Err(TrainError::StateNeedsGpu { why_not_gpu: None });
+        }
         let total_steps = loader.total_steps();
         if total_steps == 0 {
             let problem = "its sources hold no row; look at them with `findap data inspect`".to_owned();
@@ -196,6 +202,7 @@ impl<'a> Trainer<'a> {
         let (tokens, positions) = loader.limits();
         let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
         let dev_positions = dev.map_or(0, |dev| dev.limits().1);
+        let gradients = job.state.dtype(model.params.dtype());
         let session = Session::on(
             &model.params.device(),
             &model.config,
@@ -204,23 +211,25 @@ impl<'a> Trainer<'a> {
                 max_tokens: tokens.max(dev_tokens),
                 max_positions: positions.max(dev_positions),
                 recompute: job.recompute,
-                needs_backward: true,
+                gradients: Some(gradients),
             },
         )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
-        let optimizer = AdamW::new(&model.params, job.keys)?;
-        let array_bytes = optimizer.first_moment.tensor().bytes() as u64;
-        let checkpoint_bytes = 3 * array_bytes;
+        let grads = model.zero_gradients_in(gradients)?;
+        let optimizer = AdamW::new(&model.params, job.keys, job.state)?;
+        let checkpoint_bytes = optimizer.checkpoint_bytes(&model.params) as u64;
         // The kept ones, the one being written, the best weights twice, the model.
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
         let copies = (job.keep_checkpoints as u64 + 1).saturating_sub(present);
-        folder::require_space(job.folder, copies * checkpoint_bytes + 3 * array_bytes)?;
-        let memory: usize = session.memory().iter().map(|(_, bytes)| bytes).sum::<usize>() + 4 * array_bytes as usize;
+        folder::require_space(job.folder, (copies + 1) * checkpoint_bytes)?;
+        let arenas = [&model.params, &grads, &optimizer.first_moment, &optimizer.second_moment];
+        let arenas = arenas.into_iter().chain(&optimizer.master).map(|arena| arena.tensor().bytes());
+        let memory: usize = session.memory().iter().map(|(_, bytes)| *bytes).chain(arenas).sum();
         observer.event(Event::Note(format!("{}: {total_steps} steps, {} MiB of memory", job.stage, memory >> 20)));
         Ok(Self {
             job,
             session,
-            grads: model.zero_gradients()?,
+            grads,
             optimizer,
             ledger: Ledger::new(&model.params.device())?,
             queued: None,
@@ -546,7 +555,7 @@ pub fn reference_logprobs(
         max_tokens,
         max_positions,
         recompute: Recompute::Block,
-        needs_backward: false,
+        gradients: None,
     };
     let mut session = Session::on(&model.params.device(), &model.config, options)?;
     let mut references = References::new();

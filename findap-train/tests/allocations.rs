@@ -11,7 +11,7 @@ use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Device, Ledger};
 use findap_train::objective::cross_entropy_weights;
-use findap_train::optimizer::AdamW;
+use findap_train::optimizer::{AdamW, StateFormat};
 use findap_train::recipe::Optimization;
 
 struct Counting;
@@ -64,11 +64,11 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let cu_seqlens = [0, 100, 137, 200];
     let ends = |t: usize| cu_seqlens.contains(&(t as u32 + 1));
     let targets: Vec<u32> = (0..n).map(|t| if ends(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
-    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, needs_backward: true };
+    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients: Some(Dtype::F32) };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
     let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };
-    let mut optimizer = AdamW::new(&model.params, &keys).expect("memory");
+    let mut optimizer = AdamW::new(&model.params, &keys, StateFormat::Full).expect("memory");
     let mut ledger = Ledger::new(&Device::Cpu).expect("memory");
     let mut weights = Vec::with_capacity(n);
     let mut counts = Vec::with_capacity(8);

@@ -100,7 +100,16 @@ fn devices(has_driver: bool, advice: &mut Vec<String>) -> (Vec<String>, String) 
     let describe = |gpu: &findap_tensor::Gpu| {
         let (major, minor) = gpu.compute_capability;
         let memory = terminal::bytes(gpu.memory_bytes as u64);
-        format!("cuda:{} {}, {memory}, compute capability {major}.{minor}", gpu.ordinal, gpu.name)
+        // a tenth for activations and the driver
+        let billions = |bytes_per_weight: f64| 0.9 * gpu.memory_bytes as f64 / bytes_per_weight / 1e9;
+        format!(
+            "cuda:{} {}, {memory}, compute capability {major}.{minor}; trains all of some {:.1} billion weights in bf16, {:.1} with \
+             model.state = \"bf16\"",
+            gpu.ordinal,
+            gpu.name,
+            billions(18.0),
+            billions(8.0)
+        )
     };
     let gpus = found.devices().iter().map(describe).collect();
     let device = match &found {

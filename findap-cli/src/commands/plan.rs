@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use findap_data::Length;
-use findap_tensor::{Dtype, Tensor, ops};
+use findap_tensor::{DeviceKind, Dtype, Tensor, ops};
 use findap_train::plan::StagePlan;
 use findap_train::recipe::{Recipe, Stage};
 
@@ -59,7 +59,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     }
     show_recipe(&recipe, arguments.common.folder(&recipe));
     match plans {
-        Ok(plans) => show_plans(&plans),
+        Ok(plans) => show_plans(&plans, recipe.device_kind()),
         Err(error) => println!("\nTokens, memory and time cannot be told here: {error:#}"),
     }
     Ok(())
@@ -118,7 +118,7 @@ fn row(stage: &Stage) -> Vec<String> {
     vec![stage.name().to_owned(), stage.kind().to_owned(), data, length, rate]
 }
 
-fn show_plans(plans: &[StagePlan]) {
+fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
     /// Part of the speed of a matrix product that a whole step reaches.
     const STEP_EFFICIENCY: f64 = 0.6;
     let speed = matmul_flops_per_s();
@@ -141,10 +141,14 @@ fn show_plans(plans: &[StagePlan]) {
     if let Some(largest) = plans.iter().max_by_key(|plan| plan.memory_bytes()) {
         let taken = largest.memory.iter().filter(|(_, bytes)| *bytes > 0);
         let parts = taken.map(|(purpose, bytes)| format!("{purpose} {}", terminal::bytes(*bytes as u64)));
-        println!("\nmemory of {}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
+        let place = match kind {
+            DeviceKind::Cpu => "the CPU",
+            DeviceKind::Cuda => "a GPU",
+        };
+        println!("\nmemory of {} on {place}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
     }
     println!(
-        "times: {:.0} GFLOP/s measured here on a matrix product, {:.0}% of it in a step; without evaluation and distillation",
+        "times: {:.0} GFLOP/s measured here on a matrix product of the CPU, {:.0}% of it in a step; without evaluation and distillation",
         speed / 1e9,
         100.0 * STEP_EFFICIENCY
     );

@@ -63,7 +63,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         max_tokens: longest.max(1),
         max_positions: model.config.max_positions.min(longest.max(1)),
         recompute: Recompute::None,
-        needs_backward: false,
+        gradients: None,
     };
     let mut session = Session::on(&device, &model.config, options)?;
 

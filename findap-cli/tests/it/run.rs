@@ -150,11 +150,15 @@ fn other_settings_or_data_on_a_begun_run_are_refused_by_name() {
     let folder = workplace.path("run");
     workplace.run(&folder).success();
     let before = everything(&folder);
-    let set = |setting: &str| -> Said {
-        workplace.command(&folder).args(["--set", setting]).output().expect("the binary starts").into()
+    let set_all = |settings: &[&str]| -> Said {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        workplace.command(&folder).args(settings).output().expect("the binary starts").into()
     };
+    let set = |setting: &str| set_all(&[setting]);
     set("stage.group2.learning_rate=1e-2").refusal(&["group2", "learning_rate", "was 0.0005, now 0.01"]);
     set("run.seed=4").refusal(&["run.seed", "was 3, now 4"]);
+    set_all(&["model.compute=bf16", "model.state=bf16"])
+        .refusal(&["model.compute", "model.state: was (none), now Bf16"]);
     assert_eq!(everything(&folder), before, "a recipe that does not fit changes nothing");
     let text = fs::read_to_string(workplace.path("chat.jsonl")).expect("the data");
     fs::write(workplace.path("chat.jsonl"), text.replacen("It is 0.", "It is 9.", 1)).expect("the data change");
@@ -191,6 +195,9 @@ fn a_plan_tells_tokens_steps_memory_and_time() {
     for word in ["tokens", "memory", "TFLOP", "optimizer moments", "GFLOP/s"] {
         assert!(text.contains(word), "{word}\n{text}");
     }
+    let for_gpus = ["model.compute=bf16", "model.state=bf16"].into_iter().flat_map(|setting| ["--set", setting]);
+    let text = plan(&for_gpus.collect::<Vec<&str>>());
+    assert!(text.contains("on a GPU: weights") && !text.contains("weights in f32"), "{text}");
     let value: Value = serde_json::from_str(&plan(&["--json"])).expect("one JSON object");
     let group1 = &value["plan"][0];
     assert_eq!((group1["stage"].as_str(), group1["steps"].as_u64()), (Some("group1"), Some(4)));

@@ -143,39 +143,48 @@ fn every_format_follows_the_truth() {
 
 #[test]
 fn a_norm_or_loss_that_is_not_finite_skips_the_step_and_those_behind_it() {
-    let case = Case { dtypes: [B, B, F], has_master: true, max_norm: Some(1.0), seed: None };
-    let inputs = inputs(&case);
-    on_every_executor(SOURCE.needs, |executor| {
-        let bad = [[f64::NAN, 1.0], [f64::INFINITY, 1.0], [1.0, f64::NAN], [1.0, f64::INFINITY], [1.0, -f64::INFINITY]];
-        // the last is a good step behind a bad one
-        for (sums, skipped) in bad.map(|sums| (sums, 0)).into_iter().chain([([1.0, 1.0], 1)]) {
-            let ([params, precise, first, second], skipped) = after_a_step(executor, &case, &inputs, sums, skipped);
-            assert_eq!(skipped, 1, "{sums:?}");
-            assert_eq!([&precise, &first, &second], [&inputs[0], &inputs[2], &inputs[3]]);
-            assert_eq!(params, rounded(&inputs[0], B));
-        }
-    });
+    let with_master = Case { dtypes: [B, B, F], has_master: true, max_norm: Some(1.0), seed: None };
+    let all_in_bf16 = Case { dtypes: [B, B, B], has_master: false, seed: Some(4), ..with_master };
+    for case in [with_master, all_in_bf16] {
+        let inputs = inputs(&case);
+        on_every_executor(SOURCE.needs, |executor| {
+            let bad =
+                [[f64::NAN, 1.0], [f64::INFINITY, 1.0], [1.0, f64::NAN], [1.0, f64::INFINITY], [1.0, -f64::INFINITY]];
+            // the last is a good step behind a bad one
+            for (sums, skipped) in bad.map(|sums| (sums, 0)).into_iter().chain([([1.0, 1.0], 1)]) {
+                let ([params, precise, first, second], skipped) = after_a_step(executor, &case, &inputs, sums, skipped);
+                assert_eq!(skipped, 1, "{sums:?}");
+                assert_eq!([&precise, &first, &second], [&inputs[0], &inputs[2], &inputs[3]]);
+                assert_eq!(params, rounded(&inputs[0], B));
+            }
+        });
+    }
+}
+
+/// A step from the same numbers everywhere, made with all numbers in bf16: the mean of parameters, first and second moments after it,
+/// and the truth.
+fn means(executor: &dyn Executor, numbers: [f64; 4], seed: Option<u64>) -> [(f64, f64); 3] {
+    let case = Case { dtypes: [B, B, B], has_master: false, max_norm: None, seed };
+    let inputs = numbers.map(|x| vec![x; N]);
+    let truth = on_cpu::<f64>(&inputs, GRAD_SCALE);
+    let ([params, _, first, second], _) = on_executor(executor, &case, &inputs, 1.0);
+    let mean = |x: &[f64]| x[24..9024].iter().sum::<f64>() / 9000.0;
+    [0, 1, 2].map(|i| (mean([&params, &first, &second][i]), truth[i][24]))
 }
 
 #[test]
 fn small_steps_are_kept_by_stochastic_rounding() {
-    // a step of 1/16 of a unit from 1: to nearest it is lost always, stochastically it is made once in sixteen
-    let case = |seed| Case { dtypes: [B, F, F], has_master: false, max_norm: None, seed };
+    // 16 falls by 0.014, where the next bf16 number is 1/16 away; both moments rise from 1 by 0.0016, where it is 1/128 away: all three
+    // are lost when rounded to nearest
+    let (numbers, units) = ([16.0, 4.0625, 1.0, 1.0], [1.0 / 16.0, 1.0 / 128.0, 1.0 / 128.0]);
+    let before = [numbers[0], numbers[2], numbers[3]];
     on_every_executor(SOURCE.needs, |executor| {
-        let mut inputs = inputs(&case(None));
-        inputs[0].fill(1.0);
-        inputs[1].fill(0.0);
-        inputs[2].fill(0.01);
-        inputs[3].fill(1.0);
-        let mean = |seed| {
-            let ([params, ..], _) = on_executor(executor, &case(seed), &inputs, 1.0);
-            params[24..9024].iter().sum::<f64>() / 9000.0
-        };
-        let truth = on_cpu::<f64>(&inputs, GRAD_SCALE)[0][24];
-        assert_eq!(mean(None), 1.0, "lost");
-        // downwards a unit is 1/256: the mean of 9000 choices is off by at most five standard deviations
-        let deviation = (1.0 / 256.0) * 0.5 / 9000f64.sqrt();
-        assert!((mean(Some(3)) - truth).abs() < 5.0 * deviation, "{} {truth}", mean(Some(3)));
-        assert_eq!(mean(Some(3)), mean(Some(3)));
+        assert_eq!(means(executor, numbers, None).map(|(mean, _)| mean), before, "lost");
+        for (i, (mean, truth)) in means(executor, numbers, Some(3)).into_iter().enumerate() {
+            // the mean of 9000 choices between neighbours is off by at most five standard deviations
+            let allowed = 5.0 * units[i] * 0.5 / 9000f64.sqrt();
+            assert!((mean - truth).abs() < allowed && (truth - before[i]).abs() > allowed, "array {i}: {mean} {truth}");
+        }
+        assert_eq!(means(executor, numbers, Some(3)), means(executor, numbers, Some(3)), "by the seed alone");
     });
 }

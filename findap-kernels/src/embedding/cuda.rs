@@ -103,7 +103,7 @@ pub fn sort(ids: &[u32]) -> SortedIds {
 /// The arguments of [`backward`]: those of [`super::Backward`] with [`SortedIds`] in the executor's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Backward {
-    /// `[vocab, dim]` f32, added to.
+    /// `[vocab, dim]`, added to: f32, or bf16 beside bf16, for which the sum of f32 is rounded once.
     pub dtable: Operand,
     /// `[n, dim]`.
     pub dout: Operand,
@@ -129,10 +129,11 @@ pub fn backward(args: &Backward) -> Result<Launch, KernelError> {
     check::length(OP, "starts", starts.len, tokens.len + 1)?;
     check::length(OP, "dtable", dtable.len, dtable.len / dim * dim)?;
     aligned(OP, "dtable", &dtable)?;
-    let pairs = [[Dtype::F32, Dtype::F32], [Dtype::F32, Dtype::Bf16]];
+    let pairs = [[Dtype::F32, Dtype::F32], [Dtype::F32, Dtype::Bf16], [Dtype::Bf16, Dtype::Bf16]];
     let format = one_of(OP, [("dtable", dtable.dtype), ("dout", dout.dtype)], pairs)?;
     let args = vec![dtable.arg(), dout.arg(), tokens.arg(), starts.arg(), positions.arg(), Arg::U32(dim as u32)];
-    rows(OP, ["embedding_bwd_f32", "embedding_bwd_bf16"][format], tokens.len, dim, dout.dtype, args)
+    let kernel = ["embedding_bwd_f32", "embedding_bwd_bf16", "embedding_bwd_bf16_to_bf16"][format];
+    rows(OP, kernel, tokens.len, dim, dout.dtype, args)
 }
 
 fn check_dim(op: &'static str, dim: usize) -> Result<(), KernelError> {

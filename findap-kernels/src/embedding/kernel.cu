@@ -3,8 +3,9 @@
 //
 // Forward and scatter: block (t, part) copies 256 loads of row t. Backward: positions come sorted by token and, within one, by place; block
 // (u, part) has 256 loads of the row of distinct token u and adds its positions in their order, so no two blocks write one
-// number and the sum has one order. No shared memory.
-// Limit: memory. Bytes a number: rows put twice the format's size; forward both formats' sizes; backward the size of dout, and 8 a number of a touched row.
+// number and the sum has one order: in f32, and rounded once where the table of gradients is bf16. No shared memory.
+// Limit: memory. Bytes a number: rows put twice the format's size; forward both formats' sizes; backward the size of dout, and
+// twice that of dtable for a number of a touched row.
 
 template <typename T, typename W> DEVICE void gather(T* out, const W* table, const u32* ids, u32 dim) {
     constexpr int N = PER_LOAD<T>;
@@ -25,13 +26,13 @@ template <typename T> DEVICE void scatter(T* out, const T* x, const u32* places,
     store_floats(out + (i64)places[blockIdx.x] * dim + i, a);
 }
 
-template <typename T>
-DEVICE void add_rows(float* dtable, const T* dout, const u32* tokens, const u32* starts, const u32* positions,
+template <typename T, typename G>
+DEVICE void add_rows(G* dtable, const T* dout, const u32* tokens, const u32* starts, const u32* positions,
                      u32 dim) {
     constexpr int N = PER_LOAD<T>;
     const u32 i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
     if (i >= dim) return;
-    float* row = dtable + (i64)tokens[blockIdx.x] * dim + i;
+    G* row = dtable + (i64)tokens[blockIdx.x] * dim + i;
     float sum[N], a[N];
     load_floats(sum, row);
     for (u32 k = starts[blockIdx.x]; k < starts[blockIdx.x + 1]; k++) {
@@ -64,12 +65,13 @@ EMBEDDING_FORWARD(bf16, bf16, bf16)
 EMBEDDING_SCATTER(f32, float)
 EMBEDDING_SCATTER(bf16, bf16)
 
-#define EMBEDDING_BACKWARD(suffix, T)                                                                                  \
+#define EMBEDDING_BACKWARD(suffix, T, G)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) embedding_bwd_##suffix(                                          \
-        float* dtable, const T* dout, const u32* tokens, const u32* starts, const u32* positions, u32 dim) {           \
+        G* dtable, const T* dout, const u32* tokens, const u32* starts, const u32* positions, u32 dim) {               \
         add_rows(dtable, dout, tokens, starts, positions, dim);                                                        \
     }                                                                                                                  \
     KERNEL_ENTRY(embedding_bwd_##suffix);
 
-EMBEDDING_BACKWARD(f32, float)
-EMBEDDING_BACKWARD(bf16, bf16)
+EMBEDDING_BACKWARD(f32, float, float)
+EMBEDDING_BACKWARD(bf16, bf16, float)
+EMBEDDING_BACKWARD(bf16_to_bf16, bf16, bf16) // gradients of activations, then those of the table

@@ -95,7 +95,7 @@ pub fn add_sum(total: &Operand, factor: f64, x: &Operand) -> Result<Launch, Kern
     })
 }
 
-/// out += x, of one format.
+/// out += x, rounded once; of one format, or f32 added to bf16.
 ///
 /// # Errors
 /// As [`sum_squares`].
@@ -103,10 +103,18 @@ pub fn add(out: &Operand, x: &Operand) -> Result<Launch, KernelError> {
     const OP: &str = "reduce::add";
     array(OP, "x", x, out.len)?;
     aligned(OP, "out", out)?;
-    let format = one_of(OP, [("out", out.dtype), ("x", x.dtype)], [[Dtype::F32; 2], [Dtype::Bf16; 2]])?;
+    let pairs = [[Dtype::F32; 2], [Dtype::Bf16; 2], [Dtype::Bf16, Dtype::F32]];
+    let format = one_of(OP, [("out", out.dtype), ("x", x.dtype)], pairs)?;
     let args = vec![out.arg(), x.arg(), Arg::I64(out.len as i64)];
     let per_thread = 16 / out.dtype.size_bytes();
-    elementwise_by(OP, &SOURCE, ["reduce_add_f32", "reduce_add_bf16"][format], out.len, per_thread, args)
+    elementwise_by(
+        OP,
+        &SOURCE,
+        ["reduce_add_f32", "reduce_add_bf16", "reduce_add_f32_to_bf16"][format],
+        out.len,
+        per_thread,
+        args,
+    )
 }
 
 /// How f32 becomes bf16.

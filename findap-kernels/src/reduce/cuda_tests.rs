@@ -65,7 +65,12 @@ fn additions_and_conversions_round_once() {
             run(executor, &[cast(&a.operand(), &low.operand(), Rounding::Nearest).unwrap()]);
             assert_eq!(a.read(), low.read(), "back to f32 is exact");
             run(executor, &[add(&low.operand(), &low.operand()).unwrap()]);
-            assert_eq!(low.read(), rounded(&y, Dtype::Bf16).iter().map(|y| 2.0 * y).collect::<Vec<f64>>());
+            let doubled: Vec<f64> = rounded(&y, Dtype::Bf16).iter().map(|y| 2.0 * y).collect();
+            assert_eq!(low.read(), doubled);
+            run(executor, &[add(&low.operand(), &b.operand()).unwrap()]);
+            let mut sum = narrow(&doubled);
+            cpu::add((&mut sum[..]).into(), (&narrow(&y)[..]).into()).unwrap();
+            assert_eq!(low.read(), rounded(&wide(&sum), Dtype::Bf16), "the sum of f32, rounded once");
         });
     }
 }

@@ -4,7 +4,8 @@
 // Each thread has 16 bytes at a time. The sum of squares: block b of `grid` has packs b, b + grid, ..; squares of one pack add in
 // f32, packs and blocks in f64, each in one order, so the bits depend on the grid alone. A square above 3.4e38 is infinite and so
 // is the sum; it then reads as not finite. Shared memory: 256 static bytes.
-// Limit: memory. Bytes a number: squares and count, the format's size; add, 3 times; cast, both formats' sizes.
+// Limit: memory. Bytes a number: squares and count, the format's size; add, twice that of the sum and once that of what is added;
+// cast, both formats' sizes.
 
 template <typename T> DEVICE void squares(double* partial, const T* x, i64 n) {
     constexpr int N = PER_LOAD<T>;
@@ -39,7 +40,7 @@ template <typename T> DEVICE void count_bad(u32* count, const T* x, i64 n) {
     if (threadIdx.x == 0 && bad > 0) atomicAdd(count, bad); // integers: any order gives the same sum
 }
 
-template <typename T> DEVICE void add(T* out, const T* x, i64 n) {
+template <typename T, typename X> DEVICE void add(T* out, const X* x, i64 n) {
     constexpr int N = PER_LOAD<T>;
     const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
     if (i >= n) return;
@@ -68,6 +69,12 @@ template <typename T> DEVICE void add(T* out, const T* x, i64 n) {
 
 REDUCE(f32, float)
 REDUCE(bf16, bf16)
+
+// Sums that were made in f32 enter bf16 numbers, rounded once.
+extern "C" __global__ void __launch_bounds__(256) reduce_add_f32_to_bf16(bf16* out, const float* x, i64 n) {
+    add(out, x, n);
+}
+KERNEL_ENTRY(reduce_add_f32_to_bf16);
 
 // total = (total or 0) + the sum of the blocks' sums, by one block of 256 threads.
 extern "C" __global__ void __launch_bounds__(256)

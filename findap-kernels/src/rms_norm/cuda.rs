@@ -101,7 +101,7 @@ pub struct Backward {
     pub dx: Operand,
     /// Whether `dx` is replaced or added to.
     pub write_dx: Write,
-    /// `[dim]` f32, added to.
+    /// `[dim]`, added to: f32, or bf16 beside bf16, for which the sum of f32 is rounded once.
     pub dweight: Operand,
     /// `[rows, dim]`.
     pub dy: Operand,
@@ -146,8 +146,9 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
     check::holds(OP, "dim", dim as f64, dim <= 48 * 1024, "at most 49152")?;
     let format = one_of(OP, [("x", x.dtype), ("weight", weight.dtype)], FORMATS)?;
     one_of(OP, [("dx", dx.dtype), ("dy", dy.dtype)], [[x.dtype, x.dtype]])?;
-    let sums = [("dweight", dweight.dtype), ("rstd", rstd.dtype), ("scratch", scratch.dtype)];
-    one_of(OP, sums, [[Dtype::F32; 3]])?;
+    one_of(OP, [("rstd", rstd.dtype), ("scratch", scratch.dtype)], [[Dtype::F32; 2]])?;
+    let sums = [[Dtype::F32, x.dtype], [Dtype::Bf16, Dtype::Bf16]];
+    let sum_format = one_of(OP, [("dweight", dweight.dtype), ("x", x.dtype)], sums)?;
     let partials = rows.min(MAX_PARTIALS) as u32;
     let rows_pass = Launch {
         source: &SOURCE,
@@ -169,7 +170,7 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
     };
     let columns_pass = Launch {
         source: &SOURCE,
-        kernel: "rms_norm_bwd_weight",
+        kernel: ["rms_norm_bwd_weight_f32", "rms_norm_bwd_weight_bf16"][sum_format],
         grid: [dim.div_ceil(256) as u32, 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,

@@ -102,8 +102,8 @@ fn check(case: Case) {
         run(executor, &[forward(&forward_args).unwrap()]);
         let normed = if case.adds_residual { &sum_out } else { &x };
         assert_eq!(normed.read(), sum, "the sum is exact but for its one rounding");
-        let dweight = Array::new(executor, &vec![1.0; dim], Dtype::F32);
         let scratch = Array::poisoned(executor, scratch_len(rows, dim), Dtype::F32);
+        let dweight = Array::new(executor, &vec![1.0; dim], Dtype::F32);
         let backward_args = Backward {
             dx: dx.operand(),
             write_dx: case.write_dx,
@@ -126,6 +126,12 @@ fn check(case: Case) {
         follows("out", x_dtype, &out, 0, floor(scale(&truth[0]), dim));
         follows("dx", x_dtype, &dx, 2, floor(terms * scale(&truth[2]), dim));
         follows("dweight", Dtype::F32, &dweight, 3, floor(terms, rows));
+        if x_dtype == Dtype::Bf16 {
+            let in_bf16 = Array::new(executor, &vec![1.0; dim], Dtype::Bf16);
+            let dweight_only = Backward { dweight: in_bf16.operand(), ..backward_args };
+            run(executor, &backward(&dweight_only).unwrap());
+            assert_eq!(in_bf16.read(), rounded(&dweight.read(), Dtype::Bf16), "the same sum, rounded once");
+        }
     });
 }
 

@@ -114,14 +114,22 @@ RMS_NORM(f32, float, float)
 RMS_NORM(f32_bf16, float, bf16) // activations, then weights
 RMS_NORM(bf16, bf16, bf16)
 
-// dweight[i] += the sum over the blocks of the backward pass, in their order.
-extern "C" __global__ void __launch_bounds__(256)
-    rms_norm_bwd_weight(float* dweight, const float* partial, u32 num_partials, u32 dim) {
+// dweight[i] += the sum over the blocks of the backward pass, in their order: in f32, rounded once where dweight is bf16.
+template <typename G> DEVICE void add_partials(G* dweight, const float* partial, u32 num_partials, u32 dim) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= dim) return;
     float sum = 0.0f;
     for (u32 b = 0; b < num_partials; b++)
         sum += partial[(i64)b * dim + i];
-    dweight[i] += sum;
+    store(dweight + i, to_f32(dweight[i]) + sum);
 }
-KERNEL_ENTRY(rms_norm_bwd_weight);
+
+#define RMS_NORM_WEIGHT(suffix, G)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        rms_norm_bwd_weight_##suffix(G* dweight, const float* partial, u32 num_partials, u32 dim) {                    \
+        add_partials(dweight, partial, num_partials, dim);                                                             \
+    }                                                                                                                  \
+    KERNEL_ENTRY(rms_norm_bwd_weight_##suffix);
+
+RMS_NORM_WEIGHT(f32, float)
+RMS_NORM_WEIGHT(bf16, bf16)

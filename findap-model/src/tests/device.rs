@@ -14,7 +14,7 @@ use super::plain;
 use crate::checkpoint::SaveOptions;
 use crate::config::Config;
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens};
+use crate::session::{Recompute, Session, SessionOptions, Tokens, memory_bytes};
 
 const IGNORE: u32 = u32::MAX;
 
@@ -62,9 +62,9 @@ pub(super) fn devices() -> Vec<Device> {
     devices
 }
 
-fn session(model: &Llama, recompute: Recompute) -> Session {
-    let dtype = model.params.dtype();
-    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, needs_backward: true };
+fn session(model: &Llama, recompute: Recompute, gradients: Dtype) -> Session {
+    let (dtype, gradients) = (model.params.dtype(), Some(gradients));
+    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients };
     Session::on(&model.params.device(), &model.config, options).unwrap()
 }
 
@@ -78,7 +78,8 @@ pub(super) fn results(logp: &[f64], grads: &Arena) -> Results {
 }
 
 pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
-    let (mut session, mut grads) = (session(model, recompute), model.zero_gradients().unwrap());
+    let mut grads = model.zero_gradients().unwrap();
+    let mut session = session(model, recompute, grads.dtype());
     session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
     let mut ledger = Ledger::new(&model.params.device()).unwrap();
     ledger.begin().unwrap();
@@ -92,7 +93,8 @@ pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Resu
 
 /// As an objective does whose weights depend on the log-probabilities.
 fn in_two(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
-    let (mut session, mut grads) = (session(model, recompute), model.zero_gradients().unwrap());
+    let mut grads = model.zero_gradients().unwrap();
+    let mut session = session(model, recompute, grads.dtype());
     session.forward(model, batch.tokens()).unwrap();
     let logp = session.logp(model, &batch.targets).unwrap().to_vec();
     session.backward(model, batch.tokens(), &batch.targets, Some(&batch.weights), &mut grads).unwrap();
@@ -141,6 +143,54 @@ fn f32_passes_follow_the_cpu() {
     }
 }
 
+/// All gradients after so many passes over one batch, in f32 or bf16.
+fn gradients_after(passes: u32, model: &Llama, dtype: Dtype) -> Vec<f64> {
+    let batch = Batch::new(model.config.vocab_size as u32);
+    let mut grads = model.zero_gradients_in(dtype).unwrap();
+    let mut session = session(model, Recompute::Block, dtype);
+    for _ in 0..passes {
+        session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+    }
+    grads.tensor().to_host().unwrap().slice().to_f64_vec()
+}
+
+#[test]
+fn gradients_in_bf16_are_those_in_f32_rounded_once_a_pass() {
+    for weights in [Llama::load(&golden("tiny"), Dtype::Bf16).unwrap(), wide_heads(64)] {
+        for device in devices() {
+            let model = weights.copy_to(&device).unwrap();
+            let exact = gradients_after(1, &model, Dtype::F32);
+            let largest = exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+            for passes in [1, 4] {
+                let rounded = gradients_after(passes, &model, Dtype::Bf16);
+                let passes = f64::from(passes);
+                // a rounding of 2^-8 of the sum so far in each pass; a library may add in another order where it rounds to bf16
+                let holds = |exact: f64, rounded: f64| {
+                    (rounded - passes * exact).abs() <= passes * (passes * exact.abs() / 256.0 + 1e-6 * largest)
+                };
+                let bad = exact.iter().zip(&rounded).position(|(&exact, &rounded)| !holds(exact, rounded));
+                assert_eq!(bad, None, "{passes} passes on {}", device.name());
+                assert!(rounded.iter().zip(&exact).any(|(a, b)| *a != passes * b), "it is not f32");
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_on_a_device_is_known_before_a_session_is_built() {
+    let config = wide_heads(64).config;
+    let cases = [(Dtype::F32, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::Bf16))];
+    for (dtype, gradients) in cases.into_iter().chain([(Dtype::Bf16, None)]) {
+        for recompute in [Recompute::None, Recompute::Block] {
+            let options = SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients };
+            for device in devices() {
+                let built = Session::on(&device, &config, options).unwrap().memory();
+                assert_eq!(memory_bytes(device.kind(), &config, options), built, "{options:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_model_is_saved_from_a_device_as_from_the_cpu() {
     let name = "tiny_tied_bf16_sharded";
@@ -179,7 +229,7 @@ fn random_weights_are_the_same_on_a_device() {
 fn a_session_refuses_what_a_device_could_not() {
     for device in devices() {
         let model = Llama::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
-        let mut session = session(&model, Recompute::None);
+        let mut session = session(&model, Recompute::None, Dtype::F32);
         let batch = Batch::new(2048);
         let refused =
             |tokens: Tokens<'_>, session: &mut Session| session.forward(&model, tokens).unwrap_err().to_string();

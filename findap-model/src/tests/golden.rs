@@ -31,8 +31,8 @@ fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
     }
 }
 
-fn session(model: &Llama, dtype: Dtype, max_tokens: usize, needs_backward: bool) -> Session {
-    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute: Recompute::None, needs_backward };
+fn session(model: &Llama, dtype: Dtype, max_tokens: usize, gradients: Option<Dtype>) -> Session {
+    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute: Recompute::None, gradients };
     Session::new(&model.config, options)
 }
 
@@ -45,7 +45,7 @@ fn token_logps(model: &Llama, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> 
         targets.extend(document[1..].iter().copied().chain([IGNORE]));
         cu_seqlens.push(positions.len() as u32);
     }
-    let mut session = session(model, dtype, ids.len(), false);
+    let mut session = session(model, dtype, ids.len(), None);
     session.forward(model, Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens }).unwrap();
     let logp = session.logp(model, &targets).unwrap();
     [&[0.0], &logp[..logp.len() - 1]].concat()
@@ -118,7 +118,7 @@ fn gradients_of_a_training_step_are_those_of_torch() {
     let documents = |row: &Value| row["docs"].as_array().unwrap().clone();
     let total: u32 = rows.iter().flat_map(|r| documents(r)).map(|d| mask(&d)[1..].iter().sum::<u32>()).sum();
     let mut grads = model.zero_gradients().unwrap();
-    let mut session = session(&model, Dtype::F32, 512, true);
+    let mut session = session(&model, Dtype::F32, 512, Some(Dtype::F32));
     let mut loss = 0.0;
     for row in rows {
         let (mut tokens, mut positions, mut cu_seqlens, mut targets) = (Vec::new(), Vec::new(), vec![0], Vec::new());

@@ -44,7 +44,7 @@ impl Batch {
 
 fn session(model: &Llama, recompute: Recompute) -> Session {
     let options =
-        SessionOptions { dtype: Dtype::F64, max_tokens: 16, max_positions: 16, recompute, needs_backward: true };
+        SessionOptions { dtype: Dtype::F64, max_tokens: 16, max_positions: 16, recompute, gradients: Some(Dtype::F64) };
     Session::new(&model.config, options)
 }
 

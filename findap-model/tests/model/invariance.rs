@@ -3,7 +3,7 @@
 
 use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Arena, Llama, Recompute, Session, Tokens};
+use findap_model::{Arena, DeviceKind, Llama, Recompute, Session, Tokens};
 use findap_tensor::Dtype;
 use findap_tensor::ops::cross_entropy::IGNORE;
 use serde_json::Value;
@@ -50,7 +50,7 @@ impl Scorer {
                 max_tokens: 512,
                 max_positions: 512,
                 recompute: Recompute::None,
-                needs_backward: true,
+                gradients: Some(if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }),
             },
         );
         Scorer { model, session }
@@ -197,7 +197,8 @@ fn memory_is_known_before_a_session_is_built() {
     let cases = cases.into_iter().flat_map(|case| [(case, Dtype::F32), (case, Dtype::Bf16)]);
     for ((name, recompute, needs_backward), dtype) in cases {
         let config = findap_model::Config::load(&golden(&format!("models/{name}"))).expect("config");
-        let options = SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, needs_backward };
-        assert_eq!(memory_bytes(&config, options), Session::new(&config, options).memory(), "{name}");
+        let gradients = needs_backward.then_some(Dtype::F32);
+        let options = SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients };
+        assert_eq!(memory_bytes(DeviceKind::Cpu, &config, options), Session::new(&config, options).memory(), "{name}");
     }
 }

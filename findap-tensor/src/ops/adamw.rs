@@ -55,6 +55,9 @@ pub struct Step<'a> {
     pub clip: Option<Clip<'a>>,
     /// The numbers of this step.
     pub rule: Rule,
+    /// On a device: the seed by which parameters and moments in bf16 are rounded up or down so that the mean is kept, a function of
+    /// place, step and seed. Without it, to nearest. What is rounded to a master copy's bf16 is so always.
+    pub stochastic_seed: Option<u64>,
 }
 
 /// Brings gradients down to a norm, and changes nothing for a step whose loss or gradients are not finite.
@@ -72,11 +75,22 @@ pub struct Clip<'a> {
 /// # Errors
 /// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn step(args: Step<'_>) -> Result<(), TensorError> {
-    let Step { params, master, grads, first_moment, second_moment, plan, clip, mut rule } = args;
+    let Step { params, master, grads, first_moment, second_moment, plan, clip, mut rule, stochastic_seed } = args;
     let is_on_host = params.all().cuda().is_none();
     let master = match master {
         Some(master) if is_on_host => {
-            step(Step { params: &mut *master, master: None, grads, first_moment, second_moment, plan, clip, rule })?;
+            let exact = &mut *master;
+            step(Step {
+                params: exact,
+                master: None,
+                grads,
+                first_moment,
+                second_moment,
+                plan,
+                clip,
+                rule,
+                stochastic_seed,
+            })?;
             return reduce::cast(params, master);
         }
         other => other,
@@ -101,7 +115,7 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
             tiles_address: memory.address(),
             norm: clip.map(norm).transpose()?,
             rule,
-            stochastic_seed: None,
+            stochastic_seed,
         })?]);
     }
     if let Some(Clip { ledger, max_norm }) = clip {
@@ -147,6 +161,7 @@ mod tests {
                     plan: &plan,
                     clip: None,
                     rule: Rule { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 0.5 },
+                    stochastic_seed: None,
                 })
                 .unwrap();
             }

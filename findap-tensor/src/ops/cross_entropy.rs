@@ -73,16 +73,22 @@ fn column_bytes(max_tokens: usize) -> usize {
 }
 
 impl Scores {
-    /// For at most `max_tokens` tokens whose hidden states lie on `device`; there, makes room for a chunk of logits, too.
+    /// For at most `max_tokens` tokens whose hidden states lie on `device`; there, makes room for a chunk of logits, too, and for the
+    /// sums of gradients in the format `dweight`, if there will be any.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
-    pub fn new(device: &Device, max_tokens: usize, sizes: Sizes) -> Result<Scores, TensorError> {
+    pub fn new(
+        device: &Device,
+        max_tokens: usize,
+        sizes: Sizes,
+        dweight: Option<Dtype>,
+    ) -> Result<Scores, TensorError> {
         let Device::Cuda(cuda) = device else {
             let [logp, lse, weights] = [(); 3].map(|()| vec![0.0; max_tokens]);
             return Ok(Scores { logp, lse, weights, placed: None });
         };
-        cuda.with_scratch(device_scratch_bytes(sizes), |_| Ok(()))?;
+        cuda.with_scratch(device_scratch_bytes(sizes, dweight), |_| Ok(()))?;
         let mut memory = cuda.allocate("log-probabilities", NUM_COLUMNS * column_bytes(max_tokens))?;
         memory.clear()?;
         let (staging, rows) = (vec![0.0; max_tokens], Vec::with_capacity(max_tokens));
@@ -175,7 +181,7 @@ pub struct Gradients<'a> {
     pub token_weights: Option<&'a [f64]>,
     /// `[n, d]`, written; 0 for rows without loss.
     pub dhidden: ViewMut<'a>,
-    /// `[v, d]`, added to; in f32 for the others in bf16.
+    /// `[v, d]`, added to; in f32 for the others in bf16, or on a device bf16, for which the sum of f32 is rounded once.
     pub dweight: ViewMut<'a>,
 }
 
@@ -213,9 +219,15 @@ fn pitch(vocab: usize) -> usize {
     vocab.next_multiple_of(8)
 }
 
+/// Bytes on a device beside gradients of the weight in the format `dweight`: a chunk, and for bf16 the sum over the chunks in f32.
+pub fn device_scratch_bytes(sizes: Sizes, dweight: Option<Dtype>) -> usize {
+    let sums = if dweight == Some(Dtype::Bf16) { 4 * sizes.vocab * sizes.dim } else { 0 };
+    chunk_bytes(sizes) + sums
+}
+
 /// Bytes of a chunk on a device: its logits in f32, and their gradients in bf16 where that is the format of the product; its
 /// hidden states and their gradients.
-pub fn device_scratch_bytes(sizes: Sizes) -> usize {
+fn chunk_bytes(sizes: Sizes) -> usize {
     sizes.chunk_rows * (6 * pitch(sizes.vocab) + 8 * sizes.dim)
 }
 
@@ -255,7 +267,11 @@ fn on_device(
         device.clear(dhidden)?;
     }
     let (num_rows, all_rows) = (placed.rows.len(), placed.address(Column::Rows));
-    device.with_scratch(device_scratch_bytes(sizes), |address| {
+    let dweight_dtype = gradients.map(|(_, dweight)| dweight.dtype);
+    device.with_scratch(device_scratch_bytes(sizes, dweight_dtype), |address| {
+        // a gradient in bf16 would be rounded, and lose what is small, with every chunk
+        let sums = Operand { address: address + chunk_bytes(sizes) as u64, len: vocab * dim, dtype: Dtype::F32 };
+        let is_summed_apart = dweight_dtype == Some(Dtype::Bf16);
         for start in (0..num_rows).step_by(chunk_rows) {
             let rows = chunk_rows.min(num_rows - start);
             let tokens = Indices { address: all_rows + 4 * start as u64, len: rows };
@@ -320,11 +336,14 @@ fn on_device(
                 transpose_a: true,
                 b: plain(chosen),
                 transpose_b: false,
-                c: plain(dweight),
-                write: Write::Accumulate,
+                c: plain(if is_summed_apart { sums } else { dweight }),
+                write: if is_summed_apart && start == 0 { Write::Overwrite } else { Write::Accumulate },
             })?;
         }
-        Ok(())
+        match gradients {
+            Some((_, dweight)) if is_summed_apart && num_rows > 0 => device.run(&[reduce::cuda::add(&dweight, &sums)?]),
+            _ => Ok(()),
+        }
     })
 }
 
@@ -382,23 +401,25 @@ mod tests {
         tensor.to_host().unwrap().slice().to_f64_vec()
     }
 
+    #[derive(Clone)]
     struct Case {
         hidden: Vec<f64>,
         targets: Vec<u32>,
         weights: Vec<f64>,
+        /// What dweight is added to.
+        dweight: f64,
     }
 
-    /// logp, dhidden, dweight: in one pass, or in two.
-    fn run(device: &Device, dtype: Dtype, case: &Case, is_one_pass: bool) -> [Vec<f64>; 3] {
+    /// logp, dhidden, dweight: in one pass, or in two; with formats of the numbers and of dweight.
+    fn run(device: &Device, [dtype, sums]: [Dtype; 2], case: &Case, is_one_pass: bool) -> [Vec<f64>; 3] {
         // chunks that are full and one that is not
         let sizes = Sizes { dim: DIM, vocab: VOCAB, chunk_rows: 4 };
-        let sums = if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype };
         let hidden = tensor(device, dtype, TOKENS, &case.hidden);
         let weight = tensor(device, dtype, VOCAB, &numbers(VOCAB * DIM, 2));
         let mut dhidden = tensor(device, dtype, TOKENS, &[7.0; TOKENS * DIM]);
-        let mut dweight = tensor(device, sums, VOCAB, &[0.5; VOCAB * DIM]);
+        let mut dweight = tensor(device, sums, VOCAB, &[case.dweight; VOCAB * DIM]);
         let mut scratch = Tensor::zeros(dtype, 1, if *device == Device::Cpu { sizes.scratch_len() } else { 0 });
-        let mut scores = Scores::new(device, TOKENS + 3, sizes).unwrap();
+        let mut scores = Scores::new(device, TOKENS + 3, sizes, Some(sums)).unwrap();
         let head = Head {
             hidden: hidden.all(),
             weight: weight.all().into(),
@@ -425,16 +446,27 @@ mod tests {
         let targets = (0..TOKENS).map(|t| if bears_loss(t) { (t * 11 % VOCAB) as u32 } else { IGNORE }).collect();
         // a token of weight 0 has a log-probability all the same
         let weights = (0..TOKENS).map(|t| if t == 6 { 0.0 } else { 0.125 * (t % 4) as f64 - 0.5 }).collect();
-        let mut case = Case { hidden: numbers(TOKENS * DIM, 1), targets, weights };
-        let truth = run(&Device::Cpu, Dtype::F64, &case, true);
+        let mut case = Case { hidden: numbers(TOKENS * DIM, 1), targets, weights, dweight: 0.5 };
+        let truth = run(&Device::Cpu, [Dtype::F64; 2], &case, true);
         // a product with any of these is NaN, with a weight of 0, too
         let unread: Vec<usize> = (0..TOKENS).filter(|&t| !bears_loss(t)).collect();
         unread.iter().for_each(|t| case.hidden[t * DIM..][..DIM].fill(f64::NAN));
         let devices = Options::ALL.map(Device::emulated).into_iter().chain(Device::gpu(0));
         for device in devices {
-            let cases = [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| [(dtype, true), (dtype, false)]);
-            for (dtype, is_one_pass) in cases {
-                let got = run(&device, dtype, &case, is_one_pass);
+            let formats = [[Dtype::F32, Dtype::F32], [Dtype::Bf16, Dtype::F32], [Dtype::Bf16, Dtype::Bf16]];
+            for ([dtype, sums], is_one_pass) in formats.into_iter().flat_map(|it| [(it, true), (it, false)]) {
+                let got = run(&device, [dtype, sums], &case, is_one_pass);
+                if sums == Dtype::Bf16 {
+                    let from_zero = Case { dweight: 0.0, ..case.clone() };
+                    let [_, _, sum] = run(&device, [dtype, Dtype::F32], &from_zero, is_one_pass);
+                    let rounded = |x: &f64| f64::from(half::bf16::from_f32(0.5 + *x as f32));
+                    assert_eq!(
+                        got[2],
+                        sum.iter().map(rounded).collect::<Vec<f64>>(),
+                        "the sum over chunks, rounded once"
+                    );
+                    continue;
+                }
                 // logits are exact, and up to 16: f32 rounds exponents by 1e-6; gradients of logits, whose sizes add up to 1 in a
                 // row, and dhidden are rounded by bf16, too; dweight is a sum over 14 rows of weights up to 0.5
                 let unit = if dtype == Dtype::Bf16 { 1.0 / 512.0 } else { 4e-6 };
@@ -454,11 +486,17 @@ mod tests {
 
     #[test]
     fn a_batch_without_loss_has_no_gradient() {
-        let case =
-            Case { hidden: vec![f64::NAN; TOKENS * DIM], targets: vec![IGNORE; TOKENS], weights: vec![1.0; TOKENS] };
+        let case = Case {
+            hidden: vec![f64::NAN; TOKENS * DIM],
+            targets: vec![IGNORE; TOKENS],
+            weights: vec![1.0; TOKENS],
+            dweight: 0.5,
+        };
         for is_one_pass in [true, false] {
-            let got = run(&Device::emulated(Options::PLAIN), Dtype::Bf16, &case, is_one_pass);
-            assert_eq!(got, [vec![0.0; TOKENS], vec![0.0; TOKENS * DIM], vec![0.5; VOCAB * DIM]]);
+            for sums in [Dtype::F32, Dtype::Bf16] {
+                let got = run(&Device::emulated(Options::PLAIN), [Dtype::Bf16, sums], &case, is_one_pass);
+                assert_eq!(got, [vec![0.0; TOKENS], vec![0.0; TOKENS * DIM], vec![0.5; VOCAB * DIM]]);
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ pub fn scatter(out: ViewMut<'_>, x: View<'_>, places: &Indices) -> Result<(), Te
     Ok(embedding::scatter(Scatter { out: out.host()?, x: x.host()?, places: places.values(), dim })?)
 }
 
-/// dtable\[ids] += dout.
+/// dtable\[ids] += dout; the table in f32 for dout in bf16, or on a device bf16, for which the sum of f32 is rounded once.
 ///
 /// # Errors
 /// As [`forward`].

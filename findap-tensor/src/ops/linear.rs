@@ -72,7 +72,7 @@ pub fn backward_input<'w>(
     }
 }
 
-/// dW `[out, in]` += dy^T x.
+/// dW `[out, in]` += dy^T x; with the others in bf16, in f32, or on a device bf16: the sum of f32 is rounded once.
 ///
 /// # Errors
 /// As [`forward`].

@@ -72,7 +72,8 @@ pub struct Saved<'a> {
     pub weight: View<'a>,
 }
 
-/// dx (+)= the gradient of the input; dweight += that of the weight, in f32 for the others in bf16.
+/// dx (+)= the gradient of the input; dweight += that of the weight, in f32 for the others in bf16, or on a device
+/// bf16, for which the sum of f32 is rounded once.
 ///
 /// # Errors
 /// As [`forward`].

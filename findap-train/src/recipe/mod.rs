@@ -36,10 +36,11 @@ use std::path::{Path, PathBuf};
 
 use findap_data::world::WorldConfig;
 use findap_data::{Capability, Domain, Format, Kind};
-use findap_model::{Dtype, Recompute};
+use findap_model::{DeviceKind, Dtype, Recompute};
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::DeviceChoice;
+use crate::optimizer::StateFormat;
 pub use parse::{RecipeError, load, parse};
 pub use stage::{
     AlignStage, DistillStage, Judge, NllMean, Optimization, PairKind, RemoteJudge, ScheduleKind, Stage, TrainStage,
@@ -114,6 +115,9 @@ pub struct ModelTable {
     /// sampled or measured, too, which the CPU does in f32. Default `f32`.
     #[serde(default)]
     pub compute: Compute,
+    /// The format of what training keeps beside the weights: gradients and AdamW's moments. Default `f32`.
+    #[serde(default)]
+    pub state: StateKind,
     /// The format of `model/` folders. Default `bf16`.
     #[serde(default)]
     pub save_dtype: SaveDtype,
@@ -126,8 +130,8 @@ pub struct ModelTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// bfloat16 weights and products with sums, gradients and the optimizer in 32 bits. On a GPU activations are bfloat16, too; on the
-    /// CPU it pays where the processor multiplies bfloat16 itself (AMX, AVX-512 BF16).
+    /// bfloat16 weights and products with sums in 32 bits, and gradients and the optimizer by `model.state`. On a GPU activations are
+    /// bfloat16, too; on the CPU it pays where the processor multiplies bfloat16 itself (AMX, AVX-512 BF16).
     Bf16,
     /// 32-bit floating point.
     #[default]
@@ -144,6 +148,20 @@ impl From<Compute> for Dtype {
             Compute::F64 => Dtype::F64,
         }
     }
+}
+
+/// `model.state`: 18 bytes a weight or 8, where `compute` is `bf16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateKind {
+    /// 32-bit floating point, with a copy of bfloat16 weights in 32 bits; 64-bit beside `compute = "f64"`.
+    #[default]
+    F32,
+    /// bfloat16, on a GPU and beside `compute = "bf16"`: no copy of the weights, which are rounded up or down at random (see
+    /// [`StateFormat::Bf16`]). All of Llama 3 8B is planned at 67 GiB, for one GPU of 80 GB. A micro-batch's part of a gradient
+    /// that is smaller than 1/512 of the sum so far is lost: below some 100 micro-batches in a step that is less than the noise of their
+    /// data; with more, make micro-batches larger.
+    Bf16,
 }
 
 /// `model.save_dtype`.
@@ -267,6 +285,21 @@ impl Recipe {
         }
         self.run.folder = Some(folder);
         Ok(self)
+    }
+
+    /// How the stages keep gradients, moments and weights.
+    pub fn state_format(&self) -> StateFormat {
+        match self.model.state {
+            StateKind::F32 => StateFormat::Full,
+            StateKind::Bf16 => StateFormat::Bf16 { seed: self.run.seed },
+        }
+    }
+
+    /// Where the run will compute, as far as can be told without taking a GPU into use.
+    pub fn device_kind(&self) -> DeviceKind {
+        // with its state in bf16, a run that finds no GPU is refused
+        let is_for_gpus = self.model.state == StateKind::Bf16;
+        if is_for_gpus { DeviceKind::Cuda } else { self.run.device.kind(self.model.compute.into()) }
     }
 
     /// The run folder of a resolved recipe.

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::{AlignStage, DistillStage, Optimization, TrainStage};
-use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA, Stage};
+use super::{Compute, DeviceChoice, EvalTable, ModelTable, Recipe, RunTable, SCHEMA, Stage, StateKind};
 use crate::sources::DISTILLED;
 
 /// What is wrong with a recipe. Each variant names the file and the key.
@@ -423,6 +423,17 @@ impl Reader<'_> {
             model.base.is_none() || model.tokenizer.is_none(),
             "model.tokenizer",
             "leave it out: a `base` folder brings its own",
+        )?;
+        let is_in_bf16 = model.state == StateKind::Bf16;
+        self.require(
+            !is_in_bf16 || model.compute == Compute::Bf16,
+            "model.state",
+            "\"bf16\" needs `compute = \"bf16\"` beside it; write both, or leave `state` at \"f32\"",
+        )?;
+        self.require(
+            !is_in_bf16 || recipe.run.device != DeviceChoice::Cpu,
+            "model.state",
+            "\"bf16\" needs a GPU; set `run.device` to \"cuda:0\", or leave `state` at \"f32\"",
         )?;
         if let Some(Err(error)) = recipe.world.as_ref().map(WorldConfig::check) {
             return Err(self.invalid("world", error.to_string()));

@@ -73,6 +73,16 @@ fn overrides_reach_into_arrays_by_name() {
 }
 
 #[test]
+fn a_state_in_bf16_is_for_gpus() {
+    let recipe = read(GOOD, &[]).unwrap();
+    assert_eq!((recipe.model.state, recipe.state_format()), (StateKind::F32, StateFormat::Full));
+    let set = [("model.compute", "bf16"), ("model.state", "bf16"), ("run.seed", "7")];
+    let recipe = read(GOOD, &set).unwrap();
+    assert_eq!(recipe.state_format(), StateFormat::Bf16 { seed: 7 });
+    assert_eq!(recipe.device_kind(), DeviceKind::Cuda);
+}
+
+#[test]
 fn the_key_list_is_the_struct() {
     let mut keys = Optimization {
         epochs: Some(1.0),
@@ -109,7 +119,7 @@ fn a_resolved_recipe_can_be_written_and_read_again() {
 /// Each case changes the good recipe and names what the message must say.
 #[test]
 fn errors_name_the_line_the_key_and_the_remedy() {
-    let cases: [(&str, &str, &[&str]); 21] = [
+    let cases: [(&str, &str, &[&str]); 24] = [
         ("learning_rate = 1e-3", "learning_rat = 1e-3", &["r.toml", "stage.group1", "learning_rate"]),
         (
             "warmup_ratio = 0.1",
@@ -137,6 +147,17 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         ("name = \"align\"", "name = \"group1\"", &["stage.group1.name", "taken"]),
         ("schema = 1", "schema = 2", &["r.toml:1", "schema 1"]),
         ("path = \"news.jsonl\"", "path = \"world:news.jsonl\"", &["r.toml:8", "no [world] table"]),
+        ("base = \"assets/tiny\"", "base = \"assets/tiny\"\nstate = \"fp8\"", &["r.toml:6", "`model.state`", "`bf16`"]),
+        (
+            "base = \"assets/tiny\"",
+            "base = \"assets/tiny\"\nstate = \"bf16\"",
+            &["r.toml:6", "`model.state`", "`compute = \"bf16\"`"],
+        ),
+        (
+            "[model]",
+            "device = \"cpu\"\n[model]\ncompute = \"bf16\"\nstate = \"bf16\"",
+            &["r.toml:7", "`model.state`", "`run.device`"],
+        ),
         ("base = \"assets/tiny\"", "", &["`model`", "exactly one of `base`"]),
         ("[run]", "[run", &["r.toml:2", "not valid TOML"]),
     ];

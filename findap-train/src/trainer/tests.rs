@@ -92,6 +92,7 @@ fn job<'a>(folder: &'a Path, keys: &'a Optimization, objective: Objective) -> Jo
         folder,
         keys,
         recompute: Recompute::None,
+        state: StateFormat::Full,
         keep_checkpoints: 20,
         identity: BTreeMap::new(),
         objective,
