@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What findap-model/examples/inference.rs does, in transformers and lm_eval: the same keys, the same model, the same JSON object.
+"""What findap-train/examples/inference.rs does, in transformers and lm_eval: the same keys, the same model, the same JSON object.
 
 Needs torch, transformers and lm_eval in an environment of its own; nothing in the workspace needs this file. The example writes
 the model, so it runs first.
@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 transformers.logging.set_verbosity_error()
 logging.disable(logging.WARNING)
 QUESTION_TOKENS, ANSWERS, ANSWER_TOKENS = 128, 4, 4
-keys = read_keys(prompts=32, prompt_tokens=64, new_tokens=64, questions=32)
+keys = read_keys(prompts=32, prompt_tokens=64, new_tokens=64, questions=32, temperature_percent=0)
 use_threads()
 folder = f"target/inference/{keys['hidden']}-{keys['layers']}-{keys['vocab']}"
 model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -44,15 +44,21 @@ for _ in range(keys["questions"]):
     pairs += [((str(len(pairs)), str(answer)), question, tokens(ANSWER_TOKENS)) for answer in range(ANSWERS)]
 
 
+# of the whole vocabulary: no top-k, which is 50 otherwise
+is_greedy = keys["temperature_percent"] == 0
+sampling = dict(do_sample=False) if is_greedy else dict(do_sample=True, temperature=keys["temperature_percent"] / 100, top_k=0)
+torch.manual_seed(0)
+
+
 def generate(prompts):
     return model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
-        do_sample=False,
+        **sampling,
         max_new_tokens=keys["new_tokens"],
         eos_token_id=-1,
         pad_token_id=0,
-        output_logits=True,
+        output_logits=is_greedy,
         return_dict_in_generate=True,
     )
 
@@ -68,7 +74,8 @@ with torch.inference_mode():
     scores = scorer._loglikelihood_tokens(pairs, disable_tqdm=True)
     score_s = time.perf_counter() - begun
 new = generated.sequences[:, keys["prompt_tokens"] :]
-logp = torch.stack(generated.logits, 1).double().log_softmax(-1).gather(-1, new[..., None]).sum().item()
+# drawn tokens are not ours
+logp = torch.stack(generated.logits, 1).double().log_softmax(-1).gather(-1, new[..., None]).sum().item() if is_greedy else None
 report(
     model,
     generated_tokens_per_s=new.numel() / generate_s,

@@ -59,6 +59,7 @@ pub mod rope;
 pub mod sample;
 mod scratch;
 pub mod slice;
+mod softmax;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@
 //! Everything happens where the model lies. On a device, keys and values never leave it, and one copy a pass brings the chosen tokens
 //! and their log-probabilities.
 
-use findap_tensor::Indices;
 use findap_tensor::ops::sample::{Logits, Sampling};
+use findap_tensor::{Device, Dtype, Indices};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -88,8 +88,13 @@ impl Generator {
             recompute: Recompute::None,
             gradients: None,
         };
+        let mut session = Session::on(device, config, options)?;
+        // Weights in bf16 are there to save memory.
+        if *device == Device::Cpu && model.params.dtype() == Dtype::F32 {
+            session = session.packing_weights(config);
+        }
         Ok(Generator {
-            session: Session::on(device, config, options)?,
+            session,
             cache: Cache::new(model, max_sequences, max_len, options.max_tokens)?,
             logits: Logits::new(device, statistics_dtype(dtype), max_sequences, config.vocab_size)?,
             rows: Indices::new(device, max_sequences)?,

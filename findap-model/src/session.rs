@@ -17,8 +17,8 @@ use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
 use findap_tensor::{
-    Arena, Device, DeviceKind, Documents, Dtype, Indices, Ledger, PackedArena, Tensor, TensorError, TensorId, View,
-    ViewMut, Write,
+    Arena, Device, DeviceKind, Documents, Dtype, Indices, Ledger, PackedArena, PackedFormat, Tensor, TensorError,
+    TensorId, View, ViewMut, Write,
 };
 
 use crate::config::Config;
@@ -91,7 +91,7 @@ pub struct Session {
     scores: Scores,
     /// Where a device reads the tokens of the batch.
     documents: Option<Arc<DocumentMemory>>,
-    /// The weights for products in bf16 on the CPU.
+    /// The weights packed for products on the CPU: in bf16, or where few rows share a weight.
     packed: Option<PackedArena>,
     num_tokens: usize,
 }
@@ -101,7 +101,7 @@ const STREAMS: &str = "residual streams";
 const BLOCKS: &str = "block activations";
 const GRADIENTS: &str = "activation gradients";
 const HEAD: &str = "head";
-const PACKED: &str = "weights in bf16";
+const PACKED: &str = "packed weights";
 
 /// A residual stream and the norm factor taken of it.
 #[derive(Debug)]
@@ -220,10 +220,24 @@ impl Session {
             },
             packed: (options.dtype != dtype).then(|| {
                 let (spec, layout) = Layout::new(config);
-                PackedArena::new(&spec, &layout.multiplied(), options.gradients.is_some())
+                PackedArena::new(PackedFormat::Bf16, &spec, &layout.multiplied(), options.gradients.is_some())
             }),
             num_tokens: 0,
         })
+    }
+
+    /// Lets a session on the CPU in f32 that has no backward pass keep a packed copy of the weights, as large as they are: for passes
+    /// of few tokens, where packing them each time takes longer than the products. Only of small models, whose memory nobody misses.
+    /// No bit of a result depends on it.
+    #[must_use]
+    pub(crate) fn packing_weights(mut self, config: &Config) -> Session {
+        const MAX_BYTES: usize = 1 << 29;
+        let (spec, layout) = Layout::new(config);
+        let (format, ids) = (PackedFormat::F32, layout.multiplied());
+        if PackedArena::bytes_of(format, &spec, &ids, false) <= MAX_BYTES {
+            self.packed = Some(PackedArena::new(format, &spec, &ids, false));
+        }
+        self
     }
 
     /// What this session was built for.
@@ -407,7 +421,8 @@ impl Session {
     pub(crate) fn logits(&mut self, model: &Llama, rows: &Indices, out: &mut Logits) -> Result<(), ModelError> {
         let n = rows.values().len();
         embedding::gather(self.branch.rows_mut(n), self.hidden.rows(self.num_tokens), rows)?;
-        Ok(linear::forward(out.rows_mut(n), self.branch.rows(n), model.params.get(model.layout.head))?)
+        let head = matrix(self.packed.as_ref(), model, model.layout.head);
+        Ok(linear::forward(out.rows_mut(n), self.branch.rows(n), head)?)
     }
 
     fn check(&self, tokens: Tokens<'_>) -> Result<usize, ModelError> {
@@ -661,7 +676,7 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
     };
     let packed = || {
         let (spec, layout) = Layout::new(config);
-        PackedArena::bytes_of(&spec, &layout.multiplied(), needs_backward)
+        PackedArena::bytes_of(PackedFormat::Bf16, &spec, &layout.multiplied(), needs_backward)
     };
     vec![
         (STREAMS, n * stream * (streams + 1)),

@@ -9,7 +9,7 @@
 //! | [`device`] | [`Device`]: where numbers lie and ops run |
 //! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
 //! | [`arena`] | [`Arena`], [`ArenaSpec`] |
-//! | [`packed`] | [`PackedArena`]: weights packed for products in bf16 on the CPU |
+//! | [`packed`] | [`PackedArena`]: weights packed for products on the CPU |
 //! | [`ledger`] | [`Ledger`]: the loss and the gradient norm of a step, where the optimizer reads them |
 //! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them; [`Indices`] for other whole numbers |
 //! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
@@ -38,6 +38,7 @@ pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};
 #[cfg(feature = "emulator")]
 pub use findap_kernels::emulator::Options as EmulatorOptions;
 pub use findap_kernels::isa::{Bf16Isa, Isa};
+pub use findap_kernels::matmul::PackedFormat;
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
 pub use indices::Indices;
 pub use ledger::{Ledger, Sums};

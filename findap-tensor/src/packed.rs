@@ -1,12 +1,12 @@
-//! Matrices of an arena as products in bf16 on the CPU read them.
+//! Matrices of an arena as products on the CPU read them.
 
-use findap_kernels::matmul::PackedWeight;
+use findap_kernels::matmul::{PackedFormat, PackedWeight};
 
 use crate::arena::{Arena, ArenaSpec, TensorId};
 use crate::error::TensorError;
 
-/// Copies of some matrices of an arena, rounded to bf16 and packed for their products. They are made again when the arena has changed,
-/// and so once per optimizer step.
+/// Copies of some matrices of an arena, packed for their products. They are made again when the arena has changed, and so once per
+/// optimizer step.
 #[derive(Debug)]
 pub struct PackedArena {
     matrices: Vec<(TensorId, PackedWeight)>,
@@ -16,19 +16,19 @@ pub struct PackedArena {
 
 impl PackedArena {
     /// Room for these matrices; without a backward pass, half of it.
-    pub fn new(spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> PackedArena {
+    pub fn new(format: PackedFormat, spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> PackedArena {
         let room = |&id: &TensorId| {
             let entry = spec.entry(id);
-            (id, PackedWeight::zeros(entry.rows, entry.columns, needs_backward))
+            (id, PackedWeight::zeros(format, entry.rows, entry.columns, needs_backward))
         };
         PackedArena { matrices: ids.iter().map(room).collect(), state: None }
     }
 
     /// What [`PackedArena::bytes`] will say.
-    pub fn bytes_of(spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> usize {
+    pub fn bytes_of(format: PackedFormat, spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> usize {
         let bytes = |&id: &TensorId| {
             let entry = spec.entry(id);
-            PackedWeight::bytes_of(entry.rows, entry.columns, needs_backward)
+            PackedWeight::bytes_of(format, entry.rows, entry.columns, needs_backward)
         };
         ids.iter().map(bytes).sum()
     }
@@ -74,11 +74,15 @@ mod tests {
 
     #[test]
     fn matrices_are_packed_again_when_the_arena_has_changed_and_only_then() {
+        [PackedFormat::F32, PackedFormat::Bf16].into_iter().for_each(check);
+    }
+
+    fn check(format: PackedFormat) {
         let mut spec = ArenaSpec::new();
         let (_, id) = (spec.matrix("other", 2, 2), spec.matrix("weight", 2, 3));
         let spec = Arc::new(spec);
-        let mut packed = PackedArena::new(&spec, &[id], true);
-        assert_eq!(packed.bytes(), PackedArena::bytes_of(&spec, &[id], true));
+        let mut packed = PackedArena::new(format, &spec, &[id], true);
+        assert_eq!(packed.bytes(), PackedArena::bytes_of(format, &spec, &[id], true));
         let mut arena = Arena::zeros(spec, Dtype::F32);
         arena.get_mut(id).host().unwrap().copy_from_f64(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let mut x = Tensor::zeros(Dtype::F32, 1, 3);

@@ -94,6 +94,11 @@ const INFERENCE: Program = Program {
     agree: &[("generated_logp", 1e-4), ("scored_logp", 1e-4)],
     cases: &[
         ("14M, 32 prompts of 64 tokens", SMALL, "prompts=32 prompt_tokens=64 new_tokens=64 questions=32"),
+        (
+            "14M, 64 prompts of 64 tokens at temperature 0.7",
+            SMALL,
+            "prompts=64 prompt_tokens=64 new_tokens=64 questions=8 temperature_percent=70",
+        ),
         ("100M, 16 prompts of 64 tokens", LARGE, "prompts=16 prompt_tokens=64 new_tokens=32 questions=8"),
         ("100M, 1 prompt of 256 tokens", LARGE, "prompts=1 prompt_tokens=256 new_tokens=32 questions=8"),
     ],
@@ -177,8 +182,8 @@ fn write_page(arguments: &Pairs) -> Result<PathBuf> {
         "# {cpu}, {date}\n\nMade by `cargo xtask bench cpu --pairs {}` at commit {commit} on {threads} threads. {peer} The programs run in turn; \
          figures are medians of the runs, ratios medians of the pairs' ratios. Absolute speeds hold for that hour on that machine only.\n\n\
          ## A training step\n\nForward, backward, clipping and AdamW over random weights and tokens.\n\n{}\n\n\
-         ## Generation and scoring\n\nGreedy continuations of random prompts (transformers' `generate` at the peer), and four answers of four tokens to \
-         each question of 128 (lm_eval's `_loglikelihood_tokens`). Both programs must come to the same log-probabilities.\n\n{}\n\n\
+         ## Generation and scoring\n\nContinuations of random prompts, greedy where no temperature is named (transformers' `generate` at the peer), and four \
+         answers of four tokens to each question of 128 (lm_eval's `_loglikelihood_tokens`). Both programs must come to the same log-probabilities.\n\n{}\n\n\
          ## The kernels and their limits\n\n{}",
         arguments.pairs,
         compare(&STEP, arguments)?,

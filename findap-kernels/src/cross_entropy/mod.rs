@@ -21,6 +21,7 @@ use crate::error::KernelError;
 use crate::isa::vectorised;
 use crate::matmul::{Gemm, Weight, gemm};
 use crate::slice::{Slice, SliceMut, Write};
+use crate::softmax::log_sum_exp;
 
 /// The target of a token that bears no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -246,10 +247,7 @@ fn soften<T: Real>(
         let total = if knows_lse {
             results.lse(t)
         } else {
-            let total = vectorised(
-                #[inline(always)]
-                || log_sum_exp(row),
-            );
+            let (_, total) = log_sum_exp(row);
             results.set(t, at_target - total, total);
             total
         };
@@ -288,32 +286,6 @@ impl Results {
             *self.lse.add(t) = lse;
         }
     }
-}
-
-#[inline(always)]
-fn log_sum_exp<T: Real>(row: &[T]) -> f64 {
-    const LANES: usize = 16;
-    let (whole, rest) = row.as_chunks::<LANES>();
-    let mut best = [T::NEG_INFINITY; LANES];
-    for x in whole {
-        for lane in 0..LANES {
-            best[lane] = if x[lane] > best[lane] { x[lane] } else { best[lane] };
-        }
-    }
-    let best = rest.iter().chain(&best).fold(T::NEG_INFINITY, |best, &x| best.max(x));
-    // Sums of at most 64 terms in the storage format, then f64: the error stays near that of one exponential.
-    let mut total = 0.0;
-    for block in whole.chunks(64) {
-        let mut sums = [T::ZERO; LANES];
-        for x in block {
-            for lane in 0..LANES {
-                sums[lane] += (x[lane] - best).exp_vector();
-            }
-        }
-        total += sums.iter().map(|x| x.to_f64()).sum::<f64>();
-    }
-    total += rest.iter().map(|&x| (x - best).exp_vector().to_f64()).sum::<f64>();
-    best.to_f64() + total.ln()
 }
 
 fn gather(out: SliceMut<'_>, hidden: Slice<'_>, rows: &[usize], dim: usize) {

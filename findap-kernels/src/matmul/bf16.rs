@@ -16,8 +16,10 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use self::pack::{LINE, Line, STEP};
+pub(super) use self::pack::Line;
+use self::pack::{LINE, STEP};
 use super::cpu::{SERIAL_LIMIT, task_size};
+use super::packed::Panels;
 use super::{Factor, Shape};
 use crate::check;
 use crate::dtype::Dtype;
@@ -86,49 +88,18 @@ impl Kernel {
     }
 }
 
-/// The right factor of products in bf16, packed once for many of them.
-#[derive(Debug)]
-pub struct Packed {
-    k: usize,
-    n: usize,
-    /// `[panels][16 steps][2]`.
-    lines: Vec<Line>,
+/// Lines of a right factor packed for many products.
+pub(super) fn num_lines(k: usize, n: usize) -> usize {
+    n.div_ceil(COLUMNS) * k.next_multiple_of(STEP)
 }
 
-impl Packed {
-    /// Room for `[k, n]` numbers, all 0.
-    pub fn zeros(k: usize, n: usize) -> Packed {
-        Packed { k, n, lines: vec![Line::ZERO; Packed::bytes_of(k, n) / size_of::<Line>()] }
-    }
-
-    /// Bytes that [`Packed::bytes`] will say.
-    pub fn bytes_of(k: usize, n: usize) -> usize {
-        n.div_ceil(COLUMNS) * k.next_multiple_of(STEP) * size_of::<Line>()
-    }
-
-    /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.lines[..])
-    }
-
-    /// Takes the numbers of `b`, in f32 or bf16: stored `[k, n]`, or `[n, k]` with `is_transposed`.
-    ///
-    /// # Errors
-    /// [`KernelError::ShapeMismatch`], [`KernelError::UnsupportedDtype`].
-    pub fn pack(&mut self, b: Slice<'_>, is_transposed: bool) -> Result<(), KernelError> {
-        const OP: &str = "matmul::pack";
-        let Packed { k, n, .. } = *self;
-        check::length(OP, "b", b.len(), k * n)?;
-        if !matches!(b, Slice::F32(_) | Slice::Bf16(_)) {
-            return Err(check::unsupported(OP, [("b", b.dtype())]));
-        }
-        let panels = self.lines.par_chunks_exact_mut(k.next_multiple_of(STEP).max(1)).enumerate();
-        panels.for_each(|(panel, lines)| {
-            let columns = panel * COLUMNS..n.min((panel + 1) * COLUMNS);
-            pack::b_panels(b, is_transposed, [k, n], columns, 0..k, lines);
-        });
-        Ok(())
-    }
+/// Packs `b` `[k, n]` in f32 or bf16, stored `[n, k]` with `is_transposed`, as `[panels][16 steps][2]`.
+pub(super) fn pack(lines: &mut [Line], b: Slice<'_>, is_transposed: bool, [k, n]: [usize; 2]) {
+    let panels = lines.par_chunks_exact_mut(k.next_multiple_of(STEP).max(1)).enumerate();
+    panels.for_each(|(panel, lines)| {
+        let columns = panel * COLUMNS..n.min((panel + 1) * COLUMNS);
+        pack::b_panels(b, is_transposed, [k, n], columns, 0..k, lines);
+    });
 }
 
 /// The arguments are checked here; any of `a`, b and `c` may be in f32 or bf16.
@@ -145,7 +116,10 @@ pub(super) fn gemm(
         Factor::Packed(b) => {
             check::length(op, "b", b.k * b.n, k * n)?;
             check::length(op, "b", b.k, k)?;
-            Right::Packed(b)
+            let Panels::Bf16(lines) = &b.panels else {
+                return Err(check::unsupported(op, [("b", Dtype::F32)]));
+            };
+            Right::Packed(lines)
         }
         Factor::Plain(b) | Factor::Rounded(b) => {
             check::length(op, "b", b.len(), k * n)?;
@@ -223,7 +197,7 @@ struct Product<'a> {
 #[derive(Clone, Copy)]
 enum Right<'a> {
     Stored(Slice<'a>),
-    Packed(&'a Packed),
+    Packed(&'a [Line]),
 }
 
 #[derive(Clone, Copy)]
@@ -288,9 +262,9 @@ impl Product<'_> {
             let steps = block.len().div_ceil(STEP);
             let accumulate = write == Write::Accumulate || start > 0;
             let (b, b_stride) = match self.b {
-                Right::Packed(packed) => {
-                    let stride = packed.k.next_multiple_of(STEP);
-                    (&packed.lines[columns.start / COLUMNS * stride + start..], stride)
+                Right::Packed(lines) => {
+                    let stride = k.next_multiple_of(STEP);
+                    (&lines[columns.start / COLUMNS * stride + start..], stride)
                 }
                 Right::Stored(stored) => {
                     let stride = steps * STEP;

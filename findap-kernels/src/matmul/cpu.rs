@@ -29,8 +29,8 @@ const GROUP_PANELS: usize = 4;
 const TASK_COLUMNS: usize = 384;
 /// Multiplications of one task, when there is a choice: about a millisecond, so that packing stays a small part.
 const TASK_PRODUCTS: usize = 1 << 26;
-/// Most tasks that small size alone asks for.
-const MAX_TASKS: usize = 64;
+/// Most tasks for each thread that small size alone asks for: some, that threads end together, but few, for each packs.
+const THREAD_TASKS: usize = 4;
 /// Multiplications below which waking another thread costs more than it saves.
 pub(super) const SERIAL_LIMIT: usize = 1 << 19;
 
@@ -149,8 +149,61 @@ impl Operand<f64> for f64 {
     }
 }
 
+/// The right factor of products in f32, packed once for many of them.
+#[derive(Debug)]
+pub(super) struct Panels {
+    isa: Isa,
+    /// By block of k `[panels][depth][columns]`, the columns those of a tile, with zeros after the last.
+    pub(super) numbers: Vec<f32>,
+}
+
+impl Panels {
+    /// Room for `[k, n]` numbers, all 0, for the tiles of `isa`, which the machine must have.
+    pub(super) fn zeros(isa: Isa, k: usize, n: usize) -> Panels {
+        Panels { isa, numbers: vec![0.0; Panels::len_of(isa, k, n)] }
+    }
+
+    pub(super) fn len_of(isa: Isa, k: usize, n: usize) -> usize {
+        k * n.next_multiple_of(f32::tiles(isa).columns)
+    }
+
+    /// Takes the numbers of `b`: stored `[k, n]`, or `[n, k]` with `is_transposed`.
+    pub(super) fn pack<B: Operand<f32>>(&mut self, b: &[B], is_transposed: bool, [k, n]: [usize; 2]) {
+        let (isa, width) = (self.isa, f32::tiles(self.isa).columns);
+        let depth = block_depth(k.max(1));
+        let blocks = self.numbers.chunks_mut((depth * n.next_multiple_of(width)).max(1));
+        for (start, block) in (0..k).step_by(depth).zip(blocks) {
+            let steps = start..k.min(start + depth);
+            block.par_chunks_exact_mut(width * steps.len()).enumerate().for_each(|(panel, to)| {
+                let columns = panel * width..n.min((panel + 1) * width);
+                if is_transposed {
+                    B::pack_transposed(isa, Matrix { numbers: b, columns: k }, columns, start, width, to);
+                } else {
+                    B::pack_plain(isa, Matrix { numbers: b, columns: n }, columns, steps.clone(), width, to);
+                }
+            });
+        }
+    }
+}
+
+/// The right factor of a product.
+enum Right<'a, T, B> {
+    Stored(&'a [B]),
+    /// As in [`Panels`].
+    Packed(&'a [T]),
+}
+
 /// c (+)= op(a) op(b) with the instructions of `isa`, which the machine must have.
 pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b: &[B], c: &mut [T]) {
+    run(isa, shape, a, Right::Stored(b), c);
+}
+
+/// [`gemm`] to the same bits with b packed before.
+pub(super) fn gemm_packed(shape: Shape, a: &[f32], b: &Panels, c: &mut [f32]) {
+    run::<f32, f32>(b.isa, shape, a, Right::Packed(&b.numbers), c);
+}
+
+fn run<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b: Right<'_, T, B>, c: &mut [T]) {
     let Shape { m, n, k, .. } = shape;
     if m == 0 || n == 0 {
         return;
@@ -162,8 +215,14 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
         return;
     }
     let tiles = T::tiles(isa);
-    let product = Product { isa, tiles, shape, a, b, c: Target(c.as_mut_ptr()) };
-    let costs = (if shape.transpose_a { 3 } else { 2 }, if shape.transpose_b { 4 } else { 2 });
+    let product = Product { isa, tiles, shape, a, b: &b, c: Target(c.as_mut_ptr()) };
+    // a packed b is read from memory all the same
+    let b_cost = match b {
+        Right::Packed(_) => 1,
+        Right::Stored(_) if shape.transpose_b => 4,
+        Right::Stored(_) => 2,
+    };
+    let costs = (if shape.transpose_a { 3 } else { 2 }, b_cost);
     let (row_step, column_step) = task_size(shape, (tiles.row_major.len(), tiles.columns), costs);
     let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
     let task = |index: usize| {
@@ -179,7 +238,8 @@ pub(super) fn gemm<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b
     }
 }
 
-/// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size, at least two of them.
+/// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size, at least two of them. How many there
+/// are depends on the threads; no bit of the product does.
 ///
 /// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again.
 /// Of the cuts into enough tasks this takes the one that packs least, by the measured cycles per number packed of a and of b.
@@ -187,7 +247,7 @@ pub(super) fn task_size(shape: Shape, tile: (usize, usize), costs: (usize, usize
     let Shape { m, n, k, .. } = shape;
     let part = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts) * unit;
     let (a_cost, b_cost) = (m * costs.0, n * costs.1);
-    let tasks = (m * n / TASK_PRODUCTS.div_ceil(k)).clamp(2, MAX_TASKS);
+    let tasks = (m * n / TASK_PRODUCTS.div_ceil(k)).clamp(2, 2.max(THREAD_TASKS * rayon::current_num_threads()));
     let fewest_columns = n.div_ceil(TASK_COLUMNS);
     let cuts = (1..=tasks).map(|row_parts| (row_parts, fewest_columns.max(tasks.div_ceil(row_parts))));
     let (row_parts, column_parts) =
@@ -231,7 +291,7 @@ struct Product<'a, T: 'static, B> {
     tiles: &'static Tiles<T>,
     shape: Shape,
     a: &'a [T],
-    b: &'a [B],
+    b: &'a Right<'a, T, B>,
     c: Target<T>,
 }
 
@@ -242,17 +302,26 @@ unsafe impl<T: Send> Sync for Target<T> {}
 impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
     /// Computes one rectangle of c.
     fn rectangle(&self, rows: Range<usize>, columns: Range<usize>, buffers: &mut Buffers<T>) {
-        let Shape { k, write, .. } = self.shape;
+        let Shape { n, k, write, .. } = self.shape;
         let (height, width) = (self.tiles.row_major.len(), self.tiles.columns);
         let panels = columns.len().div_ceil(width);
         let group_panels = if self.shape.transpose_a { GROUP_PANELS } else { 1 };
         let depth_max = block_depth(k);
-        let (a_panels, b_panels) = buffers.sized(panels * width * depth_max.min(k));
+        let buffered = if let Right::Stored(_) = self.b { panels * width * depth_max.min(k) } else { 0 };
+        let (a_panels, buffer) = buffers.sized(buffered);
         for start in (0..k).step_by(depth_max) {
             let depth = depth_max.min(k - start);
             let accumulate = write == Write::Accumulate || start > 0;
-            let b_panels = &mut b_panels[..panels * width * depth];
-            self.pack_b(columns.clone(), start..start + depth, b_panels);
+            let b_panels = match *self.b {
+                Right::Packed(packed) => {
+                    &packed[start * n.next_multiple_of(width) + columns.start * depth..][..panels * width * depth]
+                }
+                Right::Stored(b) => {
+                    let to = &mut buffer[..panels * width * depth];
+                    self.pack_b(b, columns.clone(), start..start + depth, to);
+                    &*to
+                }
+            };
             for group in rows.clone().step_by(height * group_panels) {
                 let group = group..rows.end.min(group + height * group_panels);
                 self.pack_a(group.clone(), start..start + depth, a_panels);
@@ -280,16 +349,16 @@ impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
         }
     }
 
-    fn pack_b(&self, columns: Range<usize>, steps: Range<usize>, panels: &mut [T]) {
+    fn pack_b(&self, b: &[B], columns: Range<usize>, steps: Range<usize>, panels: &mut [T]) {
         let Shape { n, k, transpose_b, .. } = self.shape;
         let width = self.tiles.columns;
         if transpose_b {
-            let b = Matrix { numbers: self.b, columns: k };
+            let b = Matrix { numbers: b, columns: k };
             for (panel, column) in panels.chunks_exact_mut(width * steps.len()).zip(columns.clone().step_by(width)) {
                 B::pack_transposed(self.isa, b, column..columns.end.min(column + width), steps.start, width, panel);
             }
         } else {
-            B::pack_plain(self.isa, Matrix { numbers: self.b, columns: n }, columns, steps, width, panels);
+            B::pack_plain(self.isa, Matrix { numbers: b, columns: n }, columns, steps, width, panels);
         }
     }
 

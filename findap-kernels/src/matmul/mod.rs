@@ -8,12 +8,14 @@
 mod bf16;
 mod cpu;
 pub mod cuda;
+mod packed;
 mod reference;
 #[cfg(test)]
 mod tests;
 mod weight;
 
-pub use self::bf16::Packed;
+use self::packed::Panels;
+pub use self::packed::{Packed, PackedFormat};
 pub use self::weight::{PackedWeight, Weight};
 use crate::check;
 use crate::error::KernelError;
@@ -50,7 +52,7 @@ pub enum Factor<'a> {
     Plain(Slice<'a>),
     /// Both factors are rounded to bf16 and summed in f32.
     Rounded(Slice<'a>),
-    /// As [`Factor::Rounded`], rounded and packed before.
+    /// As [`Factor::Plain`] in f32 or as [`Factor::Rounded`], packed before.
     Packed(&'a Packed),
 }
 
@@ -69,7 +71,7 @@ impl<'a, S: Into<Slice<'a>>> From<S> for Factor<'a> {
 /// column j of op(b) and k: not on the other rows, on their number, or on the number of threads. With factors rounded to bf16,
 /// sums are in f32 by the same rule, and a `c` in bf16 is rounded once.
 /// # Cost
-/// 2 m n k operations; both operands are packed once or a few times into buffers that each thread keeps.
+/// 2 m n k operations; operands that are not packed already are packed once or a few times into buffers that each thread keeps.
 /// # Errors
 /// [`KernelError::ShapeMismatch`] if a length disagrees with the sizes; [`KernelError::UnsupportedDtype`] for formats other
 /// than all f32, all f64, f32 with `b` in bf16, or any of f32 and bf16 with factors rounded to bf16;
@@ -80,8 +82,21 @@ pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
     check::length(OP, "a", a.len(), m * k)?;
     check::length(OP, "c", c.len(), m * n)?;
     let shape = Shape { m, n, k, transpose_a, transpose_b, write };
-    let Factor::Plain(b) = b else {
-        return bf16::gemm(OP, bf16::Kernel::of(Bf16Isa::current()?), shape, a, b, c);
+    let b = match b {
+        Factor::Plain(b) => b,
+        Factor::Packed(Packed { k: packed_k, n: packed_n, panels: Panels::F32(panels) }) => {
+            check::length(OP, "b", packed_k * packed_n, k * n)?;
+            check::length(OP, "b", *packed_k, k)?;
+            let dtypes = [("a", a.dtype()), ("c", c.dtype())];
+            let (Slice::F32(a), SliceMut::F32(c)) = (a, c) else {
+                return Err(check::unsupported(OP, dtypes));
+            };
+            cpu::gemm_packed(shape, a, panels, c);
+            return Ok(());
+        }
+        Factor::Packed(_) | Factor::Rounded(_) => {
+            return bf16::gemm(OP, bf16::Kernel::of(Bf16Isa::current()?), shape, a, b, c);
+        }
     };
     check::length(OP, "b", b.len(), k * n)?;
     let dtypes = [("a", a.dtype()), ("b", b.dtype()), ("c", c.dtype())];

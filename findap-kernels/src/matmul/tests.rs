@@ -48,6 +48,12 @@ fn check(shape: Shape) {
             assert!(error32 <= bound(k, f64::from(f32::EPSILON) / 2.0), "{isa:?} f32 {shape:?} at {i}: {error32:e}");
             assert!(error64 <= bound(k, f64::EPSILON / 2.0), "{isa:?} f64 {shape:?} at {i}: {error64:e}");
         }
+        let mut panels = cpu::Panels::zeros(isa, k, n);
+        panels.pack(&b, shape.transpose_b, [k, n]);
+        assert_eq!(panels.numbers.len(), cpu::Panels::len_of(isa, k, n));
+        let mut packed = start(&c);
+        cpu::gemm_packed(shape, &a, &panels, &mut packed);
+        assert_eq!(packed, c32, "packed before: {isa:?} {shape:?}");
         let (mut narrow, mut widened) = (c.clone(), c.clone());
         cpu::gemm(isa, shape, &a, &b16, &mut narrow);
         cpu::gemm(isa, shape, &a, &rounded, &mut widened);
@@ -117,12 +123,57 @@ fn a_row_depends_neither_on_other_rows_nor_on_their_number() {
 }
 
 #[test]
+fn a_packed_factor_changes_no_bit_on_any_number_of_threads() {
+    let (n, k) = (333, 1000);
+    let (a, b) = (numbers(40 * k, 8), numbers(n * k, 9));
+    let mut packed = Packed::zeros(PackedFormat::F32, k, n);
+    packed.pack((&b[..]).into(), true).unwrap();
+    assert_eq!(packed.bytes(), Packed::bytes_of(PackedFormat::F32, k, n));
+    for m in [1, 5, 40] {
+        let run = |threads, b: Factor<'_>| {
+            let mut c = vec![f32::NAN; m * n];
+            let (a, c_slice) = ((&a[..m * k]).into(), (&mut c[..]).into());
+            let args =
+                Gemm { m, n, k, a, transpose_a: false, b, transpose_b: true, c: c_slice, write: Write::Overwrite };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| gemm(args).unwrap());
+            c
+        };
+        let stored = run(1, (&b[..]).into());
+        assert_eq!(run(1, Factor::Packed(&packed)), stored, "{m} rows");
+        assert_eq!(run(2, Factor::Packed(&packed)), stored, "{m} rows");
+    }
+    // bf16 as it is widened
+    let b16: Vec<bf16> = b.iter().map(|&x| bf16::from_f32(x)).collect();
+    packed.pack((&b16[..]).into(), true).unwrap();
+    let (mut got, mut want) = (vec![0.0f32; n], vec![0.0f32; n]);
+    call(shape(1, n, k, false, true), (&a[..k]).into(), (&b16[..]).into(), (&mut want[..]).into()).unwrap();
+    let (a, c) = ((&a[..k]).into(), (&mut got[..]).into());
+    let b = Factor::Packed(&packed);
+    gemm(Gemm { m: 1, n, k, a, transpose_a: false, b, transpose_b: true, c, write: Write::Overwrite }).unwrap();
+    assert_eq!(got, want);
+}
+
+#[test]
 fn wrong_lengths_and_formats_are_refused() {
     let (a, b) = ([0.0f32; 6], [0.0f64; 6]);
     let mut c = [0.0f32; 4];
     let result = call(shape(2, 2, 2, false, false), (&a[..]).into(), (&b[..4]).into(), (&mut c[..]).into());
     assert!(matches!(result, Err(KernelError::ShapeMismatch { arg: "a", want: 4, got: 6, .. })));
     let result = call(shape(2, 2, 3, false, false), (&a[..]).into(), (&b[..]).into(), (&mut c[..]).into());
+    assert!(matches!(result, Err(KernelError::UnsupportedDtype { .. })));
+    let mut packed = Packed::zeros(PackedFormat::F32, 3, 2);
+    assert!(matches!(packed.pack((&b[..]).into(), false), Err(KernelError::UnsupportedDtype { .. })));
+    assert!(matches!(packed.pack((&a[..5]).into(), false), Err(KernelError::ShapeMismatch { want: 6, got: 5, .. })));
+    let mut multiply = |m, n, k, a: Slice<'_>| {
+        let (b, c) = (Factor::Packed(&packed), (&mut c[..]).into());
+        gemm(Gemm { m, n, k, a, transpose_a: false, b, transpose_b: false, c, write: Write::Overwrite })
+    };
+    let result = multiply(2, 2, 2, (&a[..4]).into());
+    assert!(matches!(result, Err(KernelError::ShapeMismatch { arg: "b", want: 4, got: 6, .. })));
+    let result = multiply(1, 3, 2, (&a[..2]).into());
+    assert!(matches!(result, Err(KernelError::ShapeMismatch { .. })));
+    let result = multiply(2, 2, 3, (&b[..]).into());
     assert!(matches!(result, Err(KernelError::UnsupportedDtype { .. })));
 }
 

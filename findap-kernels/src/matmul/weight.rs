@@ -1,6 +1,6 @@
 //! The weight of a linear layer: y = x W^T, dx = dy W, dW += dy^T x.
 
-use super::{Factor, Packed};
+use super::{Factor, Packed, PackedFormat};
 use crate::error::KernelError;
 use crate::slice::Slice;
 
@@ -9,7 +9,7 @@ use crate::slice::Slice;
 pub enum Weight<'a> {
     /// As it is stored.
     Plain(Slice<'a>),
-    /// Rounded to bf16 and packed; the gradient is a product in bf16, too.
+    /// Packed; the gradient is a product in the same format.
     Packed(&'a PackedWeight),
 }
 
@@ -56,15 +56,16 @@ impl<'a> Weight<'a> {
     /// x as the right factor of dy^T x.
     pub fn of_gradient<'x>(self, x: Slice<'x>) -> Factor<'x> {
         match self {
-            Weight::Plain(_) => Factor::Plain(x),
-            Weight::Packed(_) => Factor::Rounded(x),
+            Weight::Packed(PackedWeight { format: PackedFormat::Bf16, .. }) => Factor::Rounded(x),
+            Weight::Plain(_) | Weight::Packed(_) => Factor::Plain(x),
         }
     }
 }
 
-/// A weight packed once for its products in bf16.
+/// A weight packed once for its products.
 #[derive(Debug)]
 pub struct PackedWeight {
+    format: PackedFormat,
     rows: usize,
     columns: usize,
     forward: Packed,
@@ -73,9 +74,9 @@ pub struct PackedWeight {
 
 impl PackedWeight {
     /// Room for `[rows, columns]` numbers, all 0.
-    pub fn zeros(rows: usize, columns: usize, needs_backward: bool) -> PackedWeight {
-        let backward = needs_backward.then(|| Packed::zeros(rows, columns));
-        PackedWeight { rows, columns, forward: Packed::zeros(columns, rows), backward }
+    pub fn zeros(format: PackedFormat, rows: usize, columns: usize, needs_backward: bool) -> PackedWeight {
+        let backward = needs_backward.then(|| Packed::zeros(format, rows, columns));
+        PackedWeight { format, rows, columns, forward: Packed::zeros(format, columns, rows), backward }
     }
 
     /// Rows: numbers out.
@@ -94,8 +95,9 @@ impl PackedWeight {
     }
 
     /// Bytes that [`PackedWeight::bytes`] will say.
-    pub fn bytes_of(rows: usize, columns: usize, needs_backward: bool) -> usize {
-        Packed::bytes_of(columns, rows) + if needs_backward { Packed::bytes_of(rows, columns) } else { 0 }
+    pub fn bytes_of(format: PackedFormat, rows: usize, columns: usize, needs_backward: bool) -> usize {
+        let backward = if needs_backward { Packed::bytes_of(format, rows, columns) } else { 0 };
+        Packed::bytes_of(format, columns, rows) + backward
     }
 
     /// Takes the numbers of a weight, in f32 or bf16.

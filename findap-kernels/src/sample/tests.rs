@@ -70,3 +70,94 @@ fn a_rating_names_the_best_token_and_weighs_the_given_one() {
     assert!((logp - 0.25f64.ln()).abs() < 1e-13);
     assert!(matches!(rate((&logits[..]).into(), 4), Err(KernelError::IdOutOfRange { .. })));
 }
+
+/// The definition: the whole order, and one sum along it.
+fn choose_by_sorting(logits: &[f64], sampling: Sampling, uniform: f64) -> u32 {
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    ids.sort_by(|&a, &b| logits[b as usize].partial_cmp(&logits[a as usize]).unwrap().then(a.cmp(&b)));
+    let best = logits[ids[0] as usize];
+    let weight = |id: &u32| ((logits[*id as usize] - best) / sampling.temperature).exp();
+    if sampling.top_k > 0 {
+        ids.truncate(sampling.top_k);
+    }
+    let enough = sampling.top_p * ids.iter().map(weight).sum::<f64>();
+    let mut before = 0.0;
+    let kept = ids.iter().take_while(|id| (before < enough, before += weight(id)).0).count();
+    ids.truncate(if sampling.top_p < 1.0 { kept } else { ids.len() });
+    let mut left = uniform * ids.iter().map(weight).sum::<f64>();
+    *ids.iter().find(|id| (left -= weight(id), left < 0.0).1).unwrap_or(&ids[ids.len() - 1])
+}
+
+#[test]
+fn tokens_in_groups_are_those_of_the_whole_order() {
+    let settings = [
+        (1.0, 0, 1.0),
+        (0.7, 0, 1.0),
+        (1e-4, 0, 1.0),
+        (1e6, 0, 1.0),
+        (0.7, 40, 1.0),
+        (1.3, 0, 0.9),
+        (0.8, 100, 0.5),
+        (1.0, 3000, 1.0),
+    ];
+    for spread in [0.0, 0.5, 8.0, 60.0] {
+        // some of them equal, and some at minus infinity
+        let logits: Vec<f64> = (0..2000usize)
+            .map(|i| match i * 7919 % 1000 {
+                0 => f64::NEG_INFINITY,
+                x => spread * (x as f64 / 1000.0).ln(),
+            })
+            .collect();
+        for (temperature, top_k, top_p) in settings {
+            let sampling = Sampling { temperature, top_k, top_p };
+            for i in 0..50 {
+                let uniform = (f64::from(i) + 0.37) / 50.0;
+                // sums in another order move the borders between tokens by some units of 2^-53
+                let near = [uniform - 1e-12, uniform, uniform + 1e-12].map(|u| choose_by_sorting(&logits, sampling, u));
+                let got = of(&logits, sampling, uniform);
+                assert!(near.contains(&got), "{got} instead of {near:?} at {uniform} with {sampling:?} over {spread}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_answered_as_they_are_alone() {
+    let logits: Vec<f32> = (0..5 * 100usize).map(|i| (i * 7919 % 1000) as f32 / 100.0).collect();
+    let samplings = [
+        Sampling::GREEDY,
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 },
+        Sampling { temperature: 0.5, top_k: 7, top_p: 1.0 },
+        Sampling { temperature: 2.0, top_k: 0, top_p: 0.5 },
+        Sampling::GREEDY,
+    ];
+    let uniform = [0.1, 0.9, 0.5, 0.3, 0.7];
+    let (mut tokens, mut logp) = ([0; 5], [0.0; 5]);
+    let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
+    sample_rows(rows, &samplings, &uniform).unwrap();
+    for row in 0..5 {
+        let alone = sample((&logits[row * 100..][..100]).into(), samplings[row], uniform[row]).unwrap();
+        assert_eq!((tokens[row], logp[row]), alone);
+    }
+    let targets = [3, 1, 4, 1, 5];
+    let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
+    rate_rows(rows, &targets).unwrap();
+    for row in 0..5 {
+        let alone = rate((&logits[row * 100..][..100]).into(), targets[row]).unwrap();
+        assert_eq!((logp[row], tokens[row]), alone);
+    }
+    let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..499]).into() };
+    assert!(matches!(rate_rows(rows, &targets), Err(KernelError::ShapeMismatch { arg: "logits", .. })));
+    let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
+    assert!(matches!(rate_rows(rows, &[100; 5]), Err(KernelError::IdOutOfRange { .. })));
+}
+
+#[test]
+fn rows_of_nan_have_a_token_of_the_vocabulary() {
+    for x in [[f64::NAN; 3], [f64::NAN, 1.0, 2.0], [f64::INFINITY, 1.0, f64::NAN]] {
+        for temperature in [0.0, 1.0] {
+            let (token, logp) = sample((&x[..]).into(), Sampling { temperature, top_k: 0, top_p: 1.0 }, 0.5).unwrap();
+            assert!(token < 3 && logp.is_nan());
+        }
+    }
+}

@@ -162,6 +162,21 @@ fn scores_on_a_device_follow_the_cpu() {
     }
 }
 
+/// Generation multiplies by packed weights and adds a token at a time; scoring does neither.
+#[test]
+fn what_was_generated_scores_to_the_same_bits() {
+    let model = TextModel::load(&golden("tiny"), Dtype::F32).unwrap();
+    for sampling in [Sampling::GREEDY, Sampling { temperature: 0.7, top_k: 0, top_p: 1.0 }] {
+        let requests = requests(2048, &LENGTHS, sampling);
+        let made = model.generate(&requests).unwrap();
+        for (request, made) in requests.into_iter().zip(made) {
+            let scored = model.score(&[(request.prompt, made.ids)]).unwrap()[0].logp;
+            let generated = made.logprobs.iter().fold(0.0, |sum, logp| sum + logp);
+            assert_eq!(scored.to_bits(), generated.to_bits(), "{scored} and {generated}");
+        }
+    }
+}
+
 #[test]
 fn continuations_of_one_context_score_as_if_alone() {
     let context = |seed: u32, len: u32| -> Vec<u32> { (0..len).map(|t| (seed + 131 * t) % 2048).collect() };

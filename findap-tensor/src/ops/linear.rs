@@ -12,7 +12,7 @@ use crate::tensor::{View, ViewMut};
 pub enum Weight<'a> {
     /// As it is stored.
     Plain(View<'a>),
-    /// Packed for products in bf16 on the CPU; operands beside it may be f32.
+    /// Packed for products on the CPU; operands beside it may be f32.
     Packed(&'a PackedWeight),
 }
 
@@ -44,13 +44,11 @@ impl<'a> Weight<'a> {
 /// # Errors
 /// As [`gemm`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn forward<'w>(y: ViewMut<'_>, x: View<'_>, weight: impl Into<Weight<'w>>) -> Result<(), TensorError> {
-    match weight.into() {
-        Weight::Plain(weight) => multiply(y, Write::Overwrite, Factor::plain(x), Factor::transposed(weight)),
-        Weight::Packed(weight) => {
-            let factor = matmul::Weight::Packed(weight).of_forward();
-            multiply_packed(y, Write::Overwrite, x, factor, weight.rows())
-        }
-    }
+    let weight = match weight.into() {
+        Weight::Plain(weight) => Right::transposed(weight),
+        Weight::Packed(weight) => Right::OnHost(matmul::Weight::Packed(weight).of_forward()),
+    };
+    multiply(y, Write::Overwrite, Factor::plain(x), weight)
 }
 
 /// dx `[n, in]` (+)= dy `[n, out]` W.
@@ -63,13 +61,11 @@ pub fn backward_input<'w>(
     dy: View<'_>,
     weight: impl Into<Weight<'w>>,
 ) -> Result<(), TensorError> {
-    match weight.into() {
-        Weight::Plain(weight) => multiply(dx, write, Factor::plain(dy), Factor::plain(weight)),
-        Weight::Packed(weight) => {
-            let factor = matmul::Weight::Packed(weight).of_backward()?;
-            multiply_packed(dx, write, dy, factor, weight.columns())
-        }
-    }
+    let weight = match weight.into() {
+        Weight::Plain(weight) => Right::plain(weight),
+        Weight::Packed(weight) => Right::OnHost(matmul::Weight::Packed(weight).of_backward()?),
+    };
+    multiply(dx, write, Factor::plain(dy), weight)
 }
 
 /// dW `[out, in]` += dy^T x; with the others in bf16, in f32, or on a device bf16: the sum of f32 is rounded once.
@@ -77,7 +73,7 @@ pub fn backward_input<'w>(
 /// # Errors
 /// As [`forward`].
 pub fn backward_weight(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Result<(), TensorError> {
-    multiply(dweight, Write::Accumulate, Factor::transposed(dy), Factor::plain(x))
+    multiply(dweight, Write::Accumulate, Factor::transposed(dy), Right::plain(x))
 }
 
 /// [`backward_weight`] on the CPU with dy and x rounded to bf16.
@@ -85,37 +81,8 @@ pub fn backward_weight(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Resul
 /// # Errors
 /// As [`forward`].
 pub fn backward_weight_in_bf16(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Result<(), TensorError> {
-    Ok(gemm(Gemm {
-        m: dy.columns,
-        n: x.columns,
-        k: dy.rows,
-        a: dy.host()?,
-        transpose_a: true,
-        b: matmul::Factor::Rounded(x.host()?),
-        transpose_b: false,
-        c: dweight.host()?,
-        write: Write::Accumulate,
-    })?)
-}
-
-fn multiply_packed(
-    c: ViewMut<'_>,
-    write: Write,
-    a: View<'_>,
-    b: matmul::Factor<'_>,
-    n: usize,
-) -> Result<(), TensorError> {
-    Ok(gemm(Gemm {
-        m: a.rows,
-        n,
-        k: a.columns,
-        a: a.host()?,
-        transpose_a: false,
-        b,
-        transpose_b: false,
-        c: c.host()?,
-        write,
-    })?)
+    let x = Right::OnHost(matmul::Factor::Rounded(x.host()?));
+    multiply(dweight, Write::Accumulate, Factor::transposed(dy), x)
 }
 
 #[derive(Clone, Copy)]
@@ -132,14 +99,40 @@ impl<'a> Factor<'a> {
     fn transposed(matrix: View<'a>) -> Self {
         Factor { matrix, is_transposed: true }
     }
+
+    /// Rows and columns of the factor.
+    fn shape(self) -> (usize, usize) {
+        let View { rows, columns, .. } = self.matrix;
+        if self.is_transposed { (columns, rows) } else { (rows, columns) }
+    }
 }
 
-/// The sizes are those of `c` and the rows or columns of `a`; that `b` fits them is found by the kernels.
-fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Factor<'_>) -> Result<(), TensorError> {
-    let k = if a.is_transposed { a.matrix.rows } else { a.matrix.columns };
-    let m = if a.is_transposed { a.matrix.columns } else { a.matrix.rows };
-    let n = if b.is_transposed { b.matrix.rows } else { b.matrix.columns };
-    if let Some(device) = c.cuda() {
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    Stored(Factor<'a>),
+    /// In another form, which only products on the CPU read.
+    OnHost(matmul::Factor<'a>),
+}
+
+impl<'a> Right<'a> {
+    fn plain(matrix: View<'a>) -> Self {
+        Right::Stored(Factor::plain(matrix))
+    }
+
+    fn transposed(matrix: View<'a>) -> Self {
+        Right::Stored(Factor::transposed(matrix))
+    }
+}
+
+/// The sizes are those of the factors; that they fit each other and `c` is found by the kernels. On a device, rows of `c` may be longer.
+fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Right<'_>) -> Result<(), TensorError> {
+    let (m, k) = a.shape();
+    let n = match b {
+        Right::Stored(b) => b.shape().1,
+        Right::OnHost(_) => c.columns,
+    };
+    if let (Some(device), Right::Stored(b)) = (c.cuda(), b) {
         let matrix = |view: View<'_>| Ok::<_, TensorError>(Matrix { numbers: view.on(device)?, pitch: view.columns });
         return device.multiply(&Product {
             m,
@@ -153,15 +146,9 @@ fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Factor<'_>) -> Resul
             write,
         });
     }
-    Ok(gemm(Gemm {
-        m,
-        n,
-        k,
-        a: a.matrix.host()?,
-        transpose_a: a.is_transposed,
-        b: b.matrix.host()?.into(),
-        transpose_b: b.is_transposed,
-        c: c.host()?,
-        write,
-    })?)
+    let (b, transpose_b) = match b {
+        Right::Stored(b) => (b.matrix.host()?.into(), b.is_transposed),
+        Right::OnHost(b) => (b, false),
+    };
+    Ok(gemm(Gemm { m, n, k, a: a.matrix.host()?, transpose_a: a.is_transposed, b, transpose_b, c: c.host()?, write })?)
 }

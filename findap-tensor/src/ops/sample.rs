@@ -112,10 +112,7 @@ impl Logits {
         let n = samplings.len();
         check::length("sample::draw", "uniform", uniform.len(), n)?;
         let Some(placed) = &mut self.placed else {
-            for (row, (&sampling, &uniform)) in samplings.iter().zip(uniform).enumerate() {
-                let logits = self.numbers.slice().sub(row * self.vocab..(row + 1) * self.vocab);
-                (self.tokens[row], self.logp[row]) = sample::sample(logits, sampling, uniform)?;
-            }
+            sample::sample_rows(self.on_host(n), samplings, uniform)?;
             return Ok(self.answers(n));
         };
         placed.staging.iter_mut().zip(uniform).for_each(|(x, &u)| *x = (u as f32).min(BELOW_ONE).to_bits());
@@ -136,10 +133,7 @@ impl Logits {
     pub fn rate(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
         let n = targets.len();
         let Some(placed) = &mut self.placed else {
-            for (row, &target) in targets.iter().enumerate() {
-                let logits = self.numbers.slice().sub(row * self.vocab..(row + 1) * self.vocab);
-                (self.logp[row], self.tokens[row]) = sample::rate(logits, target)?;
-            }
+            sample::rate_rows(self.on_host(n), targets)?;
             return Ok(self.answers(n));
         };
         check::ids("sample::rate", "targets", targets, self.vocab)?;
@@ -147,6 +141,12 @@ impl Logits {
         placed.memory.write(offset, bytemuck::cast_slice(targets))?;
         self.launch(0, n, Sampling::GREEDY, true)?;
         self.read(n)
+    }
+
+    /// The first `n` rows of logits in this process's memory, with room for their answers.
+    fn on_host(&mut self, n: usize) -> sample::Rows<'_> {
+        let logits = self.numbers.slice().sub(0..n * self.vocab);
+        sample::Rows { tokens: &mut self.tokens[..n], logp: &mut self.logp[..n], logits }
     }
 
     fn launch(&self, start: usize, rows: usize, sampling: Sampling, has_targets: bool) -> Result<(), TensorError> {

@@ -22,10 +22,10 @@ pub(super) const STEP: usize = 32;
 /// Sixteen pairs of bf16, one cache line; the first of a pair is in the lower half.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u32; LINE]);
+pub(in crate::matmul) struct Line(pub(super) [u32; LINE]);
 
 impl Line {
-    pub(super) const ZERO: Line = Line([0; LINE]);
+    pub(in crate::matmul) const ZERO: Line = Line([0; LINE]);
 
     /// The numbers in their order.
     #[inline(always)]

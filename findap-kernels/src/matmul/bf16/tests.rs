@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::matmul::reference;
+use crate::matmul::{Packed, PackedFormat};
 use crate::tolerance::{FORWARD, assert_follows, floor, scale};
 
 mod tile_unit;
@@ -56,9 +57,9 @@ fn check(shape: Shape) {
     let (a16, b16) = (round(&a), round(&b));
     let mut naive = c.clone();
     reference::gemm(shape, &widen(&a16), &b16, &mut naive);
-    let mut packed = Packed::zeros(k, n);
+    let mut packed = Packed::zeros(PackedFormat::Bf16, k, n);
     packed.pack((&b[..]).into(), shape.transpose_b).unwrap();
-    assert_eq!(packed.bytes(), Packed::bytes_of(k, n));
+    assert_eq!(packed.bytes(), Packed::bytes_of(PackedFormat::Bf16, k, n));
     // Old contents must not reach a result that replaces them.
     let start = if shape.write == Write::Overwrite { vec![f32::NAN; c.len()] } else { c.clone() };
     let mut of_vectors = None;
@@ -191,7 +192,7 @@ fn wrong_lengths_and_formats_are_refused() {
     let mut refuse = |a: Slice<'_>, b: Factor<'_>| gemm(OP, kernel, shape, a, b, (&mut c[..]).into()).unwrap_err();
     let error = refuse((&x[..]).into(), Factor::Rounded((&x[..5]).into()));
     assert_eq!(error, KernelError::ShapeMismatch { op: OP, arg: "b", want: 6, got: 5 });
-    let error = refuse((&x[..]).into(), Factor::Packed(&Packed::zeros(2, 3)));
+    let error = refuse((&x[..]).into(), Factor::Packed(&Packed::zeros(PackedFormat::Bf16, 2, 3)));
     assert_eq!(error, KernelError::ShapeMismatch { op: OP, arg: "b", want: 3, got: 2 });
     for (a, b) in [((&wide[..]).into(), (&x[..]).into()), ((&x[..]).into(), (&wide[..]).into())] {
         assert!(matches!(refuse(a, Factor::Rounded(b)), KernelError::UnsupportedDtype { .. }));
@@ -200,8 +201,11 @@ fn wrong_lengths_and_formats_are_refused() {
     let mut wide_c = [0.0f64; 4];
     let result = gemm(OP, kernel, shape, (&x[..]).into(), Factor::Rounded((&x[..]).into()), (&mut wide_c[..]).into());
     assert!(matches!(result, Err(KernelError::UnsupportedDtype { .. })));
-    assert!(matches!(Packed::zeros(2, 3).pack((&wide[..]).into(), false), Err(KernelError::UnsupportedDtype { .. })));
-    let weight = crate::matmul::PackedWeight::zeros(2, 3, false);
+    assert!(matches!(
+        Packed::zeros(PackedFormat::Bf16, 2, 3).pack((&wide[..]).into(), false),
+        Err(KernelError::UnsupportedDtype { .. })
+    ));
+    let weight = crate::matmul::PackedWeight::zeros(PackedFormat::Bf16, 2, 3, false);
     let refused = crate::matmul::Weight::Packed(&weight).of_backward();
     assert!(matches!(refused, Err(KernelError::BadArgument { arg: "weight", .. })));
 }
