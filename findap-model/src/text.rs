@@ -32,7 +32,7 @@ impl Portions {
     /// As many as keep the device busy; on the CPU few, so that they stay in its caches.
     fn of(device: &Device) -> Portions {
         match device {
-            Device::Cpu => Portions { score_tokens: 2048, logit_rows: 64, sequences: 32 },
+            Device::Cpu => Portions { score_tokens: 2048, logit_rows: 64, sequences: 64 },
             Device::Cuda(_) => Portions { score_tokens: 8192, logit_rows: 512, sequences: 128 },
         }
     }
