@@ -25,8 +25,8 @@
 //! A family's module has the functions that run on the CPU; its module `cuda` has those that make launches for a device.
 //!
 //! # Invariants
-//! - Results do not depend on the number of threads, and are the same bits from run to run: work is cut by data, never by
-//!   thread, and every sum has one order. (Different instruction sets may round differently.)
+//! - Results do not depend on the number of threads, and are the same bits from run to run: every sum has one order, and work is
+//!   cut by data, but for the rectangles of a product, whose cut reaches no sum. (Different instruction sets may round differently.)
 //! - The compute dtype is the dtype of the activations, f32 or f64. Weights may be stored in bf16 where the activations are
 //!   f32. CUDA kernels compute in f32 and store f32 or bf16.
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.

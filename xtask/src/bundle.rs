@@ -1,5 +1,6 @@
 //! `cargo xtask bundle`: a folder that tests and measures a GPU machine on which nothing is installed but the driver.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -44,8 +45,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     strip(&program("findap"), &output.join("findap"))?;
     strip(&program("examples/bench_cuda"), &output.join("bench_cuda"))?;
     strip(&program("examples/step"), &output.join("bench_step"))?;
-    strip(&tests_of("findap-kernels")?, &output.join("kernel_tests"))?;
-    strip(&tests_of("findap-model")?, &output.join("model_tests"))?;
+    let tests = unit_tests()?;
+    for (package, name) in [("findap_kernels", "kernel_tests"), ("findap_model", "model_tests")] {
+        let program =
+            tests.get(package).with_context(|| format!("cargo did not name the test program of {package}"))?;
+        strip(program, &output.join(name))?;
+    }
     let status = built("examples/compile_kernels")
         .arg("--output")
         .arg(output.join("cubin"))
@@ -82,24 +87,22 @@ fn program(name: &str) -> PathBuf {
     PathBuf::from(built(name).get_program())
 }
 
-/// The unit tests of a crate without the emulator, so that their cases run on the GPU alone.
-fn tests_of(package: &str) -> Result<PathBuf> {
-    let arguments = ["test", "--release", "--package", package, "--lib", "--no-run"];
+/// The test programs of all libraries, without the emulator, so that their cases run on the GPU alone. The whole workspace is named so that
+/// features are unified as in [`build`] and no dependency is built again.
+fn unit_tests() -> Result<BTreeMap<String, PathBuf>> {
     let output = cargo()
-        .args(arguments)
-        .arg("--message-format=json-render-diagnostics")
+        .args(["test", "--release", "--workspace", "--lib", "--no-run", "--message-format=json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
-    ensure!(output.status.success(), "the tests of {package} do not build");
+    ensure!(output.status.success(), "the unit tests do not build");
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == package.replace('-', "_").as_str())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back();
-    executable.with_context(|| format!("cargo did not name the test program of {package}"))
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(messages
+        .filter_map(|message| {
+            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect())
 }
 
 /// What `findap score` is held against there: packed rows as it reads them, and the log-probability that transformers gives each token,
