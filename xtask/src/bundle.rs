@@ -40,6 +40,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         fs::remove_dir_all(&output).with_context(|| format!("cannot remove {}", output.display()))?;
     }
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+    // run.sh first: by it a bundle is known, also one that was not finished
+    for (from, to) in FILES {
+        copy(&workspace_root().join(from), &output.join(to))?;
+    }
 
     build(&["--bin", "findap", "--example", "bench_cuda", "--example", "step", "--example", "compile_kernels"])?;
     strip(&program("findap"), &output.join("findap"))?;
@@ -58,9 +62,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .status()
         .context("cannot start the example compile_kernels")?;
     ensure!(status.success(), "the kernels do not compile");
-    for (from, to) in FILES {
-        copy(&workspace_root().join(from), &output.join(to))?;
-    }
     let (rows, logprobs) = parity(&workspace_root().join("findap-model/testdata/golden"))?;
     fs::create_dir_all(output.join("parity")).context("cannot make the folder parity")?;
     for (name, text) in [("rows.jsonl", rows), ("logprobs.txt", logprobs)] {
