@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::checkpoint;
 use crate::config::Config;
 use crate::error::ModelError;
+use crate::session::{activation_dtype, statistics_dtype};
 
 /// A Llama model: its configuration and its parameters in one arena.
 #[derive(Clone, Debug)]
@@ -159,10 +160,7 @@ impl Llama {
 
     /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which has no such arithmetic.
     pub fn activation_dtype(&self) -> Dtype {
-        match (self.params.dtype(), self.params.device()) {
-            (Dtype::Bf16, Device::Cpu) => Dtype::F32,
-            (dtype, _) => dtype,
-        }
+        activation_dtype(self.params.device().kind(), self.params.dtype())
     }
 
     /// Gradients of all parameters, zero, where the parameters are and in their format; in f32 for bf16.
@@ -170,7 +168,7 @@ impl Llama {
     /// # Errors
     /// [`ModelError::Device`].
     pub fn zero_gradients(&self) -> Result<Arena, ModelError> {
-        self.zero_gradients_in(if self.params.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.params.dtype() })
+        self.zero_gradients_in(statistics_dtype(self.params.dtype()))
     }
 
     /// The same in a format that the backward pass adds to: that of [`Llama::zero_gradients`], or on a device bf16 for bf16.

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use findap_data::Batch;
 use findap_tensor::documents::DocumentMemory;
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::cross_entropy::{self, Head, MAX_CHUNK_ROWS, Scores, Sizes};
@@ -43,6 +44,12 @@ pub struct Tokens<'a> {
     pub positions: &'a [u32],
     /// `[documents + 1]`: where documents begin, and n.
     pub cu_seqlens: &'a [u32],
+}
+
+impl<'a> From<&'a Batch> for Tokens<'a> {
+    fn from(batch: &'a Batch) -> Self {
+        Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens }
+    }
 }
 
 /// What a session is built for.
@@ -689,7 +696,7 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
 }
 
 /// The format of activations beside products in `dtype`.
-fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
+pub(crate) fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
     if kind == DeviceKind::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 
@@ -705,16 +712,17 @@ fn kept(config: &Config, options: SessionOptions) -> (usize, usize) {
 /// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew, and whole tiles of 32
 /// rows in bf16; a device: about 2^27 (512 MiB), so that products are large.
 fn head_chunk_rows(kind: DeviceKind, dtype: Dtype, vocab_size: usize) -> usize {
+    let of_logits = |logits: usize| logits / vocab_size.max(1);
     match kind {
-        DeviceKind::Cpu if dtype == Dtype::Bf16 => {
-            ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS).next_multiple_of(32)
+        DeviceKind::Cpu => {
+            let rows = of_logits(1 << 23).clamp(16, MAX_CHUNK_ROWS);
+            if dtype == Dtype::Bf16 { rows.next_multiple_of(32) } else { rows }
         }
-        DeviceKind::Cpu => ((1 << 23) / vocab_size.max(1)).clamp(16, MAX_CHUNK_ROWS),
-        DeviceKind::Cuda => ((1 << 27) / vocab_size.max(1)).clamp(128, 8192),
+        DeviceKind::Cuda => of_logits(1 << 27).clamp(128, 8192),
     }
 }
 
-/// The format of norm factors, log-sums, rotary tables and logits beside activations in `dtype`.
+/// The format of norm factors, log-sums, rotary tables and logits beside activations in `dtype`, and of gradients beside such weights.
 pub(crate) fn statistics_dtype(dtype: Dtype) -> Dtype {
     if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }

@@ -381,7 +381,7 @@ impl<'a> Trainer<'a> {
         let job = self.job;
         for micro in micro_batches {
             let batch = &micro.batch;
-            let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
+            let tokens = Tokens::from(batch);
             match &job.objective {
                 Objective::CrossEntropy => {
                     cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
@@ -406,10 +406,10 @@ impl<'a> Trainer<'a> {
         references: &References,
         totals: StepTotals,
     ) -> Result<(), TrainError> {
-        let Batch { tokens: ids, positions, cu_seqlens, targets, .. } = &micro.batch;
-        self.session.forward(model, Tokens { ids, positions, cu_seqlens })?;
+        let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
+        self.session.forward(model, batch.into())?;
         self.session.score(model, targets)?;
-        dpo.pairs(&micro.batch, micro.rows.iter().map(|row| references[row]), totals, &mut self.pairs);
+        dpo.pairs(batch, micro.rows.iter().map(|row| references[row]), totals, &mut self.pairs);
         let pairs = Pairs { targets, cu_seqlens, pairs: &self.pairs, rule: dpo.rule(totals) };
         Ok(preference::weigh(self.session.scores_mut(), pairs, &mut self.ledger)?)
     }
@@ -449,9 +449,8 @@ impl<'a> Trainer<'a> {
         for micro in &dev {
             match &job.objective {
                 Objective::CrossEntropy => {
-                    let Batch { tokens: ids, positions, cu_seqlens, targets, .. } = &micro.batch;
-                    self.session.forward(model, Tokens { ids, positions, cu_seqlens })?;
-                    self.session.score(model, targets)?;
+                    self.session.forward(model, (&micro.batch).into())?;
+                    self.session.score(model, &micro.batch.targets)?;
                     self.session.add_loss(&mut self.ledger, loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, dev_references, .. } => self.weigh(model, micro, dpo, dev_references, totals)?,
@@ -565,8 +564,7 @@ pub fn reference_logprobs(
             return Ok(None);
         }
         let batch = &micro.batch;
-        let tokens = Tokens { ids: &batch.tokens, positions: &batch.positions, cu_seqlens: &batch.cu_seqlens };
-        session.forward(model, tokens)?;
+        session.forward(model, batch.into())?;
         let sums = document_sums(batch, session.logp(model, &batch.targets)?);
         let pairs = sums.chunks_exact(2).map(|pair| Reference { chosen: pair[0].0, rejected: pair[1].0 });
         references.extend(micro.rows.iter().copied().zip(pairs));

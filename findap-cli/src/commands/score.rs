@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use findap_data::files::WholeFile;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Recompute, Session, Tokens};
+use findap_model::{Llama, Recompute, Session};
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceArguments;
@@ -87,7 +87,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
 fn score(model: &Llama, session: &mut Session, row: &Batch) -> Result<Scored> {
     let mut logprobs = vec![None; row.num_tokens()];
     if !row.is_empty() {
-        session.forward(model, Tokens { ids: &row.tokens, positions: &row.positions, cu_seqlens: &row.cu_seqlens })?;
+        session.forward(model, row.into())?;
         // The value at position t belongs to the token after it.
         let logp = session.logp(model, &row.targets)?;
         for document in (0..row.num_documents()).map(|index| row.document(index)) {
