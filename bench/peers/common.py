@@ -9,12 +9,12 @@ import torch
 
 
 def read_keys(**defaults):
-    """The model of the examples' defaults and what else is given, with the numbers of KEY=NUMBER in their place."""
+    """The model of the examples' defaults and what else is given, with what KEY=VALUE says in its place."""
     keys = dict(hidden=256, layers=8, heads=4, kv_heads=2, ffn=704, vocab=32000) | defaults
     for argument in sys.argv[1:]:
-        key, number = argument.split("=")
+        key, value = argument.split("=")
         assert key in keys, f"unknown key {key}"
-        keys[key] = int(number)
+        keys[key] = type(keys[key])(value)
     return keys
 
 

@@ -10,7 +10,7 @@ from common import read_keys, report, use_threads
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-keys = read_keys(sequence=512, documents=1, steps=3, warm=1)
+keys = read_keys(sequence=512, documents=1, steps=3, warm=1, compute="f32")
 use_threads()
 torch.manual_seed(0)
 config = LlamaConfig(
@@ -36,7 +36,8 @@ seconds = []
 for step in range(keys["warm"] + keys["steps"]):
     begun = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
-    loss = model(input_ids=tokens, labels=tokens, use_cache=False, **packed).loss
+    with torch.autocast("cpu", torch.bfloat16, enabled=keys["compute"] == "bf16"):
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False, **packed).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -17,6 +17,7 @@
 //! | [`adamw`] | the optimizer, all tensors in one pass |
 //! | [`reduce`] | norms, finiteness, sums |
 //! | [`sample`] | the choice of the next token |
+//! | [`aligned`] | memory that begins at a cache line |
 //! | [`check`] | the checks that families share |
 //! | [`isa`] | the vector instructions in use |
 //! | [`cuda`] | the devices of this machine; how CUDA kernels are compiled and launched |
@@ -40,6 +41,7 @@
 #![deny(missing_docs)]
 
 pub mod adamw;
+pub mod aligned;
 pub mod attention;
 pub mod check;
 pub mod cross_entropy;

@@ -1,5 +1,6 @@
 //! Owned and borrowed matrices.
 
+use findap_kernels::aligned::Aligned;
 use findap_kernels::cuda::Operand;
 use findap_kernels::{Dtype, Slice, SliceMut};
 use half::bf16;
@@ -18,9 +19,9 @@ pub struct Tensor {
 
 #[derive(Debug)]
 enum Data {
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    Bf16(Vec<bf16>),
+    F32(Aligned<f32>),
+    F64(Aligned<f64>),
+    Bf16(Aligned<bf16>),
     Device(Memory, Dtype),
 }
 
@@ -79,9 +80,9 @@ impl Tensor {
     pub fn zeros(dtype: Dtype, rows: usize, columns: usize) -> Tensor {
         let len = rows * columns;
         let data = match dtype {
-            Dtype::F32 => Data::F32(vec![0.0; len]),
-            Dtype::F64 => Data::F64(vec![0.0; len]),
-            Dtype::Bf16 => Data::Bf16(vec![bf16::ZERO; len]),
+            Dtype::F32 => Data::F32(Aligned::zeros(len)),
+            Dtype::F64 => Data::F64(Aligned::zeros(len)),
+            Dtype::Bf16 => Data::Bf16(Aligned::zeros(len)),
         };
         Tensor { rows, columns, data }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{become_command, build, built, cargo, workspace_root};
+use crate::{become_command, build, built, cargo, profile, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -27,7 +27,13 @@ enum What {
     Step(Pairs),
     /// Time generation and the scoring of answers
     Inference(Pairs),
-    /// All of these on this CPU, with its measured limits, into docs/bench/CPU-DATE.md
+    /// Where the time of a training step goes, by family of kernels; needs Linux `perf` and `addr2line`
+    Profile {
+        /// Keys of the example `step`: hidden=768 sequence=2048
+        #[arg(value_name = "KEY=VALUE")]
+        keys: Vec<String>,
+    },
+    /// Kernels, steps and inference on this CPU, with its measured limits, into docs/bench/CPU-DATE.md
     Cpu(Pairs),
 }
 
@@ -49,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         What::Step(pairs) => println!("{}", compare(&STEP, pairs)?),
         What::Inference(pairs) => println!("{}", compare(&INFERENCE, pairs)?),
+        What::Profile { keys } => println!("{}", profile::table(keys)?),
         What::Cpu(pairs) => println!("{}", write_page(pairs)?.display()),
     }
     Ok(ExitCode::SUCCESS)
@@ -83,6 +90,9 @@ const STEP: Program = Program {
         ("100M, 512 tokens", LARGE, "sequence=512 steps=2 warm=1"),
         ("100M, 2048 tokens", LARGE, "sequence=2048 steps=1 warm=1"),
         ("100M, 2048 tokens in 8 documents", LARGE, "sequence=2048 documents=8 steps=1 warm=1"),
+        ("14M, 512 tokens, bf16", SMALL, "sequence=512 steps=3 warm=1 compute=bf16"),
+        ("14M, 2048 tokens in 8 documents, bf16", SMALL, "sequence=2048 documents=8 steps=1 warm=1 compute=bf16"),
+        ("100M, 512 tokens, bf16", LARGE, "sequence=512 steps=1 warm=1 compute=bf16"),
     ],
 };
 
@@ -165,7 +175,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 fn write_page(arguments: &Pairs) -> Result<PathBuf> {
     let begun = std::time::SystemTime::now();
-    let status = cargo().args(["bench", "--workspace", "--bench", "kernels"]).status().context("cannot start cargo")?;
+    let criterion = ["--", "--warm-up-time", "1", "--measurement-time", "2"];
+    let mut kernels = cargo();
+    kernels.args(["bench", "--workspace", "--bench", "kernels"]).args(criterion);
+    let status = kernels.status().context("cannot start cargo")?;
     ensure!(status.success(), "the benches failed");
     let cpu = first_line("/proc/cpuinfo", "model name").unwrap_or_else(|| "an unknown CPU".to_owned());
     let date = said(Command::new("date").args(["-u", "+%F"]))?;
@@ -174,7 +187,10 @@ fn write_page(arguments: &Pairs) -> Result<PathBuf> {
     let peer = match &arguments.peer {
         Some(python) => {
             let versions = "import torch, transformers; print('torch', torch.__version__, 'and transformers', transformers.__version__)";
-            format!("The peer is {}, in f32 on the same threads.", said(Command::new(python).args(["-c", versions]))?)
+            format!(
+                "The peer is {} on the same threads, in f32, or with autocast in bf16 where that is said.",
+                said(Command::new(python).args(["-c", versions]))?
+            )
         }
         None => "No peer was timed.".to_owned(),
     };
@@ -184,15 +200,27 @@ fn write_page(arguments: &Pairs) -> Result<PathBuf> {
          ## A training step\n\nForward, backward, clipping and AdamW over random weights and tokens.\n\n{}\n\n\
          ## Generation and scoring\n\nContinuations of random prompts, greedy where no temperature is named (transformers' `generate` at the peer), and four \
          answers of four tokens to each question of 128 (lm_eval's `_loglikelihood_tokens`). Both programs must come to the same log-probabilities.\n\n{}\n\n\
-         ## The kernels and their limits\n\n{}",
+         ## Where the time of a step goes\n\nSamples of Linux perf, by family of kernels.\n\n{}\n\n## The kernels and their limits\n\n{}",
         arguments.pairs,
         compare(&STEP, arguments)?,
         compare(&INFERENCE, arguments)?,
+        profiles(),
         roofline(begun)?,
     );
     let file = workspace_root().join("docs/bench").join(format!("{}-{date}.md", slug(&cpu)));
     fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
+}
+
+/// The profiles of some of the steps; why not, where there is no perf.
+fn profiles() -> String {
+    let cases = STEP.cases.iter().filter(|(name, ..)| name.contains("2048") && !name.contains("bf16"));
+    let profile = |(name, model, work): &(&str, &str, &str)| {
+        let keys: Vec<String> = model.split(' ').chain(work.split(' ')).map(str::to_owned).collect();
+        Ok(format!("{name}:\n\n{}", profile::table(&keys)?))
+    };
+    let tables: Result<Vec<String>> = cases.map(profile).collect();
+    tables.map_or_else(|error| format!("Not measured: {error:#}."), |tables| tables.join("\n"))
 }
 
 /// Every case of the criterion benches that ran since `begun`, beside the limit that was measured with them.

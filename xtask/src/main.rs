@@ -7,6 +7,7 @@
 mod bench;
 mod bundle;
 mod kernels;
+mod profile;
 mod study;
 mod test;
 

@@ -20,10 +20,23 @@ pub(crate) struct Arguments {
     folder: PathBuf,
 }
 
-/// Recipe, the stage that is looked at, what the column is called.
-const ARMS: [(&str, &str, &str); 5] = [
+const ALIGNED: &str = "eval.stages=[\"base\", \"group2\", \"align\"]";
+const TRAINED: &str = "eval.stages=[\"group2\"]";
+
+/// The runs of each seed: what they are called, their recipe, what is set in it.
+const RUNS: [(&str, &str, &[&str]); 5] = [
+    ("demo", "demo", &[ALIGNED]),
+    ("demo-bf16", "demo", &[ALIGNED, "model.compute=\"bf16\""]),
+    ("demo-cpt", "demo-cpt", &[TRAINED]),
+    ("demo-sequential", "demo-sequential", &[TRAINED]),
+    ("demo-nodownsample", "demo-nodownsample", &[TRAINED]),
+];
+
+/// Run, the stage that is looked at, what the column is called.
+const ARMS: [(&str, &str, &str); 6] = [
     ("demo", "group2", "joint"),
     ("demo", "align", "joint, aligned"),
+    ("demo-bf16", "align", "joint, aligned, products in bf16"),
     ("demo-cpt", "group2", "texts alone"),
     ("demo-sequential", "group2", "texts, then conversations"),
     ("demo-nodownsample", "group2", "joint, every text"),
@@ -43,18 +56,16 @@ const CELLS: [&str; 8] = [
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     build(&["--bin", "findap"])?;
     let folder = workspace_root().join(&arguments.folder);
-    let mut recipes: Vec<&str> = ARMS.iter().map(|(recipe, ..)| *recipe).collect();
-    recipes.dedup();
     for seed in 1..=arguments.seeds {
-        for recipe in &recipes {
-            let stages = if *recipe == "demo" { "[\"base\", \"group2\", \"align\"]" } else { "[\"group2\"]" };
+        for (name, recipe, settings) in RUNS {
             let status = built("findap")
                 .args(["run", &format!("recipes/{recipe}.toml"), "--set", &format!("run.seed={seed}")])
-                .args(["--set", &format!("eval.stages={stages}"), "--run-dir"])
-                .arg(folder.join(format!("{recipe}-{seed}")))
+                .args(settings.iter().flat_map(|setting| ["--set", setting]))
+                .arg("--run-dir")
+                .arg(folder.join(format!("{name}-{seed}")))
                 .status()
                 .context("findap cannot be started")?;
-            ensure!(status.success(), "{recipe} with seed {seed} failed");
+            ensure!(status.success(), "{name} with seed {seed} failed");
         }
         fs::write(workspace_root().join("docs/demo-study.md"), page(&folder, seed)?)?;
     }
@@ -86,9 +97,9 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
             100.0 * number(&base, cell, "chance"),
             score(&base, cell)
         )?;
-        for (recipe, stage, _) in ARMS {
+        for (name, stage, _) in ARMS {
             let values = (1..=seeds)
-                .map(|seed| Ok(score(&scores(&folder.join(format!("{recipe}-{seed}/eval/{stage}")))?, cell)))
+                .map(|seed| Ok(score(&scores(&folder.join(format!("{name}-{seed}/eval/{stage}")))?, cell)))
                 .collect::<Result<Vec<f64>>>()?;
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             if values.len() == 1 {

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 pub(super) use self::pack::Line;
 use self::pack::{LINE, STEP};
-use super::cpu::{SERIAL_LIMIT, task_size};
+use super::cpu::{Costs, SERIAL_LIMIT, task_size};
 use super::packed::Panels;
 use super::{Factor, Shape};
 use crate::check;
@@ -46,6 +46,8 @@ pub(super) struct Kernel {
     rows: usize,
     /// Longest run of k that goes into the sums before they go to c, a multiple of [`STEP`].
     depth: usize,
+    /// Multiplications in a cycle.
+    rate: f64,
     /// # Safety
     /// The machine has the instructions, and the strip is as its fields say.
     run: unsafe fn(&Strip),
@@ -146,8 +148,9 @@ pub(super) fn gemm(
         return Ok(());
     }
     let product = Product { kernel, shape, a, b: right, c: target };
-    let b_cost = if matches!(right, Right::Packed(_)) { 0 } else { 2 };
-    let (row_step, column_step) = task_size(shape, (kernel.rows, COLUMNS), (2, b_cost));
+    let costs =
+        Costs { multiplications: 1.0 / kernel.rate, a: 2.0, b: if let Right::Packed(_) = right { 0.5 } else { 2.0 } };
+    let (row_step, column_step) = task_size(shape, (kernel.rows, COLUMNS), costs);
     let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
     let task = |index: usize| {
         let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);

@@ -12,8 +12,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::pack::{Matrix, Widen};
-use self::tile::{MAX_COLUMNS, MAX_DEPTH, MAX_ROWS, Tiles};
+use self::tile::{Ahead, MAX_COLUMNS, MAX_DEPTH, MAX_ROWS, Tiles, line_len};
 use super::Shape;
+use crate::aligned::Aligned;
 use crate::dtype::{Element, Real};
 use crate::isa::Isa;
 use crate::slice::Write;
@@ -21,16 +22,16 @@ use crate::slice::Write;
 mod pack;
 mod tile;
 
-pub(super) use self::tile::prefetch;
+pub(super) use self::tile::{FIRST, prefetch};
 
 /// Panels of a transposed a that are packed together, so that each of its rows is read in longer runs.
 const GROUP_PANELS: usize = 4;
 /// Columns of one task: with `MAX_DEPTH` steps of k, 576 KiB of f32 packed from b in an L2 cache of 1 MiB.
 const TASK_COLUMNS: usize = 384;
-/// Multiplications of one task, when there is a choice: about a millisecond, so that packing stays a small part.
-const TASK_PRODUCTS: usize = 1 << 26;
-/// Most tasks for each thread that small size alone asks for: some, that threads end together, but few, for each packs.
+/// Most tasks of a thread.
 const THREAD_TASKS: usize = 4;
+/// How far apart threads end, in parts of a task: what speaks for small ones.
+const UNEVENNESS: f64 = 0.125;
 /// Multiplications below which waking another thread costs more than it saves.
 pub(super) const SERIAL_LIMIT: usize = 1 << 19;
 
@@ -154,13 +155,13 @@ impl Operand<f64> for f64 {
 pub(super) struct Panels {
     isa: Isa,
     /// By block of k `[panels][depth][columns]`, the columns those of a tile, with zeros after the last.
-    pub(super) numbers: Vec<f32>,
+    pub(super) numbers: Aligned<f32>,
 }
 
 impl Panels {
     /// Room for `[k, n]` numbers, all 0, for the tiles of `isa`, which the machine must have.
     pub(super) fn zeros(isa: Isa, k: usize, n: usize) -> Panels {
-        Panels { isa, numbers: vec![0.0; Panels::len_of(isa, k, n)] }
+        Panels { isa, numbers: Aligned::zeros(Panels::len_of(isa, k, n)) }
     }
 
     pub(super) fn len_of(isa: Isa, k: usize, n: usize) -> usize {
@@ -216,13 +217,12 @@ fn run<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b: Right<'_, 
     }
     let tiles = T::tiles(isa);
     let product = Product { isa, tiles, shape, a, b: &b, c: Target(c.as_mut_ptr()) };
-    // a packed b is read from memory all the same
-    let b_cost = match b {
-        Right::Packed(_) => 1,
-        Right::Stored(_) if shape.transpose_b => 4,
-        Right::Stored(_) => 2,
+    let costs = Costs {
+        multiplications: 1.0 / 32.0,
+        a: if shape.transpose_a { 2.0 } else { 1.0 },
+        // a packed b is read from memory all the same
+        b: if let Right::Packed(_) = b { 0.5 } else { 2.0 },
     };
-    let costs = (if shape.transpose_a { 3 } else { 2 }, b_cost);
     let (row_step, column_step) = task_size(shape, (tiles.row_major.len(), tiles.columns), costs);
     let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
     let task = |index: usize| {
@@ -238,21 +238,37 @@ fn run<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b: Right<'_, 
     }
 }
 
-/// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size, at least two of them. How many there
-/// are depends on the threads; no bit of the product does.
+/// What a product costs, in cycles, measured: for a multiplication, and for each number of a and of b that is packed.
+pub(super) struct Costs {
+    pub(super) multiplications: f64,
+    pub(super) a: f64,
+    pub(super) b: f64,
+}
+
+/// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size. How many there are depends on the
+/// threads; no bit of the product does.
 ///
-/// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again.
-/// Of the cuts into enough tasks this takes the one that packs least, by the measured cycles per number packed of a and of b.
-pub(super) fn task_size(shape: Shape, tile: (usize, usize), costs: (usize, usize)) -> (usize, usize) {
+/// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again; few
+/// tasks leave threads without work at the end. Of all cuts this takes the one that should be done first.
+pub(super) fn task_size(shape: Shape, tile: (usize, usize), costs: Costs) -> (usize, usize) {
     let Shape { m, n, k, .. } = shape;
+    let threads = if m * n * k <= SERIAL_LIMIT { 1 } else { rayon::current_num_threads() };
     let part = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts) * unit;
-    let (a_cost, b_cost) = (m * costs.0, n * costs.1);
-    let tasks = (m * n / TASK_PRODUCTS.div_ceil(k)).clamp(2, 2.max(THREAD_TASKS * rayon::current_num_threads()));
     let fewest_columns = n.div_ceil(TASK_COLUMNS);
-    let cuts = (1..=tasks).map(|row_parts| (row_parts, fewest_columns.max(tasks.div_ceil(row_parts))));
-    let (row_parts, column_parts) =
-        cuts.min_by_key(|&(rows, columns)| rows * b_cost + columns * a_cost).expect("there is at least one task");
-    (part(m, row_parts, tile.0), part(n, column_parts, tile.1))
+    let cuts = (1..=THREAD_TASKS).flat_map(|of_thread| {
+        let tasks = of_thread * threads;
+        (1..=tasks).filter(move |parts| tasks.is_multiple_of(*parts)).map(move |parts| (parts, tasks / parts))
+    });
+    let sizes = cuts.map(|(row_parts, column_parts)| {
+        (part(m, row_parts, tile.0), part(n, column_parts.max(fewest_columns), tile.1))
+    });
+    let cycles = |&(rows, columns): &(usize, usize)| {
+        let tasks = m.div_ceil(rows) * n.div_ceil(columns);
+        let (rows, columns) = (rows as f64, columns as f64);
+        let task = rows * columns * costs.multiplications + rows * costs.a + columns * costs.b;
+        task * (tasks.div_ceil(threads) as f64 + UNEVENNESS)
+    };
+    sizes.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is at least one cut")
 }
 
 /// Steps of k that a tile sums at once: k in equal blocks. It depends on k alone, because it fixes the order of the sums.
@@ -262,26 +278,16 @@ fn block_depth(k: usize) -> usize {
 
 /// The packed panels of one thread; they grow to the largest task once.
 pub(super) struct Buffers<T> {
-    a: Vec<T>,
-    b: Vec<T>,
+    a: Aligned<T>,
+    b: Aligned<T>,
 }
 
 impl<T: Real> Buffers<T> {
-    const EMPTY: Self = Buffers { a: Vec::new(), b: Vec::new() };
+    const EMPTY: Self = Buffers { a: Aligned::EMPTY, b: Aligned::EMPTY };
 
-    /// [`GROUP_PANELS`] panels of a, and `b_len` numbers for b that start on a cache line.
+    /// [`GROUP_PANELS`] panels of a, and `b_len` numbers for b.
     fn sized(&mut self, b_len: usize) -> (&mut [T], &mut [T]) {
-        const LINE: usize = 64;
-        let grown = |buffer: &mut Vec<T>, len: usize| {
-            if buffer.len() < len + LINE {
-                buffer.resize(len + LINE, T::ZERO);
-            }
-        };
-        const A_LEN: usize = GROUP_PANELS * pack::A_PANEL;
-        grown(&mut self.a, A_LEN);
-        grown(&mut self.b, b_len);
-        let (a_skip, b_skip) = (self.a.as_ptr().align_offset(LINE), self.b.as_ptr().align_offset(LINE));
-        (&mut self.a[a_skip..a_skip + A_LEN], &mut self.b[b_skip..b_skip + b_len])
+        (self.a.at_least(GROUP_PANELS * pack::A_PANEL), self.b.at_least(b_len))
     }
 }
 
@@ -324,15 +330,37 @@ impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
             };
             for group in rows.clone().step_by(height * group_panels) {
                 let group = group..rows.end.min(group + height * group_panels);
+                let next = group.end..rows.end.min(group.end + height * group_panels);
+                let tiles = group.len().div_ceil(height) * panels;
+                let mut tile = 0;
                 self.pack_a(group.clone(), start..start + depth, a_panels);
                 for (a_panel, row) in a_panels.chunks_exact(pack::A_PANEL).zip(group.clone().step_by(height)) {
                     let rows = height.min(group.end - row);
                     for (b_panel, column) in b_panels.chunks_exact(width * depth).zip(columns.clone().step_by(width)) {
                         let columns = width.min(columns.end - column);
-                        self.tile(row, rows, column, columns, depth, a_panel, b_panel, accumulate);
+                        let ahead = self.ahead(next.clone(), start..start + depth, tile, tiles);
+                        tile += 1;
+                        self.tile(row, rows, column, columns, depth, a_panel, b_panel, accumulate, ahead);
                     }
                 }
             }
+        }
+    }
+
+    /// The part of the next rows of a to be packed that one of the tiles before fetches.
+    #[inline(always)]
+    fn ahead(&self, rows: Range<usize>, steps: Range<usize>, tile: usize, tiles: usize) -> Ahead<T> {
+        let Shape { m, k, transpose_a, .. } = self.shape;
+        let place = |at: usize| self.a.as_ptr().wrapping_add(at);
+        if rows.is_empty() {
+            return Ahead { start: self.a.as_ptr(), stride: 0, row_len: 0 };
+        }
+        if transpose_a {
+            let step = steps.start + tile * steps.len().div_ceil(tiles);
+            Ahead { start: place(step * m + rows.start), stride: m, row_len: rows.len() + line_len::<T>() - 1 }
+        } else {
+            let row_len = steps.len().div_ceil(tiles).next_multiple_of(line_len::<T>());
+            Ahead { start: place(rows.start * k + steps.start + tile * row_len), stride: k, row_len }
         }
     }
 
@@ -376,6 +404,7 @@ impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
         a: &[T],
         b: &[T],
         accumulate: bool,
+        ahead: Ahead<T>,
     ) {
         let n = self.shape.n;
         let tiles = if self.shape.transpose_a { self.tiles.k_major } else { self.tiles.row_major };
@@ -385,12 +414,12 @@ impl<T: Compute, B: Operand<T>> Product<'_, T, B> {
         unsafe {
             let c = self.c.0.add(row * n + column);
             if columns == self.tiles.columns {
-                tile(depth, a.as_ptr(), b.as_ptr(), c, n, accumulate);
+                tile(depth, a.as_ptr(), b.as_ptr(), c, n, accumulate, ahead);
                 return;
             }
             // A tile at the right edge is computed beside c: the same sums, then the part that exists.
             let mut edge = [T::ZERO; MAX_ROWS * MAX_COLUMNS];
-            tile(depth, a.as_ptr(), b.as_ptr(), edge.as_mut_ptr(), self.tiles.columns, false);
+            tile(depth, a.as_ptr(), b.as_ptr(), edge.as_mut_ptr(), self.tiles.columns, false, ahead);
             for (i, sums) in edge.chunks_exact(self.tiles.columns).take(rows).enumerate() {
                 let c = std::slice::from_raw_parts_mut(c.add(i * n), columns);
                 for (c, &sum) in c.iter_mut().zip(sums) {

@@ -9,9 +9,9 @@ use std::arch::asm;
 
 use super::pack::LINE;
 use super::{COLUMNS, Kernel, Strip};
-use crate::matmul::cpu::prefetch;
+use crate::matmul::cpu::{FIRST, prefetch};
 
-pub(super) static KERNEL: Kernel = Kernel { rows: ROWS, depth: DEPTH, run };
+pub(super) static KERNEL: Kernel = Kernel { rows: ROWS, depth: DEPTH, rate: 512.0, run };
 
 pub(super) const ROWS: usize = 32;
 /// Longest run of k: a panel of a (32 KiB) stays in a 48 KiB L1 cache.
@@ -102,8 +102,8 @@ unsafe fn run(x: &Strip) {
         unsafe {
             let c = x.c.add(panel * COLUMNS);
             for row in 0..ROWS {
-                prefetch(c.wrapping_add(row * x.c_stride + COLUMNS));
-                prefetch(c.wrapping_add(row * x.c_stride + COLUMNS + LINE));
+                prefetch::<FIRST, _>(c.wrapping_add(row * x.c_stride + COLUMNS));
+                prefetch::<FIRST, _>(c.wrapping_add(row * x.c_stride + COLUMNS + LINE));
             }
             multiply(x, x.b.add(panel * x.b_stride).cast(), c);
         }

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 
 use super::pack::LINE;
 use super::{COLUMNS, Kernel, Strip};
-use crate::matmul::cpu::prefetch;
+use crate::matmul::cpu::{FIRST, prefetch};
 
 /// Longest run of k: 12 rows of a (18 KiB of f32) stay in a 32 KiB L1 cache.
 const DEPTH: usize = 384;
@@ -64,16 +64,16 @@ unsafe fn strip<U: Unit, const ROWS: usize>(x: &Strip) {
             let right = x.b.add(panel * x.b_stride).cast::<u32>().add(column);
             let c = x.c.add(panel * COLUMNS + column);
             for i in 0..ROWS {
-                prefetch(c.wrapping_add(i * x.c_stride));
-                prefetch(c.wrapping_add(i * x.c_stride + 2 * U::WIDTH - 1));
+                prefetch::<FIRST, _>(c.wrapping_add(i * x.c_stride));
+                prefetch::<FIRST, _>(c.wrapping_add(i * x.c_stride + 2 * U::WIDTH - 1));
             }
             let mut sums = [[U::zero(); 2]; ROWS];
             for step in 0..x.steps {
                 let left = left.add(step * ROWS * LINE);
                 for p in 0..LINE {
                     let pairs = right.add((step * LINE + p) * COLUMNS);
-                    prefetch(pairs.wrapping_add(PREFETCH_PAIRS * COLUMNS));
-                    prefetch(pairs.wrapping_add(PREFETCH_PAIRS * COLUMNS + U::WIDTH));
+                    prefetch::<FIRST, _>(pairs.wrapping_add(PREFETCH_PAIRS * COLUMNS));
+                    prefetch::<FIRST, _>(pairs.wrapping_add(PREFETCH_PAIRS * COLUMNS + U::WIDTH));
                     let rights = [U::right(pairs), U::right(pairs.add(U::WIDTH))];
                     for (i, sums) in sums.iter_mut().enumerate() {
                         for (sum, right) in sums.iter_mut().zip(rights) {
@@ -117,8 +117,8 @@ pub(super) mod avx512 {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 12, depth: DEPTH, run: run_widened };
-    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, run: run_pairs };
+    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 32.0, run: run_widened };
+    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 64.0, run: run_pairs };
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn run_widened(x: &Strip) {
@@ -217,7 +217,7 @@ pub(super) mod avx2 {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, run };
+    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 16.0, run };
 
     #[target_feature(enable = "avx2,fma")]
     unsafe fn run(x: &Strip) {
@@ -271,7 +271,7 @@ pub(super) mod portable {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, run };
+    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 8.0, run };
 
     unsafe fn run(x: &Strip) {
         // SAFETY: the caller's promise is that of `Kernel::run`.
@@ -324,7 +324,7 @@ pub(super) mod model {
 
     use super::*;
 
-    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, run };
+    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 8.0, run };
 
     unsafe fn run(x: &Strip) {
         // SAFETY: the caller's promise is that of `Kernel::run`.

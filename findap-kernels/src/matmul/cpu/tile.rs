@@ -21,12 +21,26 @@ pub(super) const STEP_STRIDE: usize = 16;
 
 /// Computes `rows x columns` of c from a packed panel of each operand.
 ///
-/// Arguments: depth, a, b `[depth, columns]`, c, distance of two rows of c, whether to add to c.
+/// Arguments: depth, a, b `[depth, columns]`, c, distance of two rows of c, whether to add to c, what to fetch meanwhile.
 ///
 /// # Safety
 /// The machine has the instructions; `a` holds a panel of the function's rows in its layout, `b` is `[depth, columns]`, and
 /// the tile lies inside `c`.
-pub(in crate::matmul) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool);
+pub(in crate::matmul) type TileFn<T> = unsafe fn(usize, *const T, *const T, *mut T, usize, bool, Ahead<T>);
+
+/// Numbers that are packed after this tile and come to the L2 cache while it is computed: rows of some lines, as many as there are
+/// stretches of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::matmul) struct Ahead<T> {
+    pub(super) start: *const T,
+    pub(super) stride: usize,
+    pub(super) row_len: usize,
+}
+
+/// Numbers in a line of the caches.
+pub(super) const fn line_len<T>() -> usize {
+    64 / size_of::<T>()
+}
 
 /// The tiles of one instruction set and number format.
 pub(in crate::matmul) struct Tiles<T: 'static> {
@@ -69,24 +83,33 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const ROW: usize, const STEP: usize>
     c: *mut V::Number,
     c_stride: usize,
     accumulate: bool,
+    ahead: Ahead<V::Number>,
 ) {
     // SAFETY: p < depth and i < ROWS keep a and b inside their panels, and i < ROWS with two registers keeps c inside its
     // tile, by the caller's promise. Prefetching an address outside memory does nothing.
     unsafe {
-        for i in 0..ROWS {
-            prefetch(c.wrapping_add(i * c_stride));
-            prefetch(c.wrapping_add(i * c_stride + 2 * V::COUNT - 1));
-        }
         let mut sums = [[V::zero(); 2]; ROWS];
-        for p in 0..depth {
-            let step = b.add(p * 2 * V::COUNT);
-            prefetch(step.wrapping_add(PREFETCH_STEPS * 2 * V::COUNT));
-            prefetch(step.wrapping_add((PREFETCH_STEPS * 2 + 1) * V::COUNT));
-            let (left, right) = (V::load(step), V::load(step.add(V::COUNT)));
-            for (i, [first, second]) in sums.iter_mut().enumerate() {
-                let x = V::broadcast(a.add(i * ROW + p * STEP));
-                *first = first.add_product(x, left);
-                *second = second.add_product(x, right);
+        // Fetched one after the other: all at once would hold up what the tile itself waits for.
+        let stretch = depth.div_ceil(STRETCHES);
+        let (mut c_row, mut ahead_row) = (c, ahead.start);
+        for start in (0..depth).step_by(stretch) {
+            prefetch::<FIRST, _>(c_row);
+            prefetch::<FIRST, _>(c_row.wrapping_add(2 * V::COUNT - 1));
+            c_row = c_row.wrapping_add(c_stride);
+            for at in (0..ahead.row_len).step_by(line_len::<V::Number>()) {
+                prefetch::<SECOND, _>(ahead_row.wrapping_add(at));
+            }
+            ahead_row = ahead_row.wrapping_add(ahead.stride);
+            for p in start..depth.min(start + stretch) {
+                let step = b.add(p * 2 * V::COUNT);
+                prefetch::<FIRST, _>(step.wrapping_add(PREFETCH_STEPS * 2 * V::COUNT));
+                prefetch::<FIRST, _>(step.wrapping_add((PREFETCH_STEPS * 2 + 1) * V::COUNT));
+                let (left, right) = (V::load(step), V::load(step.add(V::COUNT)));
+                for (i, [first, second]) in sums.iter_mut().enumerate() {
+                    let x = V::broadcast(a.add(i * ROW + p * STEP));
+                    *first = first.add_product(x, left);
+                    *second = second.add_product(x, right);
+                }
             }
         }
         for (i, [first, second]) in sums.into_iter().enumerate() {
@@ -106,13 +129,21 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const ROW: usize, const STEP: usize>
 /// How many steps of p ahead b is fetched into the L1 cache.
 const PREFETCH_STEPS: usize = 8;
 
+/// Parts of the loop over p between which a tile fetches what comes later: one for each row of the highest tile.
+pub(super) const STRETCHES: usize = MAX_ROWS;
+
+/// The L1 cache, as processors call it that are told to fetch.
+pub(in crate::matmul) const FIRST: i32 = 3;
+/// The L2 cache.
+const SECOND: i32 = 2;
+
+/// Fetches what lies at `p` into a cache.
 #[inline(always)]
-pub(in crate::matmul) fn prefetch<T>(p: *const T) {
+pub(in crate::matmul) fn prefetch<const CACHE: i32, T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program sees and cannot fault.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        std::arch::x86_64::_mm_prefetch::<CACHE>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
@@ -140,9 +171,10 @@ macro_rules! compiled_tile {
             c: *mut $number,
             c_stride: usize,
             accumulate: bool,
+            ahead: Ahead<$number>,
         ) {
             // SAFETY: the caller's promise is that of `TileFn`.
-            unsafe { tile::<$register, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate) }
+            unsafe { tile::<$register, ROWS, ROW, STEP>(depth, a, b, c, c_stride, accumulate, ahead) }
         }
     };
 }

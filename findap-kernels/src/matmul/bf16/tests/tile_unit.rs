@@ -13,7 +13,7 @@ macro_rules! listed {
 #[cfg(target_arch = "x86_64")]
 static TEXT: &[&str] = amx::product!(listed);
 
-pub(super) static KERNEL: Kernel = Kernel { rows: amx::ROWS, depth: amx::DEPTH, run };
+pub(super) static KERNEL: Kernel = Kernel { rows: amx::ROWS, depth: amx::DEPTH, rate: 512.0, run };
 
 type Tile = [[u32; 16]; 16];
 

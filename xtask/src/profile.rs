@@ -1,0 +1,108 @@
+//! `cargo xtask bench profile`: where the time of a training step on the CPU goes, by family of kernels.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{built, cargo, workspace_root};
+
+/// Samples of a stretch of code, by what it is for.
+type Samples = BTreeMap<String, usize>;
+
+/// Helpers that belong to the family that calls them; where nothing of it is left around them, to that which uses them most.
+const HELPERS: [(&str, &str); 1] = [("lanes", "attention")];
+
+/// A table of the shares of samples that Linux `perf` takes of the example `step` with these keys.
+pub(crate) fn table(keys: &[String]) -> Result<String> {
+    // At a fixed address, so that perf's addresses are those of the file.
+    let status = cargo()
+        .args(["rustc", "--release", "-p", "findap-train", "--example", "step", "--"])
+        .args(["-C", "relocation-model=static"])
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "it does not build");
+    let folder = workspace_root().join("target/profile");
+    fs::create_dir_all(&folder)?;
+    let samples = folder.join("samples");
+    let step = built("examples/step");
+    let mut perf = Command::new("perf");
+    perf.args(["record", "--quiet", "--freq", "999", "--output"]).arg(&samples).arg("--").arg(step.get_program());
+    let status = perf.args(keys).stdout(Stdio::null()).status().context("`perf` (Linux) cannot be started")?;
+    ensure!(status.success(), "perf failed; it may need /proc/sys/kernel/perf_event_paranoid at 1 or below");
+    let script = said(Command::new("perf").args(["script", "--fields", "ip,sym,dso", "--input"]).arg(&samples))?;
+    show(&by_part(&script, Path::new(step.get_program()), &folder.join("addresses"))?)
+}
+
+/// Samples by part; what is outside of the kernels, like the making of the model, is left out.
+fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
+    let mut samples = Samples::new();
+    let mut in_program: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in script.lines() {
+        let (address, place) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        if place.contains("/examples/step") {
+            *in_program.entry(address).or_default() += 1;
+        } else if place.contains("libc") {
+            *samples.entry("copies (libc)".to_owned()).or_default() += 1;
+        } else if place.contains("[kernel") {
+            *samples.entry("the operating system".to_owned()).or_default() += 1;
+        }
+    }
+    let list: Vec<&str> = in_program.keys().copied().collect();
+    fs::write(addresses, list.join("\n"))?;
+    // For each address a line 0x.., then two lines for each function around it, from the innermost.
+    let frames = said(
+        Command::new("addr2line").args(["-a", "-i", "-f", "-e"]).arg(program).arg(format!("@{}", addresses.display())),
+    )?;
+    for block in frames.split("\n0x") {
+        let mut lines = block.trim_start_matches("0x").lines();
+        let address = lines.next().unwrap_or_default().trim_start_matches('0');
+        let Some(part) = part(block) else { continue };
+        let count = in_program.iter().find(|(sampled, _)| sampled.trim_start_matches('0') == address);
+        *samples.entry(part).or_default() += count.map_or(0, |(_, count)| *count);
+    }
+    Ok(samples)
+}
+
+/// The family of the innermost function that is in one, and of products which part.
+fn part(frames: &str) -> Option<String> {
+    const SOURCES: &str = "findap-kernels/src/";
+    let mut helper = None;
+    for line in frames.lines() {
+        let Some((_, place)) = line.split_once(SOURCES) else { continue };
+        let file = place.split(':').next().unwrap_or(place);
+        let family = file.split(['/', '.']).next().unwrap_or(file);
+        if family == "matmul" {
+            let is_tile = ["tile", "vector", "amx"].iter().any(|name| file.contains(name));
+            return Some(format!("products: {}", if is_tile { "multiplying" } else { "packing and the rest" }));
+        }
+        match HELPERS.iter().find(|(name, _)| *name == family) {
+            Some((_, user)) => helper = Some((*user).to_owned()),
+            None if workspace_root().join(SOURCES).join(family).is_dir() => return Some(family.to_owned()),
+            None => {}
+        }
+    }
+    helper
+}
+
+fn show(samples: &Samples) -> Result<String> {
+    let total: usize = samples.values().sum();
+    ensure!(total > 0, "perf took no samples");
+    let mut rows: Vec<_> = samples.iter().collect();
+    rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let mut table = String::from("| part of the step | share of its time |\n|---|---|");
+    for (part, count) in rows {
+        write!(table, "\n| {part} | {:.1} % |", 100.0 * *count as f64 / total as f64)?;
+    }
+    table.push('\n');
+    Ok(table)
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
