@@ -29,7 +29,7 @@ use crate::llama::{BlockParams, Layout, Llama};
 /// What the backward pass finds in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recompute {
-    /// Every activation.
+    /// Every activation but the results of norms and of the gated unit, which one pass over what is kept gives again.
     None,
     /// The input of each block; the rest is computed again, to the same bits.
     Block,
@@ -86,6 +86,8 @@ pub struct Session {
     streams: Vec<Stream>,
     /// The inner activations of each block, or one shared set.
     blocks: Vec<BlockSaved>,
+    /// Those of the last block that was computed.
+    passing: Passing,
     /// Output of a block's MLP before it joins the stream: `[n, d]`.
     branch: Tensor,
     /// The last stream, its norm and rstd.
@@ -117,19 +119,24 @@ struct Stream {
     rstd: Tensor, // [n, 1]
 }
 
-/// The activations inside one block.
+/// The activations inside one block that its backward pass needs.
 #[derive(Debug)]
 struct BlockSaved {
+    q: Tensor,        // [n, h * e], rotated
+    k: Tensor,        // [n, k * e], rotated
+    v: Tensor,        // [n, k * e]
+    attended: Tensor, // [n, h * e]
+    lse: Tensor,      // [n, h]
+    middle: Stream,   // after attention
+    gate: Tensor,     // [n, f]
+    up: Tensor,       // [n, f]
+}
+
+/// The activations inside one block that one pass over its others gives: a third of all, were they kept.
+#[derive(Debug)]
+struct Passing {
     normed: Tensor,     // [n, d]
-    q: Tensor,          // [n, h * e], rotated
-    k: Tensor,          // [n, k * e], rotated
-    v: Tensor,          // [n, k * e]
-    attended: Tensor,   // [n, h * e]
-    lse: Tensor,        // [n, h]
-    middle: Stream,     // after attention
     mlp_normed: Tensor, // [n, d]
-    gate: Tensor,       // [n, f]
-    up: Tensor,         // [n, f]
     act: Tensor,        // [n, f]
 }
 
@@ -168,17 +175,14 @@ impl Session {
         let block = || {
             let tensor = |columns| tensor(BLOCKS, columns);
             Ok::<_, TensorError>(BlockSaved {
-                normed: tensor(d)?,
                 q: tensor(q)?,
                 k: tensor(kv)?,
                 v: tensor(kv)?,
                 attended: tensor(q)?,
                 lse: statistic(BLOCKS, config.num_heads)?,
                 middle: stream(BLOCKS)?,
-                mlp_normed: tensor(d)?,
                 gate: tensor(f)?,
                 up: tensor(f)?,
-                act: tensor(f)?,
             })
         };
         let (kept_streams, kept_blocks) = kept(config, options);
@@ -214,6 +218,7 @@ impl Session {
             rope: rope_tables(device, config, statistics_dtype(dtype), max_positions)?,
             streams: (0..kept_streams).map(|_| stream(STREAMS)).collect::<Result<_, _>>()?,
             blocks: (0..kept_blocks).map(|_| block()).collect::<Result<_, _>>()?,
+            passing: Passing { normed: tensor(BLOCKS, d)?, mlp_normed: tensor(BLOCKS, d)?, act: tensor(BLOCKS, f)? },
             branch: tensor(HEAD, d)?,
             last: stream(STREAMS)?,
             hidden: tensor(HEAD, d)?,
@@ -256,9 +261,11 @@ impl Session {
     pub fn memory(&self) -> Vec<(&'static str, usize)> {
         let stream = |s: &Stream| s.x.bytes() + s.rstd.bytes();
         let block = |b: &BlockSaved| {
-            let tensors = [&b.normed, &b.q, &b.k, &b.v, &b.attended, &b.lse, &b.mlp_normed, &b.gate, &b.up, &b.act];
+            let tensors = [&b.q, &b.k, &b.v, &b.attended, &b.lse, &b.gate, &b.up];
             tensors.iter().map(|t| t.bytes()).sum::<usize>() + stream(&b.middle)
         };
+        let Passing { normed, mlp_normed, act } = &self.passing;
+        let passing = normed.bytes() + mlp_normed.bytes() + act.bytes();
         let gradients = self.gradients.as_ref().map_or(0, |g| {
             let tensors = [&g.stream, &g.normed, &g.attended, &g.q, &g.k, &g.v, &g.gate, &g.up, &g.act];
             tensors.iter().map(|t| t.bytes()).sum()
@@ -273,7 +280,7 @@ impl Session {
         };
         vec![
             (STREAMS, self.streams.iter().map(stream).sum::<usize>() + stream(&self.last)),
-            (BLOCKS, self.blocks.iter().map(block).sum()),
+            (BLOCKS, self.blocks.iter().map(block).sum::<usize>() + passing),
             (GRADIENTS, gradients),
             (HEAD, self.head_scratch.bytes() + on_device + self.hidden.bytes() + self.branch.bytes()),
             ("rotary tables", self.rope[0].bytes() + self.rope[1].bytes()),
@@ -455,20 +462,13 @@ impl Session {
         let weight = model.params.get(p.attention_norm);
         let stream = l.min(self.streams.len() - 1);
         let Stream { x, rstd } = &mut self.streams[stream];
+        let (normed, rstd) = (self.passing.normed.rows_mut(n), rstd.rows_mut(n));
         if l == 0 {
-            let normed = self.blocks[0].normed.rows_mut(n);
-            rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), weight, self.eps)?;
-            return Ok(());
+            rms_norm::forward(normed, rstd, x.rows(n), weight, self.eps)?;
+        } else {
+            let middle = self.blocks[(l - 1).min(self.blocks.len() - 1)].middle.x.rows(n);
+            rms_norm::forward_add(normed, x.rows_mut(n), rstd, self.branch.rows(n), middle, weight, self.eps)?;
         }
-        let (normed, middle) = match self.blocks.as_mut_slice() {
-            [only] => (&mut only.normed, &only.middle),
-            all => {
-                let (before, here) = all.split_at_mut(l);
-                (&mut here[0].normed, &before[l - 1].middle)
-            }
-        };
-        let (normed, x, rstd) = (normed.rows_mut(n), x.rows_mut(n), rstd.rows_mut(n));
-        rms_norm::forward_add(normed, x, rstd, self.branch.rows(n), middle.x.rows(n), weight, self.eps)?;
         Ok(())
     }
 
@@ -487,10 +487,10 @@ impl Session {
         let (stream, block) = (l.min(self.streams.len() - 1), l.min(self.blocks.len() - 1));
         let tables =
             Tables { cos: self.rope[0].rows(self.rope[0].num_rows()), sin: self.rope[1].rows(self.rope[1].num_rows()) };
-        let saved = &mut self.blocks[block];
-        linear::forward(saved.q.rows_mut(n), saved.normed.rows(n), weight(p.q))?;
-        linear::forward(saved.k.rows_mut(n), saved.normed.rows(n), weight(p.k))?;
-        linear::forward(saved.v.rows_mut(n), saved.normed.rows(n), weight(p.v))?;
+        let (saved, passing) = (&mut self.blocks[block], &mut self.passing);
+        linear::forward(saved.q.rows_mut(n), passing.normed.rows(n), weight(p.q))?;
+        linear::forward(saved.k.rows_mut(n), passing.normed.rows(n), weight(p.k))?;
+        linear::forward(saved.v.rows_mut(n), passing.normed.rows(n), weight(p.v))?;
         rope::forward(saved.q.rows_mut(n), tables, documents)?;
         rope::forward(saved.k.rows_mut(n), tables, documents)?;
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
@@ -498,7 +498,7 @@ impl Session {
         attend(l, self.heads, AttentionCall { out, lse, qkv, documents })?;
         linear::forward(self.branch.rows_mut(n), saved.attended.rows(n), weight(p.o))?;
         rms_norm::forward_add(
-            saved.mlp_normed.rows_mut(n),
+            passing.mlp_normed.rows_mut(n),
             saved.middle.x.rows_mut(n),
             saved.middle.rstd.rows_mut(n),
             self.branch.rows(n),
@@ -506,10 +506,10 @@ impl Session {
             model.params.get(p.mlp_norm),
             self.eps,
         )?;
-        linear::forward(saved.gate.rows_mut(n), saved.mlp_normed.rows(n), weight(p.gate))?;
-        linear::forward(saved.up.rows_mut(n), saved.mlp_normed.rows(n), weight(p.up))?;
-        swiglu::forward(saved.act.rows_mut(n), saved.gate.rows(n), saved.up.rows(n))?;
-        linear::forward(self.branch.rows_mut(n), saved.act.rows(n), weight(p.down))?;
+        linear::forward(saved.gate.rows_mut(n), passing.mlp_normed.rows(n), weight(p.gate))?;
+        linear::forward(saved.up.rows_mut(n), passing.mlp_normed.rows(n), weight(p.up))?;
+        swiglu::forward(passing.act.rows_mut(n), saved.gate.rows(n), saved.up.rows(n))?;
+        linear::forward(self.branch.rows_mut(n), passing.act.rows(n), weight(p.down))?;
         Ok(())
     }
 
@@ -573,16 +573,25 @@ impl Session {
         l: usize,
         documents: &Documents<'_>,
     ) -> Result<(), ModelError> {
-        if self.blocks.len() > 1 || l + 1 == model.layout.blocks.len() {
+        if l + 1 == model.layout.blocks.len() {
             return Ok(());
         }
         let n = documents.ids.len();
+        let norm = |id| model.params.get(id);
         let Stream { x, rstd } = &mut self.streams[l];
-        let weight = model.params.get(p.attention_norm);
-        rms_norm::forward(self.blocks[0].normed.rows_mut(n), rstd.rows_mut(n), x.rows(n), weight, self.eps)?;
-        self.block_forward(model, p, l, documents, &mut |_, heads, call| {
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
-        })
+        let normed = self.passing.normed.rows_mut(n);
+        rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), norm(p.attention_norm), self.eps)?;
+        if self.blocks.len() == 1 {
+            return self.block_forward(model, p, l, documents, &mut |_, heads, call| {
+                Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
+            });
+        }
+        let saved = &mut self.blocks[l];
+        let Stream { x, rstd } = &mut saved.middle;
+        let normed = self.passing.mlp_normed.rows_mut(n);
+        rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), norm(p.mlp_norm), self.eps)?;
+        swiglu::forward(self.passing.act.rows_mut(n), saved.gate.rows(n), saved.up.rows(n))?;
+        Ok(())
     }
 
     fn block_backward(
@@ -599,7 +608,7 @@ impl Session {
         let norm = |id| model.params.get(id);
         let backward_weight: fn(ViewMut<'_>, View<'_>, View<'_>) -> Result<(), TensorError> =
             if packed.is_some() { linear::backward_weight_in_bf16 } else { linear::backward_weight };
-        let saved = &self.blocks[l.min(self.blocks.len() - 1)];
+        let (saved, passing) = (&self.blocks[l.min(self.blocks.len() - 1)], &self.passing);
         let stream = &self.streams[l];
         let tables =
             Tables { cos: self.rope[0].rows(self.rope[0].num_rows()), sin: self.rope[1].rows(self.rope[1].num_rows()) };
@@ -607,10 +616,10 @@ impl Session {
 
         // MLP: the gradient of the branch is that of the stream
         linear::backward_input(g.act.rows_mut(n), Write::Overwrite, g.stream.rows(n), weight(p.down))?;
-        backward_weight(grads.get_mut(p.down), g.stream.rows(n), saved.act.rows(n))?;
+        backward_weight(grads.get_mut(p.down), g.stream.rows(n), passing.act.rows(n))?;
         swiglu::backward(g.gate.rows_mut(n), g.up.rows_mut(n), g.act.rows(n), saved.gate.rows(n), saved.up.rows(n))?;
-        backward_weight(grads.get_mut(p.gate), g.gate.rows(n), saved.mlp_normed.rows(n))?;
-        backward_weight(grads.get_mut(p.up), g.up.rows(n), saved.mlp_normed.rows(n))?;
+        backward_weight(grads.get_mut(p.gate), g.gate.rows(n), passing.mlp_normed.rows(n))?;
+        backward_weight(grads.get_mut(p.up), g.up.rows(n), passing.mlp_normed.rows(n))?;
         linear::backward_input(g.normed.rows_mut(n), Write::Overwrite, g.gate.rows(n), weight(p.gate))?;
         linear::backward_input(g.normed.rows_mut(n), Write::Accumulate, g.up.rows(n), weight(p.up))?;
         rms_norm::backward(
@@ -633,7 +642,7 @@ impl Session {
         for (id, gradient, write) in
             [(p.q, &g.q, Write::Overwrite), (p.k, &g.k, Write::Accumulate), (p.v, &g.v, Write::Accumulate)]
         {
-            backward_weight(grads.get_mut(id), gradient.rows(n), saved.normed.rows(n))?;
+            backward_weight(grads.get_mut(id), gradient.rows(n), passing.normed.rows(n))?;
             linear::backward_input(g.normed.rows_mut(n), write, gradient.rows(n), weight(id))?;
         }
         rms_norm::backward(
@@ -673,7 +682,8 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let (streams, blocks) = kept(config, options);
     let stream = d * number + statistic;
-    let block = (2 * d + 2 * q + 2 * kv + 3 * f) * number + config.num_heads * statistic + stream;
+    let block = (2 * q + 2 * kv + 2 * f) * number + config.num_heads * statistic + stream;
+    let passing = (2 * d + f) * number;
     let gradients = if needs_backward { (2 * d + 2 * q + 2 * kv + 3 * f) * number } else { 0 };
     let chunk_rows = head_chunk_rows(kind, options.dtype, config.vocab_size).min(n.max(1));
     let sizes = Sizes { dim: d, vocab: config.vocab_size, chunk_rows };
@@ -687,7 +697,7 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
     };
     vec![
         (STREAMS, n * stream * (streams + 1)),
-        (BLOCKS, n * block * blocks),
+        (BLOCKS, n * (block * blocks + passing)),
         (GRADIENTS, n * gradients),
         (HEAD, chunk + 2 * n * d * number),
         ("rotary tables", max_positions * config.head_dim * statistic),

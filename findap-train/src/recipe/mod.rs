@@ -179,7 +179,7 @@ pub enum SaveDtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeKind {
-    /// Keep every activation.
+    /// Keep every activation but those that one pass over the others gives.
     #[default]
     None,
     /// Keep the input of each block and run its forward again.
