@@ -254,7 +254,7 @@ fn roofline(begun: std::time::SystemTime) -> Result<String> {
     ensure!(bandwidth > 0.0 && arithmetic > 0.0, "the benches of the group `peak` did not run");
     let mut table = format!(
         "Measured limits: {arithmetic:.0} GFLOP/s of multiply-adds in registers, {bandwidth:.1} GB/s of copying through memory. A kernel that \
-         moves memory is held against the second (it may pass it where its arrays fit the caches), one that computes against the first.\n\n\
+         moves memory is held against the second (it may pass it where its arrays fit the caches or are changed in place), one that computes against the first.\n\n\
          | case | limit | rate | of the limit | milliseconds |\n|---|---|---|---|---|"
     );
     for (name, is_bytes, rate, seconds) in cases.iter().filter(|case| !case.0.starts_with("peak/")) {
