@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{become_command, build, built, cargo, profile, workspace_root};
+use crate::{become_command, build, built, cargo, profile, said, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -281,13 +281,6 @@ fn first_line(file: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
-}
-
-/// What a command prints, in one line.
-fn said(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A CPU's name as a file's.

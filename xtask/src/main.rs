@@ -108,6 +108,13 @@ fn workspace_root() -> PathBuf {
     here.parent().map_or(here.clone(), PathBuf::from)
 }
 
+/// What a command prints, without the white space around it.
+fn said(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// Replaces this process, so that signals reach the command and its exit code is ours.
 fn become_command(command: &mut Command) -> anyhow::Result<ExitCode> {
     let error = command.exec();

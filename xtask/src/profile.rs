@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{built, cargo, workspace_root};
+use crate::{built, cargo, said, workspace_root};
 
 /// Samples of a stretch of code, by what it is for.
 type Samples = BTreeMap<String, usize>;
@@ -42,7 +42,7 @@ fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
     let mut samples = Samples::new();
     let mut in_program: BTreeMap<&str, usize> = BTreeMap::new();
     for line in script.lines() {
-        let (address, place) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let (address, place) = line.trim().trim_start_matches('0').split_once(' ').unwrap_or_default();
         if place.contains("/examples/step") {
             *in_program.entry(address).or_default() += 1;
         } else if place.contains("libc") {
@@ -61,8 +61,7 @@ fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
         let mut lines = block.trim_start_matches("0x").lines();
         let address = lines.next().unwrap_or_default().trim_start_matches('0');
         let Some(part) = part(block) else { continue };
-        let count = in_program.iter().find(|(sampled, _)| sampled.trim_start_matches('0') == address);
-        *samples.entry(part).or_default() += count.map_or(0, |(_, count)| *count);
+        *samples.entry(part).or_default() += in_program.get(address).copied().unwrap_or(0);
     }
     Ok(samples)
 }
@@ -99,10 +98,4 @@ fn show(samples: &Samples) -> Result<String> {
     }
     table.push('\n');
     Ok(table)
-}
-
-fn said(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
