@@ -8,6 +8,11 @@ use crate::dtype::Element;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
+/// Numbers in a cache line.
+pub(crate) const fn line_len<T>() -> usize {
+    LINE_BYTES / size_of::<T>()
+}
+
 /// A fixed number of numbers, the first at a cache line.
 #[derive(Debug)]
 pub struct Aligned<T> {
@@ -25,9 +30,8 @@ impl<T> Aligned<T> {
 impl<T: Copy + Default> Aligned<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Aligned<T> {
-        let line = LINE_BYTES / size_of::<T>();
-        let numbers = vec![T::default(); len + line];
-        let start = numbers.as_ptr().align_offset(LINE_BYTES).min(line);
+        let numbers = vec![T::default(); len + line_len::<T>()];
+        let start = numbers.as_ptr().align_offset(LINE_BYTES).min(line_len::<T>());
         Aligned { numbers, start, len }
     }
 

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{become_command, build, built, cargo, profile, said, workspace_root};
+use crate::{become_command, build, built, cargo, profile, said, target_folder, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -225,9 +225,7 @@ fn profiles() -> String {
 
 /// Every case of the criterion benches that ran since `begun`, beside the limit that was measured with them.
 fn roofline(begun: std::time::SystemTime) -> Result<String> {
-    let folder = workspace_root()
-        .join(std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
-        .join("criterion");
+    let folder = target_folder().join("criterion");
     let mut cases = Vec::new();
     for group in folders(&folder)? {
         for case in folders(&group)? {

@@ -96,10 +96,13 @@ fn build(what: &[&str]) -> anyhow::Result<()> {
 
 /// A program that [`build`] made, started in the workspace root.
 fn built(name: &str) -> Command {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let mut command = Command::new(workspace_root().join(target).join("release").join(name));
+    let mut command = Command::new(target_folder().join("release").join(name));
     command.current_dir(workspace_root());
     command
+}
+
+fn target_folder() -> PathBuf {
+    workspace_root().join(std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
 fn workspace_root() -> PathBuf {

@@ -8,13 +8,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{built, cargo, said, workspace_root};
+use crate::{built, cargo, said, target_folder, workspace_root};
 
 /// Samples of a stretch of code, by what it is for.
 type Samples = BTreeMap<String, usize>;
-
-/// Helpers that belong to the family that calls them; where nothing of it is left around them, to that which uses them most.
-const HELPERS: [(&str, &str); 1] = [("lanes", "attention")];
 
 /// A table of the shares of samples that Linux `perf` takes of the example `step` with these keys.
 pub(crate) fn table(keys: &[String]) -> Result<String> {
@@ -25,7 +22,7 @@ pub(crate) fn table(keys: &[String]) -> Result<String> {
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "it does not build");
-    let folder = workspace_root().join("target/profile");
+    let folder = target_folder().join("profile");
     fs::create_dir_all(&folder)?;
     let samples = folder.join("samples");
     let step = built("examples/step");
@@ -69,7 +66,7 @@ fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
 /// The family of the innermost function that is in one, and of products which part.
 fn part(frames: &str) -> Option<String> {
     const SOURCES: &str = "findap-kernels/src/";
-    let mut helper = None;
+    let mut from_lanes = None;
     for line in frames.lines() {
         let Some((_, place)) = line.split_once(SOURCES) else { continue };
         let file = place.split(':').next().unwrap_or(place);
@@ -78,13 +75,14 @@ fn part(frames: &str) -> Option<String> {
             let is_tile = ["tile", "vector", "amx"].iter().any(|name| file.contains(name));
             return Some(format!("products: {}", if is_tile { "multiplying" } else { "packing and the rest" }));
         }
-        match HELPERS.iter().find(|(name, _)| *name == family) {
-            Some((_, user)) => helper = Some((*user).to_owned()),
-            None if workspace_root().join(SOURCES).join(family).is_dir() => return Some(family.to_owned()),
-            None => {}
+        if family == "lanes" {
+            // vectors of whoever calls them; alone, the products of attention
+            from_lanes = Some("attention".to_owned());
+        } else if workspace_root().join(SOURCES).join(family).is_dir() {
+            return Some(family.to_owned());
         }
     }
-    helper
+    from_lanes
 }
 
 fn show(samples: &Samples) -> Result<String> {

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 pub(super) use self::pack::Line;
 use self::pack::{LINE, STEP};
-use super::cpu::{Costs, SERIAL_LIMIT, task_size};
+use super::cpu::{Costs, for_each_rectangle};
 use super::packed::Panels;
 use super::{Factor, Shape};
 use crate::check;
@@ -150,20 +150,10 @@ pub(super) fn gemm(
     let product = Product { kernel, shape, a, b: right, c: target };
     let costs =
         Costs { multiplications: 1.0 / kernel.rate, a: 2.0, b: if let Right::Packed(_) = right { 0.5 } else { 2.0 } };
-    let (row_step, column_step) = task_size(shape, (kernel.rows, COLUMNS), costs);
-    let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
-    let task = |index: usize| {
-        let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);
-        let (rows, columns) = (row..m.min(row + row_step), column..n.min(column + column_step));
+    for_each_rectangle(shape, (kernel.rows, COLUMNS), costs, |rows, columns| {
         thread_local!(static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers::EMPTY) });
         BUFFERS.with_borrow_mut(|buffers| product.rectangle(rows, columns, buffers));
-    };
-    let tasks = row_tasks * column_tasks;
-    if tasks == 1 || m * n * k <= SERIAL_LIMIT {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
-    }
+    });
     Ok(())
 }
 

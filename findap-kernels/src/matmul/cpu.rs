@@ -12,9 +12,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::pack::{Matrix, Widen};
-use self::tile::{Ahead, MAX_COLUMNS, MAX_DEPTH, MAX_ROWS, Tiles, line_len};
+use self::tile::{Ahead, MAX_COLUMNS, MAX_DEPTH, MAX_ROWS, Tiles};
 use super::Shape;
-use crate::aligned::Aligned;
+use crate::aligned::{Aligned, line_len};
 use crate::dtype::{Element, Real};
 use crate::isa::Isa;
 use crate::slice::Write;
@@ -33,7 +33,7 @@ const THREAD_TASKS: usize = 4;
 /// How far apart threads end, in parts of a task: what speaks for small ones.
 const UNEVENNESS: f64 = 0.125;
 /// Multiplications below which waking another thread costs more than it saves.
-pub(super) const SERIAL_LIMIT: usize = 1 << 19;
+const SERIAL_LIMIT: usize = 1 << 19;
 
 /// A format that products are computed in: its tiles, its packing of a transposed a, and its buffers.
 pub(super) trait Compute: Real {
@@ -223,19 +223,9 @@ fn run<T: Compute, B: Operand<T>>(isa: Isa, shape: Shape, a: &[T], b: Right<'_, 
         // a packed b is read from memory all the same
         b: if let Right::Packed(_) = b { 0.5 } else { 2.0 },
     };
-    let (row_step, column_step) = task_size(shape, (tiles.row_major.len(), tiles.columns), costs);
-    let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
-    let task = |index: usize| {
-        let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);
-        let (rows, columns) = (row..m.min(row + row_step), column..n.min(column + column_step));
+    for_each_rectangle(shape, (tiles.row_major.len(), tiles.columns), costs, |rows, columns| {
         T::with_buffers(|buffers| product.rectangle(rows, columns, buffers));
-    };
-    let tasks = row_tasks * column_tasks;
-    if tasks == 1 || m * n * k <= SERIAL_LIMIT {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
-    }
+    });
 }
 
 /// What a product costs, in cycles, measured: for a multiplication, and for each number of a and of b that is packed.
@@ -245,14 +235,36 @@ pub(super) struct Costs {
     pub(super) b: f64,
 }
 
+/// Cuts c into rectangles of whole tiles and runs `task` for each, with its rows and columns, on all threads if it is worth it.
+pub(super) fn for_each_rectangle(
+    shape: Shape,
+    tile: (usize, usize),
+    costs: Costs,
+    task: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let Shape { m, n, k, .. } = shape;
+    let threads = if m * n * k <= SERIAL_LIMIT { 1 } else { rayon::current_num_threads() };
+    let (row_step, column_step) = task_size(shape, threads, tile, costs);
+    let (row_tasks, column_tasks) = (m.div_ceil(row_step), n.div_ceil(column_step));
+    let task = |index: usize| {
+        let (row, column) = (index / column_tasks * row_step, index % column_tasks * column_step);
+        task(row..m.min(row + row_step), column..n.min(column + column_step));
+    };
+    let tasks = row_tasks * column_tasks;
+    if tasks.min(threads) == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
 /// Rows and columns of one task's rectangle of c: whole tiles, all tasks of nearly the same size. How many there are depends on the
 /// threads; no bit of the product does.
 ///
 /// A task packs its rows of a and its columns of b, so cutting the rows packs b again and cutting the columns packs a again; few
 /// tasks leave threads without work at the end. Of all cuts this takes the one that should be done first.
-pub(super) fn task_size(shape: Shape, tile: (usize, usize), costs: Costs) -> (usize, usize) {
-    let Shape { m, n, k, .. } = shape;
-    let threads = if m * n * k <= SERIAL_LIMIT { 1 } else { rayon::current_num_threads() };
+fn task_size(shape: Shape, threads: usize, tile: (usize, usize), costs: Costs) -> (usize, usize) {
+    let Shape { m, n, .. } = shape;
     let part = |extent: usize, parts: usize, unit: usize| extent.div_ceil(unit).div_ceil(parts) * unit;
     let fewest_columns = n.div_ceil(TASK_COLUMNS);
     let cuts = (1..=THREAD_TASKS).flat_map(|of_thread| {

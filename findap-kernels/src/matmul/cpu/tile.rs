@@ -6,6 +6,7 @@
 //! With AVX-512, 14 x 32 is 28 accumulators, two registers for b and one for the broadcast element of a: per step of p two
 //! loads of b and 14 broadcasts feed 28 multiply-adds.
 
+use crate::aligned::line_len;
 use crate::dtype::Real;
 
 /// Most rows of a tile over all instruction sets.
@@ -35,11 +36,6 @@ pub(in crate::matmul) struct Ahead<T> {
     pub(super) start: *const T,
     pub(super) stride: usize,
     pub(super) row_len: usize,
-}
-
-/// Numbers in a line of the caches.
-pub(super) const fn line_len<T>() -> usize {
-    64 / size_of::<T>()
 }
 
 /// The tiles of one instruction set and number format.
