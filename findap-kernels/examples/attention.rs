@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use findap_kernels::KernelError;
 use findap_kernels::attention::{Forward, Heads, forward};
+use findap_kernels::{Dtype, KernelError};
 
 fn main() -> Result<(), KernelError> {
     // Five tokens, documents of two and three; four query heads share two key heads.
@@ -21,6 +21,7 @@ fn main() -> Result<(), KernelError> {
         v: (&v[..]).into(),
         cu_seqlens: &cu_seqlens,
         heads,
+        products: Dtype::F32,
     })?;
 
     // The first token of a document sees itself alone: its output is its value.
@@ -35,6 +36,7 @@ fn main() -> Result<(), KernelError> {
         v: (&v[..]).into(),
         cu_seqlens: &[0, 2, 4],
         heads,
+        products: Dtype::F32,
     });
     let text = refused.err().map(|error| error.to_string()).unwrap_or_default();
     // a closed pipe is no reason to panic

@@ -87,6 +87,13 @@ impl Bf16Isa {
         CURRENT.get_or_init(|| Bf16Isa::chosen(std::env::var(SETTING).ok().as_deref())).clone()
     }
 
+    /// Whether `FINDAP_ISA` names one of these sets.
+    pub fn is_named() -> bool {
+        static IS_NAMED: OnceLock<bool> = OnceLock::new();
+        *IS_NAMED
+            .get_or_init(|| std::env::var(SETTING).is_ok_and(|name| Bf16Isa::ALL.iter().any(|isa| isa.name() == name)))
+    }
+
     fn chosen(name: Option<&str>) -> Result<Bf16Isa, KernelError> {
         let best = Bf16Isa::available().last().unwrap_or(Bf16Isa::Portable);
         match Bf16Isa::ALL.into_iter().find(|isa| Some(isa.name()) == name) {

@@ -18,6 +18,9 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{with_avx2, with_avx512};
+
 /// Numbers of one [`Lanes`] value.
 pub(crate) const WIDTH: usize = 16;
 
@@ -99,6 +102,37 @@ pub(crate) trait Lanes: Copy {
             }
         }
         x[0]
+    }
+}
+
+/// Lanes of an instruction set, and the way to run a task compiled for it.
+pub(crate) trait Compiled: Lanes {
+    /// Runs `task`, everything of which must be `#[inline(always)]`. Whoever picks the type found the instructions.
+    fn enter<R>(task: impl FnOnce() -> R) -> R;
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Compiled for Avx512 {
+    #[inline(always)]
+    fn enter<R>(task: impl FnOnce() -> R) -> R {
+        // SAFETY: this type is picked only where the instructions were found.
+        unsafe { with_avx512(task) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Compiled for Avx2 {
+    #[inline(always)]
+    fn enter<R>(task: impl FnOnce() -> R) -> R {
+        // SAFETY: as above.
+        unsafe { with_avx2(task) }
+    }
+}
+
+impl Compiled for Portable {
+    #[inline(always)]
+    fn enter<R>(task: impl FnOnce() -> R) -> R {
+        task()
     }
 }
 

@@ -61,6 +61,7 @@ fn every_refusal_names_its_argument_and_writes_nothing() {
                 v: (&x[..4]).into(),
                 cu_seqlens: &[0, 3, 2, 4],
                 heads,
+                products: Dtype::F32,
             })
         },
         "attention::forward",

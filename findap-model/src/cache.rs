@@ -66,7 +66,9 @@ impl Cache {
             for (layer, source) in layers[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
                 embedding::scatter(layer.all_mut(), source, places)?;
             }
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
+            // as the tokens that go on will be computed, on the CPU without rounding
+            let products = call.qkv.q.dtype();
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, products)?)
         })
     }
 

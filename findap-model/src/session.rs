@@ -56,7 +56,7 @@ impl<'a> From<&'a Batch> for Tokens<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
     /// Format of arithmetic: f32, bf16 with sums in f32, or, on the CPU, f64. Activations have it, too; but beside bf16 they are f32 on
-    /// the CPU, which rounds them for the products of linear layers only.
+    /// the CPU, which rounds them for products only.
     pub dtype: Dtype,
     /// Tokens of the largest batch.
     pub max_tokens: usize,
@@ -294,7 +294,7 @@ impl Session {
     /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for an id past the vocabulary or wrong boundaries.
     pub fn forward(&mut self, model: &Llama, tokens: Tokens<'_>) -> Result<(), ModelError> {
         self.forward_with(model, tokens, |_, heads, call| {
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, call.products)?)
         })
     }
 
@@ -495,7 +495,7 @@ impl Session {
         rope::forward(saved.k.rows_mut(n), tables, documents)?;
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
         let (out, lse) = (saved.attended.rows_mut(n), saved.lse.rows_mut(n));
-        attend(l, self.heads, AttentionCall { out, lse, qkv, documents })?;
+        attend(l, self.heads, AttentionCall { out, lse, qkv, documents, products: self.options.dtype })?;
         linear::forward(self.branch.rows_mut(n), saved.attended.rows(n), weight(p.o))?;
         rms_norm::forward_add(
             passing.mlp_normed.rows_mut(n),
@@ -583,7 +583,7 @@ impl Session {
         rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), norm(p.attention_norm), self.eps)?;
         if self.blocks.len() == 1 {
             return self.block_forward(model, p, l, documents, &mut |_, heads, call| {
-                Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads)?)
+                Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, call.products)?)
             });
         }
         let saved = &mut self.blocks[l];
@@ -636,7 +636,7 @@ impl Session {
         let qkv = Qkv { q: saved.q.rows(n), k: saved.k.rows(n), v: saved.v.rows(n) };
         let kept = attention::Saved { out: saved.attended.rows(n), lse: saved.lse.rows(n) };
         let outputs = [g.q.rows_mut(n), g.k.rows_mut(n), g.v.rows_mut(n)];
-        attention::backward(outputs, g.attended.rows(n), kept, qkv, documents, self.heads)?;
+        attention::backward(outputs, g.attended.rows(n), kept, qkv, documents, self.heads, self.options.dtype)?;
         rope::backward(g.q.rows_mut(n), tables, documents)?;
         rope::backward(g.k.rows_mut(n), tables, documents)?;
         for (id, gradient, write) in
@@ -670,6 +670,7 @@ pub(crate) struct AttentionCall<'a> {
     pub(crate) lse: findap_tensor::ViewMut<'a>,
     pub(crate) qkv: Qkv<'a>,
     pub(crate) documents: &'a Documents<'a>,
+    pub(crate) products: Dtype,
 }
 
 /// What [`Session::memory`] of a session on a device of this kind will say, without building one.

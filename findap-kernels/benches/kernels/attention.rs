@@ -2,9 +2,10 @@
 //! number of the head forward, 10 backward.
 
 use criterion::{Criterion, Throughput};
+use findap_kernels::Dtype;
 use findap_kernels::attention::{Backward, Forward, Heads, backward, forward};
 
-use crate::support::{assert_near, group, numbers};
+use crate::support::{assert_near, group, measure, numbers};
 
 struct Case {
     name: &'static str,
@@ -37,31 +38,34 @@ fn bench(c: &mut Criterion, case: &Case) {
     let (q, k, v, dout) = (numbers(1, n * row), numbers(2, n * kv_row), numbers(3, n * kv_row), numbers(4, n * row));
     let (mut out, mut lse) = (vec![0.0f32; n * row], vec![0.0f32; n * num_heads]);
     let scores = case.documents * case.len * (case.len + 1) / 2 * num_heads;
-    let mut run = || {
-        forward(Forward {
-            out: (&mut out[..]).into(),
-            lse: (&mut lse[..]).into(),
-            q: (&q[..]).into(),
-            k: (&k[..]).into(),
-            v: (&v[..]).into(),
-            cu_seqlens: &cu_seqlens,
-            heads: case.heads,
-        })
-        .unwrap();
-    };
+    // a weighted mean of numbers below 1, with weights and numbers rounded by 2^-9 and scores that add up head_dim roundings
+    let formats = [("", Dtype::F32, 1e-4), (" bf16", Dtype::Bf16, 4.0 / 512.0)];
+
     let mut fwd = group(c, "attention_fwd", Throughput::Elements((4 * head_dim * scores) as u64));
-    fwd.bench_function(case.name, |bench| bench.iter(&mut run));
     let mut plain = vec![0.0f32; n * row];
-    fwd.bench_function(format!("{} (plain loops)", case.name), |bench| {
-        bench.iter(|| plain_forward(&mut plain, &q, &k, &v, case));
-    });
+    measure(&mut fwd, format!("{} (plain loops)", case.name), || plain_forward(&mut plain, &q, &k, &v, case));
+    for (name, products, limit) in formats {
+        measure(&mut fwd, format!("{}{name}", case.name), || {
+            forward(Forward {
+                out: (&mut out[..]).into(),
+                lse: (&mut lse[..]).into(),
+                q: (&q[..]).into(),
+                k: (&k[..]).into(),
+                v: (&v[..]).into(),
+                cu_seqlens: &cu_seqlens,
+                heads: case.heads,
+                products,
+            })
+            .unwrap();
+        });
+        assert_near(&out, plain.iter().map(|x| f64::from(*x)), limit);
+    }
     fwd.finish();
-    assert_near(&out, plain.iter().map(|x| f64::from(*x)), 1e-4);
 
     let (mut dq, mut dk, mut dv) = (vec![0.0f32; n * row], vec![0.0f32; n * kv_row], vec![0.0f32; n * kv_row]);
     let mut bwd = group(c, "attention_bwd", Throughput::Elements((10 * head_dim * scores) as u64));
-    bwd.bench_function(case.name, |bench| {
-        bench.iter(|| {
+    for (name, products, _) in formats {
+        measure(&mut bwd, format!("{}{name}", case.name), || {
             backward(Backward {
                 dq: (&mut dq[..]).into(),
                 dk: (&mut dk[..]).into(),
@@ -74,14 +78,17 @@ fn bench(c: &mut Criterion, case: &Case) {
                 v: (&v[..]).into(),
                 cu_seqlens: &cu_seqlens,
                 heads: case.heads,
+                products,
             })
             .unwrap();
         });
-    });
+        // dv summed over all tokens is p^T dout summed over keys, whose rows of p sum to 1: the sum of dout
+        let total = |x: &[f32]| x.iter().map(|x| f64::from(*x)).sum::<f64>();
+        // of n * row numbers, each off by a rounding: a random walk, times 8
+        let limit = if products == Dtype::F32 { 0.1 } else { 8.0 / 512.0 * (dout.len() as f64).sqrt() };
+        assert!((total(&dv) - total(&dout)).abs() < limit, "{} {}", total(&dv), total(&dout));
+    }
     bwd.finish();
-    // dv summed over all tokens is p^T dout summed over keys, whose rows of p sum to 1: the sum of dout
-    let total = |x: &[f32]| x.iter().map(|x| f64::from(*x)).sum::<f64>();
-    assert!((total(&dv) - total(&dout)).abs() < 0.1, "{} {}", total(&dv), total(&dout));
 }
 
 fn plain_forward(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], case: &Case) {

@@ -4,7 +4,7 @@
 use criterion::{Criterion, Throughput};
 use findap_kernels::cross_entropy::{Backward, Forward, IGNORE, Sizes, forward_backward};
 
-use crate::support::{group, numbers};
+use crate::support::{group, measure, numbers};
 
 pub(crate) fn benches(c: &mut Criterion) {
     for (n, dim, vocab) in [(512, 256, 32_000), (2048, 64, 2048)] {
@@ -17,24 +17,22 @@ pub(crate) fn benches(c: &mut Criterion) {
         let (mut dhidden, mut dweight) = (vec![0.0f32; n * dim], vec![0.0f32; vocab * dim]);
         let mut scratch = vec![0.0f32; sizes.scratch_len()];
         let mut group = group(c, "cross_entropy", Throughput::Elements((6 * bearing * dim * vocab) as u64));
-        group.bench_function(format!("{n} tokens, {dim} x {vocab}"), |bench| {
-            bench.iter(|| {
-                forward_backward(Backward {
-                    token_weights: &weights,
-                    dhidden: (&mut dhidden[..]).into(),
-                    dweight: Some((&mut dweight[..]).into()),
-                    forward: Forward {
-                        logp: &mut logp,
-                        lse: &mut lse,
-                        hidden: (&hidden[..]).into(),
-                        weight: (&weight[..]).into(),
-                        targets: &targets,
-                        sizes,
-                        scratch: (&mut scratch[..]).into(),
-                    },
-                })
-                .unwrap();
-            });
+        measure(&mut group, format!("{n} tokens, {dim} x {vocab}"), || {
+            forward_backward(Backward {
+                token_weights: &weights,
+                dhidden: (&mut dhidden[..]).into(),
+                dweight: Some((&mut dweight[..]).into()),
+                forward: Forward {
+                    logp: &mut logp,
+                    lse: &mut lse,
+                    hidden: (&hidden[..]).into(),
+                    weight: (&weight[..]).into(),
+                    targets: &targets,
+                    sizes,
+                    scratch: (&mut scratch[..]).into(),
+                },
+            })
+            .unwrap();
         });
         group.finish();
         let t = targets.iter().position(|&t| t != IGNORE).unwrap_or(0);

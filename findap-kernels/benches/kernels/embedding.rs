@@ -3,7 +3,7 @@
 use criterion::Criterion;
 use findap_kernels::embedding::{Backward, Forward, backward, forward};
 
-use crate::support::{bytes, group, numbers};
+use crate::support::{bytes, group, measure, numbers};
 
 pub(crate) fn benches(c: &mut Criterion) {
     let (vocab, dim, n) = (32_000, 768, 2048);
@@ -12,10 +12,8 @@ pub(crate) fn benches(c: &mut Criterion) {
     let ids: Vec<u32> = (0..n).map(|t| (t * 7919 % vocab) as u32).collect();
     let (mut out, mut dtable) = (vec![0.0f32; n * dim], vec![0.0f32; vocab * dim]);
     let mut fwd = group(c, "embedding_fwd", bytes(2 * n * dim));
-    fwd.bench_function("2048 rows of 768", |bench| {
-        bench.iter(|| {
-            forward(Forward { out: (&mut out[..]).into(), table: (&table[..]).into(), ids: &ids, dim }).unwrap()
-        });
+    measure(&mut fwd, "2048 rows of 768", || {
+        forward(Forward { out: (&mut out[..]).into(), table: (&table[..]).into(), ids: &ids, dim }).unwrap();
     });
     fwd.finish();
     for (row, id) in out.chunks(dim).zip(&ids) {

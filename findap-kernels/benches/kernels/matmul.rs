@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput};
 use findap_kernels::matmul::{Factor, Gemm, Packed, PackedFormat, gemm};
 use findap_kernels::{Bf16Isa, Write};
 
-use crate::support::{assert_near, group, numbers};
+use crate::support::{assert_near, group, measure, numbers};
 
 const SHAPES: [(usize, usize, usize); 8] = [
     (1024, 1024, 1024),
@@ -40,7 +40,7 @@ pub(crate) fn benches(c: &mut Criterion) {
         let truth: Vec<f64> = (0..n).map(wide).collect();
         let mut group = group(c, "matmul", Throughput::Elements((2 * m * n * k) as u64));
         for (name, b, limit) in cases {
-            let mut run = || {
+            let run = || {
                 gemm(Gemm {
                     m,
                     n,
@@ -54,8 +54,7 @@ pub(crate) fn benches(c: &mut Criterion) {
                 })
                 .unwrap();
             };
-            run();
-            group.bench_function(format!("{m}x{n}x{k} {name}"), |bench| bench.iter(&mut run));
+            measure(&mut group, format!("{m}x{n}x{k} {name}"), run);
             assert_near(&out[..n], truth.iter().copied(), limit);
         }
         group.finish();

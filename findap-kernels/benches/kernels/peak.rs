@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use rayon::prelude::*;
 
-use crate::support::{bytes, group};
+use crate::support::{bytes, group, measure};
 
 /// Independent chains of multiply-adds: enough to hide their latency on two units, and few enough for the registers.
 const CHAINS: usize = 12;
@@ -16,8 +16,8 @@ pub(crate) fn benches(c: &mut Criterion) {
     let threads = rayon::current_num_threads();
     let operations = 2 * LANES * CHAINS * ROUNDS * threads;
     let mut arithmetic = group(c, "peak", Throughput::Elements(operations as u64));
-    arithmetic.bench_function("multiply-adds", |bench| {
-        bench.iter(|| (0..threads).into_par_iter().map(|_| chains(black_box(0.999))).sum::<f32>());
+    measure(&mut arithmetic, "multiply-adds", || {
+        (0..threads).into_par_iter().map(|_| chains(black_box(0.999))).sum::<f32>()
     });
     arithmetic.finish();
 
@@ -25,12 +25,8 @@ pub(crate) fn benches(c: &mut Criterion) {
     let (from, mut to) = (vec![1.0f32; n], vec![0.0f32; n]);
     let part = n.div_ceil(threads);
     let mut memory = group(c, "peak", bytes(2 * n));
-    memory.bench_function("copy", |bench| {
-        bench.iter(|| {
-            to.par_chunks_mut(part)
-                .zip(from.par_chunks(part))
-                .for_each(|(to, from)| to.copy_from_slice(black_box(from)));
-        });
+    measure(&mut memory, "copy", || {
+        to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(black_box(from)));
     });
     memory.finish();
     assert!(to.iter().all(|x| *x == 1.0));

@@ -4,40 +4,39 @@ use criterion::Criterion;
 use findap_kernels::Write;
 use findap_kernels::rms_norm::{Backward, ForwardAdd, backward, forward_add};
 
-use crate::support::{assert_near, bytes, group, numbers};
+use crate::support::{assert_near, bytes, group, measure, numbers};
 
 pub(crate) fn benches(c: &mut Criterion) {
     let (rows, dim) = (4096, 768);
     let (x, residual, weight) = (numbers(1, rows * dim), numbers(2, rows * dim), numbers(3, dim));
     let (mut out, mut sum, mut rstd) = (vec![0.0f32; rows * dim], vec![0.0f32; rows * dim], vec![0.0f32; rows]);
     let mut group_fwd = group(c, "rms_norm_fwd", bytes(4 * rows * dim));
-    group_fwd.bench_function("add, 4096 x 768", |bench| {
-        bench.iter(|| {
-            forward_add(ForwardAdd {
-                out: (&mut out[..]).into(),
-                sum: (&mut sum[..]).into(),
-                rstd: (&mut rstd[..]).into(),
-                x: (&x[..]).into(),
-                residual: (&residual[..]).into(),
-                weight: (&weight[..]).into(),
-                rows,
-                dim,
-                eps: 1e-5,
-            })
-            .unwrap();
-        });
+    measure(&mut group_fwd, "add, 4096 x 768", || {
+        forward_add(ForwardAdd {
+            out: (&mut out[..]).into(),
+            sum: (&mut sum[..]).into(),
+            rstd: (&mut rstd[..]).into(),
+            x: (&x[..]).into(),
+            residual: (&residual[..]).into(),
+            weight: (&weight[..]).into(),
+            rows,
+            dim,
+            eps: 1e-5,
+        })
+        .unwrap();
     });
+    let (mut plain, mut plain_rstd) = (vec![0.0f32; rows * dim], vec![0.0f32; rows]);
     group_fwd.bench_function("plain loops", |bench| {
         bench.iter(|| {
-            for (t, rstd) in rstd.iter_mut().enumerate() {
+            for (t, rstd) in plain_rstd.iter_mut().enumerate() {
                 let row = t * dim..(t + 1) * dim;
                 for i in row.clone() {
-                    sum[i] = x[i] + residual[i];
+                    plain[i] = x[i] + residual[i];
                 }
-                let mean: f32 = sum[row.clone()].iter().map(|x| x * x).sum::<f32>() / dim as f32;
+                let mean: f32 = plain[row.clone()].iter().map(|x| x * x).sum::<f32>() / dim as f32;
                 *rstd = 1.0 / (mean + 1e-5).sqrt();
                 for i in row.clone() {
-                    out[i] = sum[i] * *rstd * weight[i - row.start];
+                    plain[i] *= *rstd * weight[i - row.start];
                 }
             }
         });

@@ -21,6 +21,16 @@ pub(crate) fn group<'a>(c: &'a mut Criterion, name: &str, throughput: Throughput
     group
 }
 
+/// Times `run`, which runs once in any case: what is checked behind it is there also where a filter leaves the case out.
+pub(crate) fn measure<R>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: impl Into<String>,
+    mut run: impl FnMut() -> R,
+) {
+    run();
+    group.bench_function(name.into(), |bench| bench.iter(&mut run));
+}
+
 /// Bytes of `numbers` f32 numbers.
 pub(crate) fn bytes(numbers: usize) -> Throughput {
     Throughput::Bytes(4 * numbers as u64)

@@ -3,17 +3,15 @@
 use criterion::Criterion;
 use findap_kernels::swiglu::{Backward, Forward, backward, forward};
 
-use crate::support::{assert_near, bytes, group, numbers};
+use crate::support::{assert_near, bytes, group, measure, numbers};
 
 pub(crate) fn benches(c: &mut Criterion) {
     let n = 2048 * 2048;
     let (gate, up, dout) = (numbers(1, n), numbers(2, n), numbers(3, n));
     let (mut out, mut dgate, mut dup) = (vec![0.0f32; n], vec![0.0f32; n], vec![0.0f32; n]);
     let mut fwd = group(c, "swiglu_fwd", bytes(3 * n));
-    fwd.bench_function("4M", |bench| {
-        bench.iter(|| {
-            forward(Forward { out: (&mut out[..]).into(), gate: (&gate[..]).into(), up: (&up[..]).into() }).unwrap();
-        });
+    measure(&mut fwd, "4M", || {
+        forward(Forward { out: (&mut out[..]).into(), gate: (&gate[..]).into(), up: (&up[..]).into() }).unwrap();
     });
     fwd.bench_function("plain loop", |bench| {
         bench.iter(|| {

@@ -5,11 +5,12 @@
 //! Backward: one task per (document, key head). It visits the query heads of its group, the query tiles and the key tiles
 //! in order and owns its rows of dk and dv, so the sums have one order.
 
-use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Heads;
+use super::tasks::{Rows, for_each_document};
 use crate::dtype::Real;
 use crate::isa::vectorised;
 use crate::scratch::with_scratch;
@@ -30,28 +31,6 @@ pub(super) struct Saved<'a, T> {
     pub(super) v: &'a [T],
 }
 
-/// An output whose rows are written by different tasks.
-pub(super) struct Rows<T>(pub(super) *mut T);
-// SAFETY: every task writes rows of its own (document, head); see the callers.
-unsafe impl<T: Send> Sync for Rows<T> {}
-
-impl<T> Rows<T> {
-    /// # Safety
-    /// The range lies inside the output and no other task touches it.
-    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
-    pub(super) unsafe fn get(&self, start: usize, len: usize) -> &mut [T] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-
-    /// # Safety
-    /// The place lies inside the output.
-    pub(super) unsafe fn at(&self, start: usize) -> *mut T {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(start) }
-    }
-}
-
 pub(super) fn forward<T: Real>(
     out: &mut [T],
     lse: &mut [T],
@@ -62,38 +41,12 @@ pub(super) fn forward<T: Real>(
     heads: Heads,
 ) {
     let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
-    for_each_document(cu_seqlens, heads.num_heads, |start, end, head| {
+    for_each_document(cu_seqlens, heads.num_heads, |document, head| {
         vectorised(
             #[inline(always)]
-            || forward_head(&out, &lse, q, k, v, start, end, head, heads),
+            || forward_head(&out, &lse, q, k, v, document, head, heads),
         )
     });
-}
-
-/// Runs `task(start, end, head)` for every head of every document, longest documents first so that no thread is left with
-/// the longest one at the end.
-fn for_each_document(cu_seqlens: &[u32], num_heads: usize, task: impl Fn(usize, usize, usize) + Sync) {
-    with_buffer(|tasks| {
-        tasks.extend(cu_seqlens.windows(2).map(|d| [d[0], d[0], d[1]]).filter(|d| d[0] < d[2]));
-        tasks.sort_unstable_by_key(|&[start, _, end]| (std::cmp::Reverse(end - start), start));
-        (0..tasks.len() * num_heads).into_par_iter().with_max_len(8).for_each(|i| {
-            let [start, _, end] = tasks[i / num_heads];
-            task(start as usize, end as usize, i % num_heads);
-        });
-    });
-}
-
-/// Runs `body` with an empty list of tasks: first token of the document, first and last of the queries.
-pub(super) fn with_buffer<R>(body: impl FnOnce(&mut Vec<[u32; 3]>) -> R) -> R {
-    thread_local! {
-        static TASKS: RefCell<Vec<[u32; 3]>> = const { RefCell::new(Vec::new()) };
-    }
-    // Taken out while in use: a waiting thread may start another task of the pool meanwhile.
-    let mut tasks = TASKS.take();
-    tasks.clear();
-    let result = body(&mut tasks);
-    TASKS.set(tasks);
-    result
 }
 
 #[inline(always)]
@@ -104,8 +57,7 @@ fn forward_head<T: Real>(
     q: &[T],
     k: &[T],
     v: &[T],
-    start: usize,
-    end: usize,
+    Range { start, end }: Range<usize>,
     head: usize,
     heads: Heads,
 ) {
@@ -211,23 +163,21 @@ pub(super) fn backward<T: Real>(
     heads: Heads,
 ) {
     let (dq, dk, dv) = (Rows(dq.as_mut_ptr()), Rows(dk.as_mut_ptr()), Rows(dv.as_mut_ptr()));
-    for_each_document(cu_seqlens, heads.num_kv_heads, |start, end, group| {
+    for_each_document(cu_seqlens, heads.num_kv_heads, |document, group| {
         vectorised(
             #[inline(always)]
-            || backward_group(&dq, &dk, &dv, saved, start, end, group, heads),
+            || backward_group(&dq, &dk, &dv, saved, document, group, heads),
         )
     });
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one task: its outputs, inputs and place")]
 fn backward_group<T: Real>(
     dq: &Rows<T>,
     dk: &Rows<T>,
     dv: &Rows<T>,
     saved: Saved<'_, T>,
-    start: usize,
-    end: usize,
+    Range { start, end }: Range<usize>,
     group: usize,
     heads: Heads,
 ) {

@@ -1,39 +1,8 @@
 use super::super::{Target, Tiles};
 use super::*;
-use crate::cuda::tests::cases::{
-    Array, IndexArray, assert_follows, narrow as to_f32, numbers, on_every_executor, rounded, run, wide,
-};
+use crate::attention::cases::{Case, NAMES, on_cpu};
+use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run, wide};
 use crate::tolerance::floor;
-use crate::{Real, Slice, SliceMut, attention};
-
-/// out, lse, dq, dk, dv.
-fn on_cpu<T: Real>(q: &[T], k: &[T], v: &[T], dout: &[T], cu_seqlens: &[u32], heads: Heads) -> [Vec<T>; 5]
-where
-    for<'a> Slice<'a>: From<&'a [T]>,
-    for<'a> SliceMut<'a>: From<&'a mut [T]>,
-{
-    let zeros = |len| vec![T::ZERO; len];
-    let (mut out, mut lse) = (zeros(q.len()), zeros(q.len() / heads.head_dim));
-    let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
-    let (q, k, v) = (q.into(), k.into(), v.into());
-    let written = (out.as_mut_slice().into(), lse.as_mut_slice().into());
-    attention::forward(attention::Forward { out: written.0, lse: written.1, q, k, v, cu_seqlens, heads }).unwrap();
-    attention::backward(attention::Backward {
-        dq: dq.as_mut_slice().into(),
-        dk: dk.as_mut_slice().into(),
-        dv: dv.as_mut_slice().into(),
-        dout: dout.into(),
-        out: out.as_slice().into(),
-        lse: lse.as_slice().into(),
-        q,
-        k,
-        v,
-        cu_seqlens,
-        heads,
-    })
-    .unwrap();
-    [out, lse, dq, dk, dv]
-}
 
 fn check(cu_seqlens: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize, dtype: Dtype) {
     let heads = Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) };
@@ -41,13 +10,14 @@ fn check(cu_seqlens: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: us
     let [queries, keys] = [num_heads, num_kv_heads].map(|heads| n * heads * head_dim);
     let [q, dout] = [1, 4].map(|seed| rounded(&numbers(queries, seed), dtype));
     let [k, v] = [2, 3].map(|seed| rounded(&numbers(keys, seed), dtype));
-    let truth = on_cpu(&q, &k, &v, &dout, cu_seqlens, heads);
-    let naive = on_cpu(&to_f32(&q), &to_f32(&k), &to_f32(&v), &to_f32(&dout), cu_seqlens, heads).map(|x| wide(&x));
+    let c = Case { q, k, v, dout, cu_seqlens: cu_seqlens.to_vec(), heads };
+    let truth = on_cpu::<f64>(&c, Dtype::F64);
+    let naive = on_cpu::<f32>(&c, Dtype::F32).map(|x| wide(&x));
     let tiles = Tiles::new(cu_seqlens).unwrap();
     on_every_executor(SOURCE.needs, |executor| {
         let array = |x: &[f64]| Array::new(executor, x, dtype);
         let poisoned = |len| Array::poisoned(executor, len, dtype);
-        let (q, k, v, dout) = (array(&q), array(&k), array(&v), array(&dout));
+        let (q, k, v, dout) = (array(&c.q), array(&c.k), array(&c.v), array(&c.dout));
         let (out, dq, dk, dv) = (poisoned(queries), poisoned(queries), poisoned(keys), poisoned(keys));
         let [lse, statistics] = [(); 2].map(|()| Array::poisoned(executor, n * num_heads, Dtype::F32));
         let words = IndexArray::new(executor, tiles.words());
@@ -73,17 +43,15 @@ fn check(cu_seqlens: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: us
         };
         run(executor, &backward(&args).unwrap());
         let family = if dtype == Dtype::Bf16 { "attention plain bf16" } else { "attention plain f32" };
-        for (i, (what, array)) in
-            [("out", &out), ("lse", &lse), ("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter().enumerate()
-        {
+        for (i, array) in [&out, &lse, &dq, &dk, &dv].into_iter().enumerate() {
             // numbers below 1 in sums over a document and a group; delta comes from `out` as it is stored, so its rounding reaches
             // every gradient of a score: sums of head_dim products, each off by a rounding
             let terms = n * num_heads / num_kv_heads + head_dim;
             let rounding = if dtype == Dtype::Bf16 && i >= 2 { 65536.0 } else { 1.0 };
-            let stored = if what == "lse" { Dtype::F32 } else { dtype };
+            let stored = if i == 1 { Dtype::F32 } else { dtype };
             assert_follows(
                 family,
-                what,
+                NAMES[i],
                 stored,
                 &array.read(),
                 &naive[i],

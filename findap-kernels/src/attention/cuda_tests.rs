@@ -1,17 +1,13 @@
-//! The attention kernels on every executor. A case is right if every number follows the common rule (`cuda::tests::cases`), with a
-//! floor of 8 u s: a result is a sum of terms that are rounded to bf16 (u = 2^-9), whose errors add up like a random walk to
-//! less than u s times the constant 8 of `tolerance.rs`, s being the largest number of the result. That floor is wide for
-//! small numbers, so the root of the mean square of the errors may be at most twice that of [`plain`], too.
+//! The attention kernels on every executor.
 
 use std::cell::RefCell;
 
-use super::super::{Backward as CpuBackward, Forward as CpuForward, backward as cpu_backward, forward as cpu_forward};
+use super::super::cases::{Case, NAMES, Outputs, assert_right, case, plain, root_mean_square, spread, truth};
 use super::*;
-use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, narrow, numbers, on_every_executor, rounded, run};
+use crate::cuda::tests::cases::{Array, IndexArray, on_every_executor, run};
 use crate::cuda::{CudaError, Executor};
 #[cfg(feature = "emulator")]
 use crate::emulator::{Emulator, Options, Order, Pace};
-use crate::tolerance::{floor, scale};
 
 /// The kernels that an executor runs for a head dim. Hopper's in so few blocks that each does several tiles.
 fn targets(executor: &dyn Executor, head_dim: usize) -> Vec<Target> {
@@ -22,115 +18,7 @@ fn targets(executor: &dyn Executor, head_dim: usize) -> Vec<Target> {
     [Target::Ampere].into_iter().chain(small).chain(hopper).collect()
 }
 
-/// Numbers that bf16 has.
-#[derive(Clone)]
-struct Case {
-    q: Vec<f64>,
-    k: Vec<f64>,
-    v: Vec<f64>,
-    dout: Vec<f64>,
-    cu_seqlens: Vec<u32>,
-    heads: Heads,
-}
-
-/// Twice uniform numbers, so that some probabilities are large.
-fn spread(len: usize, seed: u64) -> Vec<f64> {
-    rounded(&numbers(len, seed).iter().map(|x| 2.0 * x).collect::<Vec<f64>>(), Dtype::Bf16)
-}
-
-fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Case {
-    let mut cu_seqlens = vec![0];
-    documents.iter().for_each(|len| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + len));
-    let n = cu_seqlens[documents.len()] as usize;
-    let [queries, keys] = [num_heads, num_kv_heads].map(|heads| n * heads * head_dim);
-    Case {
-        q: spread(queries, 1),
-        k: spread(keys, 2),
-        v: spread(keys, 3),
-        dout: spread(queries, 4),
-        cu_seqlens,
-        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
-    }
-}
-
-/// `[out, lse, dq, dk, dv]`.
-type Outputs = [Vec<f64>; 5];
-const NAMES: [&str; 5] = ["out", "lse", "dq", "dk", "dv"];
 const DTYPES: [Dtype; 5] = [Dtype::Bf16, Dtype::F32, Dtype::Bf16, Dtype::Bf16, Dtype::Bf16];
-
-/// The f64 kernels of the CPU.
-fn truth(c: &Case) -> Outputs {
-    let (mut out, mut lse) = (vec![0.0; c.q.len()], vec![0.0; c.q.len() / c.heads.head_dim]);
-    cpu_forward(CpuForward {
-        out: (&mut out[..]).into(),
-        lse: (&mut lse[..]).into(),
-        q: (&c.q[..]).into(),
-        k: (&c.k[..]).into(),
-        v: (&c.v[..]).into(),
-        cu_seqlens: &c.cu_seqlens,
-        heads: c.heads,
-    })
-    .unwrap();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; c.q.len()], vec![0.0; c.k.len()], vec![0.0; c.v.len()]);
-    cpu_backward(CpuBackward {
-        dq: (&mut dq[..]).into(),
-        dk: (&mut dk[..]).into(),
-        dv: (&mut dv[..]).into(),
-        dout: (&c.dout[..]).into(),
-        out: (&out[..]).into(),
-        lse: (&lse[..]).into(),
-        q: (&c.q[..]).into(),
-        k: (&c.k[..]).into(),
-        v: (&c.v[..]).into(),
-        cu_seqlens: &c.cu_seqlens,
-        heads: c.heads,
-    })
-    .unwrap();
-    [out, lse, dq, dk, dv]
-}
-
-fn round(x: f32) -> f32 {
-    half::bf16::from_f32(x).to_f32()
-}
-
-/// The definition row by row in f32, with probabilities, gradients of scores and results rounded to bf16.
-fn plain(c: &Case) -> Outputs {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
-    let scale = scale as f32;
-    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| narrow(x));
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
-    let (mut out, mut lse) = (vec![0.0f32; q.len()], vec![0.0f32; q.len() / e]);
-    let (mut dq, mut dk, mut dv) = (vec![0.0f32; q.len()], vec![0.0f32; k.len()], vec![0.0f32; v.len()]);
-    let add = |sum: &mut [f32], factor: f32, x: &[f32]| sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
-    for document in c.cu_seqlens.windows(2) {
-        for i in document[0] as usize..document[1] as usize {
-            for h in 0..num_heads {
-                let row = i * num_heads + h;
-                let at = |j: usize| (j * num_kv_heads + h / (num_heads / num_kv_heads)) * e;
-                let (query, gradient) = (&q[row * e..][..e], &dout[row * e..][..e]);
-                let keys = document[0] as usize..i + 1;
-                let scores: Vec<f32> = keys.clone().map(|j| dot(query, &k[at(j)..][..e]) * scale).collect();
-                let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let total: f32 = scores.iter().map(|s| (s - best).exp()).sum();
-                lse[row] = best + total.ln();
-                let out = &mut out[row * e..][..e];
-                keys.clone().zip(&scores).for_each(|(j, s)| add(out, round((s - best).exp()), &v[at(j)..][..e]));
-                out.iter_mut().for_each(|x| *x = round(*x / total));
-                let delta = dot(gradient, out);
-                for (j, s) in keys.zip(&scores) {
-                    let p = (s - lse[row]).exp();
-                    let ds = round(p * (dot(gradient, &v[at(j)..][..e]) - delta));
-                    add(&mut dv[at(j)..][..e], round(p), gradient);
-                    add(&mut dk[at(j)..][..e], ds, query);
-                    add(&mut dq[row * e..][..e], ds, &k[at(j)..][..e]);
-                }
-            }
-        }
-    }
-    let rounded = |x: &[f32], scale: f32| x.iter().map(|x| f64::from(round(x * scale))).collect();
-    let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect();
-    [wide(&out), wide(&lse), rounded(&dq, scale), rounded(&dk, scale), rounded(&dv, 1.0)]
-}
 
 /// Forward and backward; the backward pass sees the output in f32 if `keeps_f32`.
 fn run_both(executor: &dyn Executor, c: &Case, target: Target, keeps_f32: bool) -> Outputs {
@@ -189,20 +77,6 @@ fn run_edited(
     // SAFETY: the launches come from checked arguments over arrays of this executor.
     launches.iter().try_for_each(|launch| unsafe { executor.launch(launch) })?;
     Ok([out.read(), lse.read(), dq.read(), dk.read(), dv.read()])
-}
-
-fn root_mean_square(x: &[f64], truth: &[f64]) -> f64 {
-    (x.iter().zip(truth).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / x.len().max(1) as f64).sqrt()
-}
-
-/// The rule at the head of this file.
-fn assert_right(family: &'static str, what: &str, dtype: Dtype, got: &[f64], plain: &[f64], truth: &[f64]) {
-    // sums of f32 terms for lse, which has no others
-    let sums = if dtype == Dtype::F32 { floor(1.0 + scale(truth), 512) } else { 8.0 / 512.0 * scale(truth) };
-    assert_follows(family, what, dtype, got, plain, truth, sums);
-    let [error, yardstick] = [got, &rounded(plain, dtype)].map(|x| root_mean_square(x, truth));
-    let holds = error <= 2.0 * yardstick + floor(scale(truth), 1);
-    assert!(holds, "{what}: off by {error:e} in the mean, the plain version by {yardstick:e}");
 }
 
 /// Runs a case on every executor: right by the rule, and the same bits for every order of threads and blocks.

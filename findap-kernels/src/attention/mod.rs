@@ -11,16 +11,23 @@
 //! `cu_seqlens` = `[0, .., n]`; tiles of other documents are never visited, so no document can influence another.
 //! Sources: Dao et al. 2022, arXiv:2205.14135, algorithms 1 and 4; Ainslie et al. 2023, arXiv:2305.13245.
 
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod cuda;
 #[cfg(test)]
 mod reference;
+mod rounded;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tiles;
 
 use crate::check;
+use crate::dtype::Dtype;
 use crate::error::KernelError;
+use crate::isa::Bf16Isa;
+use crate::matmul::bf16::Kernel;
 use crate::slice::{Slice, SliceMut};
 
 /// The heads of one attention layer.
@@ -53,6 +60,9 @@ pub struct Forward<'a> {
     pub cu_seqlens: &'a [u32],
     /// The heads.
     pub heads: Heads,
+    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
+    /// where that makes products faster ([`Bf16Isa::multiplies_bf16`]), or where `FINDAP_ISA` names the instructions.
+    pub products: Dtype,
 }
 
 /// The arguments of [`backward`].
@@ -80,6 +90,9 @@ pub struct Backward<'a> {
     pub cu_seqlens: &'a [u32],
     /// The heads.
     pub heads: Heads,
+    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
+    /// where that makes products faster ([`Bf16Isa::multiplies_bf16`]), or where `FINDAP_ISA` names the instructions.
+    pub products: Dtype,
 }
 
 /// The arguments of [`decode`].
@@ -112,18 +125,28 @@ pub struct Decode<'a> {
 /// [`KernelError::UnsupportedDtype`].
 pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
     const OP: &str = "attention::forward";
-    let Forward { out, lse, q, k, v, cu_seqlens, heads } = args;
+    let Forward { out, lse, q, k, v, cu_seqlens, heads, products } = args;
     let n = check_heads(OP, heads, q.len(), k.len(), v.len())?;
     check::length(OP, "out", out.len(), q.len())?;
     check::length(OP, "lse", lse.len(), n * heads.num_heads)?;
     check::offsets(OP, "cu_seqlens", cu_seqlens, n)?;
-    let dtypes = [("out", out.dtype()), ("lse", lse.dtype()), ("q", q.dtype()), ("k", k.dtype()), ("v", v.dtype())];
+    let dtypes = [
+        ("out", out.dtype()),
+        ("lse", lse.dtype()),
+        ("q", q.dtype()),
+        ("k", k.dtype()),
+        ("v", v.dtype()),
+        ("products", products),
+    ];
     use {Slice as S, SliceMut as M};
-    match (out, lse, q, k, v) {
-        (M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
-            tiles::forward(out, lse, q, k, v, cu_seqlens, heads)
+    match (products, out, lse, q, k, v) {
+        (Dtype::F32 | Dtype::Bf16, M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
+            match kernel_of(products)? {
+                Some(kernel) => rounded::forward(kernel, out, lse, [q, k, v], cu_seqlens, heads),
+                None => tiles::forward(out, lse, q, k, v, cu_seqlens, heads),
+            }
         }
-        (M::F64(out), M::F64(lse), S::F64(q), S::F64(k), S::F64(v)) => {
+        (Dtype::F64, M::F64(out), M::F64(lse), S::F64(q), S::F64(k), S::F64(v)) => {
             cpu::forward(out, lse, q, k, v, cu_seqlens, heads)
         }
         _ => return Err(check::unsupported(OP, dtypes)),
@@ -139,7 +162,7 @@ pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
 /// As [`forward`].
 pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
     const OP: &str = "attention::backward";
-    let Backward { dq, dk, dv, dout, out, lse, q, k, v, cu_seqlens, heads } = args;
+    let Backward { dq, dk, dv, dout, out, lse, q, k, v, cu_seqlens, heads, products } = args;
     let n = check_heads(OP, heads, q.len(), k.len(), v.len())?;
     for (arg, got, want) in [
         ("dq", dq.len(), q.len()),
@@ -152,7 +175,8 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
         check::length(OP, arg, got, want)?;
     }
     check::offsets(OP, "cu_seqlens", cu_seqlens, n)?;
-    let dtypes = [("dq", dq.dtype()), ("dout", dout.dtype()), ("out", out.dtype()), ("q", q.dtype()), ("k", k.dtype())];
+    let dtypes =
+        [("dq", dq.dtype()), ("dout", dout.dtype()), ("q", q.dtype()), ("k", k.dtype()), ("products", products)];
     use {Slice as S, SliceMut as M};
     match (dq, dk, dv, dout, out, lse, q, k, v) {
         (
@@ -165,7 +189,13 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
             S::F32(q),
             S::F32(k),
             S::F32(v),
-        ) => tiles::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads),
+        ) if products != Dtype::F64 => {
+            let saved = cpu::Saved { dout, out, lse, q, k, v };
+            match kernel_of(products)? {
+                Some(kernel) => rounded::backward(kernel, [dq, dk, dv], saved, cu_seqlens, heads),
+                None => tiles::backward(dq, dk, dv, saved, cu_seqlens, heads),
+            }
+        }
         (
             M::F64(dq),
             M::F64(dk),
@@ -176,10 +206,21 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
             S::F64(q),
             S::F64(k),
             S::F64(v),
-        ) => cpu::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads),
+        ) if products == Dtype::F64 => {
+            cpu::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads);
+        }
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
+}
+
+/// What multiplies rounded factors, where they are to be rounded.
+fn kernel_of(products: Dtype) -> Result<Option<&'static Kernel>, KernelError> {
+    if products != Dtype::Bf16 {
+        return Ok(None);
+    }
+    let isa = Bf16Isa::current()?;
+    Ok((isa.multiplies_bf16() || Bf16Isa::is_named()).then(|| Kernel::of(isa)))
 }
 
 /// Attention of one new token per sequence over its cached keys and values.

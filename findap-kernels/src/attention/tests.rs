@@ -2,17 +2,10 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::cases::{Case, on_cpu};
 use super::*;
 
 const EMPTY: [u32; 2] = [0, 0];
-
-struct Case {
-    q: Vec<f64>,
-    k: Vec<f64>,
-    v: Vec<f64>,
-    cu_seqlens: Vec<u32>,
-    heads: Heads,
-}
 
 fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Case {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
@@ -22,53 +15,35 @@ fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usiz
     let mut numbers =
         |heads: usize| (0..n * heads * head_dim).map(|_| rng.random_range(-2.0..2.0)).collect::<Vec<f64>>();
     let (q, k, v) = (numbers(num_heads), numbers(num_kv_heads), numbers(num_kv_heads));
-    Case { q, k, v, cu_seqlens, heads: Heads { num_heads, num_kv_heads, head_dim, scale: 0.37 } }
+    Case {
+        dout: vec![0.0; q.len()],
+        q,
+        k,
+        v,
+        cu_seqlens,
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: 0.37 },
+    }
 }
 
-macro_rules! run_in {
-    ($name:ident, $backward:ident, $t:ty) => {
-        fn $name(c: &Case) -> (Vec<$t>, Vec<$t>) {
-            let narrow = |x: &[f64]| x.iter().map(|&x| x as $t).collect::<Vec<$t>>();
-            let n = c.q.len() / (c.heads.num_heads * c.heads.head_dim);
-            let (mut out, mut lse) = (vec![<$t>::NAN; c.q.len()], vec![<$t>::NAN; n * c.heads.num_heads]);
-            forward(Forward {
-                out: (&mut out[..]).into(),
-                lse: (&mut lse[..]).into(),
-                q: (&narrow(&c.q)[..]).into(),
-                k: (&narrow(&c.k)[..]).into(),
-                v: (&narrow(&c.v)[..]).into(),
-                cu_seqlens: &c.cu_seqlens,
-                heads: c.heads,
-            })
-            .unwrap();
-            (out, lse)
-        }
-
-        fn $backward(c: &Case, dout: &[f64]) -> [Vec<$t>; 3] {
-            let narrow = |x: &[f64]| x.iter().map(|&x| x as $t).collect::<Vec<$t>>();
-            let (out, lse) = $name(c);
-            let (mut dq, mut dk, mut dv) =
-                (vec![<$t>::NAN; c.q.len()], vec![<$t>::NAN; c.k.len()], vec![<$t>::NAN; c.v.len()]);
-            backward(Backward {
-                dq: (&mut dq[..]).into(),
-                dk: (&mut dk[..]).into(),
-                dv: (&mut dv[..]).into(),
-                dout: (&narrow(dout)[..]).into(),
-                out: (&out[..]).into(),
-                lse: (&lse[..]).into(),
-                q: (&narrow(&c.q)[..]).into(),
-                k: (&narrow(&c.k)[..]).into(),
-                v: (&narrow(&c.v)[..]).into(),
-                cu_seqlens: &c.cu_seqlens,
-                heads: c.heads,
-            })
-            .unwrap();
-            [dq, dk, dv]
-        }
-    };
+fn run32(c: &Case) -> (Vec<f32>, Vec<f32>) {
+    let [out, lse, ..] = on_cpu(c, Dtype::F32);
+    (out, lse)
 }
-run_in!(run32, backward32, f32);
-run_in!(run64, backward64, f64);
+
+fn run64(c: &Case) -> (Vec<f64>, Vec<f64>) {
+    let [out, lse, ..] = on_cpu(c, Dtype::F64);
+    (out, lse)
+}
+
+fn backward32(c: &Case, dout: &[f64]) -> [Vec<f32>; 3] {
+    let [_, _, dqkv @ ..] = on_cpu(&Case { dout: dout.to_vec(), ..c.clone() }, Dtype::F32);
+    dqkv
+}
+
+fn backward64(c: &Case, dout: &[f64]) -> [Vec<f64>; 3] {
+    let [_, _, dqkv @ ..] = on_cpu(&Case { dout: dout.to_vec(), ..c.clone() }, Dtype::F64);
+    dqkv
+}
 
 /// f64 within its rounding, f32 within the rounding of scores of magnitude ~10 through exp: 32 units.
 fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
@@ -206,11 +181,11 @@ fn every_instruction_set_agrees_with_f64() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let c = case(&[100, 33, 64, 128], 4, 2, 16);
-    let dout: Vec<f64> = c.q.iter().map(|x| x.cos()).collect();
+    let mut c = case(&[100, 33, 64, 328], 4, 2, 16);
+    c.dout = c.q.iter().map(|x| x.cos()).collect();
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| (run32(&c), backward32(&c, &dout)))
+        pool.install(|| on_cpu::<f32>(&c, Dtype::F32))
     };
     assert!(on(1) == on(2));
 }
@@ -282,6 +257,7 @@ fn boundaries_and_heads_are_checked() {
             v: (&x[..6 * num_kv_heads]).into(),
             cu_seqlens,
             heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0 },
+            products: Dtype::F32,
         })
     };
     assert!(matches!(call(&[0, 3], 0), Err(KernelError::BadArgument { arg: "num_kv_heads", .. })));

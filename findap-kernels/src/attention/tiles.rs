@@ -9,17 +9,19 @@
 //! Forward: one task per (document, key head, span of queries). Backward: one task per (document, key head), which owns its
 //! rows of dk and dv and visits query tiles and key tiles in order, so every sum has one order.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Heads;
-use super::cpu::{Rows, Saved, with_buffer};
+use super::cpu::Saved;
+use super::tasks::{
+    Rows, Softmax, Tile, finish, for_each_document, for_each_span, for_each_tile, rescale, span, unpack_transposed,
+};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
-use crate::lanes::{Lanes, Portable, Product, WIDTH};
+use crate::lanes::{Compiled, Lanes, Portable, Product, WIDTH};
 use crate::scratch::with_scratch;
 
 /// Vectors of queries in a tile: the widest register tile.
@@ -28,106 +30,18 @@ const VECTORS: usize = 3;
 const QUERIES: usize = VECTORS * WIDTH;
 /// Keys in a tile: with the head dimension 64, queries, scores, keys and values fit the first-level cache.
 const KEYS: usize = 32;
-/// Queries of one forward task.
-const SPAN: usize = 4 * QUERIES;
+/// Tiles of queries of one forward task.
+const SPAN_TILES: usize = 4;
 
-/// Lanes of an instruction set, and the way to run a task compiled for it.
-pub(super) trait Compiled: Lanes {
-    /// Runs `task`, everything of which must be `#[inline(always)]`.
-    fn enter(task: impl FnOnce());
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Compiled for Avx512 {
-    #[inline(always)]
-    fn enter(task: impl FnOnce()) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        unsafe fn run(task: impl FnOnce()) {
-            task();
-        }
-        // SAFETY: `forward` and `backward` pick this type only where the instructions were found.
-        unsafe { run(task) }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Compiled for Avx2 {
-    #[inline(always)]
-    fn enter(task: impl FnOnce()) {
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn run(task: impl FnOnce()) {
-            task();
-        }
-        // SAFETY: as above.
-        unsafe { run(task) }
-    }
-}
-
-impl Compiled for Portable {
-    #[inline(always)]
-    fn enter(task: impl FnOnce()) {
-        task();
-    }
-}
-
-/// The queries of one tile and the keys of its document.
-#[derive(Clone, Copy)]
-struct Tile {
-    /// First token of the document.
-    start: usize,
-    /// First token of the tile.
-    first: usize,
-    /// Row of that token in the queries and outputs: `first`, but for decoding.
-    query_row: usize,
-    /// Tokens of the tile.
-    tokens: usize,
-    /// The key head.
-    group: usize,
-    /// First query head of the tile.
-    head: usize,
-    /// Query heads of the tile.
-    num_heads: usize,
-}
-
-impl Tile {
-    fn lanes(&self) -> usize {
-        self.tokens * self.num_heads
-    }
-
-    fn vectors(&self) -> usize {
-        self.lanes().div_ceil(WIDTH)
-    }
-
-    /// The token of a lane; lanes past the last repeat its token.
-    fn token(&self, lane: usize) -> usize {
-        self.first + (lane / self.num_heads).min(self.tokens - 1)
-    }
-
-    /// The row of a lane in a `[n, heads]` array of all heads. Only for lanes of the tile.
-    fn place(&self, lane: usize, heads: Heads) -> usize {
-        (self.query_row + lane / self.num_heads) * heads.num_heads + self.head + lane % self.num_heads
-    }
-
-    /// How many keys from `key_start` on some query of vector `v` sees.
-    fn seen(&self, v: usize, key_start: usize) -> usize {
-        (self.token(v * WIDTH + WIDTH - 1) + 1).saturating_sub(key_start)
-    }
-
-    /// How many keys from `key_start` on every query of vector `v` sees.
-    fn seen_by_all(&self, v: usize, key_start: usize) -> usize {
-        (self.token(v * WIDTH) + 1).saturating_sub(key_start)
-    }
-
-    /// The keys of a key tile that are seen by the vectors from `first_vector` on and by none before.
-    fn bands(self, key_start: usize, keys: usize) -> impl Iterator<Item = Band> {
-        let mut from = 0;
-        (0..self.vectors()).filter_map(move |v| {
-            let to = self.seen(v, key_start).min(keys);
-            let band = Band { from, to, first_vector: v, vectors: self.vectors() - v };
-            from = from.max(to);
-            (band.from < to).then_some(band)
-        })
-    }
+/// The keys of a tile of keys that are seen by the vectors from `first_vector` on and by none before.
+fn bands(tile: Tile, keys: Range<usize>) -> impl Iterator<Item = Band> {
+    let mut from = 0;
+    (0..tile.vectors()).filter_map(move |v| {
+        let to = tile.seen(v, &keys);
+        let band = Band { from, to, first_vector: v, vectors: tile.vectors() - v };
+        from = from.max(to);
+        (band.from < to).then_some(band)
+    })
 }
 
 /// Keys `from..to` of a key tile, for the last `vectors` vectors of a query tile.
@@ -148,17 +62,6 @@ impl Band {
     fn corner(&self) -> usize {
         self.from * QUERIES + self.first_vector * WIDTH
     }
-}
-
-/// Query heads and tokens of one tile: all heads of the group if they fit, then as many tokens as fit beside them.
-fn tile_size(heads: Heads) -> (usize, usize) {
-    let tile_heads = (heads.num_heads / heads.num_kv_heads).min(QUERIES);
-    (tile_heads, QUERIES / tile_heads)
-}
-
-/// The tokens of each document.
-fn documents(cu_seqlens: &[u32]) -> impl Iterator<Item = Range<usize>> + '_ {
-    cu_seqlens.windows(2).map(|d| d[0] as usize..d[1] as usize).filter(|d| !d.is_empty())
 }
 
 pub(super) fn forward(
@@ -190,61 +93,27 @@ pub(super) fn forward_with<L: Compiled>(
 ) {
     let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
     let e = heads.head_dim;
-    let (_, tile_tokens) = tile_size(heads);
-    let span = SPAN.div_ceil(tile_tokens) * tile_tokens;
-    with_buffer(|tasks| {
-        for document in documents(cu_seqlens) {
-            tasks.extend(document.clone().step_by(span).map(|from| {
-                let to = document.end.min(from + span);
-                [document.start as u32, from as u32, to as u32]
-            }));
-        }
-        // The longest first, so that no thread is left with one at the end. Order does not matter to the result.
-        tasks.sort_unstable_by_key(|&[start, from, to]| {
-            (Reverse(u64::from(to - from) * u64::from(from - start + to - start)), from)
-        });
-        (0..tasks.len() * heads.num_kv_heads).into_par_iter().with_max_len(8).for_each(|i| {
-            let [start, from, to] = tasks[i / heads.num_kv_heads].map(|x| x as usize);
-            with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
-                L::enter(
-                    #[inline(always)]
-                    || {
-                        for_each_tile(
-                            heads,
-                            i % heads.num_kv_heads,
-                            start,
-                            from..to,
-                            #[inline(always)]
-                            |tile| {
-                                // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
-                                unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
-                            },
-                        );
-                    },
-                );
-            });
+    for_each_span(cu_seqlens, heads.num_kv_heads, span(heads, QUERIES, SPAN_TILES), |document, queries, group| {
+        with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
+            L::enter(
+                #[inline(always)]
+                || {
+                    for_each_tile(
+                        heads,
+                        QUERIES,
+                        group,
+                        document.start,
+                        queries,
+                        #[inline(always)]
+                        |tile| {
+                            // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
+                            unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
+                        },
+                    );
+                },
+            );
         });
     });
-}
-
-/// Calls `visit` for the tiles of the tokens `range` of a document, in order.
-#[inline(always)]
-fn for_each_tile(heads: Heads, group: usize, start: usize, range: Range<usize>, mut visit: impl FnMut(Tile)) {
-    let per_group = heads.num_heads / heads.num_kv_heads;
-    let (tile_heads, tile_tokens) = tile_size(heads);
-    for first_head in (0..per_group).step_by(tile_heads) {
-        for first in range.clone().step_by(tile_tokens) {
-            visit(Tile {
-                start,
-                first,
-                query_row: first,
-                tokens: tile_tokens.min(range.end - first),
-                group,
-                head: group * per_group + first_head,
-                num_heads: tile_heads.min(per_group - first_head),
-            });
-        }
-    }
 }
 
 /// # Safety
@@ -271,54 +140,25 @@ unsafe fn forward_tile<L: Lanes>(
     unsafe {
         pack_transposed::<L>(queries, q, tile, heads, heads.scale as f32);
         sums.fill(0.0);
-        let tokens = lane_tokens::<L>(tile);
-        let mut best = [L::splat(f32::NEG_INFINITY); VECTORS];
-        let mut total = [L::splat(0.0); VECTORS];
-        for key_start in (tile.start..tile.first + tile.tokens).step_by(KEYS) {
-            let keys = KEYS.min(tile.first + tile.tokens - key_start);
-            for band in tile.bands(key_start, keys) {
-                multiply_keys::<L>(scores, k, queries, band, key_start, tile, heads);
+        let tokens = tile.tokens_of_lanes::<L, VECTORS>();
+        let mut softmax = [Softmax::<L>::new(); VECTORS];
+        for keys in tile.key_tiles(KEYS) {
+            for band in bands(tile, keys.clone()) {
+                multiply_keys::<L>(scores, k, queries, band, keys.start, tile, heads);
             }
-            for vector in 0..tile.vectors() {
-                let seen = tile.seen(vector, key_start).min(keys);
-                let seen_by_all = tile.seen_by_all(vector, key_start).min(seen);
-                let column = scores.as_mut_ptr().add(vector * WIDTH);
-                let mut largest = [best[vector]; 2];
-                for j in 0..seen_by_all {
-                    largest[j % 2] = largest[j % 2].max(L::load(column.add(j * QUERIES)));
-                }
-                for j in seen_by_all..seen {
-                    let key = L::splat((key_start + j - tile.start) as f32);
-                    let masked = L::load(column.add(j * QUERIES)).where_at_least(
-                        tokens[vector],
-                        key,
-                        L::splat(f32::NEG_INFINITY),
-                    );
-                    masked.store(column.add(j * QUERIES));
-                    largest[0] = largest[0].max(masked);
-                }
-                let largest = largest[0].max(largest[1]);
-                let shrink = best[vector].sub(largest).exp();
-                best[vector] = largest;
-                let mut partial = [L::splat(0.0); 2];
-                for j in 0..seen {
-                    let p = L::load(column.add(j * QUERIES)).sub(largest).exp();
-                    p.store(column.add(j * QUERIES));
-                    partial[j % 2] = partial[j % 2].add(p);
-                }
-                total[vector] = total[vector].mul_add(shrink, partial[0].add(partial[1]));
-                if key_start > tile.start && seen > 0 {
-                    let sums = sums.as_mut_ptr().add(vector * WIDTH);
-                    for x in 0..e {
-                        L::load(sums.add(x * QUERIES)).mul(shrink).store(sums.add(x * QUERIES));
-                    }
+            for v in 0..tile.vectors() {
+                let vector = tile.vector(v, &keys, tokens[v]);
+                let column = scores.as_mut_ptr().add(v * WIDTH);
+                let shrink = vector.exponentiate(column, QUERIES, &mut softmax[v]);
+                if keys.start > tile.start && vector.seen > 0 {
+                    rescale(sums.as_mut_ptr().add(v * WIDTH), QUERIES, e, shrink);
                 }
             }
-            for band in tile.bands(key_start, keys) {
+            for band in bands(tile, keys.clone()) {
                 L::product(&Product {
                     c: sums.as_mut_ptr().add(band.first_vector * WIDTH),
                     c_row: QUERIES,
-                    a: v.as_ptr().add((key_start + band.from) * key_row + tile.group * e),
+                    a: v.as_ptr().add((keys.start + band.from) * key_row + tile.group * e),
                     a_row: 1,
                     a_column: key_row,
                     b: scores.as_ptr().add(band.corner()),
@@ -330,18 +170,7 @@ unsafe fn forward_tile<L: Lanes>(
                 });
             }
         }
-        let (mut bests, mut totals) = ([0.0; QUERIES], [0.0; QUERIES]);
-        for vector in 0..tile.vectors() {
-            best[vector].store(bests.as_mut_ptr().add(vector * WIDTH));
-            total[vector].store(totals.as_mut_ptr().add(vector * WIDTH));
-        }
-        for lane in 0..tile.lanes() {
-            if let Some(lse) = lse {
-                lse.get(tile.place(lane, heads), 1)[0] = bests[lane] + totals[lane].ln();
-            }
-            totals[lane] = 1.0 / totals[lane];
-        }
-        unpack_transposed::<L>(out, sums, tile, heads, &totals);
+        finish::<L, QUERIES>(out, lse, sums, &softmax, tile, heads);
     }
 }
 
@@ -378,17 +207,6 @@ unsafe fn multiply_keys<L: Lanes>(
     }
 }
 
-/// The token of each lane, counted from the document's first (exact: below 2^24).
-///
-/// # Safety
-/// The processor has the instructions of `L`.
-#[inline(always)]
-unsafe fn lane_tokens<L: Lanes>(tile: Tile) -> [L; VECTORS] {
-    let tokens: [f32; QUERIES] = std::array::from_fn(|lane| (tile.token(lane) - tile.start) as f32);
-    // SAFETY: the caller's promise; the vectors lie inside the array.
-    std::array::from_fn(|v| unsafe { L::load(tokens.as_ptr().add(v * WIDTH)) })
-}
-
 /// transposed[x, lane] = factor * source[lane, x]; lanes past the last are 0.
 ///
 /// # Safety
@@ -417,44 +235,6 @@ unsafe fn pack_transposed<L: Lanes>(transposed: &mut [f32], source: &[f32], tile
             for i in 0..WIDTH {
                 let value = if i < count { source[tile.place(first + i, heads) * e + x] * factor } else { 0.0 };
                 transposed[x * QUERIES + first + i] = value;
-            }
-        }
-    }
-}
-
-/// out[lane, x] = transposed[x, lane] * factors[lane].
-///
-/// # Safety
-/// As [`forward_tile`].
-#[inline(always)]
-unsafe fn unpack_transposed<L: Lanes>(
-    out: &Rows<f32>,
-    transposed: &[f32],
-    tile: Tile,
-    heads: Heads,
-    factors: &[f32; QUERIES],
-) {
-    let e = heads.head_dim;
-    for first in (0..tile.lanes()).step_by(WIDTH) {
-        let count = WIDTH.min(tile.lanes() - first);
-        let whole = e / WIDTH * WIDTH;
-        // SAFETY: rows of lanes of the tile, which belong to this task; numbers of the head.
-        unsafe {
-            let factor = L::load(factors.as_ptr().add(first));
-            for x in (0..whole).step_by(WIDTH) {
-                let mut rows = [factor; WIDTH];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    *row = L::load(transposed.as_ptr().add((x + i) * QUERIES + first)).mul(factor);
-                }
-                L::transpose(&mut rows);
-                for (i, row) in rows[..count].iter().enumerate() {
-                    row.store(out.get(tile.place(first + i, heads) * e + x, WIDTH).as_mut_ptr());
-                }
-            }
-            for x in whole..e {
-                for lane in first..first + count {
-                    out.get(tile.place(lane, heads) * e + x, 1)[0] = transposed[x * QUERIES + lane] * factors[lane];
-                }
             }
         }
     }
@@ -507,6 +287,7 @@ fn decode_with<L: Compiled>(out: &mut [f32], q: &[f32], cache: Cache<'_>, heads:
                 || {
                     for_each_tile(
                         heads,
+                        QUERIES,
                         group,
                         0,
                         token..token + 1,
@@ -551,56 +332,49 @@ pub(super) fn backward_with<L: Compiled>(
 ) {
     let (dq, dk, dv) = (Rows(dq.as_mut_ptr()), Rows(dk.as_mut_ptr()), Rows(dv.as_mut_ptr()));
     let (e, padded) = (heads.head_dim, heads.head_dim.next_multiple_of(WIDTH));
-    with_buffer(|tasks| {
-        tasks.extend(documents(cu_seqlens).map(|d| [d.start as u32, d.start as u32, d.end as u32]));
-        tasks.sort_unstable_by_key(|&[start, _, end]| (Reverse(end - start), start));
-        (0..tasks.len() * heads.num_kv_heads).into_par_iter().with_max_len(8).for_each(|i| {
-            let [start, _, end] = tasks[i / heads.num_kv_heads].map(|x| x as usize);
-            let group = i % heads.num_kv_heads;
-            let tile_len = (3 * e + 2 * KEYS) * QUERIES + 2 * QUERIES * padded;
-            // Whole vectors are added to rows of dk and dv: a head that is no multiple of them is summed elsewhere first.
-            let apart = if padded == e { 0 } else { 2 * (end - start) * padded };
-            with_scratch(tile_len + apart, |scratch: &mut [f32]| {
-                L::enter(
-                    #[inline(always)]
-                    || {
-                        let (scratch, apart) = scratch.split_at_mut(tile_len);
-                        // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
-                        unsafe {
-                            let sums = if padded == e {
-                                let base = (start * heads.num_kv_heads + group) * e;
-                                KeyGradients { dk: dk.at(base), dv: dv.at(base), row: heads.num_kv_heads * e }
-                            } else {
-                                let (dk, dv) = apart.split_at_mut((end - start) * padded);
-                                KeyGradients { dk: dk.as_mut_ptr(), dv: dv.as_mut_ptr(), row: padded }
-                            };
-                            for token in 0..end - start {
-                                std::slice::from_raw_parts_mut(sums.dk.add(token * sums.row), padded).fill(0.0);
-                                std::slice::from_raw_parts_mut(sums.dv.add(token * sums.row), padded).fill(0.0);
-                            }
-                            for_each_tile(
-                                heads,
-                                group,
-                                start,
-                                start..end,
-                                #[inline(always)]
-                                |tile| {
-                                    backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch);
-                                },
-                            );
-                            if padded != e {
-                                for token in 0..end - start {
-                                    let place = ((start + token) * heads.num_kv_heads + group) * e;
-                                    for (to, from) in [(&dk, sums.dk), (&dv, sums.dv)] {
-                                        let from = std::slice::from_raw_parts(from.add(token * padded), e);
-                                        to.get(place, e).copy_from_slice(from);
-                                    }
+    for_each_document(cu_seqlens, heads.num_kv_heads, |document, group| {
+        let tile_len = (3 * e + 2 * KEYS) * QUERIES + 2 * QUERIES * padded;
+        // Whole vectors are added to rows of dk and dv: a head that is no multiple of them is summed elsewhere first.
+        let apart = if padded == e { 0 } else { 2 * document.len() * padded };
+        with_scratch(tile_len + apart, |scratch: &mut [f32]| {
+            L::enter(
+                #[inline(always)]
+                || {
+                    let (scratch, apart) = scratch.split_at_mut(tile_len);
+                    // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
+                    unsafe {
+                        let sums = if padded == e {
+                            let base = (document.start * heads.num_kv_heads + group) * e;
+                            KeyGradients { dk: dk.at(base), dv: dv.at(base), row: heads.num_kv_heads * e }
+                        } else {
+                            let (dk, dv) = apart.split_at_mut(document.len() * padded);
+                            KeyGradients { dk: dk.as_mut_ptr(), dv: dv.as_mut_ptr(), row: padded }
+                        };
+                        for token in 0..document.len() {
+                            std::slice::from_raw_parts_mut(sums.dk.add(token * sums.row), padded).fill(0.0);
+                            std::slice::from_raw_parts_mut(sums.dv.add(token * sums.row), padded).fill(0.0);
+                        }
+                        for_each_tile(
+                            heads,
+                            QUERIES,
+                            group,
+                            document.start,
+                            document.clone(),
+                            #[inline(always)]
+                            |tile| backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch),
+                        );
+                        if padded != e {
+                            for (from, token) in document.enumerate() {
+                                let place = (token * heads.num_kv_heads + group) * e;
+                                for (to, sums) in [(&dk, sums.dk), (&dv, sums.dv)] {
+                                    let sums = std::slice::from_raw_parts(sums.add(from * padded), e);
+                                    to.get(place, e).copy_from_slice(sums);
                                 }
                             }
                         }
-                    },
-                );
-            });
+                    }
+                },
+            );
         });
     });
 }
@@ -651,32 +425,20 @@ unsafe fn backward_tile<L: Lanes>(
             gradient_row[..e].copy_from_slice(&saved.dout[place * e..][..e]);
             gradient_row[e..].fill(0.0);
         }
-        let tokens = lane_tokens::<L>(tile);
-        for key_start in (tile.start..tile.first + tile.tokens).step_by(KEYS) {
-            let keys = KEYS.min(tile.first + tile.tokens - key_start);
-            for band in tile.bands(key_start, keys) {
-                multiply_keys::<L>(p, saved.k, queries, band, key_start, tile, heads);
-                multiply_keys::<L>(ds, saved.v, gradients, band, key_start, tile, heads);
+        let tokens = tile.tokens_of_lanes::<L, VECTORS>();
+        for keys in tile.key_tiles(KEYS) {
+            for band in bands(tile, keys.clone()) {
+                multiply_keys::<L>(p, saved.k, queries, band, keys.start, tile, heads);
+                multiply_keys::<L>(ds, saved.v, gradients, band, keys.start, tile, heads);
             }
-            for (vector, &tokens) in tokens.iter().enumerate().take(tile.vectors()) {
-                let seen = tile.seen(vector, key_start).min(keys);
-                let seen_by_all = tile.seen_by_all(vector, key_start).min(seen);
-                let lse = L::load(lse.as_ptr().add(vector * WIDTH));
-                let delta = L::load(delta.as_ptr().add(vector * WIDTH));
-                let (p, ds) = (p.as_mut_ptr().add(vector * WIDTH), ds.as_mut_ptr().add(vector * WIDTH));
-                for j in 0..seen {
-                    let mut probability = L::load(p.add(j * QUERIES)).sub(lse).exp();
-                    if j >= seen_by_all {
-                        let key = L::splat((key_start + j - tile.start) as f32);
-                        probability = probability.where_at_least(tokens, key, L::splat(0.0));
-                    }
-                    probability.store(p.add(j * QUERIES));
-                    let slope = L::load(ds.add(j * QUERIES)).sub(delta);
-                    probability.mul(slope).store(ds.add(j * QUERIES));
-                }
+            for (v, &tokens) in tokens.iter().enumerate().take(tile.vectors()) {
+                let (first, vector) = (v * WIDTH, tile.vector(v, &keys, tokens));
+                let (lse, delta) = (L::load(lse.as_ptr().add(first)), L::load(delta.as_ptr().add(first)));
+                let (p, ds) = (p.as_mut_ptr().add(first), ds.as_mut_ptr().add(first));
+                vector.differentiate(p, ds, QUERIES, lse, delta);
             }
-            for band in tile.bands(key_start, keys) {
-                let key = key_start + band.from;
+            for band in bands(tile, keys.clone()) {
+                let key = keys.start + band.from;
                 let lane = band.first_vector * WIDTH;
                 for (sum, factors, rows) in [(sums.dv, &*p, &*gradient_rows), (sums.dk, &*ds, &*query_rows)] {
                     L::product(&Product {
@@ -708,7 +470,7 @@ unsafe fn backward_tile<L: Lanes>(
                 });
             }
         }
-        unpack_transposed::<L>(dq, dqueries, tile, heads, &[scale; QUERIES]);
+        unpack_transposed::<L, QUERIES>(dq, dqueries, tile, heads, &[scale; QUERIES]);
     }
 }
 

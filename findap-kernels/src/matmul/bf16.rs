@@ -16,8 +16,8 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-pub(super) use self::pack::Line;
-use self::pack::{LINE, STEP};
+use self::pack::LINE;
+pub(crate) use self::pack::{Line, STEP, a_panel, b_panels};
 use super::cpu::{Costs, for_each_rectangle};
 use super::packed::Panels;
 use super::{Factor, Shape};
@@ -32,18 +32,18 @@ mod amx;
 mod pack;
 // They run the text of the AMX kernel.
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests;
+pub(crate) mod tests;
 mod vector;
 
 /// Columns of a panel of b.
-const COLUMNS: usize = 32;
+pub(crate) const COLUMNS: usize = 32;
 /// Most rows of a kernel.
 const MAX_ROWS: usize = 32;
 
 /// What a machine does with packed panels.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// Rows of a panel of a.
-    rows: usize,
+    pub(crate) rows: usize,
     /// Longest run of k that goes into the sums before they go to c, a multiple of [`STEP`].
     depth: usize,
     /// Multiplications in a cycle.
@@ -54,23 +54,23 @@ pub(super) struct Kernel {
 }
 
 /// One panel of a times neighbouring panels of b, added to c or replacing it.
-struct Strip {
-    steps: usize,
+pub(crate) struct Strip {
+    pub(crate) steps: usize,
     /// `[steps][rows]`.
-    a: *const Line,
+    pub(crate) a: *const Line,
     /// `[panels]`, each `[16 steps][2]`.
-    b: *const Line,
+    pub(crate) b: *const Line,
     /// Lines from one panel of b to the next.
-    b_stride: usize,
-    panels: usize,
+    pub(crate) b_stride: usize,
+    pub(crate) panels: usize,
     /// `[rows, 32 panels]`.
-    c: *mut f32,
-    c_stride: usize,
-    accumulate: bool,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    pub(crate) accumulate: bool,
 }
 
 impl Kernel {
-    pub(super) fn of(isa: Bf16Isa) -> &'static Kernel {
+    pub(crate) fn of(isa: Bf16Isa) -> &'static Kernel {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Bf16Isa::Amx => &amx::KERNEL,
@@ -81,6 +81,27 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Bf16Isa::Avx2 => &vector::avx2::WIDENED,
             _ => &vector::portable::WIDENED,
+        }
+    }
+
+    /// Multiplies panels that the caller packed.
+    ///
+    /// # Safety
+    /// The machine has the instructions, and the strip is as its fields say.
+    pub(crate) unsafe fn multiply(&self, strip: Strip) {
+        let block = self.depth / STEP;
+        for first in (0..strip.steps).step_by(block) {
+            let part = Strip {
+                steps: block.min(strip.steps - first),
+                // SAFETY: the steps from `first` on lie inside of the panels.
+                a: unsafe { strip.a.add(first * self.rows) },
+                // SAFETY: as above.
+                b: unsafe { strip.b.add(first * STEP) },
+                accumulate: strip.accumulate || first > 0,
+                ..strip
+            };
+            // SAFETY: the caller's promise.
+            unsafe { (self.run)(&part) };
         }
     }
 

@@ -5,7 +5,7 @@
 //! All matrices are row-major and contiguous. A linear layer y = x W^T with W `[out, in]` is `transpose_b`; its two
 //! gradients are dx = dy W (no transpose) and dW = dy^T x (`transpose_a`, accumulating).
 
-mod bf16;
+pub(crate) mod bf16;
 mod cpu;
 pub mod cuda;
 mod packed;

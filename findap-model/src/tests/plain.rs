@@ -89,7 +89,7 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
         let v = product(&entry.out, p.v, kv_width);
         let (mut attended, mut lse) = (tensor(n, q_width), tensor(n, config.num_heads));
         let qkv = Qkv { q: q.all(), k: k.all(), v: v.all() };
-        attention::forward(attended.all_mut(), lse.all_mut(), qkv, documents, heads).unwrap();
+        attention::forward(attended.all_mut(), lse.all_mut(), qkv, documents, heads, Dtype::F32).unwrap();
         round(&mut attended);
         let mut middle = product(&attended, p.o, d);
         add(&mut middle, &entry.x);
@@ -143,7 +143,7 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
         let saved = attention::Saved { out: kept.attended.all(), lse: kept.lse.all() };
         let qkv = Qkv { q: kept.q.all(), k: kept.k.all(), v: kept.v.all() };
         let outputs = [dq.all_mut(), dk.all_mut(), dv.all_mut()];
-        attention::backward(outputs, dattended.all(), saved, qkv, documents, heads).unwrap();
+        attention::backward(outputs, dattended.all(), saved, qkv, documents, heads, Dtype::F32).unwrap();
         for gradient in [&mut dq, &mut dk, &mut dv] {
             round(gradient);
         }

@@ -21,7 +21,8 @@ pub struct Qkv<'a> {
     pub v: View<'a>,
 }
 
-/// out `[n, heads * e]`, lse `[n, heads]`, in f32 for the others in bf16.
+/// out `[n, heads * e]`, lse `[n, heads]`, in f32 for the others in bf16. `products` is the format of their factors: on the CPU as
+/// [`attention::Forward::products`], on a device always that of q.
 ///
 /// # Errors
 /// As [`attention::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -31,6 +32,7 @@ pub fn forward(
     qkv: Qkv<'_>,
     documents: &Documents<'_>,
     heads: Heads,
+    products: Dtype,
 ) -> Result<(), TensorError> {
     let Qkv { q, k, v } = qkv;
     if let Some(device) = out.cuda() {
@@ -55,6 +57,7 @@ pub fn forward(
         v: v.host()?,
         cu_seqlens: documents.cu_seqlens,
         heads,
+        products,
     })?)
 }
 
@@ -83,6 +86,7 @@ pub fn backward(
     qkv: Qkv<'_>,
     documents: &Documents<'_>,
     heads: Heads,
+    products: Dtype,
 ) -> Result<(), TensorError> {
     let [dq, dk, dv] = dqkv;
     let Qkv { q, k, v } = qkv;
@@ -111,6 +115,7 @@ pub fn backward(
         v: v.host()?,
         cu_seqlens: documents.cu_seqlens,
         heads,
+        products,
     })?)
 }
 

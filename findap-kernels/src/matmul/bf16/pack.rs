@@ -8,24 +8,39 @@ use super::COLUMNS;
 use crate::dtype::bf16_bits;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{with_avx2, with_avx512};
-#[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{Compiled, Lanes, Portable};
 use crate::slice::Slice;
 
 /// Pairs of a line.
 pub(super) const LINE: usize = 16;
 /// Numbers of k in a step: a line of pairs of one row.
-pub(super) const STEP: usize = 32;
+pub(crate) const STEP: usize = 32;
 
 /// Sixteen pairs of bf16, one cache line; the first of a pair is in the lower half.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(in crate::matmul) struct Line(pub(super) [u32; LINE]);
+pub(crate) struct Line(pub(super) [u32; LINE]);
 
 impl Line {
     pub(in crate::matmul) const ZERO: Line = Line([0; LINE]);
+
+    /// f32 numbers that fill a line.
+    pub(crate) const NUMBERS: usize = LINE;
+
+    /// Whole lines of memory that begins at a line.
+    pub(crate) fn of(numbers: &mut [f32]) -> &mut [Line] {
+        // SAFETY: any bits are a line.
+        let (before, lines, _) = unsafe { numbers.align_to_mut() };
+        assert!(before.is_empty(), "invariant: working memory begins at a line");
+        lines
+    }
+
+    /// The memory of lines as f32 numbers.
+    pub(crate) fn numbers_of(lines: &mut [Line]) -> &mut [f32] {
+        // SAFETY: any bits are numbers, which need less alignment.
+        unsafe { lines.align_to_mut() }.1
+    }
 
     /// The numbers in their order.
     #[inline(always)]
@@ -65,7 +80,7 @@ struct Matrix<'a, E> {
 
 /// Packs `rows` and `block` of op(a), stored `[m, k]` or `[k, m]`, as `[steps][height]` lines. Lines of rows behind the last may hold
 /// anything.
-pub(super) fn a_panel(
+pub(crate) fn a_panel(
     a: Slice<'_>,
     is_transposed: bool,
     [m, k]: [usize; 2],
@@ -84,7 +99,7 @@ pub(super) fn a_panel(
 }
 
 /// Packs `columns` and `block` of op(b), stored `[k, n]` or `[n, k]`, as panels of 32 columns, each `[16 steps][2]` lines.
-pub(super) fn b_panels(
+pub(crate) fn b_panels(
     b: Slice<'_>,
     is_transposed: bool,
     [k, n]: [usize; 2],
@@ -119,23 +134,18 @@ impl Call {
     fn enter<E: Source>(&self, x: Matrix<'_, E>, side: Side, panels: &mut [Line]) {
         match Isa::current() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the current set is available.
-            Isa::Avx512 => unsafe {
-                with_avx512(
-                    #[inline(always)]
-                    || self.pack::<Avx512, E>(x, side, panels),
-                )
-            },
+            Isa::Avx512 => self.pack_with::<Avx512, E>(x, side, panels),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the current set is available.
-            Isa::Avx2 => unsafe {
-                with_avx2(
-                    #[inline(always)]
-                    || self.pack::<Avx2, E>(x, side, panels),
-                )
-            },
-            _ => self.pack::<Portable, E>(x, side, panels),
+            Isa::Avx2 => self.pack_with::<Avx2, E>(x, side, panels),
+            _ => self.pack_with::<Portable, E>(x, side, panels),
         }
+    }
+
+    fn pack_with<L: Compiled, E: Source>(&self, x: Matrix<'_, E>, side: Side, panels: &mut [Line]) {
+        L::enter(
+            #[inline(always)]
+            || self.pack::<L, E>(x, side, panels),
+        );
     }
 
     #[inline(always)]

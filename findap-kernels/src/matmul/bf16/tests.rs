@@ -25,7 +25,7 @@ fn shape(m: usize, n: usize, k: usize, transpose_a: bool, transpose_b: bool, wri
 }
 
 /// The kernels that this machine runs, and the models of the two that need units of their own.
-fn kernels() -> Vec<(String, &'static Kernel)> {
+pub(crate) fn kernels() -> Vec<(String, &'static Kernel)> {
     let here = Bf16Isa::available().map(|isa| (isa.name().to_owned(), Kernel::of(isa)));
     let models = [("model of avx512bf16", &vector::model::PAIRS), ("model of amx", &tile_unit::KERNEL)];
     here.chain(models.map(|(name, kernel)| (name.to_owned(), kernel))).collect()
