@@ -18,6 +18,7 @@ pub mod cuda;
 #[cfg(test)]
 mod reference;
 mod rounded;
+mod softmax;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,8 @@ use std::ops::Range;
 
 use super::Heads;
 use super::cpu::Saved;
-use super::tasks::{
-    Rows, Softmax, Tile, finish, for_each_document, for_each_span, for_each_tile, key_tiles, rescale, span,
-    unpack_transposed,
-};
+use super::softmax::{Softmax, finish, rescale, unpack_transposed};
+use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, key_tiles, span};
 use super::tiles::dot;
 use crate::dtype::bf16_bits;
 use crate::isa::Isa;
@@ -76,6 +74,8 @@ fn forward_with<L: Compiled>(
             x.pack_by_key(keys, k, seen.clone(), group);
             x.pack_across(values, v, seen.clone(), group);
             let mut memory = Forward { keys, values, queries: queries_right, p: p_right, rows, sums, scores };
+            // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+            let _entered = unsafe { kernel.enter() };
             L::enter(
                 #[inline(always)]
                 || {
@@ -215,6 +215,8 @@ fn backward_with<L: Compiled>(
                 left,
                 right,
             };
+            // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+            let _entered = unsafe { kernel.enter() };
             L::enter(
                 #[inline(always)]
                 || {
@@ -453,7 +455,7 @@ impl Layer<'_> {
                     a: left.as_ptr(),
                     b: right[first * key_steps * STEP..].as_ptr(),
                     b_stride: key_steps * STEP,
-                    panels: if steps == 0 { 0 } else { count },
+                    panels: count,
                     c: c[row * QUERIES + first * COLUMNS..].as_mut_ptr(),
                     c_stride: QUERIES,
                     accumulate: true,

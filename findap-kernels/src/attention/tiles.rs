@@ -15,9 +15,8 @@ use rayon::prelude::*;
 
 use super::Heads;
 use super::cpu::Saved;
-use super::tasks::{
-    Rows, Softmax, Tile, finish, for_each_document, for_each_span, for_each_tile, rescale, span, unpack_transposed,
-};
+use super::softmax::{Softmax, finish, rescale, unpack_transposed};
+use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, span};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};

@@ -48,9 +48,29 @@ pub(crate) struct Kernel {
     depth: usize,
     /// Multiplications in a cycle.
     rate: f64,
+    /// What a thread does before the first strip and after the last, on a machine with state of its own for products. It takes longer
+    /// than a small strip.
+    state: Option<State>,
     /// # Safety
-    /// The machine has the instructions, and the strip is as its fields say.
+    /// The machine has the instructions, the thread is between [`Kernel::enter`] and its end, and the strip is as its fields say.
     run: unsafe fn(&Strip),
+}
+
+struct State {
+    configure: unsafe fn(),
+    release: unsafe fn(),
+}
+
+/// While it lives the thread may multiply with the kernel.
+pub(crate) struct Entered<'a>(&'a Kernel);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0.state {
+            // SAFETY: `enter` configured what this releases.
+            unsafe { (state.release)() }
+        }
+    }
 }
 
 /// One panel of a times neighbouring panels of b, added to c or replacing it.
@@ -84,10 +104,22 @@ impl Kernel {
         }
     }
 
+    /// Lets this thread multiply until the result is dropped.
+    ///
+    /// # Safety
+    /// The machine has the instructions, and the thread enters no other kernel meanwhile.
+    pub(crate) unsafe fn enter(&self) -> Entered<'_> {
+        if let Some(state) = &self.state {
+            // SAFETY: the caller's promise.
+            unsafe { (state.configure)() }
+        }
+        Entered(self)
+    }
+
     /// Multiplies panels that the caller packed.
     ///
     /// # Safety
-    /// The machine has the instructions, and the strip is as its fields say.
+    /// As [`Kernel::run`].
     pub(crate) unsafe fn multiply(&self, strip: Strip) {
         let block = self.depth / STEP;
         for first in (0..strip.steps).step_by(block) {
@@ -173,6 +205,8 @@ pub(super) fn gemm(
         Costs { multiplications: 1.0 / kernel.rate, a: 2.0, b: if let Right::Packed(_) = right { 0.5 } else { 2.0 } };
     for_each_rectangle(shape, (kernel.rows, COLUMNS), costs, |rows, columns| {
         thread_local!(static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers::EMPTY) });
+        // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+        let _entered = unsafe { kernel.enter() };
         BUFFERS.with_borrow_mut(|buffers| product.rectangle(rows, columns, buffers));
     });
     Ok(())

@@ -8,10 +8,11 @@
 use std::arch::asm;
 
 use super::pack::LINE;
-use super::{COLUMNS, Kernel, Strip};
+use super::{COLUMNS, Kernel, State, Strip};
 use crate::matmul::cpu::{FIRST, prefetch};
 
-pub(super) static KERNEL: Kernel = Kernel { rows: ROWS, depth: DEPTH, rate: 512.0, run };
+pub(super) static KERNEL: Kernel =
+    Kernel { rows: ROWS, depth: DEPTH, rate: 512.0, state: Some(State { configure, release }), run };
 
 pub(super) const ROWS: usize = 32;
 /// Longest run of k: a panel of a (32 KiB) stays in a 48 KiB L1 cache.
@@ -90,13 +91,22 @@ macro_rules! product {
 pub(super) use product;
 
 /// # Safety
-/// As [`Kernel::run`]; the thread has no tiles in use.
-unsafe fn run(x: &Strip) {
-    if x.panels == 0 {
-        return;
-    }
-    // SAFETY: the configuration is one that palette 1 has. Tiles belong to the thread until they are released below.
+/// The machine has AMX; the thread has no tiles in use.
+unsafe fn configure() {
+    // SAFETY: the configuration is one that palette 1 has. Tiles belong to the thread until they are released.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack)) };
+}
+
+/// # Safety
+/// The machine has AMX.
+unsafe fn release() {
+    // SAFETY: gives the tiles back; nothing reads them any more.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// # Safety
+/// As [`Kernel::run`].
+unsafe fn run(x: &Strip) {
     for panel in 0..x.panels {
         // SAFETY: the panel, and its 32 rows and columns of c, are inside by the caller's promise.
         unsafe {
@@ -108,8 +118,6 @@ unsafe fn run(x: &Strip) {
             multiply(x, x.b.add(panel * x.b_stride).cast(), c);
         }
     }
-    // SAFETY: gives the tiles back; nothing reads them any more.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
 /// # Safety

@@ -117,8 +117,10 @@ pub(super) mod avx512 {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 32.0, run: run_widened };
-    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 64.0, run: run_pairs };
+    pub(in super::super) static WIDENED: Kernel =
+        Kernel { rows: 12, depth: DEPTH, rate: 32.0, state: None, run: run_widened };
+    pub(in super::super) static PAIRS: Kernel =
+        Kernel { rows: 12, depth: DEPTH, rate: 64.0, state: None, run: run_pairs };
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn run_widened(x: &Strip) {
@@ -217,7 +219,7 @@ pub(super) mod avx2 {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 16.0, run };
+    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 16.0, state: None, run };
 
     #[target_feature(enable = "avx2,fma")]
     unsafe fn run(x: &Strip) {
@@ -271,7 +273,7 @@ pub(super) mod portable {
 
     use super::*;
 
-    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 8.0, run };
+    pub(in super::super) static WIDENED: Kernel = Kernel { rows: 4, depth: DEPTH, rate: 8.0, state: None, run };
 
     unsafe fn run(x: &Strip) {
         // SAFETY: the caller's promise is that of `Kernel::run`.
@@ -324,7 +326,7 @@ pub(super) mod model {
 
     use super::*;
 
-    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 8.0, run };
+    pub(in super::super) static PAIRS: Kernel = Kernel { rows: 12, depth: DEPTH, rate: 8.0, state: None, run };
 
     unsafe fn run(x: &Strip) {
         // SAFETY: the caller's promise is that of `Kernel::run`.

@@ -3,6 +3,7 @@
 //! It knows the instructions that the text uses and nothing of what the text is for, so a wrong address, stride, tile or jump gives
 //! wrong sums here as it would on the processor.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::*;
@@ -13,11 +14,26 @@ macro_rules! listed {
 #[cfg(target_arch = "x86_64")]
 static TEXT: &[&str] = amx::product!(listed);
 
-pub(super) static KERNEL: Kernel = Kernel { rows: amx::ROWS, depth: amx::DEPTH, rate: 512.0, run };
+pub(super) static KERNEL: Kernel = Kernel {
+    rows: amx::ROWS,
+    depth: amx::DEPTH,
+    rate: 512.0,
+    state: Some(State { configure: || set_configured(true), release: || set_configured(false) }),
+    run,
+};
+
+thread_local! {
+    static IS_CONFIGURED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn set_configured(is_configured: bool) {
+    assert!(IS_CONFIGURED.replace(is_configured) != is_configured, "tiles are configured and released in turn");
+}
 
 type Tile = [[u32; 16]; 16];
 
 unsafe fn run(x: &Strip) {
+    assert!(IS_CONFIGURED.get(), "the processor would refuse tiles that are not configured");
     for panel in 0..x.panels {
         // SAFETY: the panel and its part of c are inside by the promise of `Kernel::run`.
         let (b, c) = unsafe { (x.b.add(panel * x.b_stride), x.c.add(panel * COLUMNS)) };
