@@ -87,11 +87,11 @@ impl Bf16Isa {
         CURRENT.get_or_init(|| Bf16Isa::chosen(std::env::var(SETTING).ok().as_deref())).clone()
     }
 
-    /// Whether `FINDAP_ISA` names one of these sets.
-    pub fn is_named() -> bool {
-        static IS_NAMED: OnceLock<bool> = OnceLock::new();
-        *IS_NAMED
-            .get_or_init(|| std::env::var(SETTING).is_ok_and(|name| Bf16Isa::ALL.iter().any(|isa| isa.name() == name)))
+    /// Whether products of small tiles, whose factors are packed for one product, are worth rounding: where the processor multiplies
+    /// bf16 itself. Elsewhere they take longer than in f32, and are rounded only if `FINDAP_ISA` names the set.
+    pub fn rounds_tiles(self) -> bool {
+        static NAMED: OnceLock<Option<String>> = OnceLock::new();
+        self.multiplies_bf16() || NAMED.get_or_init(|| std::env::var(SETTING).ok()).as_deref() == Some(self.name())
     }
 
     fn chosen(name: Option<&str>) -> Result<Bf16Isa, KernelError> {

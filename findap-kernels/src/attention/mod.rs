@@ -62,7 +62,7 @@ pub struct Forward<'a> {
     /// The heads.
     pub heads: Heads,
     /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
-    /// where that makes products faster ([`Bf16Isa::multiplies_bf16`]), or where `FINDAP_ISA` names the instructions.
+    /// where [`Bf16Isa::rounds_tiles`] says so.
     pub products: Dtype,
 }
 
@@ -92,7 +92,7 @@ pub struct Backward<'a> {
     /// The heads.
     pub heads: Heads,
     /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
-    /// where that makes products faster ([`Bf16Isa::multiplies_bf16`]), or where `FINDAP_ISA` names the instructions.
+    /// where [`Bf16Isa::rounds_tiles`] says so.
     pub products: Dtype,
 }
 
@@ -221,7 +221,7 @@ fn kernel_of(products: Dtype) -> Result<Option<&'static Kernel>, KernelError> {
         return Ok(None);
     }
     let isa = Bf16Isa::current()?;
-    Ok((isa.multiplies_bf16() || Bf16Isa::is_named()).then(|| Kernel::of(isa)))
+    Ok(isa.rounds_tiles().then(|| Kernel::of(isa)))
 }
 
 /// Attention of one new token per sequence over its cached keys and values.
