@@ -87,13 +87,6 @@ impl Bf16Isa {
         CURRENT.get_or_init(|| Bf16Isa::chosen(std::env::var(SETTING).ok().as_deref())).clone()
     }
 
-    /// Whether products of small tiles, whose factors are packed for one product, are worth rounding: where the processor multiplies
-    /// bf16 itself. Elsewhere they take longer than in f32, and are rounded only if `FINDAP_ISA` names the set.
-    pub fn rounds_tiles(self) -> bool {
-        static NAMED: OnceLock<Option<String>> = OnceLock::new();
-        self.multiplies_bf16() || NAMED.get_or_init(|| std::env::var(SETTING).ok()).as_deref() == Some(self.name())
-    }
-
     fn chosen(name: Option<&str>) -> Result<Bf16Isa, KernelError> {
         let best = Bf16Isa::available().last().unwrap_or(Bf16Isa::Portable);
         match Bf16Isa::ALL.into_iter().find(|isa| Some(isa.name()) == name) {

@@ -28,8 +28,8 @@
 //! # Invariants
 //! - Results do not depend on the number of threads, and are the same bits from run to run: every sum has one order, and work is
 //!   cut by data, but for the rectangles of a product, whose cut reaches no sum. (Different instruction sets may round differently.)
-//! - The compute dtype is the dtype of the activations, f32 or f64. Weights may be stored in bf16 where the activations are
-//!   f32. CUDA kernels compute in f32 and store f32 or bf16.
+//! - The compute dtype is the dtype of the activations, f32 or f64. Beside activations in f32, weights may be stored in bf16, and the
+//!   factors of products rounded to it, with sums in f32. CUDA kernels compute in f32 and store f32 or bf16.
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
 //! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
 //! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints. The environment is read by

@@ -66,9 +66,7 @@ impl Cache {
             for (layer, source) in layers[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
                 embedding::scatter(layer.all_mut(), source, places)?;
             }
-            // as the tokens that go on will be computed, on the CPU without rounding
-            let products = call.qkv.q.dtype();
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, products)?)
+            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, call.products)?)
         })
     }
 

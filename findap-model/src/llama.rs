@@ -158,7 +158,7 @@ impl Llama {
         Layout::new(config).0.len()
     }
 
-    /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which has no such arithmetic.
+    /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which rounds only what it multiplies.
     pub fn activation_dtype(&self) -> Dtype {
         activation_dtype(self.params.device().kind(), self.params.dtype())
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use findap_model::session::SessionOptions;
 use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Bf16Isa, Device, Ledger};
+use findap_tensor::{Device, Ledger};
 use findap_train::objective::cross_entropy_weights;
 use findap_train::optimizer::{AdamW, StateFormat};
 use findap_train::recipe::Optimization;
@@ -43,10 +43,6 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_step_allocates_nothing() {
-    let best = Bf16Isa::available().last().expect("what every processor has");
-    // SAFETY: the only test of this process; no other thread reads the environment. The name lets attention round its factors also where
-    // a machine would not.
-    unsafe { std::env::set_var("FINDAP_ISA", best.name()) };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
     let cases = [(Recompute::None, Dtype::F32), (Recompute::Block, Dtype::F32), (Recompute::None, Dtype::Bf16)];
     for (recompute, dtype) in cases {

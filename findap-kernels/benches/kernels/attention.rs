@@ -1,7 +1,5 @@
 //! Attention of a tiny model over short documents, and of one long document. Counted as causal: 4 operations per score and
-//! number of the head forward, 10 backward. In bf16, too, where that is faster than f32 or `FINDAP_ISA` names the instructions.
-
-use std::iter;
+//! number of the head forward, 10 backward. Products are in f32 and in bf16; `FINDAP_ISA` chooses the instructions.
 
 use criterion::{Criterion, Throughput};
 use findap_kernels::attention::{Backward, Forward, Heads, backward, forward};
@@ -42,13 +40,12 @@ fn bench(c: &mut Criterion, case: &Case) {
     let scores = case.documents * case.len * (case.len + 1) / 2 * num_heads;
     // a weighted mean of numbers below 1, with weights and numbers rounded by 2^-9 and scores that add up head_dim roundings
     let isa = Bf16Isa::current().unwrap();
-    let in_bf16 = isa.rounds_tiles().then(|| (format!(" bf16 {}", isa.name()), Dtype::Bf16, 4.0 / 512.0));
-    let formats: Vec<_> = iter::once((String::new(), Dtype::F32, 1e-4)).chain(in_bf16).collect();
+    let formats = [(String::new(), Dtype::F32, 1e-4), (format!(" bf16 {}", isa.name()), Dtype::Bf16, 4.0 / 512.0)];
 
     let mut fwd = group(c, "attention_fwd", Throughput::Elements((4 * head_dim * scores) as u64));
     let mut plain = vec![0.0f32; n * row];
     measure(&mut fwd, format!("{} (plain loops)", case.name), || plain_forward(&mut plain, &q, &k, &v, case));
-    for &(ref name, products, limit) in &formats {
+    for (name, products, limit) in formats.clone() {
         measure(&mut fwd, format!("{}{name}", case.name), || {
             forward(Forward {
                 out: (&mut out[..]).into(),
@@ -68,7 +65,7 @@ fn bench(c: &mut Criterion, case: &Case) {
 
     let (mut dq, mut dk, mut dv) = (vec![0.0f32; n * row], vec![0.0f32; n * kv_row], vec![0.0f32; n * kv_row]);
     let mut bwd = group(c, "attention_bwd", Throughput::Elements((10 * head_dim * scores) as u64));
-    for &(ref name, products, _) in &formats {
+    for (name, products, _) in formats {
         measure(&mut bwd, format!("{}{name}", case.name), || {
             backward(Backward {
                 dq: (&mut dq[..]).into(),

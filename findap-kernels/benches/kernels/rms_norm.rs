@@ -25,18 +25,19 @@ pub(crate) fn benches(c: &mut Criterion) {
         })
         .unwrap();
     });
-    let (mut plain, mut plain_rstd) = (vec![0.0f32; rows * dim], vec![0.0f32; rows]);
+    let (mut plain, mut plain_sum, mut plain_rstd) =
+        (vec![0.0f32; rows * dim], vec![0.0f32; rows * dim], vec![0.0f32; rows]);
     group_fwd.bench_function("plain loops", |bench| {
         bench.iter(|| {
             for (t, rstd) in plain_rstd.iter_mut().enumerate() {
                 let row = t * dim..(t + 1) * dim;
                 for i in row.clone() {
-                    plain[i] = x[i] + residual[i];
+                    plain_sum[i] = x[i] + residual[i];
                 }
-                let mean: f32 = plain[row.clone()].iter().map(|x| x * x).sum::<f32>() / dim as f32;
+                let mean: f32 = plain_sum[row.clone()].iter().map(|x| x * x).sum::<f32>() / dim as f32;
                 *rstd = 1.0 / (mean + 1e-5).sqrt();
                 for i in row.clone() {
-                    plain[i] *= *rstd * weight[i - row.start];
+                    plain[i] = plain_sum[i] * *rstd * weight[i - row.start];
                 }
             }
         });

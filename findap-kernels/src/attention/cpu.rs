@@ -1,4 +1,4 @@
-//! Tiled attention on the CPU, one body for f32 and f64.
+//! Tiled attention on the CPU in f64, and in f32 as the yardstick of tests.
 //!
 //! Forward: one task per (document, query head, tile of queries). Keys are transposed tile by tile, so that the scores of
 //! one query against a tile are computed as vectors over the keys; the output is a vector over the head dimension.

@@ -61,8 +61,7 @@ pub struct Forward<'a> {
     pub cu_seqlens: &'a [u32],
     /// The heads.
     pub heads: Heads,
-    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
-    /// where [`Bf16Isa::rounds_tiles`] says so.
+    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32.
     pub products: Dtype,
 }
 
@@ -91,8 +90,7 @@ pub struct Backward<'a> {
     pub cu_seqlens: &'a [u32],
     /// The heads.
     pub heads: Heads,
-    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32. They are rounded
-    /// where [`Bf16Isa::rounds_tiles`] says so.
+    /// Format of the factors of products: that of the arguments, or bf16 beside arguments in f32, with sums in f32.
     pub products: Dtype,
 }
 
@@ -120,10 +118,13 @@ pub struct Decode<'a> {
 /// Attention of every token over the earlier tokens of its document.
 ///
 /// # Numerics
-/// Online softmax in the format of the arguments; the bits of a document do not depend on the other documents.
+/// Online softmax in the format of the arguments, also where the factors of products are rounded: queries times `scale`, keys, values
+/// and e^(score - largest so far), whose sum is taken before. The bits of a document do not depend on the other documents, and
+/// those of a token not on later ones that are finite.
 /// # Errors
 /// [`KernelError::ShapeMismatch`], [`KernelError::BadOffsets`], [`KernelError::BadArgument`] if the heads do not divide,
-/// [`KernelError::UnsupportedDtype`].
+/// [`KernelError::UnsupportedDtype`], [`KernelError::MissingInstructions`] for rounded products where the environment asks for too
+/// much.
 pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
     const OP: &str = "attention::forward";
     let Forward { out, lse, q, k, v, cu_seqlens, heads, products } = args;
@@ -141,11 +142,11 @@ pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
     ];
     use {Slice as S, SliceMut as M};
     match (products, out, lse, q, k, v) {
-        (Dtype::F32 | Dtype::Bf16, M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
-            match kernel_of(products)? {
-                Some(kernel) => rounded::forward(kernel, out, lse, [q, k, v], cu_seqlens, heads),
-                None => tiles::forward(out, lse, q, k, v, cu_seqlens, heads),
-            }
+        (Dtype::F32, M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
+            tiles::forward(out, lse, q, k, v, cu_seqlens, heads)
+        }
+        (Dtype::Bf16, M::F32(out), M::F32(lse), S::F32(q), S::F32(k), S::F32(v)) => {
+            rounded::forward(Kernel::of(Bf16Isa::current()?), out, lse, [q, k, v], cu_seqlens, heads)
         }
         (Dtype::F64, M::F64(out), M::F64(lse), S::F64(q), S::F64(k), S::F64(v)) => {
             cpu::forward(out, lse, q, k, v, cu_seqlens, heads)
@@ -158,7 +159,11 @@ pub fn forward(args: Forward<'_>) -> Result<(), KernelError> {
 /// The gradients of [`forward`].
 ///
 /// # Numerics
-/// Deterministic: dk and dv are summed over query heads and tokens in one order.
+/// Deterministic: dk and dv are summed over query heads and tokens in one order. Rounded factors are those of the forward pass, `dout`,
+/// p and ds.
+/// # Cost
+/// With rounded products each thread keeps the keys and values of a document and their gradients in its own memory: about 14 bytes for
+/// each of their numbers.
 /// # Errors
 /// As [`forward`].
 pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
@@ -179,8 +184,9 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
     let dtypes =
         [("dq", dq.dtype()), ("dout", dout.dtype()), ("q", q.dtype()), ("k", k.dtype()), ("products", products)];
     use {Slice as S, SliceMut as M};
-    match (dq, dk, dv, dout, out, lse, q, k, v) {
+    match (products, dq, dk, dv, dout, out, lse, q, k, v) {
         (
+            Dtype::F32 | Dtype::Bf16,
             M::F32(dq),
             M::F32(dk),
             M::F32(dv),
@@ -190,14 +196,16 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
             S::F32(q),
             S::F32(k),
             S::F32(v),
-        ) if products != Dtype::F64 => {
+        ) => {
             let saved = cpu::Saved { dout, out, lse, q, k, v };
-            match kernel_of(products)? {
-                Some(kernel) => rounded::backward(kernel, [dq, dk, dv], saved, cu_seqlens, heads),
-                None => tiles::backward(dq, dk, dv, saved, cu_seqlens, heads),
+            if products == Dtype::F32 {
+                tiles::backward(dq, dk, dv, saved, cu_seqlens, heads);
+            } else {
+                rounded::backward(Kernel::of(Bf16Isa::current()?), [dq, dk, dv], saved, cu_seqlens, heads);
             }
         }
         (
+            Dtype::F64,
             M::F64(dq),
             M::F64(dk),
             M::F64(dv),
@@ -207,27 +215,16 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
             S::F64(q),
             S::F64(k),
             S::F64(v),
-        ) if products == Dtype::F64 => {
-            cpu::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads);
-        }
+        ) => cpu::backward(dq, dk, dv, cpu::Saved { dout, out, lse, q, k, v }, cu_seqlens, heads),
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
 }
 
-/// What multiplies rounded factors, where they are to be rounded.
-fn kernel_of(products: Dtype) -> Result<Option<&'static Kernel>, KernelError> {
-    if products != Dtype::Bf16 {
-        return Ok(None);
-    }
-    let isa = Bf16Isa::current()?;
-    Ok(isa.rounds_tiles().then(|| Kernel::of(isa)))
-}
-
 /// Attention of one new token per sequence over its cached keys and values.
 ///
 /// # Numerics
-/// In f32, bit for bit the last row of [`forward`] over the whole sequence.
+/// In f32, bit for bit the last row of [`forward`] with products in f32 over the whole sequence.
 /// # Cost
 /// Reads the keys and values of each sequence once.
 /// # Errors

@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::Heads;
 use super::cpu::Saved;
 use super::softmax::{Softmax, finish, rescale, unpack_transposed};
-use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, key_tiles, span};
+use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, key_tiles, whole_tiles};
 use super::tiles::dot;
 use crate::dtype::bf16_bits;
 use crate::isa::Isa;
@@ -35,8 +35,10 @@ const VECTORS: usize = QUERIES / WIDTH;
 /// Keys in a tile: whole panels of every kernel, whose rows are 32, 12 or 4, and whole steps.
 const KEYS: usize = 96;
 const KEY_STEPS: usize = KEYS / STEP;
-/// Tiles of queries of one forward task, which packs the keys that they see.
-const SPAN_TILES: usize = 8;
+/// Tokens of one forward task, or a few more. A task packs all keys that its queries see: the more queries, the less of that.
+const SPAN: usize = 8 * QUERIES;
+
+const _: () = assert!(COLUMNS == STEP && KEYS.is_multiple_of(STEP));
 
 pub(super) fn forward(
     kernel: &Kernel,
@@ -65,7 +67,7 @@ fn forward_with<L: Compiled>(
 ) {
     let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
     let x = Layer::new(kernel, heads);
-    for_each_span(cu_seqlens, heads.num_kv_heads, span(heads, QUERIES, SPAN_TILES), |document, queries, group| {
+    for_each_span(cu_seqlens, heads.num_kv_heads, whole_tiles(heads, QUERIES, SPAN), |document, queries, group| {
         let seen = document.start..queries.end;
         let tiles = seen.len().div_ceil(KEYS);
         let sizes = [tiles * x.by_key(), tiles * x.across(), x.right(), PANELS * KEY_STEPS * STEP];
@@ -74,7 +76,7 @@ fn forward_with<L: Compiled>(
             x.pack_by_key(keys, k, seen.clone(), group);
             x.pack_across(values, v, seen.clone(), group);
             let mut memory = Forward { keys, values, queries: queries_right, p: p_right, rows, sums, scores };
-            // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+            // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
             let _entered = unsafe { kernel.enter() };
             L::enter(
                 #[inline(always)]
@@ -114,8 +116,8 @@ struct Forward<'a> {
 }
 
 /// # Safety
-/// The queries have the length of `heads`; no other task writes the tile's outputs; the processor has the instructions of `L` and of the
-/// kernel; the memory is that of the layer and of the keys that the tile sees.
+/// The queries have the length of `heads`; no other task writes the tile's outputs; the processor has the instructions of `L`, and the
+/// thread has entered the kernel; the memory is that of the layer and of the keys that the tile sees.
 #[inline(always)]
 unsafe fn forward_tile<L: Lanes>(
     x: &Layer<'_>,
@@ -127,7 +129,8 @@ unsafe fn forward_tile<L: Lanes>(
 ) {
     let Forward { keys: all_keys, values, queries, p, rows, sums, scores } = memory;
     let e = x.heads.head_dim;
-    // SAFETY: every vector below is one of the tile, every key one of its document up to the tile's last token.
+    // SAFETY: every vector below is one of the tile's panels. Rows of scores behind the last key are those of later keys or of old
+    // memory, for panels are whole; nothing reads them.
     unsafe {
         gather(rows, q, tile, x.heads, x.heads.scale as f32);
         b_panels(Slice::F32(rows), true, [e, tile.lanes()], 0..tile.lanes(), 0..e, queries);
@@ -215,7 +218,7 @@ fn backward_with<L: Compiled>(
                 left,
                 right,
             };
-            // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+            // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
             let _entered = unsafe { kernel.enter() };
             L::enter(
                 #[inline(always)]
@@ -303,8 +306,8 @@ unsafe fn backward_tile<L: Lanes>(
     gradients.pack(saved.dout, tile, x.heads, 1.0);
     dqueries.fill(0.0);
     let (mut lse, mut delta) = ([0.0; QUERIES], [0.0; QUERIES]);
-    // SAFETY: as in `forward_tile`. What lanes past the last add to dk and dv are products with 0, for their packed queries and
-    // gradients are 0, and so their p is 1.
+    // Lanes past the last change nothing: their queries and gradients are 0, their p is 1, their ds 0.
+    // SAFETY: as in `forward_tile`; here rows behind the last key are cleared before they are read.
     unsafe {
         for lane in 0..tile.lanes() {
             let place = tile.place(lane, x.heads);
@@ -350,6 +353,7 @@ struct Layer<'a> {
 impl Layer<'_> {
     fn new(kernel: &Kernel, heads: Heads) -> Layer<'_> {
         let e = heads.head_dim;
+        assert!(KEYS.is_multiple_of(kernel.rows), "invariant: a tile of keys is whole panels");
         Layer {
             kernel,
             heads,
@@ -407,7 +411,7 @@ impl Layer<'_> {
     /// c\[key, lane] = `left`\[key] . `right`\[lane] for lanes that see the key, and for others of their panels.
     ///
     /// # Safety
-    /// The processor has the instructions of the kernel; `c` is `[KEYS, QUERIES]`; `left` holds the keys, `right` the tile's lanes.
+    /// The thread has entered the kernel; `c` is `[KEYS, QUERIES]`; `left` holds the keys, `right` the tile's lanes.
     unsafe fn multiply_keys(&self, c: &mut [f32], left: &[Line], right: &[Line], tile: Tile, keys: &Range<usize>) {
         let (height, steps) = (self.kernel.rows, self.steps);
         for (left, key) in left.chunks_exact(steps * height).zip((0..keys.len()).step_by(height)) {
@@ -430,7 +434,7 @@ impl Layer<'_> {
     /// c\[number, lane] += sum of `left`\[number, key] x\[key, lane] over the keys; `right` is memory for x as a factor.
     ///
     /// # Safety
-    /// The processor has the instructions of the kernel; `c` is `[rows, QUERIES]`, `x` `[KEYS, QUERIES]` and 0 for keys that a lane does
+    /// The thread has entered the kernel; `c` is `[rows, QUERIES]`, `x` `[KEYS, QUERIES]` and 0 for keys that a lane does
     /// not see; `left` holds the keys.
     unsafe fn add_by_lane(
         &self,
@@ -470,7 +474,7 @@ impl Layer<'_> {
     /// c\[key, number] += sum of x\[key, lane] `right`\[lane, number] over the lanes; `left` is memory for a panel of x.
     ///
     /// # Safety
-    /// The processor has the instructions of the kernel; `c` is `[.., columns]` with whole panels of the keys, `x` `[KEYS, QUERIES]` and 0
+    /// The thread has entered the kernel; `c` is `[.., columns]` with whole panels of the keys, `x` `[KEYS, QUERIES]` and 0
     /// where a lane does not see a key of these panels; `right` holds the tile's lanes.
     unsafe fn add_by_key(
         &self,
@@ -503,8 +507,6 @@ impl Layer<'_> {
     }
 }
 
-const _: () = assert!(COLUMNS == STEP && KEYS.is_multiple_of(STEP));
-
 /// Panels that hold the lanes of a tile.
 fn panels(tile: Tile) -> usize {
     tile.lanes().div_ceil(COLUMNS)
@@ -522,7 +524,9 @@ fn seen_by_panel(tile: Tile, keys: &Range<usize>, panel: usize) -> usize {
 
 /// The first panel in which some query sees key `key` of `keys`.
 fn first_panel(tile: Tile, keys: &Range<usize>, key: usize) -> usize {
-    (0..panels(tile)).find(|&panel| seen_by_panel(tile, keys, panel) > key).unwrap_or(0)
+    (0..panels(tile))
+        .find(|&panel| seen_by_panel(tile, keys, panel) > key)
+        .expect("invariant: the last lane sees every key")
 }
 
 /// rows\[lane] = factor * source\[lane], rounded.
@@ -554,17 +558,13 @@ fn with_memory<const N: usize, const M: usize>(
     numbers: [usize; M],
     body: impl FnOnce([&mut [Line]; N], [&mut [f32]; M]),
 ) {
-    let numbers_in_lines = numbers.map(|len| len.div_ceil(Line::NUMBERS));
-    let total: usize = lines.iter().chain(&numbers_in_lines).sum();
+    let in_lines = |len: usize| len.div_ceil(Line::NUMBERS);
+    let total = lines.iter().sum::<usize>() + numbers.iter().map(|&len| in_lines(len)).sum::<usize>();
     with_scratch(total * Line::NUMBERS, |scratch: &mut [f32]| {
         let mut rest = Line::of(scratch);
         let mut take = |len| rest.split_off_mut(..len).expect("invariant: `total` is the sum of all lengths");
         let lines = lines.map(&mut take);
-        let mut sizes = numbers.into_iter();
-        let numbers = numbers_in_lines.map(|len| {
-            let size = sizes.next().unwrap_or_default();
-            &mut Line::numbers_of(take(len))[..size]
-        });
+        let numbers = numbers.map(|len| &mut Line::numbers_of(take(in_lines(len)))[..len]);
         body(lines, numbers);
     });
 }

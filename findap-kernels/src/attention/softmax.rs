@@ -24,6 +24,7 @@ impl Tile {
     }
 
     /// Vector `v` of the tile's queries over `keys`.
+    #[inline(always)]
     pub(super) fn vector<L: Lanes>(&self, v: usize, keys: &Range<usize>, tokens: L) -> Vector<L> {
         Vector {
             seen: self.seen(v, keys),

@@ -153,8 +153,7 @@ pub(super) fn for_each_tile(
     }
 }
 
-/// Queries of a task of about `tiles` tiles: whole ones.
-pub(super) fn span(heads: Heads, max_lanes: usize, tiles: usize) -> usize {
-    let tile_tokens = max_lanes / (heads.num_heads / heads.num_kv_heads).min(max_lanes);
-    (tiles * max_lanes).div_ceil(tile_tokens) * tile_tokens
+/// The first multiple of a tile's tokens from `tokens` on.
+pub(super) fn whole_tiles(heads: Heads, max_lanes: usize, tokens: usize) -> usize {
+    tokens.next_multiple_of(max_lanes / (heads.num_heads / heads.num_kv_heads).min(max_lanes))
 }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::Heads;
 use super::cpu::Saved;
 use super::softmax::{Softmax, finish, rescale, unpack_transposed};
-use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, span};
+use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, whole_tiles};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
@@ -29,8 +29,8 @@ const VECTORS: usize = 3;
 const QUERIES: usize = VECTORS * WIDTH;
 /// Keys in a tile: with the head dimension 64, queries, scores, keys and values fit the first-level cache.
 const KEYS: usize = 32;
-/// Tiles of queries of one forward task.
-const SPAN_TILES: usize = 4;
+/// Tokens of one forward task, or a few more.
+const SPAN: usize = 4 * QUERIES;
 
 /// The keys of a tile of keys that are seen by the vectors from `first_vector` on and by none before.
 fn bands(tile: Tile, keys: Range<usize>) -> impl Iterator<Item = Band> {
@@ -92,7 +92,7 @@ pub(super) fn forward_with<L: Compiled>(
 ) {
     let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
     let e = heads.head_dim;
-    for_each_span(cu_seqlens, heads.num_kv_heads, span(heads, QUERIES, SPAN_TILES), |document, queries, group| {
+    for_each_span(cu_seqlens, heads.num_kv_heads, whole_tiles(heads, QUERIES, SPAN), |document, queries, group| {
         with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
             L::enter(
                 #[inline(always)]

@@ -11,6 +11,7 @@
 //! of a sum, so the bits of an element depend on its row of op(a), its column of op(b), k and the kernel alone.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
@@ -52,17 +53,22 @@ pub(crate) struct Kernel {
     /// than a small strip.
     state: Option<State>,
     /// # Safety
-    /// The machine has the instructions, the thread is between [`Kernel::enter`] and its end, and the strip is as its fields say.
+    /// The machine has the instructions, the thread has entered the kernel, and the strip is as its fields say.
     run: unsafe fn(&Strip),
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has such machines"))]
 struct State {
+    /// # Safety
+    /// The machine has the instructions, and the thread is in no kernel.
     configure: unsafe fn(),
+    /// # Safety
+    /// The thread has configured the state.
     release: unsafe fn(),
 }
 
-/// While it lives the thread may multiply with the kernel.
-pub(crate) struct Entered<'a>(&'a Kernel);
+/// While it lives its thread may multiply with the kernel.
+pub(crate) struct Entered<'a>(&'a Kernel, PhantomData<*const ()>);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
@@ -107,13 +113,13 @@ impl Kernel {
     /// Lets this thread multiply until the result is dropped.
     ///
     /// # Safety
-    /// The machine has the instructions, and the thread enters no other kernel meanwhile.
+    /// The machine has the instructions, and the thread enters no kernel meanwhile.
     pub(crate) unsafe fn enter(&self) -> Entered<'_> {
         if let Some(state) = &self.state {
             // SAFETY: the caller's promise.
             unsafe { (state.configure)() }
         }
-        Entered(self)
+        Entered(self, PhantomData)
     }
 
     /// Multiplies panels that the caller packed.
@@ -205,7 +211,7 @@ pub(super) fn gemm(
         Costs { multiplications: 1.0 / kernel.rate, a: 2.0, b: if let Right::Packed(_) = right { 0.5 } else { 2.0 } };
     for_each_rectangle(shape, (kernel.rows, COLUMNS), costs, |rows, columns| {
         thread_local!(static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers::EMPTY) });
-        // SAFETY: whoever chose the kernel found its instructions; a task enters no other.
+        // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
         let _entered = unsafe { kernel.enter() };
         BUFFERS.with_borrow_mut(|buffers| product.rectangle(rows, columns, buffers));
     });

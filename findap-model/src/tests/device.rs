@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "emulator")]
 use findap_tensor::EmulatorOptions;
-use findap_tensor::{Arena, Bf16Isa, Device, Dtype, Ledger};
+use findap_tensor::{Arena, Device, Dtype, Ledger};
 
 use super::plain;
 use crate::checkpoint::SaveOptions;
@@ -274,21 +274,6 @@ fn assert_bf16_follows(what: &str, weights: &Llama) {
 fn bf16_passes_follow_the_truth() {
     for name in ["tiny", "tiny_tied_bf16_sharded"] {
         assert_bf16_follows(&format!("{name} bf16"), &Llama::load(&golden(name), Dtype::Bf16).unwrap());
-    }
-}
-
-/// Where the environment names the instructions, attention rounds its factors also on machines that multiply f32 faster. The name is
-/// asked for once in a process, so each has its own.
-#[test]
-fn bf16_passes_follow_the_truth_by_every_set_of_instructions() {
-    for isa in Bf16Isa::available() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tests::device::bf16_passes_follow_the_truth"])
-            .env("FINDAP_ISA", isa.name())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", isa.name());
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Saved<'a> {
     pub lse: View<'a>,
 }
 
-/// The gradients of q, k and v.
+/// The gradients of q, k and v; `products` as in [`forward`].
 ///
 /// # Errors
 /// As [`forward`].
