@@ -558,13 +558,13 @@ fn with_memory<const N: usize, const M: usize>(
     numbers: [usize; M],
     body: impl FnOnce([&mut [Line]; N], [&mut [f32]; M]),
 ) {
-    let in_lines = |len: usize| len.div_ceil(Line::NUMBERS);
+    let in_lines = |len: usize| len.div_ceil(Line::F32_LEN);
     let total = lines.iter().sum::<usize>() + numbers.iter().map(|&len| in_lines(len)).sum::<usize>();
-    with_scratch(total * Line::NUMBERS, |scratch: &mut [f32]| {
+    with_scratch(total * Line::F32_LEN, |scratch: &mut [f32]| {
         let mut rest = Line::of(scratch);
         let mut take = |len| rest.split_off_mut(..len).expect("invariant: `total` is the sum of all lengths");
         let lines = lines.map(&mut take);
-        let numbers = numbers.map(|len| &mut Line::numbers_of(take(in_lines(len)))[..len]);
+        let numbers = numbers.map(|len| &mut Line::as_f32(take(in_lines(len)))[..len]);
         body(lines, numbers);
     });
 }

@@ -26,20 +26,20 @@ impl Line {
     pub(in crate::matmul) const ZERO: Line = Line([0; LINE]);
 
     /// f32 numbers that fill a line.
-    pub(crate) const NUMBERS: usize = LINE;
+    pub(crate) const F32_LEN: usize = LINE;
 
     /// Whole lines of memory that begins at a line.
     pub(crate) fn of(numbers: &mut [f32]) -> &mut [Line] {
-        // SAFETY: any bits are a line.
-        let (before, lines, _) = unsafe { numbers.align_to_mut() };
-        assert!(before.is_empty(), "invariant: working memory begins at a line");
-        lines
+        let first = numbers.as_mut_ptr().cast::<Line>();
+        assert!(first.is_aligned(), "invariant: working memory begins at a line");
+        // SAFETY: no more bytes, aligned as just seen; any bits are a line.
+        unsafe { std::slice::from_raw_parts_mut(first, numbers.len() / Line::F32_LEN) }
     }
 
     /// The memory of lines as f32 numbers.
-    pub(crate) fn numbers_of(lines: &mut [Line]) -> &mut [f32] {
-        // SAFETY: any bits are numbers, which need less alignment.
-        unsafe { lines.align_to_mut() }.1
+    pub(crate) fn as_f32(lines: &mut [Line]) -> &mut [f32] {
+        // SAFETY: as many bytes, of a format that needs less alignment; any bits are numbers.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * Line::F32_LEN) }
     }
 
     /// The numbers in their order.
