@@ -31,6 +31,9 @@ use crate::llama::{BlockParams, Layout, Llama};
 pub enum Recompute {
     /// Every activation but the results of norms and of the gated unit, which one pass over what is kept gives again.
     None,
+    /// As `None` without the gate and up projections, half of what a block keeps: two products of seven are computed again, to the same
+    /// bits.
+    Mlp,
     /// The input of each block; the rest is computed again, to the same bits.
     Block,
 }
@@ -86,6 +89,7 @@ pub struct Session {
     streams: Vec<Stream>,
     /// The inner activations of each block, or one shared set.
     blocks: Vec<BlockSaved>,
+    gated: Vec<Gated>,
     /// Those of the last block that was computed.
     passing: Passing,
     /// Output of a block's MLP before it joins the stream: `[n, d]`.
@@ -128,8 +132,13 @@ struct BlockSaved {
     attended: Tensor, // [n, h * e]
     lse: Tensor,      // [n, h]
     middle: Stream,   // after attention
-    gate: Tensor,     // [n, f]
-    up: Tensor,       // [n, f]
+}
+
+/// What enters the gated unit of a block.
+#[derive(Debug)]
+struct Gated {
+    gate: Tensor, // [n, f]
+    up: Tensor,   // [n, f]
 }
 
 /// The activations inside one block that one pass over its others gives: a third of all, were they kept.
@@ -181,11 +190,10 @@ impl Session {
                 attended: tensor(q)?,
                 lse: statistic(BLOCKS, config.num_heads)?,
                 middle: stream(BLOCKS)?,
-                gate: tensor(f)?,
-                up: tensor(f)?,
             })
         };
-        let (kept_streams, kept_blocks) = kept(config, options);
+        let gated = || Ok::<_, TensorError>(Gated { gate: tensor(BLOCKS, f)?, up: tensor(BLOCKS, f)? });
+        let Kept { streams: kept_streams, blocks: kept_blocks, gated: kept_gated } = kept(config, options);
         let gradients = || {
             let tensor = |columns| tensor(GRADIENTS, columns);
             Ok::<_, TensorError>(Gradients {
@@ -218,6 +226,7 @@ impl Session {
             rope: rope_tables(device, config, statistics_dtype(dtype), max_positions)?,
             streams: (0..kept_streams).map(|_| stream(STREAMS)).collect::<Result<_, _>>()?,
             blocks: (0..kept_blocks).map(|_| block()).collect::<Result<_, _>>()?,
+            gated: (0..kept_gated).map(|_| gated()).collect::<Result<_, _>>()?,
             passing: Passing { normed: tensor(BLOCKS, d)?, mlp_normed: tensor(BLOCKS, d)?, act: tensor(BLOCKS, f)? },
             branch: tensor(HEAD, d)?,
             last: stream(STREAMS)?,
@@ -261,10 +270,11 @@ impl Session {
     pub fn memory(&self) -> Vec<(&'static str, usize)> {
         let stream = |s: &Stream| s.x.bytes() + s.rstd.bytes();
         let block = |b: &BlockSaved| {
-            let tensors = [&b.q, &b.k, &b.v, &b.attended, &b.lse, &b.gate, &b.up];
+            let tensors = [&b.q, &b.k, &b.v, &b.attended, &b.lse];
             tensors.iter().map(|t| t.bytes()).sum::<usize>() + stream(&b.middle)
         };
         let Passing { normed, mlp_normed, act } = &self.passing;
+        let gated: usize = self.gated.iter().map(|g| g.gate.bytes() + g.up.bytes()).sum();
         let passing = normed.bytes() + mlp_normed.bytes() + act.bytes();
         let gradients = self.gradients.as_ref().map_or(0, |g| {
             let tensors = [&g.stream, &g.normed, &g.attended, &g.q, &g.k, &g.v, &g.gate, &g.up, &g.act];
@@ -280,7 +290,7 @@ impl Session {
         };
         vec![
             (STREAMS, self.streams.iter().map(stream).sum::<usize>() + stream(&self.last)),
-            (BLOCKS, self.blocks.iter().map(block).sum::<usize>() + passing),
+            (BLOCKS, self.blocks.iter().map(block).sum::<usize>() + gated + passing),
             (GRADIENTS, gradients),
             (HEAD, self.head_scratch.bytes() + on_device + self.hidden.bytes() + self.branch.bytes()),
             ("rotary tables", self.rope[0].bytes() + self.rope[1].bytes()),
@@ -506,10 +516,20 @@ impl Session {
             model.params.get(p.mlp_norm),
             self.eps,
         )?;
-        linear::forward(saved.gate.rows_mut(n), passing.mlp_normed.rows(n), weight(p.gate))?;
-        linear::forward(saved.up.rows_mut(n), passing.mlp_normed.rows(n), weight(p.up))?;
-        swiglu::forward(passing.act.rows_mut(n), saved.gate.rows(n), saved.up.rows(n))?;
-        linear::forward(self.branch.rows_mut(n), passing.act.rows(n), weight(p.down))?;
+        self.gated_forward(model, p, l, n)?;
+        let weight = matrix(self.packed.as_ref(), model, p.down);
+        linear::forward(self.branch.rows_mut(n), self.passing.act.rows(n), weight)?;
+        Ok(())
+    }
+
+    /// From the normed stream in the middle of block `l` to the result of the gated unit.
+    fn gated_forward(&mut self, model: &Llama, p: &BlockParams, l: usize, n: usize) -> Result<(), ModelError> {
+        let packed = self.packed.as_ref();
+        let kept = self.gated.len() - 1;
+        let (Gated { gate, up }, Passing { mlp_normed, act, .. }) = (&mut self.gated[l.min(kept)], &mut self.passing);
+        linear::forward(gate.rows_mut(n), mlp_normed.rows(n), matrix(packed, model, p.gate))?;
+        linear::forward(up.rows_mut(n), mlp_normed.rows(n), matrix(packed, model, p.up))?;
+        swiglu::forward(act.rows_mut(n), gate.rows(n), up.rows(n))?;
         Ok(())
     }
 
@@ -590,7 +610,11 @@ impl Session {
         let Stream { x, rstd } = &mut saved.middle;
         let normed = self.passing.mlp_normed.rows_mut(n);
         rms_norm::forward(normed, rstd.rows_mut(n), x.rows(n), norm(p.mlp_norm), self.eps)?;
-        swiglu::forward(self.passing.act.rows_mut(n), saved.gate.rows(n), saved.up.rows(n))?;
+        if self.gated.len() == 1 {
+            return self.gated_forward(model, p, l, n);
+        }
+        let Gated { gate, up } = &self.gated[l];
+        swiglu::forward(self.passing.act.rows_mut(n), gate.rows(n), up.rows(n))?;
         Ok(())
     }
 
@@ -609,6 +633,7 @@ impl Session {
         let backward_weight: fn(ViewMut<'_>, View<'_>, View<'_>) -> Result<(), TensorError> =
             if packed.is_some() { linear::backward_weight_in_bf16 } else { linear::backward_weight };
         let (saved, passing) = (&self.blocks[l.min(self.blocks.len() - 1)], &self.passing);
+        let Gated { gate, up } = &self.gated[l.min(self.gated.len() - 1)];
         let stream = &self.streams[l];
         let tables =
             Tables { cos: self.rope[0].rows(self.rope[0].num_rows()), sin: self.rope[1].rows(self.rope[1].num_rows()) };
@@ -617,7 +642,7 @@ impl Session {
         // MLP: the gradient of the branch is that of the stream
         linear::backward_input(g.act.rows_mut(n), Write::Overwrite, g.stream.rows(n), weight(p.down))?;
         backward_weight(grads.get_mut(p.down), g.stream.rows(n), passing.act.rows(n))?;
-        swiglu::backward(g.gate.rows_mut(n), g.up.rows_mut(n), g.act.rows(n), saved.gate.rows(n), saved.up.rows(n))?;
+        swiglu::backward(g.gate.rows_mut(n), g.up.rows_mut(n), g.act.rows(n), gate.rows(n), up.rows(n))?;
         backward_weight(grads.get_mut(p.gate), g.gate.rows(n), passing.mlp_normed.rows(n))?;
         backward_weight(grads.get_mut(p.up), g.up.rows(n), passing.mlp_normed.rows(n))?;
         linear::backward_input(g.normed.rows_mut(n), Write::Overwrite, g.gate.rows(n), weight(p.gate))?;
@@ -681,9 +706,9 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
     let (number, statistic) = (dtype.size_bytes(), statistics_dtype(dtype).size_bytes());
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-    let (streams, blocks) = kept(config, options);
+    let Kept { streams, blocks, gated } = kept(config, options);
     let stream = d * number + statistic;
-    let block = (2 * q + 2 * kv + 2 * f) * number + config.num_heads * statistic + stream;
+    let block = (2 * q + 2 * kv) * number + config.num_heads * statistic + stream;
     let passing = (2 * d + f) * number;
     let gradients = if needs_backward { (2 * d + 2 * q + 2 * kv + 3 * f) * number } else { 0 };
     let chunk_rows = head_chunk_rows(kind, options.dtype, config.vocab_size).min(n.max(1));
@@ -698,7 +723,7 @@ pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) 
     };
     vec![
         (STREAMS, n * stream * (streams + 1)),
-        (BLOCKS, n * (block * blocks + passing)),
+        (BLOCKS, n * (block * blocks + 2 * f * number * gated + passing)),
         (GRADIENTS, n * gradients),
         (HEAD, chunk + 2 * n * d * number),
         ("rotary tables", max_positions * config.head_dim * statistic),
@@ -711,12 +736,20 @@ pub(crate) fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
     if kind == DeviceKind::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 
-/// Residual streams and blocks whose activations are kept.
-fn kept(config: &Config, options: SessionOptions) -> (usize, usize) {
+/// How many blocks keep what.
+struct Kept {
+    streams: usize,
+    blocks: usize,
+    gated: usize,
+}
+
+fn kept(config: &Config, options: SessionOptions) -> Kept {
+    let all = config.num_layers;
     match (options.gradients, options.recompute) {
-        (Some(_), Recompute::None) => (config.num_layers, config.num_layers),
-        (Some(_), Recompute::Block) => (config.num_layers, 1),
-        (None, _) => (1, 1),
+        (Some(_), Recompute::None) => Kept { streams: all, blocks: all, gated: all },
+        (Some(_), Recompute::Mlp) => Kept { streams: all, blocks: all, gated: 1 },
+        (Some(_), Recompute::Block) => Kept { streams: all, blocks: 1, gated: 1 },
+        (None, _) => Kept { streams: 1, blocks: 1, gated: 1 },
     }
 }
 

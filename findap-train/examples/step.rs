@@ -49,7 +49,8 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let keys = Keys::read(&NUMBERS, &WORDS)?;
     let (device, dtype) = keys.device()?;
     let state = keys.choice("state", &[("f32", StateFormat::Full), ("bf16", StateFormat::Bf16 { seed: 0 })])?;
-    let recompute = keys.choice("recompute", &[("none", Recompute::None), ("block", Recompute::Block)])?;
+    let kinds = [("none", Recompute::None), ("mlp", Recompute::Mlp), ("block", Recompute::Block)];
+    let recompute = keys.choice("recompute", &kinds)?;
     let free_bytes = device.free_bytes();
     let n = keys.number("sequence");
     let mut model = Llama::init_on(&device, keys.config()?, 0, dtype)?;

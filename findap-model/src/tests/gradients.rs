@@ -90,6 +90,7 @@ fn every_gradient_is_that_of_the_loss() {
 fn recomputing_and_fusing_change_no_bit() {
     let model = model(true);
     let kept = gradients(&model, Recompute::None, false).flat().to_f64_vec();
+    assert_eq!(kept, gradients(&model, Recompute::Mlp, false).flat().to_f64_vec());
     assert_eq!(kept, gradients(&model, Recompute::Block, false).flat().to_f64_vec());
     assert_eq!(kept, gradients(&model, Recompute::Block, true).flat().to_f64_vec());
     assert_eq!(kept, gradients(&model, Recompute::None, true).flat().to_f64_vec());

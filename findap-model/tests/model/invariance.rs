@@ -192,8 +192,12 @@ fn preference_log_probabilities_and_gradients_agree() {
 
 #[test]
 fn memory_is_known_before_a_session_is_built() {
-    let cases =
-        [("tiny", Recompute::None, true), ("tiny_v4", Recompute::Block, true), ("tiny_v4", Recompute::None, false)];
+    let cases = [
+        ("tiny", Recompute::None, true),
+        ("tiny", Recompute::Mlp, true),
+        ("tiny_v4", Recompute::Block, true),
+        ("tiny_v4", Recompute::None, false),
+    ];
     let cases = cases.into_iter().flat_map(|case| [(case, Dtype::F32), (case, Dtype::Bf16)]);
     for ((name, recompute, needs_backward), dtype) in cases {
         let config = findap_model::Config::load(&golden(&format!("models/{name}"))).expect("config");

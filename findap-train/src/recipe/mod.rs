@@ -182,6 +182,8 @@ pub enum RecomputeKind {
     /// Keep every activation but those that one pass over the others gives.
     #[default]
     None,
+    /// Compute the gate and up projections again: half of what a block keeps, for two products of seven.
+    Mlp,
     /// Keep the input of each block and run its forward again.
     Block,
 }
@@ -190,6 +192,7 @@ impl From<RecomputeKind> for Recompute {
     fn from(kind: RecomputeKind) -> Recompute {
         match kind {
             RecomputeKind::None => Recompute::None,
+            RecomputeKind::Mlp => Recompute::Mlp,
             RecomputeKind::Block => Recompute::Block,
         }
     }
