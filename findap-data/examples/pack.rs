@@ -4,13 +4,13 @@
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 
-use findap_data::tokenise::{Outcome, Tokeniser};
+use findap_data::encode::{Outcome, RecordEncoder};
 use findap_data::{Batch, ChatTemplate, DataError, Kind, Message, Record, Strategy, Tokenizer, inspect, pack};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("give a folder with a tokenizer")?;
     let (tokenizer, template) = (Tokenizer::load(folder.as_ref())?, ChatTemplate::load(folder.as_ref())?);
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
 
     let records = [
         (Kind::Text, Record::Text("A bond is a loan that can be sold.".to_owned())),
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let mut documents = Vec::new();
     for (kind, record) in &records {
-        match tokeniser.documents(record, *kind)? {
+        match encoder.documents(record, *kind)? {
             Outcome::Documents(found) | Outcome::PackedRow(found) => documents.extend(found),
             Outcome::TooLong | Outcome::Empty => println!("left out: {record:?}"),
         }

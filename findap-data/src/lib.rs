@@ -5,7 +5,7 @@
 //! | [`capability`] | what data teaches and tasks measure |
 //! | [`tokenizer`], [`chat_template`] | text to ids, exactly as the model's own files say |
 //! | [`batch`] | the flat batch of documents that a model sees |
-//! | [`readers`], [`tokenise`], [`store`] | files to records to documents to a memory-mapped token store |
+//! | [`readers`], [`encode`], [`store`] | files to records to documents to a memory-mapped token store |
 //! | [`mixture`], [`packer`], [`loader`] | which rows, in which contexts, in which optimizer step |
 //! | [`llm`] | text models behind one seam |
 //! | [`files`] | files that are whole or not there, and their hashes |
@@ -18,6 +18,7 @@
 pub mod batch;
 pub mod capability;
 pub mod chat_template;
+pub mod encode;
 pub mod error;
 pub mod files;
 pub mod inspect;
@@ -30,7 +31,6 @@ pub mod readers;
 pub mod reward_model;
 mod shuffle;
 pub mod store;
-pub mod tokenise;
 pub mod tokenizer;
 pub mod world;
 

@@ -1,7 +1,8 @@
 //! Writes the report of a run folder: `cargo run -p findap-eval --example make_report -- runs/demo`
 
-use findap_eval::{EvalError, report};
 use std::path::PathBuf;
+
+use findap_eval::{EvalError, report};
 
 #[allow(clippy::print_stdout)] // an example shows what it made
 fn main() -> Result<(), EvalError> {

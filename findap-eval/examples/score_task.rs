@@ -2,10 +2,11 @@
 //!
 //! `cargo run -p findap-eval --example score_task`
 
+use std::path::Path;
+
 use findap_eval::dataset::DataRoots;
 use findap_eval::scripted::ScriptedModel;
 use findap_eval::{EvalError, Options, Registry, run};
-use std::path::Path;
 
 #[allow(clippy::print_stdout)] // an example shows what it found
 fn main() -> Result<(), EvalError> {

@@ -8,16 +8,18 @@
 //! Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13 (percentile intervals); Koehn 2004,
 //! "Statistical significance tests for machine translation evaluation" (paired use).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use findap_data::{Capability, Domain};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
 use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, draw};
 use crate::results::{Results, TaskResult};
 use crate::sample::Sample;
 use crate::task::{Metric, SubsetMean};
-use findap_data::{Capability, Domain};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// How intervals are made.
 #[derive(Debug, Clone, Copy)]

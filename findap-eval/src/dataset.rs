@@ -9,12 +9,14 @@
 //!
 //! Where a benchmark has subsets, each row also has `subset` (the name as in the file) and `subset_title` (with spaces).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
 use crate::error::EvalError;
 use crate::task::{Dataset, Format, Task};
 use crate::template::{Fields, lookup};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 /// The longest file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;

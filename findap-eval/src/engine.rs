@@ -3,6 +3,14 @@
 //! An answer depends on its own question alone, so grouping, resuming and the order of tasks change nothing. With a
 //! journal, each finished question is one line of a file; a run that was stopped asks only what is not there.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::{self, DataRoots};
 use crate::error::EvalError;
 use crate::model::{GenerateRequest, LanguageModel, ScoreRequest};
@@ -10,12 +18,6 @@ use crate::prompt::{Ask, Item, PromptOptions, prepare};
 use crate::results::{Results, RunInfo, TaskResult};
 use crate::sample::{Answer, judge};
 use crate::task::{Kind, Task};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
 
 /// How to run.
 #[derive(Debug, Clone)]

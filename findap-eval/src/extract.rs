@@ -7,9 +7,10 @@
 //! extract = [{ after = "Answer:" }, "last_number", "normalize_number"]
 //! ```
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
 /// One step. The text it gets is what the step before it found.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,10 +1,12 @@
 //! From the outcome of each row to the numbers of a task, with their standard errors.
 
-use crate::task::Metric;
+use std::collections::BTreeMap;
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+
+use crate::task::Metric;
 
 /// Resamples for the standard error of a metric that is not a mean.
 pub const BOOTSTRAP_RESAMPLES: usize = 1000;

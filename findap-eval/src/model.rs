@@ -1,8 +1,9 @@
 //! What the engine needs from a language model, and the token arithmetic that makes two harnesses agree.
 
-use crate::error::EvalError;
 use findap_data::Message;
 use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
 
 /// A continuation to be scored after a context.
 #[derive(Debug, Clone, PartialEq, Eq)]

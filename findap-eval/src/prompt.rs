@@ -1,5 +1,12 @@
 //! From the rows of a task to the exact texts that a model is given.
 
+use findap_data::files::sha256;
+use findap_data::{Message, Role};
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
 use crate::check::Check;
 use crate::dataset::{Loaded, Row};
 use crate::error::EvalError;
@@ -7,12 +14,6 @@ use crate::extract::extract;
 use crate::model::LanguageModel;
 use crate::task::{FewshotRule, GoldIs, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, letter, lookup, scalar};
-use findap_data::files::sha256;
-use findap_data::{Message, Role};
-use rand::SeedableRng;
-use rand::seq::IndexedRandom;
-use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
 
 /// Between one solved example and the next, in plain text.
 const FEWSHOT_DELIMITER: &str = "\n\n";

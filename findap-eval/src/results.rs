@@ -1,15 +1,17 @@
 //! What a run found, in memory and in lm-eval's files: `results_<time>.json` and `samples_<task>_<time>.jsonl`.
 
+use std::path::{Path, PathBuf};
+
+use findap_data::files::write_whole;
+use findap_data::{Capability, Domain};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
 use crate::engine::Options;
 use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, standard_error};
 use crate::sample::Sample;
 use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
-use findap_data::files::write_whole;
-use findap_data::{Capability, Domain};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
 
 /// What was run and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,15 +1,17 @@
 //! From a model's answer to the outcome of a row, and its line in a samples file.
 
+use std::collections::BTreeMap;
+
+use findap_data::files::sha256;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
 use crate::extract::{extract, normalize_number};
 use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
 use crate::model::Score;
 use crate::prompt::{Ask, Item};
 use crate::task::{Generate, Kind, Metric, Task};
 use crate::template::Fields;
-use findap_data::files::sha256;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// What a model said to one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

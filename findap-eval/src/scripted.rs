@@ -1,9 +1,11 @@
 //! A model whose answers are functions of the text: for tests of tasks and of the engine, without weights.
 
+use std::cell::Cell;
+
+use findap_data::{Message, Role};
+
 use crate::error::EvalError;
 use crate::model::{GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop};
-use findap_data::{Message, Role};
-use std::cell::Cell;
 
 type LogpRule = Box<dyn Fn(&str, &str) -> f64>;
 type ReplyRule = Box<dyn Fn(&str) -> String>;

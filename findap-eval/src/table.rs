@@ -1,7 +1,8 @@
 //! Tables of scores as rows of text, for the terminal and for the report.
 
-use crate::results::{RunInfo, TaskSummary, cell_scores};
 use findap_data::{Capability, Domain};
+
+use crate::results::{RunInfo, TaskSummary, cell_scores};
 
 /// The numbers of one stage of a run.
 #[derive(Debug, Clone)]

@@ -1,11 +1,12 @@
 //! The engine end to end, with scripted models in place of weights.
 
+use std::path::{Path, PathBuf};
+
 use crate::dataset::DataRoots;
 use crate::engine::{Options, Progress, run};
 use crate::scripted::ScriptedModel;
 use crate::task::Metric;
 use crate::{EvalError, Registry, Results, Task};
-use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use findap_kernels::adamw::{Rule, Segment, cuda as adamw};
+use findap_kernels::adamw::{AdamWStep, Segment, cuda as adamw};
 use findap_kernels::attention::Heads;
 use findap_kernels::attention::cuda::{self as attention, Target, Tiles};
 use findap_kernels::cross_entropy::cuda as cross_entropy;
@@ -243,7 +243,7 @@ impl<'e> Bench<'e> {
             tiles: &tiles,
             tiles_address: table.address(),
             norm: None,
-            rule: Rule { lr, beta1, beta2, eps, step, grad_scale: 1.0 },
+            rule: AdamWStep { lr, beta1, beta2, eps, step, grad_scale: 1.0 },
             stochastic_seed: None,
         })?;
         let launches = [launch];
@@ -376,7 +376,7 @@ impl<'e> Bench<'e> {
         let [logp, lse] = [self.empty(rows, Dtype::F32)?, self.empty(rows, Dtype::F32)?];
         let weights = self.array_f32(&vec![-1.0; rows])?;
         let launch = |pass| {
-            cross_entropy::soften(&cross_entropy::Soften {
+            cross_entropy::softmax_gradient(&cross_entropy::SoftmaxGradient {
                 logits: logits_at.operand(),
                 logp: logp.operand(),
                 lse: lse.operand(),
@@ -512,7 +512,7 @@ impl<'e> Bench<'e> {
             k_cache: k_at.operand(),
             v_cache: v_at.operand(),
             table: Indices { address: table.address(), len: sequences },
-            lens: Indices { address: lens.address(), len: sequences },
+            seq_lens: Indices { address: lens.address(), len: sequences },
             page_tokens: len,
             scratch: scratch.operand(),
             heads,

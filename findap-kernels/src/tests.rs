@@ -128,7 +128,7 @@ fn mixed_formats_are_refused_by_every_family() {
         first_moment: b.reborrow(),
         second_moment: c.reborrow(),
         segments: &[],
-        rule: adamw::Rule { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: 1, grad_scale: 1.0 },
+        rule: adamw::AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: 1, grad_scale: 1.0 },
     })));
     let sizes = cross_entropy::Sizes { dim: 2, vocab: 2, chunk_rows: 1 };
     let mut scratch = vec![0.0f32; sizes.scratch_len()];

@@ -16,7 +16,7 @@ pub(crate) struct Cache {
     /// Of the tokens of a pass: their rows of the layers, their slots, how many tokens of those they see.
     places: Indices,
     slots: Indices,
-    lens: Indices,
+    seq_lens: Indices,
 }
 
 /// A token that goes on where a slot has got to.
@@ -44,7 +44,7 @@ impl Cache {
             slot_len,
             places: Indices::new(device, max_tokens)?,
             slots: Indices::new(device, max_tokens)?,
-            lens: Indices::new(device, max_tokens)?,
+            seq_lens: Indices::new(device, max_tokens)?,
         })
     }
 
@@ -78,10 +78,10 @@ impl Cache {
         model: &Llama,
         tokens: &[NextToken],
     ) -> Result<(), ModelError> {
-        let Cache { layers, slot_len, places, slots, lens } = self;
+        let Cache { layers, slot_len, places, slots, seq_lens } = self;
         places.set(tokens.iter().map(|token| (token.slot * *slot_len + token.position) as u32))?;
         slots.set(tokens.iter().map(|token| token.slot as u32))?;
-        lens.set(tokens.iter().map(|token| token.position as u32 + 1))?;
+        seq_lens.set(tokens.iter().map(|token| token.position as u32 + 1))?;
         let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
         let positions: Vec<u32> = tokens.iter().map(|token| token.position as u32).collect();
         let cu_seqlens: Vec<u32> = (0..=tokens.len() as u32).collect();
@@ -92,7 +92,7 @@ impl Cache {
             }
             let [k, v] = &layers[l];
             let cache = attention::Cache { k: k.all(), v: v.all(), max_len: *slot_len };
-            Ok(attention::decode(call.out, call.qkv.q, cache, slots, lens, heads)?)
+            Ok(attention::decode(call.out, call.qkv.q, cache, slots, seq_lens, heads)?)
         })
     }
 }

@@ -18,7 +18,7 @@ use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::sample::Logits;
 use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
 use findap_tensor::{
-    Arena, Device, DeviceKind, Documents, Dtype, Indices, Ledger, PackedArena, PackedFormat, Tensor, TensorError,
+    Arena, Device, DeviceKind, Documents, Dtype, Indices, PackedArena, PackedFormat, StepStats, Tensor, TensorError,
     TensorId, View, ViewMut, Write,
 };
 
@@ -89,6 +89,7 @@ pub struct Session {
     streams: Vec<Stream>,
     /// The inner activations of each block, or one shared set.
     blocks: Vec<BlockSaved>,
+    /// What enters their gated units, or one shared set.
     gated: Vec<Gated>,
     /// Those of the last block that was computed.
     passing: Passing,
@@ -382,9 +383,9 @@ impl Session {
     /// device.
     ///
     /// # Errors
-    /// [`ModelError::Device`], also for a ledger that lies elsewhere.
-    pub fn add_loss(&self, ledger: &mut Ledger, divisor: f64) -> Result<(), ModelError> {
-        Ok(self.scores.add_loss(ledger, self.num_tokens, divisor)?)
+    /// [`ModelError::Device`], also for statistics that lies elsewhere.
+    pub fn add_loss(&self, stats: &mut StepStats, divisor: f64) -> Result<(), ModelError> {
+        Ok(self.scores.add_loss(stats, self.num_tokens, divisor)?)
     }
 
     /// What the head has said of the tokens of the last pass, for an objective that weighs them.

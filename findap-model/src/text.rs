@@ -209,7 +209,7 @@ impl TextModel {
         let num_turns = groups.iter().map(Group::num_turns).max().unwrap_or(1);
         if num_turns == 1 {
             scorer.session.forward(&self.llama, tokens)?;
-            return self.rate(scorer, &wanted, scores);
+            return self.score_tokens(scorer, &wanted, scores);
         }
         let max_tokens = scorer.session.options().max_tokens;
         if scorer.cache.as_ref().is_none_or(|(_, built_for)| *built_for != slot_len) {
@@ -219,7 +219,7 @@ impl TextModel {
         let Scorer { session, cache: Some((cache, _)), .. } = scorer else { unreachable!("invariant: just built") };
         let slots = (0..groups.len()).filter(|&slot| groups[slot].num_read() > 0);
         cache.prefill(session, &self.llama, tokens, slots)?;
-        self.rate(scorer, &wanted, scores)?;
+        self.score_tokens(scorer, &wanted, scores)?;
         for turn in 1..num_turns {
             let (mut tokens, mut wanted) = (Vec::new(), Vec::new());
             for (slot, group) in groups.iter().enumerate() {
@@ -234,14 +234,14 @@ impl TextModel {
             }
             let Scorer { session, cache: Some((cache, _)), .. } = scorer else { unreachable!("invariant: built") };
             cache.extend(session, &self.llama, &tokens)?;
-            self.rate(scorer, &wanted, scores)?;
+            self.score_tokens(scorer, &wanted, scores)?;
         }
         Ok(())
     }
 
     /// Adds the log-probabilities of tokens to the scores of their pairs: the row of hidden states that predicts it, the
     /// token, the pair.
-    fn rate(
+    fn score_tokens(
         &self,
         scorer: &mut Scorer,
         wanted: &[(usize, u32, usize)],
@@ -252,8 +252,8 @@ impl TextModel {
             rows.set(chunk.iter().map(|(row, ..)| *row as u32))?;
             session.logits(&self.llama, rows, logits)?;
             let targets: Vec<u32> = chunk.iter().map(|(_, token, _)| *token).collect();
-            let rated = logits.rate(&targets)?;
-            for ((_, token, pair), (best, logp)) in chunk.iter().zip(rated.tokens.iter().zip(rated.logp)) {
+            let scored = logits.score_tokens(&targets)?;
+            for ((_, token, pair), (best, logp)) in chunk.iter().zip(scored.tokens.iter().zip(scored.logp)) {
                 scores[*pair].logp += logp;
                 scores[*pair].is_greedy &= best == token;
             }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 
-use findap_tensor::ops::adamw::{self, Plan, Rule, Segment, Step};
+use findap_tensor::ops::adamw::{self, AdamWStep, Plan, Segment, Step};
 use findap_tensor::ops::linear;
 use findap_tensor::{Device, Dtype, SliceMut, Tensor, TensorError};
 
@@ -38,7 +38,7 @@ fn main() -> Result<(), TensorError> {
             second_moment: &mut second_moment,
             plan: &plan,
             clip: None,
-            rule: Rule { lr: 0.02, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, grad_scale: 1.0 },
+            rule: AdamWStep { lr: 0.02, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, grad_scale: 1.0 },
             stochastic_seed: None,
         })?;
     }

@@ -10,7 +10,7 @@
 //! | [`tensor`] | [`Tensor`], [`View`], [`ViewMut`] |
 //! | [`arena`] | [`Arena`], [`ArenaSpec`] |
 //! | [`packed`] | [`PackedArena`]: weights packed for products on the CPU |
-//! | [`ledger`] | [`Ledger`]: the loss and the gradient norm of a step, where the optimizer reads them |
+//! | [`step_stats`] | [`StepStats`]: the loss and the gradient norm of a step, where the optimizer reads them |
 //! | [`documents`] | [`Documents`]: the tokens of a batch, where the ops read them; [`Indices`] for other whole numbers |
 //! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
 //!
@@ -24,10 +24,10 @@ pub mod device;
 pub mod documents;
 mod error;
 mod indices;
-pub mod ledger;
 pub mod ops;
 pub mod packed;
 mod staging;
+pub mod step_stats;
 pub mod tensor;
 
 pub use arena::{Arena, ArenaSpec, TensorId};
@@ -41,6 +41,6 @@ pub use findap_kernels::isa::{Bf16Isa, Isa};
 pub use findap_kernels::matmul::PackedFormat;
 pub use findap_kernels::{Dtype, KernelError, Slice, SliceMut, Write};
 pub use indices::Indices;
-pub use ledger::{Ledger, Sums};
 pub use packed::PackedArena;
+pub use step_stats::{StepStats, Sums};
 pub use tensor::{Tensor, View, ViewMut};

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use findap_kernels::cuda::{CudaError, Executor, Mark, Pinned};
+use findap_kernels::cuda::{CudaError, Event, Executor, Pinned};
 
 /// Bytes of the largest piece.
 pub(crate) const PIECE_BYTES: usize = 2 << 20;
 /// Tens of micro-batches of 8192 tokens, or eight pieces of a weight file.
 const RING_BYTES: usize = 8 * PIECE_BYTES;
-/// A bound on the marks.
+/// A bound on the events.
 const MAX_PIECES: usize = 256;
 /// Pieces begin at a multiple of this.
 const ALIGNED: usize = 256;
@@ -20,7 +20,7 @@ pub(crate) struct Staging {
     /// Made for the first piece.
     ring: Option<Pinned>,
     next: usize,
-    under_way: VecDeque<(Range<usize>, Mark)>,
+    under_way: VecDeque<(Range<usize>, Event)>,
 }
 
 impl Staging {
@@ -42,24 +42,24 @@ impl Staging {
         };
         let start = if self.next + len > RING_BYTES { 0 } else { self.next };
         let place = start..start + len;
-        let is_in_the_way = |(other, _): &(Range<usize>, Mark)| other.start < place.end && place.start < other.end;
+        let is_in_the_way = |(other, _): &(Range<usize>, Event)| other.start < place.end && place.start < other.end;
         while self.under_way.len() >= MAX_PIECES || self.under_way.iter().any(is_in_the_way) {
-            let (_, mark) = self.under_way.pop_front().expect("invariant: the loop runs while there is one");
-            executor.wait(mark)?;
+            let (_, event) = self.under_way.pop_front().expect("invariant: the loop runs while there is one");
+            executor.wait(event)?;
         }
         let filled = fill(ring.bytes_mut(place.clone()));
-        // SAFETY: the caller's address; the piece is not written again before its mark was waited for.
+        // SAFETY: the caller's address; the piece is not written again before its event was waited for.
         unsafe { executor.upload_pinned(address, ring, place.clone())? };
         self.next = place.end.next_multiple_of(ALIGNED);
-        self.under_way.push_back((place, executor.mark()?));
+        self.under_way.push_back((place, executor.record_event()?));
         Ok(filled)
     }
 
     /// Waits for the copies and gives the memory back.
     pub(crate) fn release(&mut self, executor: &dyn Executor) {
         // Nothing can be done about failures here, which are those of earlier work.
-        for (_, mark) in self.under_way.drain(..) {
-            let _ = executor.wait(mark);
+        for (_, event) in self.under_way.drain(..) {
+            let _ = executor.wait(event);
         }
         if let Some(ring) = self.ring.take() {
             // SAFETY: it comes from this executor, and its copies are done.

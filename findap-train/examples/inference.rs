@@ -11,11 +11,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use common::{Keys, peak_memory_mib, use_threads};
 use findap_model::checkpoint::SaveOptions;
 use findap_model::{Dtype, GenerateRequest, Llama, Sampling, TextModel};
 use serde_json::json;
-
-use common::{Keys, peak_memory_mib, use_threads};
 
 const NUMBERS: [(&str, usize); 5] =
     [("prompts", 32), ("prompt_tokens", 64), ("new_tokens", 64), ("questions", 32), ("temperature_percent", 0)];

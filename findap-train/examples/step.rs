@@ -14,17 +14,16 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use common::{Keys, peak_memory_mib, use_threads};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, ModelError, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Ledger, TensorError};
+use findap_tensor::{StepStats, TensorError};
 use findap_train::objective::cross_entropy_weights;
 use findap_train::optimizer::{AdamW, StateFormat};
 use findap_train::plan::step_memory;
 use findap_train::recipe::Optimization;
 use serde_json::{Value, json};
-
-use common::{Keys, peak_memory_mib, use_threads};
 
 const NUMBERS: [(&str, usize); 4] = [("sequence", 512), ("documents", 1), ("steps", 3), ("warm", 1)];
 const WORDS: [(&str, &str); 4] = [("device", "cpu"), ("compute", "f32"), ("state", "f32"), ("recompute", "none")];
@@ -62,7 +61,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
     let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
     let mut optimizer = AdamW::new(&model.params, &optimization, state)?;
-    let mut ledger = Ledger::new(&device)?;
+    let mut stats = StepStats::new(&device)?;
 
     let ids = keys.tokens()(n);
     let positions: Vec<u32> = (0..n).map(|t| (t % length) as u32).collect();
@@ -77,14 +76,14 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut losses = Vec::new();
     for step in 0..keys.number("warm") + keys.number("steps") {
         let begun = Instant::now();
-        ledger.begin()?;
+        stats.begin()?;
         reduce::clear(gradients.tensor_mut())?;
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
         session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
-        session.add_loss(&mut ledger, loss_tokens as f64)?;
-        optimizer.step(&mut model.params, &gradients, &mut ledger, step as u64 + 1, 1e-4)?;
-        ledger.close()?;
-        losses.push(ledger.read()?.loss);
+        session.add_loss(&mut stats, loss_tokens as f64)?;
+        optimizer.step(&mut model.params, &gradients, &mut stats, step as u64 + 1, 1e-4)?;
+        stats.close()?;
+        losses.push(stats.read()?.loss);
         if step >= keys.number("warm") {
             seconds.push(begun.elapsed().as_secs_f64());
         }

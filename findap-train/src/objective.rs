@@ -12,7 +12,7 @@
 //! ```
 
 use findap_data::{Batch, IGNORE};
-use findap_tensor::ops::preference::{Pair, Rule};
+use findap_tensor::ops::preference::{Pair, PreferenceLoss};
 
 use crate::recipe::NllMean;
 
@@ -64,8 +64,8 @@ pub fn document_sums(batch: &Batch, logp: &[f64]) -> Vec<(f64, usize)> {
 
 impl Dpo {
     /// The numbers of the objective in a step.
-    pub fn rule(&self, totals: StepTotals) -> Rule {
-        Rule { beta: self.beta, likelihood_weight: self.nll_weight, num_pairs: totals.pairs }
+    pub fn rule(&self, totals: StepTotals) -> PreferenceLoss {
+        PreferenceLoss { beta: self.beta, likelihood_weight: self.nll_weight, num_pairs: totals.pairs }
     }
 
     /// What is known of the pairs of a micro-batch before the policy has read them: documents `2 i` and `2 i + 1` of `batch` are the

@@ -7,9 +7,9 @@
 //! on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a function of place,
 //! step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
 
-use findap_tensor::ops::adamw::{self, Clip, Plan, Rule, Segment, Step};
+use findap_tensor::ops::adamw::{self, AdamWStep, Clip, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Dtype, Ledger, TensorError};
+use findap_tensor::{Arena, Dtype, StepStats, TensorError};
 
 use crate::recipe::Optimization;
 
@@ -96,8 +96,8 @@ impl AdamW {
         arenas.iter().map(|arena| arena.tensor().bytes()).sum()
     }
 
-    /// Makes step number `step` (from 1), with gradients clipped by their norm, which it adds to the `ledger`. Changes nothing
-    /// where that norm or the loss in the ledger is not finite. Does not wait for a device.
+    /// Makes step number `step` (from 1), with gradients clipped by their norm, which it adds to the `stats`. Changes nothing
+    /// where that norm or the loss in the step statistics is not finite. Does not wait for a device.
     ///
     /// # Errors
     /// [`TensorError`] if the arenas differ in length or device (a caller bug), or the device has failed.
@@ -105,11 +105,11 @@ impl AdamW {
         &mut self,
         params: &mut Arena,
         grads: &Arena,
-        ledger: &mut Ledger,
+        stats: &mut StepStats,
         step: u64,
         rate: f64,
     ) -> Result<(), TensorError> {
-        ledger.add_squares(grads.tensor())?;
+        stats.add_squares(grads.tensor())?;
         adamw::step(Step {
             params: params.tensor_mut(),
             master: self.master.as_mut().map(Arena::tensor_mut),
@@ -117,8 +117,8 @@ impl AdamW {
             first_moment: self.first_moment.tensor_mut(),
             second_moment: self.second_moment.tensor_mut(),
             plan: &self.plan,
-            clip: Some(Clip { ledger, max_norm: self.clip_norm }),
-            rule: Rule {
+            clip: Some(Clip { stats, max_norm: self.clip_norm }),
+            rule: AdamWStep {
                 lr: rate,
                 beta1: self.betas[0],
                 beta2: self.betas[1],

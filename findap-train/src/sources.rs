@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use findap_data::encode::RecordEncoder;
 use findap_data::mixture::{self, MixtureOptions, MixtureReport};
 use findap_data::readers::Kind;
-use findap_data::tokenise::Tokeniser;
 use findap_data::{
     Capability, ChatTemplate, Domain, Format, Join, Loader, LoaderOptions, Source, Strategy, TokenStore, Tokenizer,
 };
@@ -158,11 +158,11 @@ impl<'a> Sources<'a> {
 
     /// Stores lie in `data/tokens` of the run folder and are used again while nothing they depend on has changed.
     fn stores(&self, sources: &[Source], context_tokens: usize) -> Result<Vec<Arc<TokenStore>>, TrainError> {
-        let tokeniser = Tokeniser { tokenizer: &self.tokenizer, template: self.template.as_ref(), context_tokens };
+        let encoder = RecordEncoder { tokenizer: &self.tokenizer, template: self.template.as_ref(), context_tokens };
         let folder = self.recipe.folder().join("data").join("tokens");
         let open = |source: &Source| {
             let folder = folder.join(format!("{}-{context_tokens}", source.name));
-            Ok(Arc::new(TokenStore::build(&folder, source, &tokeniser)?))
+            Ok(Arc::new(TokenStore::build(&folder, source, &encoder)?))
         };
         sources.iter().map(open).collect()
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use findap_model::session::SessionOptions;
 use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Device, Ledger};
+use findap_tensor::{Device, StepStats};
 use findap_train::objective::cross_entropy_weights;
 use findap_train::optimizer::{AdamW, StateFormat};
 use findap_train::recipe::Optimization;
@@ -69,20 +69,20 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let mut gradients = model.zero_gradients().expect("memory");
     let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };
     let mut optimizer = AdamW::new(&model.params, &keys, StateFormat::Full).expect("memory");
-    let mut ledger = Ledger::new(&Device::Cpu).expect("memory");
+    let mut stats = StepStats::new(&Device::Cpu).expect("memory");
     let mut weights = Vec::with_capacity(n);
     let mut counts = Vec::with_capacity(8);
     for step in 1..=8 {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        ledger.begin().expect("zeros");
+        stats.begin().expect("zeros");
         reduce::clear(gradients.tensor_mut()).expect("zeros");
         cross_entropy_weights(&targets, n - lengths.len(), &mut weights);
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
         session.forward_backward(&model, tokens, &targets, &weights, &mut gradients).expect("a step");
-        session.add_loss(&mut ledger, 1.0).expect("a loss");
-        optimizer.step(&mut model.params, &gradients, &mut ledger, step, 1e-3).expect("an update");
-        ledger.close().expect("a step");
-        assert!(ledger.read().expect("its sums").are_finite());
+        session.add_loss(&mut stats, 1.0).expect("a loss");
+        optimizer.step(&mut model.params, &gradients, &mut stats, step, 1e-3).expect("an update");
+        stats.close().expect("a step");
+        assert!(stats.read().expect("its sums").are_finite());
         counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
     }
     counts

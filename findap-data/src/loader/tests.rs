@@ -5,10 +5,10 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, 
 
 use super::*;
 use crate::capability::{Capability, Domain};
+use crate::encode::RecordEncoder;
 use crate::mixture::{Join, MixtureOptions, plan};
 use crate::readers::{Format, Kind};
 use crate::store::Source;
-use crate::tokenise::Tokeniser;
 use crate::tokenizer::Tokenizer;
 
 fn source(path: &Path, name: &str, kind: Kind, share: Option<f64>) -> Source {
@@ -47,9 +47,9 @@ fn stores(lengths: &[Vec<usize>], shares: &[Option<f64>]) -> (tempfile::TempDir,
         // The first set stands for texts.
         let kind = if index == 0 { Kind::Text } else { Kind::Chat };
         let source = source(&path, &format!("set{index}"), kind, shares.get(index).copied().flatten());
-        let tokeniser = Tokeniser { tokenizer, template: None, context_tokens: 32 };
+        let encoder = RecordEncoder { tokenizer, template: None, context_tokens: 32 };
         built.push(Arc::new(
-            TokenStore::build(&folder.path().join(format!("s{index}")), &source, &tokeniser).expect("build"),
+            TokenStore::build(&folder.path().join(format!("s{index}")), &source, &encoder).expect("build"),
         ));
         sources.push(source);
     }

@@ -143,8 +143,9 @@ fn a_bad_record_does_not_end_the_stream() {
 }
 
 fn parquet_bytes() -> Vec<u8> {
-    use arrow::array::{ArrayRef, RecordBatch, StringArray};
     use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
     let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), Some("two \u{20ac}"), Some("three")]));
     let batch = RecordBatch::try_from_iter([("text", texts)]).expect("batch");
     let mut bytes = Vec::new();

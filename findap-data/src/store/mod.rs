@@ -21,10 +21,10 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::TokenizedRow;
 use crate::capability::{Capability, Domain};
+use crate::encode::{Outcome, RecordEncoder};
 use crate::error::{DataError, Location, StoreProblem};
 use crate::files::{hash_file, hex, write_whole};
 use crate::readers::{self, Format, Kind, ReadOptions, Record};
-use crate::tokenise::{Outcome, Tokeniser};
 
 const MAGIC: &[u8; 8] = b"FINDAPTS";
 const VERSION: u32 = 1;
@@ -111,16 +111,16 @@ impl TokenStore {
     /// # Errors
     /// Those of reading and tokenising the source; [`DataError::NoLossTokens`] if nothing can be learned from it;
     /// [`DataError::Io`] if the folder cannot be written.
-    pub fn build(folder: &Path, source: &Source, tokeniser: &Tokeniser<'_>) -> Result<TokenStore, DataError> {
+    pub fn build(folder: &Path, source: &Source, encoder: &RecordEncoder<'_>) -> Result<TokenStore, DataError> {
         const MIN_CONTEXT_TOKENS: usize = 4;
-        if tokeniser.context_tokens < MIN_CONTEXT_TOKENS {
+        if encoder.context_tokens < MIN_CONTEXT_TOKENS {
             return Err(DataError::BadOption {
                 option: "context_tokens",
-                got: tokeniser.context_tokens.to_string(),
+                got: encoder.context_tokens.to_string(),
                 want: format!("at least {MIN_CONTEXT_TOKENS}"),
             });
         }
-        let fingerprint = fingerprint(source, tokeniser)?;
+        let fingerprint = fingerprint(source, encoder)?;
         if let Ok(store) = TokenStore::open(folder)
             && store.fingerprint == fingerprint
         {
@@ -132,7 +132,7 @@ impl TokenStore {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         remove_leftovers(parent, &format!("{name}.tmp-"));
         let temporary = parent.join(format!("{name}.tmp-{}", std::process::id()));
-        let built = write_store(&temporary, source, tokeniser, &fingerprint).and_then(|()| {
+        let built = write_store(&temporary, source, encoder, &fingerprint).and_then(|()| {
             if folder.exists() {
                 fs::remove_dir_all(folder).map_err(|error| DataError::io("replace", folder, error))?;
             }
@@ -328,7 +328,7 @@ impl Layout {
     }
 }
 
-fn fingerprint(source: &Source, tokeniser: &Tokeniser<'_>) -> Result<String, DataError> {
+fn fingerprint(source: &Source, encoder: &RecordEncoder<'_>) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
     hash_file(&mut hasher, &source.path).map_err(|error| DataError::io("read", &source.path, error))?;
     hasher.update(format!(
@@ -336,9 +336,9 @@ fn fingerprint(source: &Source, tokeniser: &Tokeniser<'_>) -> Result<String, Dat
         source.kind,
         source.format,
         source.columns,
-        tokeniser.context_tokens,
-        tokeniser.tokenizer.fingerprint(),
-        tokeniser.template.map(|template| template.fingerprint()),
+        encoder.context_tokens,
+        encoder.tokenizer.fingerprint(),
+        encoder.template.map(|template| template.fingerprint()),
     ));
     Ok(hex(&hasher.finalize()))
 }
@@ -355,7 +355,12 @@ fn remove_leftovers(parent: &Path, prefix: &str) {
     }
 }
 
-fn write_store(folder: &Path, source: &Source, tokeniser: &Tokeniser<'_>, fingerprint: &str) -> Result<(), DataError> {
+fn write_store(
+    folder: &Path,
+    source: &Source,
+    encoder: &RecordEncoder<'_>,
+    fingerprint: &str,
+) -> Result<(), DataError> {
     let started = Instant::now();
     fs::create_dir_all(folder).map_err(|error| DataError::io("create", folder, error))?;
     let path = folder.join("tokens.bin");
@@ -371,7 +376,7 @@ fn write_store(folder: &Path, source: &Source, tokeniser: &Tokeniser<'_>, finger
         let outcomes: Vec<Result<Outcome, DataError>> = group
             .par_iter()
             .map(|(location, record)| {
-                tokeniser.documents(record, source.kind).map_err(|error| error.at(&source.path, *location))
+                encoder.documents(record, source.kind).map_err(|error| error.at(&source.path, *location))
             })
             .collect();
         for ((_, record), outcome) in group.iter().zip(outcomes) {

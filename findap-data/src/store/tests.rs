@@ -28,9 +28,9 @@ fn texts_come_back_in_pieces_with_begin_and_end() {
     let long = "Rates rose. ".repeat(40);
     fs::write(&path, format!("{{\"text\": \"{long}\"}}\n{{\"text\": \"\"}}\n{{\"text\": \"A bond.\"}}\n"))
         .expect("write");
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 32 };
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 32 };
     let place = folder.path().join("store");
-    let store = TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("build");
+    let store = TokenStore::build(&place, &source(&path, Kind::Text), &encoder).expect("build");
     let ids = tokenizer.encode(&long, false).expect("ids");
     let mut rebuilt = Vec::new();
     for document in 0..store.num_documents() - 1 {
@@ -45,8 +45,8 @@ fn texts_come_back_in_pieces_with_begin_and_end() {
     assert_eq!(store.report().dropped_empty, 1);
     assert_eq!(store.report().tokens as usize, store.num_tokens());
     assert!(!store.was_reused());
-    assert!(TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("again").was_reused());
-    let wider = Tokeniser { context_tokens: 64, ..tokeniser };
+    assert!(TokenStore::build(&place, &source(&path, Kind::Text), &encoder).expect("again").was_reused());
+    let wider = RecordEncoder { context_tokens: 64, ..encoder };
     assert!(!TokenStore::build(&place, &source(&path, Kind::Text), &wider).expect("rebuilt").was_reused());
 }
 
@@ -63,16 +63,16 @@ fn long_conversations_are_dropped_and_sets_without_loss_are_refused() {
         format!("{{\"messages\": [{}]}}", turn("user", "a")),
     ];
     fs::write(&path, lines.join("\n")).expect("write");
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
-    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Chat), &tokeniser).expect("build");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Chat), &encoder).expect("build");
     assert_eq!((store.num_documents(), store.report().dropped_too_long, store.report().dropped_empty), (1, 1, 1));
     fs::write(&path, &lines[2]).expect("write");
     let place = folder.path().join("none");
-    let error = TokenStore::build(&place, &source(&path, Kind::Chat), &tokeniser).expect_err("no loss");
+    let error = TokenStore::build(&place, &source(&path, Kind::Chat), &encoder).expect_err("no loss");
     assert!(matches!(error, DataError::NoLossTokens { rows: 1, .. }), "{error}");
     assert!(!place.exists());
     assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 2, "nothing half-written stays");
-    let error = TokenStore::build(&place, &source(&path, Kind::Text), &Tokeniser { context_tokens: 1, ..tokeniser });
+    let error = TokenStore::build(&place, &source(&path, Kind::Text), &RecordEncoder { context_tokens: 1, ..encoder });
     assert!(matches!(error, Err(DataError::BadOption { option: "context_tokens", .. })));
 }
 
@@ -82,13 +82,13 @@ fn packed_rows_are_kept_as_given() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("a.jsonl");
     fs::write(&path, "{\"docs\": [{\"ids\": [1, 2], \"mask\": [0, 1]}, {\"ids\": [3, 4, 5], \"mask\": [1, 0, 1]}]}\n{\"docs\": [{\"ids\": [6, 7], \"mask\": [0, 1]}]}\n").expect("write");
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 8 };
-    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Packed), &tokeniser).expect("build");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 8 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Packed), &encoder).expect("build");
     assert_eq!((0..store.num_rows()).map(|row| store.row(row)).collect::<Vec<_>>(), [0..2, 2..3]);
     assert_eq!((store.row_tokens(0), store.row_loss_tokens(0)), (5, 2));
     assert_eq!(store.document(1), TokenizedRow { ids: vec![3, 4, 5], mask: vec![true, false, true] });
     fs::write(&path, "{\"docs\": [{\"ids\": [999999, 2], \"mask\": [0, 1]}]}\n").expect("write");
-    let error = TokenStore::build(&folder.path().join("t"), &source(&path, Kind::Packed), &tokeniser).expect_err("id");
+    let error = TokenStore::build(&folder.path().join("t"), &source(&path, Kind::Packed), &encoder).expect_err("id");
     assert!(error.to_string().contains("line 1: token id 999999"), "{error}");
 }
 
@@ -104,9 +104,8 @@ fn pairs_become_rows_of_two_documents_with_loss_on_answers() {
         )
     };
     fs::write(&path, (0..9).map(line).collect::<Vec<_>>().join("\n")).expect("write");
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: Some(&template), context_tokens: 128 };
-    let store =
-        TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &tokeniser).expect("build");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 128 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &encoder).expect("build");
     assert_eq!((store.num_rows(), store.num_documents()), (9, 18));
     let answer = |document: usize| {
         let row = store.document(document);
@@ -125,9 +124,9 @@ fn a_damaged_store_is_refused_and_rebuilt() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("a.jsonl");
     fs::write(&path, "{\"text\": \"A bond is a loan.\"}\n").expect("write");
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 16 };
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 16 };
     let place = folder.path().join("s");
-    drop(TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("build"));
+    drop(TokenStore::build(&place, &source(&path, Kind::Text), &encoder).expect("build"));
     let file = place.join("tokens.bin");
     let good = fs::read(&file).expect("read");
     let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -154,7 +153,7 @@ fn a_damaged_store_is_refused_and_rebuilt() {
         }),
         StoreProblem::BadTable { table: "table of documents" }
     );
-    let rebuilt = TokenStore::build(&place, &source(&path, Kind::Text), &tokeniser).expect("rebuilt");
+    let rebuilt = TokenStore::build(&place, &source(&path, Kind::Text), &encoder).expect("rebuilt");
     assert!(!rebuilt.was_reused());
     assert_eq!(fs::read(&file).expect("read"), good, "building is deterministic");
 }

@@ -1,5 +1,7 @@
 //! Conversations: plain questions and answers, and requests for a certain form of reply, which a rule can check.
 
+use serde_json::{Value, json};
+
 use super::draw::Draw;
 use super::exercise::word_problem;
 use super::facts::{Attribute, Population, Split};
@@ -7,7 +9,6 @@ use super::names::{FINANCE_GROUPS, GROUPS};
 use super::task::TaskKind;
 use crate::reward_model::Exercise;
 use crate::{Domain, Message, Role};
-use serde_json::{Value, json};
 
 /// A request for a certain form of reply.
 pub(super) struct FormRequest {

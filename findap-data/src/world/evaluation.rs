@@ -1,14 +1,16 @@
 //! Held-out questions, one file per task. Nothing here is shown in training: facts are asked of test entities only, and
 //! items and exercises that stand in a conversation are left out.
 
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
 use super::chat::{Form, form_request};
 use super::draw::Draw;
 use super::exercise::{Level, Topic, exam_exercise, open_word_problem};
 use super::facts::{Population, Split};
 use super::task::{self, TaskKind};
 use crate::Domain;
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 /// What the evaluation files are made from.
 pub(super) struct Exam<'a> {

@@ -3,10 +3,11 @@
 //! Every fact can be stated in eight or more wordings: four frames that fit any attribute and four of its own. Values
 //! come from one short list per attribute, so a wrong option is always the right answer for some other entity.
 
+use std::collections::BTreeSet;
+
 use super::draw::Draw;
 use super::names;
 use crate::Domain;
-use std::collections::BTreeSet;
 
 /// Which part of the world an entity belongs to; decided once, before anything is written about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -35,17 +35,19 @@ pub use exercise::Sum;
 pub use facts::{Attribute, Entity, FRAMES, KINDS, Kind, Population, Split};
 pub use tokenizer::{SPECIAL_TOKENS, train_tokenizer};
 
-use crate::Domain;
-use crate::files::write_whole;
-use crate::reward_model::Exercise;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
 use chat::{Talk, conversation, solved};
 use draw::Draw;
 use evaluation::Exam;
 use exercise::{Level, Topic, exam_exercise};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+
+use crate::Domain;
+use crate::files::write_whole;
+use crate::reward_model::Exercise;
 
 /// Goes up whenever the same sizes give other files.
 pub const VERSION: u32 = 2;

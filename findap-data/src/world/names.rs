@@ -1,7 +1,8 @@
 //! Invented words for names, and the everyday words that exercises and sentences use.
 
-use super::draw::Draw;
 use std::collections::BTreeSet;
+
+use super::draw::Draw;
 
 const STARTS: [&str; 20] =
     ["B", "Br", "D", "Dr", "F", "G", "Gr", "H", "K", "Kr", "L", "M", "N", "P", "R", "S", "T", "Tr", "V", "Z"];

@@ -1,9 +1,10 @@
+use std::collections::BTreeMap;
+
 use super::judge::WorldJudge;
 use super::*;
 use crate::llm::{ChatModel, ChatRequest, LlmError, Sampling};
 use crate::reward_model::{Correctness, FapVerdict, ScpVerdict, fap_prompt, parse_verdict, scp_prompt};
 use crate::{Message, Role};
-use std::collections::BTreeMap;
 
 fn small() -> WorldConfig {
     WorldConfig {

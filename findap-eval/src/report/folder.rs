@@ -1,12 +1,14 @@
 //! A run folder in memory: what the report shows, and nothing else.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
 use crate::error::EvalError;
 use crate::results::{load_samples, load_summaries};
 use crate::sample::Sample;
 use crate::table::StageScores;
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// The samples of one stage.
 pub(super) type SamplesByTask = BTreeMap<String, Vec<Sample>>;

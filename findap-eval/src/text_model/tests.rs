@@ -1,13 +1,15 @@
 //! Agreement with lm-eval 0.4.13 on a golden model, sample by sample.
 
+use std::path::{Path, PathBuf};
+
+use findap_model::Dtype;
+use serde_json::Value;
+
 use super::*;
 use crate::dataset::DataRoots;
 use crate::engine::{Options, run};
 use crate::prompt::{PromptOptions, prepare_row};
 use crate::task::{Metric, Task};
-use findap_model::Dtype;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
 
 fn golden() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden")).to_owned()

@@ -1,7 +1,7 @@
 //! One optimizer step over 14M parameters: reads four arrays, writes three.
 
 use criterion::Criterion;
-use findap_kernels::adamw::{Rule, Segment, Step, step};
+use findap_kernels::adamw::{AdamWStep, Segment, Step, step};
 
 use crate::support::{assert_near, bytes, group, numbers};
 
@@ -17,7 +17,7 @@ pub(crate) fn benches(c: &mut Criterion) {
             first_moment: (&mut first[..]).into(),
             second_moment: (&mut second[..]).into(),
             segments: &segments,
-            rule: Rule { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 1.0 },
+            rule: AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 1.0 },
         })
         .unwrap();
     };

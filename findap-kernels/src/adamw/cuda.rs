@@ -4,9 +4,9 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use super::{Rule, Segment};
+use super::{AdamWStep, Segment};
 use crate::check;
-use crate::cuda::operand::{array, narrow, one_of};
+use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -64,7 +64,7 @@ pub struct Step<'a> {
     /// What the gradients are clipped by and a step is skipped for. Without it nothing is clipped or skipped.
     pub norm: Option<Norm>,
     /// The numbers of this step.
-    pub rule: Rule,
+    pub rule: AdamWStep,
     /// Whether bf16 numbers without a master copy are rounded stochastically, and by which seed; else to nearest.
     pub stochastic_seed: Option<u64>,
 }
@@ -124,7 +124,7 @@ pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
     Ok(Launch {
         source: &SOURCE,
         kernel: kernels[format],
-        grid: [narrow(OP, "tiles", tiles.count)?, 1, 1],
+        grid: [to_u32(OP, "tiles", tiles.count)?, 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,
         args: vec![

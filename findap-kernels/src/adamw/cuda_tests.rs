@@ -51,7 +51,7 @@ where
         first_moment: m.as_mut_slice().into(),
         second_moment: v.as_mut_slice().into(),
         segments: &segments(),
-        rule: Rule { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale },
+        rule: AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale },
     })
     .unwrap();
     [p, m, v].map(|x| x.iter().map(|x| x.to_f64()).collect())
@@ -95,7 +95,7 @@ fn after_a_step(
         tiles: &tiles,
         tiles_address: table.address(),
         norm: Some(norm),
-        rule: Rule { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: GRAD_SCALE },
+        rule: AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: GRAD_SCALE },
         stochastic_seed: case.seed,
     };
     run(executor, &[step(&args).unwrap()]);

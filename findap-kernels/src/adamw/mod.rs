@@ -43,12 +43,12 @@ pub struct Step<'a> {
     /// Which parameters are updated; those outside all segments are frozen.
     pub segments: &'a [Segment],
     /// The numbers of this step.
-    pub rule: Rule,
+    pub rule: AdamWStep,
 }
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub struct AdamWStep {
     /// Learning rate.
     pub lr: f64,
     /// Decay of the first moment.
@@ -63,7 +63,7 @@ pub struct Rule {
     pub grad_scale: f64,
 }
 
-impl Rule {
+impl AdamWStep {
     /// 1 - beta1^step, by which the first moment is too small.
     fn bias1(&self) -> f64 {
         1.0 - self.beta1.powf(self.step as f64)
@@ -104,7 +104,14 @@ pub fn step(args: Step<'_>) -> Result<(), KernelError> {
 /// Numbers of one task: four arrays of them stay in the second-level cache.
 const TASK: usize = 32_768;
 
-fn update<T: Real>(rule: Rule, segments: &[Segment], params: &mut [T], grads: &[T], first: &mut [T], second: &mut [T]) {
+fn update<T: Real>(
+    rule: AdamWStep,
+    segments: &[Segment],
+    params: &mut [T],
+    grads: &[T],
+    first: &mut [T],
+    second: &mut [T],
+) {
     let (rate, root) = (T::from_f64(rule.lr / rule.bias1()), T::from_f64(rule.bias2_root()));
     for segment in segments {
         let range = segment.start..segment.start + segment.len;
@@ -122,7 +129,7 @@ fn update<T: Real>(rule: Rule, segments: &[Segment], params: &mut [T], grads: &[
 
 #[inline(always)]
 fn chunk<T: Real>(
-    rule: Rule,
+    rule: AdamWStep,
     [shrink, rate, root]: [T; 3],
     params: &mut [T],
     grads: &[T],

@@ -14,7 +14,7 @@ fn run(steps: u64, segments: &[Segment], start: f64) -> (Vec<f64>, Vec<f64>) {
             first_moment: (&mut m[..]).into(),
             second_moment: (&mut v[..]).into(),
             segments,
-            rule: Rule { lr: LR, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: step_number, grad_scale: 0.5 },
+            rule: AdamWStep { lr: LR, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: step_number, grad_scale: 0.5 },
         })
         .unwrap();
     }
@@ -56,7 +56,7 @@ fn a_segment_past_the_end_and_step_zero_are_refused() {
             first_moment: (&mut m[..]).into(),
             second_moment: (&mut v[..]).into(),
             segments: &[Segment { start: 1, len, weight_decay: 0.0 }],
-            rule: Rule { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: number, grad_scale: 1.0 },
+            rule: AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: number, grad_scale: 1.0 },
         })
     };
     assert!(matches!(call(4, 1), Err(KernelError::ShapeMismatch { arg: "params", want: 5, got: 4, .. })));
@@ -79,7 +79,7 @@ fn f32_follows_f64_and_threads_do_not_change_a_bit() {
             first_moment: (&mut m[..]).into(),
             second_moment: (&mut v[..]).into(),
             segments: &segments,
-            rule: Rule { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 7, grad_scale: 0.3 },
+            rule: AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 7, grad_scale: 0.3 },
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| step(args)).unwrap();

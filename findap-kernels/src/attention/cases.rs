@@ -6,7 +6,7 @@
 //! errors may be at most twice that of [`plain`], too.
 
 use super::{Backward, Forward, Heads, backward, forward};
-use crate::cuda::tests::cases::{assert_follows, narrow, numbers, rounded};
+use crate::cuda::tests::cases::{assert_follows, numbers, rounded, to_f32};
 use crate::tolerance::{floor, scale};
 use crate::{Dtype, Real, Slice, SliceMut};
 
@@ -97,7 +97,7 @@ fn round(x: f32) -> f32 {
 pub(super) fn plain(c: &Case) -> Outputs {
     let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
     let scale = scale as f32;
-    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| narrow(&rounded(x, Dtype::Bf16)));
+    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| to_f32(&rounded(x, Dtype::Bf16)));
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
     let (mut out, mut lse) = (vec![0.0f32; q.len()], vec![0.0f32; q.len() / e]);
     let (mut dq, mut dk, mut dv) = (vec![0.0f32; q.len()], vec![0.0f32; k.len()], vec![0.0f32; v.len()]);

@@ -257,7 +257,7 @@ pub(super) fn decode<T: Real>(
     k_cache: &[T],
     v_cache: &[T],
     slots: &[u32],
-    lens: &[u32],
+    seq_lens: &[u32],
     slot_len: usize,
     heads: Heads,
 ) {
@@ -273,7 +273,7 @@ pub(super) fn decode<T: Real>(
             || {
                 let (mut best, mut total) = (T::NEG_INFINITY, T::ZERO);
                 out.fill(T::ZERO);
-                for token in 0..lens[sequence] as usize {
+                for token in 0..seq_lens[sequence] as usize {
                     let score = scale * dot(query, &k_cache[place(token)..][..e]);
                     let value = &v_cache[place(token)..][..e];
                     if score > best {

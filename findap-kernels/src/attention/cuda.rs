@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 
 use super::Heads;
 use crate::check;
-use crate::cuda::operand::{Indices, aligned, array, narrow, one_of};
+use crate::cuda::operand::{Indices, aligned, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source, Swizzle, TensorMap};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -92,7 +92,7 @@ impl Tiles {
         const OP: &str = "attention::cuda::Tiles::new";
         let num_tokens = cu_seqlens.last().map_or(0, |&n| n as usize);
         check::offsets(OP, "cu_seqlens", cu_seqlens, num_tokens)?;
-        narrow(OP, "cu_seqlens", num_tokens + TILE_ROWS)?;
+        to_u32(OP, "cu_seqlens", num_tokens + TILE_ROWS)?;
         let documents = cu_seqlens.windows(2).map(|document| (document[0], document[1]));
         let mut tiles: Vec<[u32; 4]> = documents
             .flat_map(|(start, end)| (start..end).step_by(TILE_ROWS).map(move |first| [first, start, end, 0]))
@@ -226,10 +226,10 @@ pub struct Decode {
     /// `[pages, page_tokens, num_kv_heads, head_dim]` bf16.
     pub v_cache: Operand,
     /// `[sequences, table_pages]`: the page of each `page_tokens` tokens of a sequence, below `pages`: whoever wrote them has
-    /// seen to it, here and for `lens`.
+    /// seen to it, here and for `seq_lens`.
     pub table: Indices,
     /// `[sequences]`: tokens of each sequence, the new one included, at most `table_pages page_tokens`.
-    pub lens: Indices,
+    pub seq_lens: Indices,
     /// Tokens of a page.
     pub page_tokens: usize,
     /// [`decode_scratch_len`] numbers in f32, written.
@@ -342,7 +342,7 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
     if tiles.num_tiles == 0 {
         return Ok(Vec::new());
     }
-    let pitch = narrow(OP, "cu_seqlens", pitch(sizes.tokens))? as i32;
+    let pitch = to_u32(OP, "cu_seqlens", pitch(sizes.tokens))? as i32;
     let threads = sizes.tokens * heads.num_heads * (heads.head_dim / 8);
     let statistics_launch = Launch {
         source: &SOURCE,
@@ -352,7 +352,7 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
                 ["attention_statistics_f32_d64", "attention_statistics_f32_d128"],
             ][kept],
         ),
-        grid: [narrow(OP, "q", threads.div_ceil(128))?, 1, 1],
+        grid: [to_u32(OP, "q", threads.div_ceil(128))?, 1, 1],
         block: [128, 1, 1],
         shared_bytes: 0,
         args: vec![
@@ -461,15 +461,15 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
 /// As [`forward`].
 pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
     const OP: &str = "attention::cuda::decode";
-    let Decode { out, q, k_cache, v_cache, table, lens, page_tokens, scratch, heads } = *args;
-    let num_sequences = lens.len;
+    let Decode { out, q, k_cache, v_cache, table, seq_lens, page_tokens, scratch, heads } = *args;
+    let num_sequences = seq_lens.len;
     let table_pages = table.len / num_sequences.max(1);
     check::length(OP, "table", table.len, num_sequences * table_pages)?;
     let sizes = Sizes::new(OP, num_sequences, heads)?;
     let page_len = page_tokens * heads.num_kv_heads * heads.head_dim;
     check::holds(OP, "page_tokens", page_tokens as f64, page_tokens > 0, "at least 1")?;
-    check::holds(OP, "lens", num_sequences as f64, num_sequences <= MAX_GRID, "at most 65535")?;
-    let max_len = narrow(OP, "table", table_pages * page_tokens + PART_KEYS)? as usize - PART_KEYS;
+    check::holds(OP, "seq_lens", num_sequences as f64, num_sequences <= MAX_GRID, "at most 65535")?;
+    let max_len = to_u32(OP, "table", table_pages * page_tokens + PART_KEYS)? as usize - PART_KEYS;
     let max_parts = max_len.div_ceil(PART_KEYS);
     array(OP, "q", &q, num_sequences * heads.num_heads * heads.head_dim)?;
     array(OP, "out", &out, q.len)?;
@@ -502,7 +502,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
                 k_cache.arg(),
                 v_cache.arg(),
                 table.arg(),
-                lens.arg(),
+                seq_lens.arg(),
                 num_heads,
                 num_kv_heads,
                 Arg::I32(page_tokens as i32),
@@ -516,7 +516,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
             grid: [sizes.num_heads, num_sequences as u32, 1],
             block: [heads.head_dim as u32 / 2, 1, 1],
             shared_bytes: 0,
-            args: vec![out.arg(), scratch.arg(), part_lse, lens.arg(), num_heads, Arg::I32(max_parts as i32)],
+            args: vec![out.arg(), scratch.arg(), part_lse, seq_lens.arg(), num_heads, Arg::I32(max_parts as i32)],
         },
     ])
 }
@@ -537,7 +537,7 @@ impl Sizes {
         // the largest score is that of the largest product
         check::holds(op, "scale", scale, scale > 0.0 && scale.is_finite(), "positive and finite")?;
         // of all tiles together
-        narrow(op, "num_heads", num_heads * MAX_GRID)?;
+        to_u32(op, "num_heads", num_heads * MAX_GRID)?;
         Ok(Self { tokens, heads, num_heads: num_heads as u32 })
     }
 

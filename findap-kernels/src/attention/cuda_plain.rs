@@ -7,7 +7,7 @@ mod tests;
 use super::{Backward, Decode, Forward, MAX_GRID, PlacedTiles};
 use crate::attention::Heads;
 use crate::check;
-use crate::cuda::operand::{array, narrow, one_of};
+use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -75,14 +75,14 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
 /// As [`forward`].
 pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
     const OP: &str = "attention::cuda::plain::decode";
-    let Decode { out, q, k_cache, v_cache, table, lens, page_tokens, heads, .. } = *args;
+    let Decode { out, q, k_cache, v_cache, table, seq_lens, page_tokens, heads, .. } = *args;
     check_heads(OP, heads)?;
-    let num_sequences = lens.len;
+    let num_sequences = seq_lens.len;
     let table_pages = table.len / num_sequences.max(1);
     check::length(OP, "table", table.len, num_sequences * table_pages)?;
     check::holds(OP, "page_tokens", page_tokens as f64, page_tokens > 0, "at least 1")?;
-    check::holds(OP, "lens", num_sequences as f64, num_sequences <= MAX_GRID, "at most 65535")?;
-    narrow(OP, "table", table_pages * page_tokens)?;
+    check::holds(OP, "seq_lens", num_sequences as f64, num_sequences <= MAX_GRID, "at most 65535")?;
+    to_u32(OP, "table", table_pages * page_tokens)?;
     let page_len = page_tokens * heads.num_kv_heads * heads.head_dim;
     array(OP, "q", &q, num_sequences * heads.num_heads * heads.head_dim)?;
     array(OP, "out", &out, q.len)?;
@@ -94,7 +94,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
     if num_sequences == 0 || table_pages == 0 {
         return Ok(Vec::new());
     }
-    let operands = [out.arg(), q.arg(), k_cache.arg(), v_cache.arg(), table.arg(), lens.arg()];
+    let operands = [out.arg(), q.arg(), k_cache.arg(), v_cache.arg(), table.arg(), seq_lens.arg()];
     let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim, page_tokens, table_pages];
     Ok(vec![Launch {
         source: &SOURCE,
@@ -126,7 +126,7 @@ fn check_heads(op: &'static str, heads: Heads) -> Result<(), KernelError> {
     let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
     check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
     check::holds(op, "scale", scale, scale.is_finite(), "finite")?;
-    narrow(op, "num_heads", num_heads)?;
+    to_u32(op, "num_heads", num_heads)?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::cuda::tests::cases::{Array, IndexArray, on_every_executor, run};
 use crate::cuda::{CudaError, Executor};
 #[cfg(feature = "emulator")]
-use crate::emulator::{Emulator, Options, Order, Pace};
+use crate::emulator::{Completion, Emulator, Options, Order};
 
 /// The kernels that an executor runs for a head dim. Hopper's in so few blocks that each does several tiles.
 fn targets(executor: &dyn Executor, head_dim: usize) -> Vec<Target> {
@@ -220,25 +220,31 @@ struct DecodeCase {
     k_cache: Vec<f64>,
     v_cache: Vec<f64>,
     table: Vec<u32>,
-    lens: Vec<u32>,
+    seq_lens: Vec<u32>,
     table_pages: usize,
     page_tokens: usize,
     heads: Heads,
 }
 
-fn decode_case(lens: &[u32], page_tokens: usize, num_heads: usize, num_kv_heads: usize, head_dim: usize) -> DecodeCase {
-    let table_pages = lens.iter().map(|&len| (len as usize).div_ceil(page_tokens)).max().unwrap_or(0);
-    let pages = lens.len() * table_pages;
+fn decode_case(
+    seq_lens: &[u32],
+    page_tokens: usize,
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+) -> DecodeCase {
+    let table_pages = seq_lens.iter().map(|&len| (len as usize).div_ceil(page_tokens)).max().unwrap_or(0);
+    let pages = seq_lens.len() * table_pages;
     // a page for each entry of the table, far from its neighbours
     let table = (0..pages).map(|i| (i * 7 % pages) as u32).collect();
     assert!(!pages.is_multiple_of(7), "every page once");
     let cache_len = pages * page_tokens * num_kv_heads * head_dim;
     DecodeCase {
-        q: spread(lens.len() * num_heads * head_dim, 1),
+        q: spread(seq_lens.len() * num_heads * head_dim, 1),
         k_cache: spread(cache_len, 2),
         v_cache: spread(cache_len, 3),
         table,
-        lens: lens.to_vec(),
+        seq_lens: seq_lens.to_vec(),
         table_pages,
         page_tokens,
         heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
@@ -249,13 +255,13 @@ type Kernels = fn(&Decode) -> Result<Vec<Launch>, KernelError>;
 
 /// The sequences of these numbers, in one batch.
 fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize], kernels: Kernels, dtype: Dtype) -> Vec<f64> {
-    let DecodeCase { q, k_cache, v_cache, table, lens, table_pages, page_tokens, heads } = c;
+    let DecodeCase { q, k_cache, v_cache, table, seq_lens, table_pages, page_tokens, heads } = c;
     let row = heads.num_heads * heads.head_dim;
     let q: Vec<f64> = which.iter().flat_map(|&s| q[s * row..][..row].to_vec()).collect();
     let table: Vec<u32> = which.iter().flat_map(|&s| table[s * table_pages..][..*table_pages].to_vec()).collect();
-    let lens: Vec<u32> = which.iter().map(|&s| lens[s]).collect();
+    let seq_lens: Vec<u32> = which.iter().map(|&s| seq_lens[s]).collect();
     let [q, k_cache, v_cache] = [&q, k_cache, v_cache].map(|x| Array::new(executor, x, dtype));
-    let [table, lens] = [&table, &lens].map(|x| IndexArray::new(executor, x));
+    let [table, seq_lens] = [&table, &seq_lens].map(|x| IndexArray::new(executor, x));
     let out = Array::poisoned(executor, which.len() * row, dtype);
     let scratch_len = decode_scratch_len(which.len(), *table_pages, *page_tokens, *heads);
     let scratch = Array::poisoned(executor, scratch_len, Dtype::F32);
@@ -265,7 +271,7 @@ fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize], kernels:
         k_cache: k_cache.operand(),
         v_cache: v_cache.operand(),
         table: table.indices(),
-        lens: lens.indices(),
+        seq_lens: seq_lens.indices(),
         page_tokens: *page_tokens,
         scratch: scratch.operand(),
         heads: *heads,
@@ -285,7 +291,7 @@ fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
             ((page * c.page_tokens + token % c.page_tokens) * num_kv_heads + head / (num_heads / num_kv_heads)) * e
         };
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-        let tokens = 0..c.lens[sequence] as usize;
+        let tokens = 0..c.seq_lens[sequence] as usize;
         let scores: Vec<f64> =
             tokens.clone().map(|t| scale * dot(&c.q[row * e..][..e], &c.k_cache[place(t)..][..e])).collect();
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -301,13 +307,13 @@ fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
 
 #[test]
 fn decoding_over_pages_agrees_with_f64() {
-    for (lens, page_tokens, num_heads, num_kv_heads, head_dim) in [
+    for (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim) in [
         (&[1, 16, 17, 33][..], 16, 4, 2, 64),
         (&[513, 64, 1100], 48, 2, 1, 128),
         (&[40], 100, 20, 1, 64),
         (&[100, 7], 5, 3, 3, 128),
     ] {
-        let c = decode_case(lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        let c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
         let truth = decode_plainly(&c, |x| x);
         let plain = decode_plainly(&c, |x| half::bf16::from_f64(x).to_f64());
         on_every_executor(SOURCE.needs, |executor| {
@@ -318,10 +324,10 @@ fn decoding_over_pages_agrees_with_f64() {
 
 #[test]
 fn decoding_without_tensor_cores_agrees_with_f64() {
-    for (lens, page_tokens, num_heads, num_kv_heads, head_dim) in
+    for (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim) in
         [(&[1, 16, 7, 33][..], 16, 4, 2, 16), (&[40, 5], 48, 3, 1, 128), (&[9], 100, 2, 2, 40)]
     {
-        let c = decode_case(lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        let c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
         let truth = decode_plainly(&c, |x| x);
         for (dtype, plain) in [
             (Dtype::F32, decode_plainly(&c, |x| f64::from(x as f32))),
@@ -336,14 +342,14 @@ fn decoding_without_tensor_cores_agrees_with_f64() {
 
 /// Against the truth, and each sequence alone to the bit.
 fn check_decode(executor: &dyn Executor, c: &DecodeCase, kernels: Kernels, dtype: Dtype, plain: &[f64], truth: &[f64]) {
-    let all: Vec<usize> = (0..c.lens.len()).collect();
+    let all: Vec<usize> = (0..c.seq_lens.len()).collect();
     let got = run_decode(executor, c, &all, kernels, dtype);
     let family = if dtype == Dtype::Bf16 { "attention decode bf16" } else { "attention decode f32" };
-    assert_right(family, &format!("decoding {:?} on {}", c.lens, executor.name()), dtype, &got, plain, truth);
+    assert_right(family, &format!("decoding {:?} on {}", c.seq_lens, executor.name()), dtype, &got, plain, truth);
     let row = c.heads.num_heads * c.heads.head_dim;
     for &sequence in &all {
         let alone = run_decode(executor, c, &[sequence], kernels, dtype);
-        assert_eq!(alone, got[sequence * row..][..row], "sequence {sequence} of {:?} alone", c.lens);
+        assert_eq!(alone, got[sequence * row..][..row], "sequence {sequence} of {:?} alone", c.seq_lens);
     }
 }
 
@@ -468,8 +474,13 @@ fn seeded_mistakes_are_found() {
     ];
     const HOPPER: Target = Target::Hopper { multiprocessors: 1 };
     /// Lets one consumer be ahead of the other's plain stores.
-    const PRODUCTS_FIRST: Options =
-        Options { order: Order::Random, copies: Pace::Late, products: Pace::Early, breaks_rules: 0, seed: 1 };
+    const PRODUCTS_FIRST: Options = Options {
+        order: Order::Random,
+        copies: Completion::Late,
+        products: Completion::Early,
+        breaks_rules: 0,
+        seed: 1,
+    };
     // long enough for every stage to be used again within a row of tiles
     let mut c = case(&[270, 30], 1, 1, 64);
     let truth = truth(&c);

@@ -538,7 +538,7 @@ constexpr int DECODE_WARPS = 4;
 // parts[sequence][part][head][HEAD_DIM], part_lse[sequence][part][head]. A cache is [page][page_tokens][kv head][HEAD_DIM];
 // token t of sequence s lies in page table[s][t / page_tokens]. Warps are independent until the end: no barrier in the loop.
 template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, const bf16* q, const bf16* k_cache,
-                                                const bf16* v_cache, const u32* table, const u32* lens, int num_heads,
+                                                const bf16* v_cache, const u32* table, const u32* seq_lens, int num_heads,
                                                 int num_kv_heads, int page_tokens, int table_pages, float scale) {
     constexpr int TILE = WARP_KEYS * HEAD_DIM, CHUNKS = HEAD_DIM / 8;
     DYNAMIC_SHARED(memory);
@@ -546,7 +546,7 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
     const int group = num_heads / num_kv_heads, head_tiles = (group + 15) / 16;
     const int part = blockIdx.x, kv_head = blockIdx.y / head_tiles, head_first = blockIdx.y % head_tiles * 16,
               sequence = blockIdx.z;
-    const int len = (int)lens[sequence], first = part * PART_KEYS, end = min(first + PART_KEYS, len);
+    const int len = (int)seq_lens[sequence], first = part * PART_KEYS, end = min(first + PART_KEYS, len);
     if (first >= len) return;
     bf16 *k_tiles = (bf16*)memory + warp * 4 * TILE, *v_tiles = k_tiles + 2 * TILE;
 
@@ -645,10 +645,10 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
 }
 
 // One block of HEAD_DIM / 2 threads = one head of one sequence.
-template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, const float* part_lse, const u32* lens,
+template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, const float* part_lse, const u32* seq_lens,
                                                  int num_heads, int max_parts) {
     const int head = blockIdx.x, sequence = blockIdx.y, column = threadIdx.x * 2;
-    const int num_parts = ((int)lens[sequence] + PART_KEYS - 1) / PART_KEYS;
+    const int num_parts = ((int)seq_lens[sequence] + PART_KEYS - 1) / PART_KEYS;
     const i64 first = (i64)sequence * max_parts * num_heads + head;
     float largest = -INFINITY, whole = 0.f;
     float2 value = {0.f, 0.f};
@@ -704,14 +704,14 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
     KERNEL_ENTRY(attention_query_gradient_d##E);                                                                       \
     extern "C" __global__ void __launch_bounds__(128, 1) attention_decode_part_d##E(                                   \
         float* parts, float* part_lse, const bf16* q, const bf16* k_cache, const bf16* v_cache, const u32* table,      \
-        const u32* lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, float scale) {             \
-        decode_part<E>(parts, part_lse, q, k_cache, v_cache, table, lens, num_heads, num_kv_heads, page_tokens,        \
+        const u32* seq_lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, float scale) {             \
+        decode_part<E>(parts, part_lse, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, page_tokens,        \
                        table_pages, scale);                                                                            \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_part_d##E);                                                                          \
     extern "C" __global__ void __launch_bounds__(E / 2, 1) attention_decode_merge_d##E(                                \
-        bf16* out, const float* parts, const float* part_lse, const u32* lens, int num_heads, int max_parts) {         \
-        decode_merge<E>(out, parts, part_lse, lens, num_heads, max_parts);                                             \
+        bf16* out, const float* parts, const float* part_lse, const u32* seq_lens, int num_heads, int max_parts) {         \
+        decode_merge<E>(out, parts, part_lse, seq_lens, num_heads, max_parts);                                             \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_merge_d##E);
 

@@ -98,13 +98,13 @@ DEVICE void forward(T* out, float* lse, const T* q, const T* k, const T* v, cons
 }
 
 template <typename T>
-DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* lens, int num_heads,
+DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, int num_heads,
                    int num_kv_heads, int head_dim, int page_tokens, int table_pages, float scale) {
     SHARED_ARRAY(float, sums, DECODE_WARPS * PER_LANE * WARP_THREADS);
     SHARED_ARRAY(float, largests, DECODE_WARPS);
     SHARED_ARRAY(float, totals, DECODE_WARPS);
     const int head = blockIdx.x, sequence = blockIdx.y, kv_head = head / (num_heads / num_kv_heads);
-    const int warp = threadIdx.x / WARP_THREADS, lane = threadIdx.x % WARP_THREADS, len = (int)lens[sequence];
+    const int warp = threadIdx.x / WARP_THREADS, lane = threadIdx.x % WARP_THREADS, len = (int)seq_lens[sequence];
     const i64 place = ((i64)sequence * num_heads + head) * head_dim;
     float query[PER_LANE];
     load_row(query, q + place, head_dim, scale * LOG2_E);
@@ -195,9 +195,9 @@ DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const 
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_forward_##suffix);                                                                    \
     extern "C" __global__ void __launch_bounds__(256) attention_plain_decode_##suffix(                                 \
-        T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* lens, i32 num_heads,      \
+        T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, i32 num_heads,      \
         i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, float scale) {                               \
-        decode(out, q, k_cache, v_cache, table, lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages,     \
+        decode(out, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages,     \
                scale);                                                                                                 \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_decode_##suffix);                                                                     \

@@ -108,7 +108,7 @@ pub struct Decode<'a> {
     /// `[sequences]`: the slot of each sequence in the caches.
     pub slots: &'a [u32],
     /// `[sequences]`: tokens of each sequence in the caches, the new one included; at least 1.
-    pub lens: &'a [u32],
+    pub seq_lens: &'a [u32],
     /// Tokens that a slot can hold.
     pub max_len: usize,
     /// The heads.
@@ -231,7 +231,7 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
 /// As [`forward`]; [`KernelError::IdOutOfRange`] for a slot past the caches or a length past `max_len`.
 pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
     const OP: &str = "attention::decode";
-    let Decode { out, q, k_cache, v_cache, slots, lens, max_len, heads } = args;
+    let Decode { out, q, k_cache, v_cache, slots, seq_lens, max_len, heads } = args;
     check_heads(
         OP,
         heads,
@@ -244,15 +244,15 @@ pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
         other => Err(other),
     })?;
     let slot_len = max_len * heads.num_kv_heads * heads.head_dim;
-    check::length(OP, "q", q.len(), lens.len() * heads.num_heads * heads.head_dim)?;
+    check::length(OP, "q", q.len(), seq_lens.len() * heads.num_heads * heads.head_dim)?;
     check::length(OP, "out", out.len(), q.len())?;
     check::length(OP, "v_cache", v_cache.len(), k_cache.len())?;
-    check_sequences(slots, lens, k_cache.len() / slot_len.max(1), max_len)?;
+    check_sequences(slots, seq_lens, k_cache.len() / slot_len.max(1), max_len)?;
     let dtypes = [("out", out.dtype()), ("q", q.dtype()), ("k_cache", k_cache.dtype()), ("v_cache", v_cache.dtype())];
     use {Slice as S, SliceMut as M};
     match (out, q, k_cache, v_cache) {
-        (M::F32(out), S::F32(q), S::F32(k), S::F32(v)) => tiles::decode(out, q, k, v, slots, lens, slot_len, heads),
-        (M::F64(out), S::F64(q), S::F64(k), S::F64(v)) => cpu::decode(out, q, k, v, slots, lens, slot_len, heads),
+        (M::F32(out), S::F32(q), S::F32(k), S::F32(v)) => tiles::decode(out, q, k, v, slots, seq_lens, slot_len, heads),
+        (M::F64(out), S::F64(q), S::F64(k), S::F64(v)) => cpu::decode(out, q, k, v, slots, seq_lens, slot_len, heads),
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
@@ -262,12 +262,12 @@ pub fn decode(args: Decode<'_>) -> Result<(), KernelError> {
 ///
 /// # Errors
 /// [`KernelError::ShapeMismatch`], [`KernelError::IdOutOfRange`], [`KernelError::BadArgument`].
-pub fn check_sequences(slots: &[u32], lens: &[u32], num_slots: usize, max_len: usize) -> Result<(), KernelError> {
+pub fn check_sequences(slots: &[u32], seq_lens: &[u32], num_slots: usize, max_len: usize) -> Result<(), KernelError> {
     const OP: &str = "attention::decode";
-    check::length(OP, "slots", slots.len(), lens.len())?;
+    check::length(OP, "slots", slots.len(), seq_lens.len())?;
     check::ids(OP, "slots", slots, num_slots)?;
-    check::ids(OP, "lens", lens, max_len + 1)?;
-    check::holds(OP, "lens", 0.0, !lens.contains(&0), "at least 1 everywhere")
+    check::ids(OP, "seq_lens", seq_lens, max_len + 1)?;
+    check::holds(OP, "seq_lens", 0.0, !seq_lens.contains(&0), "at least 1 everywhere")
 }
 
 /// The number of tokens, if the heads divide and the lengths agree.

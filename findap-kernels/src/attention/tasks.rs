@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Heads;
-use crate::lanes::WIDTH;
+use crate::lanes::{Compiled, WIDTH};
 
 /// An output whose rows are written by different tasks.
 pub(super) struct Rows<T>(pub(super) *mut T);
@@ -125,9 +125,8 @@ pub(super) fn key_tiles(keys: Range<usize>, size: usize) -> impl Iterator<Item =
 }
 
 /// Calls `visit` for the tiles of at most `max_lanes` lanes of the tokens `range` of a document, in order: all heads of the group if they
-/// fit, then as many tokens as fit beside them.
-#[inline(always)]
-pub(super) fn for_each_tile(
+/// fit, then as many tokens as fit beside them. `visit`, which must be `#[inline(always)]`, is compiled for the instructions of `L`.
+pub(super) fn for_each_tile<L: Compiled>(
     heads: Heads,
     max_lanes: usize,
     group: usize,
@@ -138,19 +137,24 @@ pub(super) fn for_each_tile(
     let per_group = heads.num_heads / heads.num_kv_heads;
     let tile_heads = per_group.min(max_lanes);
     let tile_tokens = max_lanes / tile_heads;
-    for first_head in (0..per_group).step_by(tile_heads) {
-        for first in range.clone().step_by(tile_tokens) {
-            visit(Tile {
-                start,
-                first,
-                query_row: first,
-                tokens: tile_tokens.min(range.end - first),
-                group,
-                head: group * per_group + first_head,
-                num_heads: tile_heads.min(per_group - first_head),
-            });
-        }
-    }
+    L::enter(
+        #[inline(always)]
+        || {
+            for first_head in (0..per_group).step_by(tile_heads) {
+                for first in range.clone().step_by(tile_tokens) {
+                    visit(Tile {
+                        start,
+                        first,
+                        query_row: first,
+                        tokens: tile_tokens.min(range.end - first),
+                        group,
+                        head: group * per_group + first_head,
+                        num_heads: tile_heads.min(per_group - first_head),
+                    });
+                }
+            }
+        },
+    );
 }
 
 /// The first multiple of a tile's tokens from `tokens` on.

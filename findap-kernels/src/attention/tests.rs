@@ -209,7 +209,7 @@ fn decoding_a_token_is_the_last_row_of_the_forward_pass() {
         k_cache: (&cache(&c.k)[..]).into(),
         v_cache: (&cache(&c.v)[..]).into(),
         slots: &[2, 0],
-        lens: &[13, 5],
+        seq_lens: &[13, 5],
         max_len: 20,
         heads: c.heads,
     })
@@ -234,7 +234,7 @@ fn decoding_in_f32_is_bit_equal_to_the_forward_pass() {
                 k_cache: (&k[..]).into(),
                 v_cache: (&v[..]).into(),
                 slots: &[0],
-                lens: &[tokens],
+                seq_lens: &[tokens],
                 max_len: len as usize,
                 heads: c.heads,
             })

@@ -94,21 +94,16 @@ pub(super) fn forward_with<L: Compiled>(
     let e = heads.head_dim;
     for_each_span(cu_seqlens, heads.num_kv_heads, whole_tiles(heads, QUERIES, SPAN), |document, queries, group| {
         with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
-            L::enter(
+            for_each_tile::<L>(
+                heads,
+                QUERIES,
+                group,
+                document.start,
+                queries,
                 #[inline(always)]
-                || {
-                    for_each_tile(
-                        heads,
-                        QUERIES,
-                        group,
-                        document.start,
-                        queries,
-                        #[inline(always)]
-                        |tile| {
-                            // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
-                            unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
-                        },
-                    );
+                |tile| {
+                    // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
+                    unsafe { forward_tile::<L>(&out, Some(&lse), q, k, v, tile, heads, scratch) };
                 },
             );
         });
@@ -248,11 +243,11 @@ pub(super) fn decode(
     k_cache: &[f32],
     v_cache: &[f32],
     slots: &[u32],
-    lens: &[u32],
+    seq_lens: &[u32],
     slot_len: usize,
     heads: Heads,
 ) {
-    let cache = Cache { k: k_cache, v: v_cache, slots, lens, slot_len };
+    let cache = Cache { k: k_cache, v: v_cache, slots, seq_lens, slot_len };
     match Isa::current() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => decode_with::<Avx512>(out, q, cache, heads),
@@ -268,36 +263,31 @@ struct Cache<'a> {
     k: &'a [f32],
     v: &'a [f32],
     slots: &'a [u32],
-    lens: &'a [u32],
+    seq_lens: &'a [u32],
     slot_len: usize,
 }
 
 fn decode_with<L: Compiled>(out: &mut [f32], q: &[f32], cache: Cache<'_>, heads: Heads) {
     let out = Rows(out.as_mut_ptr());
     let e = heads.head_dim;
-    (0..cache.lens.len() * heads.num_kv_heads).into_par_iter().for_each(|i| {
+    (0..cache.seq_lens.len() * heads.num_kv_heads).into_par_iter().for_each(|i| {
         let (sequence, group) = (i / heads.num_kv_heads, i % heads.num_kv_heads);
-        let token = cache.lens[sequence] as usize - 1;
+        let token = cache.seq_lens[sequence] as usize - 1;
         let slot = cache.slots[sequence] as usize * cache.slot_len;
         let (k, v) = (&cache.k[slot..][..cache.slot_len], &cache.v[slot..][..cache.slot_len]);
         with_scratch((2 * e + KEYS) * QUERIES, |scratch: &mut [f32]| {
-            L::enter(
+            for_each_tile::<L>(
+                heads,
+                QUERIES,
+                group,
+                0,
+                token..token + 1,
                 #[inline(always)]
-                || {
-                    for_each_tile(
-                        heads,
-                        QUERIES,
-                        group,
-                        0,
-                        token..token + 1,
-                        #[inline(always)]
-                        |tile| {
-                            let tile = Tile { query_row: sequence, ..tile };
-                            // SAFETY: lengths, slots and offsets were checked; the row of this sequence and group belongs to
-                            // this task.
-                            unsafe { forward_tile::<L>(&out, None, q, k, v, tile, heads, scratch) };
-                        },
-                    );
+                |tile| {
+                    let tile = Tile { query_row: sequence, ..tile };
+                    // SAFETY: lengths, slots and offsets were checked; the row of this sequence and group belongs to
+                    // this task.
+                    unsafe { forward_tile::<L>(&out, None, q, k, v, tile, heads, scratch) };
                 },
             );
         });
@@ -336,44 +326,39 @@ pub(super) fn backward_with<L: Compiled>(
         // Whole vectors are added to rows of dk and dv: a head that is no multiple of them is summed elsewhere first.
         let apart = if padded == e { 0 } else { 2 * document.len() * padded };
         with_scratch(tile_len + apart, |scratch: &mut [f32]| {
-            L::enter(
-                #[inline(always)]
-                || {
-                    let (scratch, apart) = scratch.split_at_mut(tile_len);
-                    // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
-                    unsafe {
-                        let sums = if padded == e {
-                            let base = (document.start * heads.num_kv_heads + group) * e;
-                            KeyGradients { dk: dk.at(base), dv: dv.at(base), row: heads.num_kv_heads * e }
-                        } else {
-                            let (dk, dv) = apart.split_at_mut(document.len() * padded);
-                            KeyGradients { dk: dk.as_mut_ptr(), dv: dv.as_mut_ptr(), row: padded }
-                        };
-                        for token in 0..document.len() {
-                            std::slice::from_raw_parts_mut(sums.dk.add(token * sums.row), padded).fill(0.0);
-                            std::slice::from_raw_parts_mut(sums.dv.add(token * sums.row), padded).fill(0.0);
-                        }
-                        for_each_tile(
-                            heads,
-                            QUERIES,
-                            group,
-                            document.start,
-                            document.clone(),
-                            #[inline(always)]
-                            |tile| backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch),
-                        );
-                        if padded != e {
-                            for (from, token) in document.enumerate() {
-                                let place = (token * heads.num_kv_heads + group) * e;
-                                for (to, sums) in [(&dk, sums.dk), (&dv, sums.dv)] {
-                                    let sums = std::slice::from_raw_parts(sums.add(from * padded), e);
-                                    to.get(place, e).copy_from_slice(sums);
-                                }
-                            }
+            let (scratch, apart) = scratch.split_at_mut(tile_len);
+            // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
+            unsafe {
+                let sums = if padded == e {
+                    let base = (document.start * heads.num_kv_heads + group) * e;
+                    KeyGradients { dk: dk.at(base), dv: dv.at(base), row: heads.num_kv_heads * e }
+                } else {
+                    let (dk, dv) = apart.split_at_mut(document.len() * padded);
+                    KeyGradients { dk: dk.as_mut_ptr(), dv: dv.as_mut_ptr(), row: padded }
+                };
+                for token in 0..document.len() {
+                    std::slice::from_raw_parts_mut(sums.dk.add(token * sums.row), padded).fill(0.0);
+                    std::slice::from_raw_parts_mut(sums.dv.add(token * sums.row), padded).fill(0.0);
+                }
+                for_each_tile::<L>(
+                    heads,
+                    QUERIES,
+                    group,
+                    document.start,
+                    document.clone(),
+                    #[inline(always)]
+                    |tile| backward_tile::<L>(&dq, &sums, saved, tile, heads, scratch),
+                );
+                if padded != e {
+                    for (from, token) in document.enumerate() {
+                        let place = (token * heads.num_kv_heads + group) * e;
+                        for (to, sums) in [(&dk, sums.dk), (&dv, sums.dv)] {
+                            let sums = std::slice::from_raw_parts(sums.add(from * padded), e);
+                            to.get(place, e).copy_from_slice(sums);
                         }
                     }
-                },
-            );
+                }
+            }
         });
     });
 }

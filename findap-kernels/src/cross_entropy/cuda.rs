@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{Indices, array, narrow, one_of};
+use crate::cuda::operand::{Indices, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -25,9 +25,9 @@ pub enum Pass {
     ForwardBackward,
 }
 
-/// The arguments of [`soften`].
+/// The arguments of [`softmax_gradient`].
 #[derive(Clone, Copy, Debug)]
-pub struct Soften {
+pub struct SoftmaxGradient {
     /// `[rows, pitch]`; gradients afterwards, where the pass has them.
     pub logits: Operand,
     /// `[n]` f32, written going forward; 0 where there is no loss.
@@ -55,9 +55,9 @@ pub struct Soften {
 /// # Errors
 /// [`KernelError::ShapeMismatch`], [`KernelError::UnsupportedDtype`], [`KernelError::BadArgument`] for a `pitch` that is no
 /// multiple of 8 or an address that is none of 16, and for a backward pass without weights.
-pub fn soften(args: &Soften) -> Result<Launch, KernelError> {
-    const OP: &str = "cross_entropy::soften";
-    let Soften { logits, logp, lse, targets, weights, tokens, vocab, pitch, pass } = *args;
+pub fn softmax_gradient(args: &SoftmaxGradient) -> Result<Launch, KernelError> {
+    const OP: &str = "cross_entropy::softmax_gradient";
+    let SoftmaxGradient { logits, logp, lse, targets, weights, tokens, vocab, pitch, pass } = *args;
     let (n, rows) = (targets.len, tokens.map_or(targets.len, |tokens| tokens.len));
     check::holds(OP, "rows", rows as f64, rows > 0, "at least 1")?;
     check::holds(OP, "vocab", vocab as f64, vocab > 0, "at least 1")?;
@@ -88,7 +88,7 @@ pub fn soften(args: &Soften) -> Result<Launch, KernelError> {
     Ok(Launch {
         source: &SOURCE,
         kernel: ["cross_entropy_f32", "cross_entropy_bf16"][format],
-        grid: [narrow(OP, "rows", rows)?, 1, 1],
+        grid: [to_u32(OP, "rows", rows)?, 1, 1],
         block: [loads.next_multiple_of(32).clamp(32, 512) as u32, 1, 1],
         shared_bytes: 0,
         args: vec![
@@ -98,8 +98,8 @@ pub fn soften(args: &Soften) -> Result<Launch, KernelError> {
             targets.arg(),
             weights,
             tokens.map_or(Arg::Address(0), |tokens| tokens.arg()),
-            Arg::U32(narrow(OP, "vocab", vocab)?),
-            Arg::U32(narrow(OP, "pitch", pitch)?),
+            Arg::U32(to_u32(OP, "vocab", vocab)?),
+            Arg::U32(to_u32(OP, "pitch", pitch)?),
             Arg::U32(pass),
         ],
     })

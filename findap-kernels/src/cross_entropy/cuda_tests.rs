@@ -57,7 +57,7 @@ fn check(case: Case) {
             let (logp, lse) =
                 (Array::poisoned(executor, rows, Dtype::F32), Array::poisoned(executor, rows, Dtype::F32));
             for &pass in passes {
-                let args = Soften {
+                let args = SoftmaxGradient {
                     logits: array.operand(),
                     logp: logp.operand(),
                     lse: lse.operand(),
@@ -68,7 +68,7 @@ fn check(case: Case) {
                     pitch,
                     pass,
                 };
-                run(executor, &[soften(&args).unwrap()]);
+                run(executor, &[softmax_gradient(&args).unwrap()]);
             }
             [logp.read(), lse.read(), array.read()]
         };
@@ -120,7 +120,7 @@ fn a_sure_token_has_an_exact_small_gradient() {
         let array = Array::new(executor, &logits, Dtype::F32);
         let (logp, lse) = (Array::poisoned(executor, 1, Dtype::F32), Array::poisoned(executor, 1, Dtype::F32));
         let (targets, weights) = (IndexArray::new(executor, &[0]), Array::new(executor, &[1.0], Dtype::F32));
-        let args = Soften {
+        let args = SoftmaxGradient {
             logits: array.operand(),
             logp: logp.operand(),
             lse: lse.operand(),
@@ -131,7 +131,7 @@ fn a_sure_token_has_an_exact_small_gradient() {
             pitch: 8,
             pass: Pass::ForwardBackward,
         };
-        run(executor, &[soften(&args).unwrap()]);
+        run(executor, &[softmax_gradient(&args).unwrap()]);
         let got = array.read()[1];
         assert!((got / truth[2][1] - 1.0).abs() < 1e-6, "{got} {}", truth[2][1]);
     });

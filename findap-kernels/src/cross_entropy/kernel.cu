@@ -69,7 +69,7 @@ template <typename T> DEVICE Total row_total(const T* row, u32 vocab) {
 }
 
 template <typename T>
-DEVICE void soften(T* logits, float* logp, float* lse, const u32* targets, const float* weights, const u32* tokens,
+DEVICE void softmax_gradient(T* logits, float* logp, float* lse, const u32* targets, const float* weights, const u32* tokens,
                    u32 vocab, u32 pitch, u32 pass) {
     constexpr int N = PER_LOAD<T>;
     SHARED_ARRAY(Total, partial, 32);
@@ -109,7 +109,7 @@ DEVICE void soften(T* logits, float* logp, float* lse, const u32* targets, const
     extern "C" __global__ void __launch_bounds__(512)                                                                  \
         cross_entropy_##suffix(T* logits, float* logp, float* lse, const u32* targets, const float* weights,           \
                                const u32* tokens, u32 vocab, u32 pitch, u32 pass) {                                    \
-        soften(logits, logp, lse, targets, weights, tokens, vocab, pitch, pass);                                       \
+        softmax_gradient(logits, logp, lse, targets, weights, tokens, vocab, pitch, pass);                                       \
     }                                                                                                                  \
     KERNEL_ENTRY(cross_entropy_##suffix);
 

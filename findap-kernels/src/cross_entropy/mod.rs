@@ -191,8 +191,8 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
             write: Write::Overwrite,
         })?;
         match logits.reborrow() {
-            SliceMut::F32(x) => soften(x, rows, targets, weights, knows_lse, logp, lse, vocab),
-            SliceMut::F64(x) => soften(x, rows, targets, weights, knows_lse, logp, lse, vocab),
+            SliceMut::F32(x) => softmax_gradient(x, rows, targets, weights, knows_lse, logp, lse, vocab),
+            SliceMut::F64(x) => softmax_gradient(x, rows, targets, weights, knows_lse, logp, lse, vocab),
             SliceMut::Bf16(_) => return Err(check::unsupported(op, [("hidden", hidden.dtype())])),
         }
         let Some(gradient) = &mut gradient else { continue };
@@ -230,7 +230,7 @@ pub const MAX_CHUNK_ROWS: usize = 1024;
 
 /// Reads the log-probabilities off a chunk of logits and, with weights, turns it into the gradient of the logits.
 #[expect(clippy::too_many_arguments, reason = "one fused pass over everything that a row of logits touches")]
-fn soften<T: Real>(
+fn softmax_gradient<T: Real>(
     logits: &mut [T],
     rows: &[usize],
     targets: &[u32],

@@ -14,7 +14,7 @@ use cudarc::driver::sys;
 use super::compile::{self, Compiler};
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::error::CudaError;
-use super::launch::{Buffer, Executor, Launch, Mark, Pinned, Swizzle, TensorMap, pointers, tensor_maps};
+use super::launch::{Buffer, Event, Executor, Launch, Pinned, Swizzle, TensorMap, pointers, tensor_maps};
 use super::probe::{Device, Probe, message, probe};
 use super::source::Source;
 use crate::matmul::cuda::Product;
@@ -32,7 +32,7 @@ pub struct Gpu {
     is_synchronous: bool,
     /// How often the host has waited.
     waits: AtomicU64,
-    /// Events for marks, when no mark has them.
+    /// Events that wait to be recorded again.
     events: Mutex<Vec<sys::CUevent>>,
     /// By source file and, for functions, entry point.
     loaded: Mutex<Loaded>,
@@ -148,13 +148,13 @@ impl Gpu {
         })
     }
 
-    fn event(&self) -> Result<Event<'_>, CudaError> {
+    fn event(&self) -> Result<TimingEvent<'_>, CudaError> {
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let handle = self.with_context(|| named("cuEventCreate", driver::event::create(flags)))?;
-        Ok(Event { gpu: self, handle })
+        Ok(TimingEvent { gpu: self, handle })
     }
 
-    fn record(&self, event: &Event<'_>) -> Result<(), CudaError> {
+    fn record(&self, event: &TimingEvent<'_>) -> Result<(), CudaError> {
         // SAFETY: the event and the stream exist.
         self.with_context(|| named("cuEventRecord", unsafe { driver::event::record(event.handle, self.stream) }))
     }
@@ -313,21 +313,21 @@ impl Executor for Gpu {
         })
     }
 
-    fn mark(&self) -> Result<Mark, CudaError> {
+    fn record_event(&self) -> Result<Event, CudaError> {
         let free = self.events.lock().unwrap_or_else(PoisonError::into_inner).pop();
         self.with_context(|| {
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
             let event = free.map_or_else(|| named("cuEventCreate", driver::event::create(flags)), Ok)?;
             // SAFETY: the event and the stream exist.
             named("cuEventRecord", unsafe { driver::event::record(event, self.stream) })?;
-            Ok(Mark(event as u64))
+            Ok(Event(event as u64))
         })
     }
 
-    fn wait(&self, mark: Mark) -> Result<(), CudaError> {
-        let event = mark.0 as sys::CUevent;
+    fn wait(&self, event: Event) -> Result<(), CudaError> {
+        let event = event.0 as sys::CUevent;
         let result = self.with_context(|| {
-            // SAFETY: the event was made and recorded by `mark`, here and below.
+            // SAFETY: the event was made and recorded by `record_event`, here and below.
             match unsafe { driver::event::query(event) } {
                 Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => {
                     self.waits.fetch_add(1, Ordering::Relaxed);
@@ -389,13 +389,13 @@ impl Executor for Gpu {
     }
 }
 
-/// A point in the stream.
-struct Event<'g> {
+/// A point in the stream whose time the device tells.
+struct TimingEvent<'g> {
     gpu: &'g Gpu,
     handle: sys::CUevent,
 }
 
-impl Drop for Event<'_> {
+impl Drop for TimingEvent<'_> {
     fn drop(&mut self) {
         // Nothing can be done about a failure.
         // SAFETY: made by `Gpu::event`, and destroyed once.

@@ -138,7 +138,7 @@ pub trait Executor {
     ///
     /// # Safety
     /// As [`Executor::upload`]; `from` is one of this executor's, and those bytes do not change before the copy is done: before a
-    /// mark queued behind it is waited for.
+    /// event queued behind it is waited for.
     /// # Errors
     /// [`CudaError::Driver`].
     unsafe fn upload_pinned(&self, address: u64, from: &Pinned, bytes: Range<usize>) -> Result<(), CudaError>;
@@ -155,13 +155,13 @@ pub trait Executor {
     ///
     /// # Errors
     /// [`CudaError::Driver`].
-    fn mark(&self) -> Result<Mark, CudaError>;
+    fn record_event(&self) -> Result<Event, CudaError>;
 
-    /// Returns when everything before the mark is done.
+    /// Returns when everything before the event is done.
     ///
     /// # Errors
     /// [`CudaError::Driver`], also for a launch before it that failed.
-    fn wait(&self, mark: Mark) -> Result<(), CudaError>;
+    fn wait(&self, event: Event) -> Result<(), CudaError>;
 
     /// How often the host has had to wait for the executor so far, for whatever reason.
     fn waits(&self) -> u64;
@@ -244,8 +244,8 @@ impl Pinned {
 
 /// A point in the queue of an executor.
 #[derive(Debug)]
-#[must_use = "a mark is for being waited for"]
-pub struct Mark(pub(crate) u64);
+#[must_use = "an event is for being waited for"]
+pub struct Event(pub(crate) u64);
 
 /// Memory of an executor that frees itself.
 pub struct Buffer<'e> {

@@ -29,7 +29,7 @@ pub(crate) mod tests;
 pub use compile::Compiler;
 pub use driver::Gpu;
 pub use error::CudaError;
-pub use launch::{Arg, Buffer, Executor, Launch, Mark, Pinned, Swizzle, TensorMap};
+pub use launch::{Arg, Buffer, Event, Executor, Launch, Pinned, Swizzle, TensorMap};
 pub use operand::{Indices, Operand};
 pub use probe::{Device, Probe, Reason, probe};
 pub use source::{Needs, Source};

@@ -1,11 +1,10 @@
 //! Arrays in device memory: an address, a length and a format.
 
+use super::launch::{Arg, Launch};
+use super::source::Source;
 use crate::check;
 use crate::dtype::Dtype;
 use crate::error::KernelError;
-
-use super::launch::{Arg, Launch};
-use super::source::Source;
 
 /// Contiguous numbers in the memory of an executor. It owns nothing, as a pointer does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub(crate) fn one_of<const N: usize, const M: usize>(
 }
 
 /// A size as the 32-bit numbers of kernels and grids have it.
-pub(crate) fn narrow(op: &'static str, arg: &'static str, x: usize) -> Result<u32, KernelError> {
+pub(crate) fn to_u32(op: &'static str, arg: &'static str, x: usize) -> Result<u32, KernelError> {
     check::holds(op, arg, x as f64, x <= i32::MAX as usize, "at most 2^31 - 1")?;
     Ok(x as u32)
 }
@@ -90,6 +89,6 @@ pub(crate) fn elementwise_by(
     per_thread: usize,
     args: Vec<Arg>,
 ) -> Result<Launch, KernelError> {
-    let blocks = narrow(op, "blocks", len.div_ceil(per_thread).div_ceil(256))?.max(1);
+    let blocks = to_u32(op, "blocks", len.div_ceil(per_thread).div_ceil(256))?.max(1);
     Ok(Launch { source, kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared_bytes: 0, args })
 }

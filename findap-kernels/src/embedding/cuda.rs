@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{Indices, aligned, array, narrow, one_of};
+use crate::cuda::operand::{Indices, aligned, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -153,6 +153,6 @@ fn rows(
     let loads = dim.div_ceil(16 / dtype.size_bytes());
     let threads = loads.min(256).next_multiple_of(32);
     let parts = loads.div_ceil(threads) as u32;
-    let grid = [narrow(op, "ids", count)?, parts, 1];
+    let grid = [to_u32(op, "ids", count)?, parts, 1];
     Ok(Launch { source: &SOURCE, kernel, grid, block: [threads as u32, 1, 1], shared_bytes: 0, args })
 }

@@ -1,7 +1,7 @@
 use super::super as cpu;
 use super::*;
 use crate::cuda::tests::cases::{
-    Array, IndexArray, assert_follows, narrow, numbers, on_every_executor, rounded, run, wide,
+    Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide,
 };
 use crate::tolerance::floor;
 
@@ -12,10 +12,10 @@ fn check(count: usize, vocab: usize, dim: usize, dtypes: [Dtype; 3]) {
     let table = rounded(&numbers(vocab * dim, 1), table_dtype);
     let dout = rounded(&numbers(count * dim, 2), out_dtype);
     let old = rounded(&numbers(vocab * dim, 3), gradient_dtype);
-    let (mut truth, mut naive) = (old.clone(), narrow(&old));
+    let (mut truth, mut naive) = (old.clone(), to_f32(&old));
     let (dtable, dout64) = ((&mut truth[..]).into(), (&dout[..]).into());
     cpu::backward(cpu::Backward { dtable, dout: dout64, ids: &ids, dim }).unwrap();
-    let (dtable, low) = ((&mut naive[..]).into(), narrow(&dout));
+    let (dtable, low) = ((&mut naive[..]).into(), to_f32(&dout));
     cpu::backward(cpu::Backward { dtable, dout: (&low[..]).into(), ids: &ids, dim }).unwrap();
     on_every_executor(SOURCE.needs, |executor| {
         let table_array = Array::new(executor, &table, table_dtype);

@@ -9,11 +9,11 @@ use crate::cuda::{Arg, Buffer};
 /// The settings under which a mistake must show in at least one.
 fn settings(breaks_rules: u32) -> Vec<Options> {
     let mut settings = Vec::from(Options::ALL);
-    settings.push(Options { order: Order::Forward, copies: Pace::Late, ..Options::PLAIN });
+    settings.push(Options { order: Order::Forward, copies: Completion::Late, ..Options::PLAIN });
     settings.push(Options {
         order: Order::Random,
-        copies: Pace::Late,
-        products: Pace::Late,
+        copies: Completion::Late,
+        products: Completion::Late,
         seed: 11,
         ..Options::PLAIN
     });

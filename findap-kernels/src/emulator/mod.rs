@@ -11,7 +11,7 @@
 use std::ffi::{CString, c_char, c_void};
 use std::ops::Range;
 
-use crate::cuda::launch::{Arg, Executor, Launch, Mark, Pinned, TensorMap, pointers, tensor_maps};
+use crate::cuda::launch::{Arg, Event, Executor, Launch, Pinned, TensorMap, pointers, tensor_maps};
 use crate::cuda::{CudaError, Swizzle};
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ pub enum Order {
 /// When asynchronous work happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Pace {
+pub enum Completion {
     /// When it is issued: shows what overwrites too early.
     Early,
     /// When something waits for it and nothing else can run: shows what does not wait, or too weakly.
@@ -51,9 +51,9 @@ pub struct Options {
     /// The order of threads and blocks.
     pub order: Order,
     /// Of asynchronous copies.
-    pub copies: Pace,
+    pub copies: Completion,
     /// Of products of a warpgroup.
-    pub products: Pace,
+    pub products: Completion,
     /// 1 leaves broken rules of the Hopper units unreported, so that only wrong data or a deadlock shows them.
     pub breaks_rules: u32,
     /// Of the random order.
@@ -62,15 +62,38 @@ pub struct Options {
 
 impl Options {
     /// Every copy lands at once; threads run by number. The fastest, and the one to debug with.
-    pub const PLAIN: Options =
-        Options { order: Order::Forward, copies: Pace::Early, products: Pace::Early, breaks_rules: 0, seed: 1 };
+    pub const PLAIN: Options = Options {
+        order: Order::Forward,
+        copies: Completion::Early,
+        products: Completion::Early,
+        breaks_rules: 0,
+        seed: 1,
+    };
 
     /// What every case is run under: each kind of mistake shows in at least one of them.
     pub const ALL: [Options; 4] = [
         Options::PLAIN,
-        Options { order: Order::Reverse, copies: Pace::Late, products: Pace::Late, breaks_rules: 0, seed: 2 },
-        Options { order: Order::Random, copies: Pace::Late, products: Pace::Late, breaks_rules: 0, seed: 3 },
-        Options { order: Order::Random, copies: Pace::Early, products: Pace::Late, breaks_rules: 0, seed: 4 },
+        Options {
+            order: Order::Reverse,
+            copies: Completion::Late,
+            products: Completion::Late,
+            breaks_rules: 0,
+            seed: 2,
+        },
+        Options {
+            order: Order::Random,
+            copies: Completion::Late,
+            products: Completion::Late,
+            breaks_rules: 0,
+            seed: 3,
+        },
+        Options {
+            order: Order::Random,
+            copies: Completion::Early,
+            products: Completion::Late,
+            breaks_rules: 0,
+            seed: 4,
+        },
     ];
 }
 
@@ -287,11 +310,11 @@ impl Executor for Emulator {
         Ok(())
     }
 
-    fn mark(&self) -> Result<Mark, CudaError> {
-        Ok(Mark(0))
+    fn record_event(&self) -> Result<Event, CudaError> {
+        Ok(Event(0))
     }
 
-    fn wait(&self, _mark: Mark) -> Result<(), CudaError> {
+    fn wait(&self, _event: Event) -> Result<(), CudaError> {
         Ok(())
     }
 

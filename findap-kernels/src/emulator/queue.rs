@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Emulator, MAX_SHARED_BYTES, Options};
 use crate::cuda::CudaError;
-use crate::cuda::launch::{Executor, Launch, Mark, Pinned};
+use crate::cuda::launch::{Event, Executor, Launch, Pinned};
 
 /// An executor on the CPU that puts everything off.
 #[derive(Debug)]
@@ -147,13 +147,13 @@ impl Executor for Queue {
         self.push(Work::DownloadPinned(places(to, &bytes), address))
     }
 
-    fn mark(&self) -> Result<Mark, CudaError> {
+    fn record_event(&self) -> Result<Event, CudaError> {
         let state = self.state();
-        Ok(Mark(state.done + state.work.len() as u64))
+        Ok(Event(state.done + state.work.len() as u64))
     }
 
-    fn wait(&self, mark: Mark) -> Result<(), CudaError> {
-        self.run(Some(mark.0))
+    fn wait(&self, event: Event) -> Result<(), CudaError> {
+        self.run(Some(event.0))
     }
 
     fn waits(&self) -> u64 {
@@ -204,12 +204,12 @@ mod tests {
             queue.upload_pinned(address, &pinned, 0..32).unwrap();
             queue.launch(&launch).unwrap();
             queue.download_pinned(&pinned, 32..48, address).unwrap();
-            let mark = queue.mark().unwrap();
+            let event = queue.record_event().unwrap();
             queue.launch(&launch).unwrap();
             assert_eq!((f32s(pinned.bytes(32..48)), queue.waits()), (vec![0.0; 4], 0), "nothing has run");
-            queue.wait(mark).unwrap();
+            queue.wait(event).unwrap();
             assert_eq!((f32s(pinned.bytes(32..48)), queue.waits()), (vec![11.0, 22.0, 33.0, 44.0], 1));
-            let again = queue.mark().unwrap();
+            let again = queue.record_event().unwrap();
             let mut bytes = [0; 16];
             queue.download(address, &mut bytes).unwrap();
             assert_eq!((f32s(&bytes), queue.waits()), (vec![21.0, 42.0, 63.0, 84.0], 2));
@@ -233,8 +233,8 @@ mod tests {
         // SAFETY: there is no such kernel.
         unsafe { queue.launch(&launch).unwrap() };
         for _ in 0..2 {
-            let mark = queue.mark().unwrap();
-            assert!(matches!(queue.wait(mark), Err(CudaError::Report { kernel: "none", .. })));
+            let event = queue.record_event().unwrap();
+            assert!(matches!(queue.wait(event), Err(CudaError::Report { kernel: "none", .. })));
         }
     }
 

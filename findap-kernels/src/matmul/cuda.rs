@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{aligned, narrow, one_of};
+use crate::cuda::operand::{aligned, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -78,7 +78,7 @@ pub fn launch(args: &Product) -> Result<Launch, KernelError> {
         let is_whole = format == 0 || arg == "c" || matrix.pitch.is_multiple_of(8);
         check::holds(OP, arg, matrix.pitch as f64, is_whole, "of a pitch that is a multiple of 8")?;
     }
-    let sizes = [narrow(OP, "m", m)?, narrow(OP, "n", n)?, narrow(OP, "k", k)?].map(|x| Arg::I32(x as i32));
+    let sizes = [to_u32(OP, "m", m)?, to_u32(OP, "n", n)?, to_u32(OP, "k", k)?].map(|x| Arg::I32(x as i32));
     let row_tiles = m.div_ceil(TILE);
     check::holds(OP, "m", m as f64, row_tiles <= 65_535, "at most 4194240")?;
     let kernels = [

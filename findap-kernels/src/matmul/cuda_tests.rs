@@ -1,8 +1,6 @@
 use super::super::{Shape, reference};
 use super::*;
-use crate::cuda::tests::cases::{
-    Array, assert_follows, narrow as to_f32, numbers, on_every_executor, rounded, run, wide,
-};
+use crate::cuda::tests::cases::{Array, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide};
 use crate::tolerance::floor;
 
 /// A matrix with rows `pitch` apart; what lies between them is NaN, which must not reach a result.

@@ -4,9 +4,9 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use super::{Pair, Rule, Terms};
+use super::{Pair, PreferenceLoss, PreferenceStats};
 use crate::check;
-use crate::cuda::operand::{narrow, one_of};
+use crate::cuda::operand::{one_of, to_u32};
 use crate::cuda::{Arg, Indices, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -23,12 +23,12 @@ pub fn pair_numbers(pair: &Pair) -> [f64; PAIR_LEN] {
     [pair.reference_chosen, pair.reference_rejected, pair.likelihood_scale]
 }
 
-/// The arguments of [`weigh`], as in [`super::Weigh`].
+/// The arguments of [`token_weights`], as in [`super::TokenWeights`].
 #[derive(Clone, Copy, Debug)]
-pub struct Weigh {
+pub struct TokenWeights {
     /// `[1]` f64, added to.
     pub loss: Operand,
-    /// `[Terms::LEN]` f64, added to.
+    /// `[PreferenceStats::LEN]` f64, added to.
     pub terms: Operand,
     /// `[n]` f32, written.
     pub weights: Operand,
@@ -41,7 +41,7 @@ pub struct Weigh {
     /// `[pairs, PAIR_LEN]` f64: [`pair_numbers`].
     pub pairs: Operand,
     /// The numbers of the objective.
-    pub rule: Rule,
+    pub rule: PreferenceLoss,
 }
 
 /// Weighs the tokens of pairs.
@@ -50,17 +50,17 @@ pub struct Weigh {
 /// Sums in f64, in one order; weights are rounded to f32 once.
 /// # Errors
 /// [`KernelError::ShapeMismatch`], [`KernelError::UnsupportedDtype`], [`KernelError::BadArgument`] for sizes beyond 2^31 - 1.
-pub fn weigh(args: &Weigh) -> Result<Launch, KernelError> {
-    const OP: &str = "preference::weigh";
-    let Weigh { loss, terms, weights, logp, targets, cu_seqlens, pairs, rule } = *args;
+pub fn token_weights(args: &TokenWeights) -> Result<Launch, KernelError> {
+    const OP: &str = "preference::token_weights";
+    let TokenWeights { loss, terms, weights, logp, targets, cu_seqlens, pairs, rule } = *args;
     let (n, num_pairs) = (weights.len, pairs.len / PAIR_LEN);
     check::length(OP, "loss", loss.len, 1)?;
-    check::length(OP, "terms", terms.len, Terms::LEN)?;
+    check::length(OP, "terms", terms.len, PreferenceStats::LEN)?;
     check::length(OP, "logp", logp.len, n)?;
     check::length(OP, "targets", targets.len, n)?;
     check::length(OP, "pairs", pairs.len, num_pairs * PAIR_LEN)?;
     check::length(OP, "cu_seqlens", cu_seqlens.len, 2 * num_pairs + 1)?;
-    narrow(OP, "weights", n)?;
+    to_u32(OP, "weights", n)?;
     one_of(
         OP,
         [
@@ -82,7 +82,7 @@ pub fn weigh(args: &Weigh) -> Result<Launch, KernelError> {
     launch_args.push(Arg::F64(rule.num_pairs.max(1) as f64));
     Ok(Launch {
         source: &SOURCE,
-        kernel: "preference_weigh",
+        kernel: "preference_token_weights",
         grid: [1, 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,

@@ -26,9 +26,9 @@ fn check(lengths: &[[usize; 2]]) {
             likelihood_scale: draw[2].abs() / *chosen as f64,
         })
         .collect();
-    let rule = Rule { beta: 0.3, likelihood_weight: 0.8, num_pairs: lengths.len() + 2 };
+    let rule = PreferenceLoss { beta: 0.3, likelihood_weight: 0.8, num_pairs: lengths.len() + 2 };
     let mut truth = vec![f64::NAN; n];
-    let args = cpu::Weigh {
+    let args = cpu::TokenWeights {
         weights: &mut truth,
         logp: &logp,
         targets: &targets,
@@ -36,14 +36,14 @@ fn check(lengths: &[[usize; 2]]) {
         pairs: &pairs,
         rule,
     };
-    let truth_terms = cpu::weigh(args).unwrap();
+    let truth_terms = cpu::token_weights(args).unwrap();
     on_every_executor(SOURCE.needs, |executor| {
         let (loss, terms) = (Array::new(executor, &[2.0], Dtype::F64), Array::new(executor, &[1.0; 6], Dtype::F64));
         let weights = Array::poisoned(executor, n, Dtype::F32);
         let logp = Array::new(executor, &logp, Dtype::F32);
         let (targets, cu_seqlens) = (IndexArray::new(executor, &targets), IndexArray::new(executor, &cu_seqlens));
         let pairs = Array::new(executor, pairs.iter().map(pair_numbers).collect::<Vec<_>>().as_flattened(), Dtype::F64);
-        let args = Weigh {
+        let args = TokenWeights {
             loss: loss.operand(),
             terms: terms.operand(),
             weights: weights.operand(),
@@ -53,7 +53,7 @@ fn check(lengths: &[[usize; 2]]) {
             pairs: pairs.operand(),
             rule,
         };
-        run(executor, &[weigh(&args).unwrap()]);
+        run(executor, &[token_weights(&args).unwrap()]);
         assert_follows("preference f32", "weights", Dtype::F32, &weights.read(), &truth, &truth, 0.0);
         let want = truth_terms.to_array().map(|term| term + 1.0);
         let sums = terms.read().into_iter().zip(want);
@@ -76,8 +76,8 @@ fn pairs_of_every_length_follow_the_truth() {
 fn a_launch_over_other_numbers_is_refused() {
     let of = |len: usize, dtype: Dtype| Operand { address: 0, len, dtype };
     let (targets, cu_seqlens) = (Indices { address: 0, len: 4 }, Indices { address: 0, len: 3 });
-    let rule = Rule { beta: 0.1, likelihood_weight: 0.0, num_pairs: 1 };
-    let right = Weigh {
+    let rule = PreferenceLoss { beta: 0.1, likelihood_weight: 0.0, num_pairs: 1 };
+    let right = TokenWeights {
         loss: of(1, Dtype::F64),
         terms: of(6, Dtype::F64),
         weights: of(4, Dtype::F32),
@@ -87,8 +87,8 @@ fn a_launch_over_other_numbers_is_refused() {
         pairs: of(3, Dtype::F64),
         rule,
     };
-    assert!(weigh(&right).is_ok());
-    assert!(weigh(&Weigh { pairs: of(6, Dtype::F64), ..right }).is_err());
-    assert!(weigh(&Weigh { weights: of(4, Dtype::Bf16), ..right }).is_err());
-    assert!(weigh(&Weigh { logp: of(3, Dtype::F32), ..right }).is_err());
+    assert!(token_weights(&right).is_ok());
+    assert!(token_weights(&TokenWeights { pairs: of(6, Dtype::F64), ..right }).is_err());
+    assert!(token_weights(&TokenWeights { weights: of(4, Dtype::Bf16), ..right }).is_err());
+    assert!(token_weights(&TokenWeights { logp: of(3, Dtype::F32), ..right }).is_err());
 }

@@ -23,7 +23,7 @@ DEVICE double document_sum(const float* logp, const u32* targets, u32 begin, u32
     return warp_sum(sum);
 }
 
-DEVICE void weigh_document(float* weights, const u32* targets, u32 begin, u32 end, int lane, float weight) {
+DEVICE void token_weights_document(float* weights, const u32* targets, u32 begin, u32 end, int lane, float weight) {
     for (u32 t = begin + lane; t < end; t += WARP_THREADS)
         weights[t] = targets[t] == IGNORE ? 0.0f : weight;
 }
@@ -33,7 +33,7 @@ DEVICE double softplus(double x) { return fmax(x, 0.0) + log1p(exp(-fabs(x))); }
 
 // `loss` and `terms` grow by those of all pairs.
 extern "C" __global__ void __launch_bounds__(256)
-    preference_weigh(double* loss, double* terms, float* weights, const float* logp, const u32* targets,
+    preference_token_weights(double* loss, double* terms, float* weights, const float* logp, const u32* targets,
                      const u32* cu_seqlens, const double* pairs, u32 num_pairs, double beta, double likelihood_weight,
                      double step_pairs) {
     SHARED_ARRAY(double, sums, WARPS * TERMS);
@@ -49,8 +49,8 @@ extern "C" __global__ void __launch_bounds__(256)
         const double margin = reward_chosen - reward_rejected;
         const double pull = beta / (1.0 + exp(margin)) / step_pairs;
         const double push = pull + likelihood_weight * pair.likelihood_scale;
-        weigh_document(weights, targets, begin, middle, lane, (float)-push);
-        weigh_document(weights, targets, middle, end, lane, (float)pull);
+        token_weights_document(weights, targets, begin, middle, lane, (float)-push);
+        token_weights_document(weights, targets, middle, end, lane, (float)pull);
         of_warp[0] += softplus(-margin) / step_pairs;
         of_warp[1] -= pair.likelihood_scale * chosen;
         of_warp[2] += reward_chosen / step_pairs;
@@ -77,4 +77,4 @@ extern "C" __global__ void __launch_bounds__(256)
         *loss += total[0] + likelihood_weight * total[1];
     }
 }
-KERNEL_ENTRY(preference_weigh);
+KERNEL_ENTRY(preference_token_weights);

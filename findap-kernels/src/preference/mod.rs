@@ -30,7 +30,7 @@ pub struct Pair {
 
 /// The numbers of the objective.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
+pub struct PreferenceLoss {
     /// Strength of the pull towards the reference.
     pub beta: f64,
     /// Weight of the likelihood term.
@@ -41,7 +41,7 @@ pub struct Rule {
 
 /// Sums over pairs, each divided by the pairs of the step already: those of its micro-batches add up to its averages.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Terms {
+pub struct PreferenceStats {
     /// Mean of softplus(-m).
     pub dpo_loss: f64,
     /// The likelihood term before its weight.
@@ -56,20 +56,21 @@ pub struct Terms {
     pub reward_accuracy: f64,
 }
 
-impl Terms {
+impl PreferenceStats {
     /// How many there are.
     pub const LEN: usize = 6;
 
     /// In the order of the fields.
-    pub fn to_array(self) -> [f64; Terms::LEN] {
-        let Terms { dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy } = self;
+    pub fn to_array(self) -> [f64; PreferenceStats::LEN] {
+        let PreferenceStats { dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy } =
+            self;
         [dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy]
     }
 
     /// In the order of the fields.
-    pub fn from_array(terms: [f64; Terms::LEN]) -> Terms {
+    pub fn from_array(terms: [f64; PreferenceStats::LEN]) -> PreferenceStats {
         let [dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy] = terms;
-        Terms { dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy }
+        PreferenceStats { dpo_loss, nll_loss, reward_chosen, reward_rejected, reward_margin, reward_accuracy }
     }
 
     /// The loss that they make.
@@ -78,17 +79,17 @@ impl Terms {
     }
 
     /// Adds those of another micro-batch.
-    pub fn add(&mut self, other: &Terms) {
+    pub fn add(&mut self, other: &PreferenceStats) {
         let (mut sums, others) = (self.to_array(), other.to_array());
         sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
-        *self = Terms::from_array(sums);
+        *self = PreferenceStats::from_array(sums);
     }
 }
 
-/// The arguments of [`weigh`], for pairs one after the other: documents 2 i and 2 i + 1 are the chosen and the rejected answer of
+/// The arguments of [`token_weights`], for pairs one after the other: documents 2 i and 2 i + 1 are the chosen and the rejected answer of
 /// pair i, each behind its prompt; only tokens of answers have targets.
 #[derive(Debug)]
-pub struct Weigh<'a> {
+pub struct TokenWeights<'a> {
     /// `[n]`, written: dLoss / dlogp; 0 where there is no loss.
     pub weights: &'a mut [f64],
     /// `[n]`: log-probabilities of the targets.
@@ -100,22 +101,22 @@ pub struct Weigh<'a> {
     /// `[pairs]`.
     pub pairs: &'a [Pair],
     /// The numbers of the objective.
-    pub rule: Rule,
+    pub rule: PreferenceLoss,
 }
 
 /// Weighs the tokens of pairs.
 ///
 /// # Errors
 /// [`KernelError::ShapeMismatch`], [`KernelError::BadOffsets`].
-pub fn weigh(args: Weigh<'_>) -> Result<Terms, KernelError> {
-    const OP: &str = "preference::weigh";
-    let Weigh { weights, logp, targets, cu_seqlens, pairs, rule } = args;
+pub fn token_weights(args: TokenWeights<'_>) -> Result<PreferenceStats, KernelError> {
+    const OP: &str = "preference::token_weights";
+    let TokenWeights { weights, logp, targets, cu_seqlens, pairs, rule } = args;
     let n = weights.len();
     check::length(OP, "logp", logp.len(), n)?;
     check_pairs(OP, targets, cu_seqlens, pairs, n)?;
     let document = |index: usize| cu_seqlens[index] as usize..cu_seqlens[index + 1] as usize;
     let sum = |index: usize| document(index).filter(|&t| targets[t] != IGNORE).map(|t| logp[t]).sum::<f64>();
-    let mut terms = Terms::default();
+    let mut terms = PreferenceStats::default();
     for (i, pair) in pairs.iter().enumerate() {
         let (of_pair, [chosen, rejected]) = rule.pair(pair, sum(2 * i), sum(2 * i + 1));
         terms.add(&of_pair);
@@ -129,7 +130,7 @@ pub fn weigh(args: Weigh<'_>) -> Result<Terms, KernelError> {
 /// What the kernel on a device cannot check.
 ///
 /// # Errors
-/// As [`weigh`].
+/// As [`token_weights`].
 pub fn check_pairs(
     op: &'static str,
     targets: &[u32],
@@ -142,14 +143,14 @@ pub fn check_pairs(
     check::offsets(op, "cu_seqlens", cu_seqlens, n)
 }
 
-impl Rule {
+impl PreferenceLoss {
     /// The terms of one pair, and the derivatives of the loss by the sums of its chosen and its rejected answer.
-    fn pair(&self, pair: &Pair, chosen: f64, rejected: f64) -> (Terms, [f64; 2]) {
+    fn pair(&self, pair: &Pair, chosen: f64, rejected: f64) -> (PreferenceStats, [f64; 2]) {
         let pairs = self.num_pairs.max(1) as f64;
         let reward_chosen = self.beta * (chosen - pair.reference_chosen);
         let reward_rejected = self.beta * (rejected - pair.reference_rejected);
         let margin = reward_chosen - reward_rejected;
-        let terms = Terms {
+        let terms = PreferenceStats {
             dpo_loss: softplus(-margin) / pairs,
             nll_loss: -pair.likelihood_scale * chosen,
             reward_chosen: reward_chosen / pairs,

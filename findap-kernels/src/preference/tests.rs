@@ -17,12 +17,12 @@ const PAIRS: [Pair; 2] = [
     Pair { reference_chosen: -1.5, reference_rejected: -0.2, likelihood_scale: 0.25 },
     Pair { reference_chosen: -2.0, reference_rejected: -1.9, likelihood_scale: 0.125 },
 ];
-const RULE: Rule = Rule { beta: 0.4, likelihood_weight: 0.7, num_pairs: 3 };
+const RULE: PreferenceLoss = PreferenceLoss { beta: 0.4, likelihood_weight: 0.7, num_pairs: 3 };
 
-fn run(case: &Case, pairs: &[Pair], rule: Rule) -> (Terms, Vec<f64>) {
+fn run(case: &Case, pairs: &[Pair], rule: PreferenceLoss) -> (PreferenceStats, Vec<f64>) {
     let mut weights = vec![f64::NAN; case.logp.len()];
     let Case { logp, targets, cu_seqlens } = case;
-    let terms = weigh(Weigh { weights: &mut weights, logp, targets, cu_seqlens, pairs, rule }).unwrap();
+    let terms = token_weights(TokenWeights { weights: &mut weights, logp, targets, cu_seqlens, pairs, rule }).unwrap();
     (terms, weights)
 }
 
@@ -35,7 +35,7 @@ fn a_policy_that_is_its_reference_loses_ln_2_and_is_pulled_by_half_of_beta() {
         reference_rejected: sum(between..to),
         likelihood_scale: 0.0,
     };
-    let rule = Rule { num_pairs: 2, ..RULE };
+    let rule = PreferenceLoss { num_pairs: 2, ..RULE };
     let (terms, weights) = run(&case, &[pair(0, 4, 7), pair(7, 10, 12)], rule);
     assert_eq!((terms.dpo_loss, terms.reward_margin, terms.reward_accuracy), (std::f64::consts::LN_2, 0.0, 0.0));
     assert_eq!((weights[1], weights[5]), (-0.1, 0.1));
@@ -79,9 +79,9 @@ fn documents_that_are_no_pairs_are_refused() {
     let Case { logp, targets, cu_seqlens } = case();
     let refusal = |targets: &[u32], cu_seqlens: &[u32], pairs: &[Pair]| {
         let weights = &mut [0.0; 12];
-        weigh(Weigh { weights, logp: &logp, targets, cu_seqlens, pairs, rule: RULE }).unwrap_err()
+        token_weights(TokenWeights { weights, logp: &logp, targets, cu_seqlens, pairs, rule: RULE }).unwrap_err()
     };
-    let (op, want) = ("preference::weigh", 3);
+    let (op, want) = ("preference::token_weights", 3);
     assert_eq!(
         refusal(&targets, &cu_seqlens, &PAIRS[..1]),
         KernelError::ShapeMismatch { op, arg: "cu_seqlens", want, got: 5 }

@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{aligned, array, elementwise_by, narrow, one_of};
+use crate::cuda::operand::{aligned, array, elementwise_by, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -84,7 +84,7 @@ pub fn add_sum(total: &Operand, factor: f64, x: &Operand) -> Result<Launch, Kern
     const OP: &str = "reduce::add_sum";
     check::length(OP, "total", total.len, 1)?;
     one_of(OP, [("total", total.dtype), ("x", x.dtype)], [[Dtype::F64, Dtype::F32]])?;
-    let n = narrow(OP, "x", x.len)?;
+    let n = to_u32(OP, "x", x.len)?;
     Ok(Launch {
         source: &SOURCE,
         kernel: "reduce_add_sum",

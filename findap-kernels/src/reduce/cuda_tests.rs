@@ -1,7 +1,7 @@
 use super::super as cpu;
 use super::*;
 use crate::cuda::tests::cases::{
-    Array, IndexArray, assert_follows, narrow, numbers, on_every_executor, rounded, run, wide,
+    Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide,
 };
 
 fn check_sum(n: usize, dtype: Dtype) {
@@ -56,8 +56,8 @@ fn additions_and_conversions_round_once() {
         on_every_executor(SOURCE.needs, |executor| {
             let (a, b) = (Array::new(executor, &x, Dtype::F32), Array::new(executor, &y, Dtype::F32));
             run(executor, &[add(&a.operand(), &b.operand()).unwrap()]);
-            let mut sum = narrow(&x);
-            cpu::add((&mut sum[..]).into(), (&narrow(&y)[..]).into()).unwrap();
+            let mut sum = to_f32(&x);
+            cpu::add((&mut sum[..]).into(), (&to_f32(&y)[..]).into()).unwrap();
             assert_eq!(a.read(), wide(&sum));
             let low = Array::poisoned(executor, n, Dtype::Bf16);
             run(executor, &[cast(&low.operand(), &b.operand(), Rounding::Nearest).unwrap()]);
@@ -68,8 +68,8 @@ fn additions_and_conversions_round_once() {
             let doubled: Vec<f64> = rounded(&y, Dtype::Bf16).iter().map(|y| 2.0 * y).collect();
             assert_eq!(low.read(), doubled);
             run(executor, &[add(&low.operand(), &b.operand()).unwrap()]);
-            let mut sum = narrow(&doubled);
-            cpu::add((&mut sum[..]).into(), (&narrow(&y)[..]).into()).unwrap();
+            let mut sum = to_f32(&doubled);
+            cpu::add((&mut sum[..]).into(), (&to_f32(&y)[..]).into()).unwrap();
             assert_eq!(low.read(), rounded(&wide(&sum), Dtype::Bf16), "the sum of f32, rounded once");
         });
     }

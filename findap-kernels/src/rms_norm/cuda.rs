@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{array, narrow, one_of};
+use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -182,8 +182,8 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
 fn check_sizes(op: &'static str, rows: usize, dim: usize) -> Result<(), KernelError> {
     check::holds(op, "dim", dim as f64, dim > 0 && dim.is_multiple_of(8), "a multiple of 8, at least 8")?;
     check::holds(op, "rows", rows as f64, rows > 0, "at least 1")?;
-    narrow(op, "rows", rows)?;
-    narrow(op, "dim", dim).map(drop)
+    to_u32(op, "rows", rows)?;
+    to_u32(op, "dim", dim).map(drop)
 }
 
 /// Threads of a block: two loads each, within 32..=512.

@@ -5,7 +5,7 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{Indices, aligned, array, narrow, one_of};
+use crate::cuda::operand::{Indices, aligned, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -61,7 +61,7 @@ fn rotate(op: &'static str, args: &Apply, direction: f32) -> Result<Launch, Kern
     Ok(Launch {
         source: &SOURCE,
         kernel: ["rope_f32", "rope_bf16"][format],
-        grid: [narrow(op, "blocks", threads.div_ceil(256))?.max(1), 1, 1],
+        grid: [to_u32(op, "blocks", threads.div_ceil(256))?.max(1), 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,
         args: vec![
@@ -69,8 +69,8 @@ fn rotate(op: &'static str, args: &Apply, direction: f32) -> Result<Launch, Kern
             cos.arg(),
             sin.arg(),
             positions.arg(),
-            Arg::U32(narrow(op, "positions", positions.len)?),
-            Arg::U32(narrow(op, "heads", heads)?),
+            Arg::U32(to_u32(op, "positions", positions.len)?),
+            Arg::U32(to_u32(op, "heads", heads)?),
             Arg::U32(head_dim as u32),
             Arg::F32(direction),
         ],

@@ -1,7 +1,7 @@
 use super::super as cpu;
 use super::*;
 use crate::cuda::tests::cases::{
-    Array, IndexArray, assert_follows, narrow, numbers, on_every_executor, rounded, run, wide,
+    Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide,
 };
 use crate::tolerance::floor;
 
@@ -24,9 +24,9 @@ fn check(tokens: usize, heads: usize, head_dim: usize, dtype: Dtype) {
     let (cos, sin) = (table(f64::cos), table(f64::sin));
     let positions: Vec<u32> = (0..tokens).map(|t| (t * 7 % POSITIONS) as u32).collect();
     let x = rounded(&numbers(tokens * heads * head_dim, 1), dtype);
-    let (mut truth, mut naive) = (x.clone(), narrow(&x));
+    let (mut truth, mut naive) = (x.clone(), to_f32(&x));
     on_cpu(&mut truth, &cos, &sin, &positions, heads, head_dim);
-    on_cpu(&mut naive, &narrow(&cos), &narrow(&sin), &positions, heads, head_dim);
+    on_cpu(&mut naive, &to_f32(&cos), &to_f32(&sin), &positions, heads, head_dim);
     on_every_executor(SOURCE.needs, |executor| {
         let (cos, sin) = (Array::new(executor, &cos, Dtype::F32), Array::new(executor, &sin, Dtype::F32));
         let (positions, turned) = (IndexArray::new(executor, &positions), Array::new(executor, &x, dtype));

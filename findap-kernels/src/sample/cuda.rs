@@ -6,7 +6,7 @@ mod tests;
 
 use super::Sampling;
 use crate::check;
-use crate::cuda::operand::{Indices, narrow, one_of};
+use crate::cuda::operand::{Indices, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -61,7 +61,7 @@ pub fn sample(args: &Sample) -> Result<Launch, KernelError> {
     Ok(Launch {
         source: &SOURCE,
         kernel: ["sample_f32", "sample_bf16"][format],
-        grid: [narrow(OP, "rows", rows)?, 1, 1],
+        grid: [to_u32(OP, "rows", rows)?, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,
         args: vec![
@@ -71,7 +71,7 @@ pub fn sample(args: &Sample) -> Result<Launch, KernelError> {
             uniform.arg(),
             targets.map_or(Arg::Address(0), |targets| targets.arg()),
             Arg::U32(vocab as u32),
-            Arg::U32(narrow(OP, "pitch", pitch)?),
+            Arg::U32(to_u32(OP, "pitch", pitch)?),
             Arg::F32(temperature as f32),
             Arg::U32(top_k.min(vocab) as u32),
             Arg::F32(top_p as f32),

@@ -68,7 +68,7 @@ pub fn sample(logits: Slice<'_>, sampling: Sampling, uniform: f64) -> Result<(u3
 ///
 /// # Errors
 /// As [`argmax`]; [`KernelError::IdOutOfRange`].
-pub fn rate(logits: Slice<'_>, token: u32) -> Result<(f64, u32), KernelError> {
+pub fn score_tokens(logits: Slice<'_>, token: u32) -> Result<(f64, u32), KernelError> {
     const OP: &str = "sample::rate";
     check::ids(OP, "token", &[token], logits.len())?;
     match logits {
@@ -107,7 +107,7 @@ pub fn sample_rows(rows: Rows<'_>, samplings: &[Sampling], uniform: &[f64]) -> R
 pub fn rate_rows(rows: Rows<'_>, targets: &[u32]) -> Result<(), KernelError> {
     const OP: &str = "sample::rate_rows";
     check::length(OP, "targets", targets.len(), rows.tokens.len())?;
-    for_each_row(OP, rows, |row, logits| rate(logits, targets[row]).map(|(logp, best)| (best, logp)))
+    for_each_row(OP, rows, |row, logits| score_tokens(logits, targets[row]).map(|(logp, best)| (best, logp)))
 }
 
 fn for_each_row(

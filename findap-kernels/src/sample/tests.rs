@@ -65,10 +65,10 @@ fn impossible_settings_are_refused() {
 #[test]
 fn a_rating_names_the_best_token_and_weighs_the_given_one() {
     let logits = [0.5f64, 0.125, 0.25, 0.125].map(|p| p.ln() + 40.0);
-    let (logp, best) = rate((&logits[..]).into(), 2).unwrap();
+    let (logp, best) = score_tokens((&logits[..]).into(), 2).unwrap();
     assert_eq!(best, 0);
     assert!((logp - 0.25f64.ln()).abs() < 1e-13);
-    assert!(matches!(rate((&logits[..]).into(), 4), Err(KernelError::IdOutOfRange { .. })));
+    assert!(matches!(score_tokens((&logits[..]).into(), 4), Err(KernelError::IdOutOfRange { .. })));
 }
 
 /// The definition: the whole order, and one sum along it.
@@ -143,7 +143,7 @@ fn rows_are_answered_as_they_are_alone() {
     let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
     rate_rows(rows, &targets).unwrap();
     for row in 0..5 {
-        let alone = rate((&logits[row * 100..][..100]).into(), targets[row]).unwrap();
+        let alone = score_tokens((&logits[row * 100..][..100]).into(), targets[row]).unwrap();
         assert_eq!((logp[row], tokens[row]), alone);
     }
     let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..499]).into() };

@@ -1,6 +1,6 @@
 use super::super as cpu;
 use super::*;
-use crate::cuda::tests::cases::{Array, assert_follows, narrow, numbers, on_every_executor, rounded, run, wide};
+use crate::cuda::tests::cases::{Array, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide};
 use crate::tolerance::floor;
 
 /// out, dgate, dup.
@@ -28,7 +28,7 @@ fn check(n: usize, dtype: Dtype, is_in_place: bool) {
     let gate: Vec<f64> = rounded(&numbers(n, 1).iter().map(|x| x * 12.0).collect::<Vec<f64>>(), dtype);
     let (up, dout) = (rounded(&numbers(n, 2), dtype), rounded(&numbers(n, 3), dtype));
     let truth = on_cpu(&gate, &up, &dout);
-    let naive = on_cpu(&narrow(&gate), &narrow(&up), &narrow(&dout)).map(|x| wide(&x));
+    let naive = on_cpu(&to_f32(&gate), &to_f32(&up), &to_f32(&dout)).map(|x| wide(&x));
     on_every_executor(SOURCE.needs, |executor| {
         let array = |x: &[f64]| Array::new(executor, x, dtype);
         let poisoned = || Array::poisoned(executor, n, dtype);

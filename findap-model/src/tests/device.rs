@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "emulator")]
 use findap_tensor::EmulatorOptions;
-use findap_tensor::{Arena, Device, Dtype, Ledger};
+use findap_tensor::{Arena, Device, Dtype, StepStats};
 
 use super::plain;
 use crate::checkpoint::SaveOptions;
@@ -83,13 +83,13 @@ pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Resu
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
     session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
-    let mut ledger = Ledger::new(&model.params.device()).unwrap();
-    ledger.begin().unwrap();
-    session.add_loss(&mut ledger, 0.5).unwrap();
-    session.add_loss(&mut ledger, 1.0).unwrap();
-    ledger.close().unwrap();
+    let mut stats = StepStats::new(&model.params.device()).unwrap();
+    stats.begin().unwrap();
+    session.add_loss(&mut stats, 0.5).unwrap();
+    session.add_loss(&mut stats, 1.0).unwrap();
+    stats.close().unwrap();
     let logp = session.last_logp().unwrap();
-    assert!((ledger.read().unwrap().loss + 3.0 * logp.iter().sum::<f64>()).abs() < 1e-9);
+    assert!((stats.read().unwrap().loss + 3.0 * logp.iter().sum::<f64>()).abs() < 1e-9);
     results(session.last_logp().unwrap(), &grads)
 }
 

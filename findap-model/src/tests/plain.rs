@@ -107,7 +107,7 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut dlogits = tensor(n, config.vocab_size);
     linear::forward(dlogits.all_mut(), last.out.all(), params.get(layout.head)).unwrap();
-    let logp = soften(&mut dlogits, batch);
+    let logp = softmax_gradient(&mut dlogits, batch);
     round(&mut dlogits);
     let input_gradient = |dx: &mut Tensor, write, dy: &Tensor, weight| {
         linear::backward_input(dx.all_mut(), write, dy.all(), params.get(weight)).unwrap();
@@ -159,7 +159,7 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
 }
 
 /// Log-probabilities of the targets; logits become the gradients of the loss.
-fn soften(logits: &mut Tensor, batch: &Batch) -> Vec<f64> {
+fn softmax_gradient(logits: &mut Tensor, batch: &Batch) -> Vec<f64> {
     let v = logits.columns();
     let SliceMut::F32(numbers) = logits.slice_mut() else { unreachable!("made as f32") };
     let rows = numbers.chunks_exact_mut(v).zip(batch.targets.iter().zip(&batch.weights));

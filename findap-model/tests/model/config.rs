@@ -1,10 +1,12 @@
 //! `config.json`: both spellings, and values that no model can have.
 
-use crate::support::{copy_of, edit_config, golden, golden_json};
+use std::fs;
+
 use findap_model::{Config, Llama};
 use findap_tensor::Dtype;
 use serde_json::{Value, json};
-use std::fs;
+
+use crate::support::{copy_of, edit_config, golden, golden_json};
 
 /// A folder with an edited config must be refused, naming `culprit`.
 fn refused(case: &str, culprit: &str, edit: impl FnOnce(&mut Value)) {

@@ -1,15 +1,17 @@
 //! Hostile and odd model folders: each gives a typed error that names the file or the tensor, or loads; none panics,
 //! hangs, allocates beyond the file, or opens anything outside the folder.
 
-use crate::support::{
-    copy_of, edit_config, edit_json, golden, read_tensors, safetensors_bytes, small_header, split_safetensors,
-};
-use findap_model::Llama;
-use findap_tensor::Dtype;
-use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use findap_model::Llama;
+use findap_tensor::Dtype;
+use serde_json::{Value, json};
+
+use crate::support::{
+    copy_of, edit_config, edit_json, golden, read_tensors, safetensors_bytes, small_header, split_safetensors,
+};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

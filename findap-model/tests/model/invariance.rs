@@ -1,12 +1,13 @@
 //! What must not matter does not: other documents, the future, where weights are kept; and preferences agree with an
 //! independent implementation.
 
-use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
 use findap_model::session::{SessionOptions, memory_bytes};
 use findap_model::{Arena, DeviceKind, Llama, Recompute, Session, Tokens};
 use findap_tensor::Dtype;
 use findap_tensor::ops::cross_entropy::IGNORE;
 use serde_json::Value;
+
+use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
 
 /// Documents laid end to end, as the model takes them.
 #[derive(Default)]

@@ -1,10 +1,11 @@
 //! Golden files, temporary model folders, and safetensors files that break one rule each.
 
-use safetensors::{Dtype as FileDtype, SafeTensors};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype as FileDtype, SafeTensors};
+use serde_json::{Value, json};
 
 /// The golden numbers of the tiny model.
 pub(crate) fn golden(path: &str) -> PathBuf {

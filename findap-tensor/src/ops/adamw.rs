@@ -2,12 +2,12 @@
 
 use findap_kernels::KernelError;
 use findap_kernels::adamw::{self, cuda};
-pub use findap_kernels::adamw::{Rule, Segment};
+pub use findap_kernels::adamw::{AdamWStep, Segment};
 
 use crate::device::{Device, Memory};
 use crate::error::TensorError;
-use crate::ledger::Ledger;
 use crate::ops::reduce;
+use crate::step_stats::StepStats;
 use crate::tensor::Tensor;
 
 /// Which parameters of an arena are updated, where the device reads it.
@@ -54,7 +54,7 @@ pub struct Step<'a> {
     /// What the gradients are clipped by and the step is left out for.
     pub clip: Option<Clip<'a>>,
     /// The numbers of this step.
-    pub rule: Rule,
+    pub rule: AdamWStep,
     /// On a device: the seed by which parameters and moments in bf16 are rounded up or down so that the mean is kept, a function of
     /// place, step and seed. Without it, to nearest. What is rounded to a master copy's bf16 is so always.
     pub stochastic_seed: Option<u64>,
@@ -64,8 +64,8 @@ pub struct Step<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Clip<'a> {
     /// Knows the loss and the squares of all gradients. Once a step on a device was left out, so are all later ones with this
-    /// ledger: they were queued before anybody could know.
-    pub ledger: &'a Ledger,
+    /// step statistics: they were queued before anybody could know.
+    pub stats: &'a StepStats,
     /// As of `torch.nn.utils.clip_grad_norm_`.
     pub max_norm: f64,
 }
@@ -101,7 +101,7 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
             return Err(device.is_missing());
         };
         let norm = |clip: Clip<'_>| {
-            let sums = clip.ledger.on(device)?;
+            let sums = clip.stats.on(device)?;
             let (squares, loss) = (sums.squares().address, sums.loss().address);
             Ok::<_, TensorError>(cuda::Norm { squares, loss, skipped: sums.skipped(), max_norm: Some(clip.max_norm) })
         };
@@ -118,8 +118,8 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
             stochastic_seed,
         })?]);
     }
-    if let Some(Clip { ledger, max_norm }) = clip {
-        let sums = ledger.open();
+    if let Some(Clip { stats, max_norm }) = clip {
+        let sums = stats.open();
         if !sums.are_finite() {
             return Ok(());
         }
@@ -160,7 +160,7 @@ mod tests {
                     second_moment: &mut second,
                     plan: &plan,
                     clip: None,
-                    rule: Rule { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 0.5 },
+                    rule: AdamWStep { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: number, grad_scale: 0.5 },
                     stochastic_seed: None,
                 })
                 .unwrap();

@@ -130,7 +130,7 @@ pub struct Cache<'a> {
     pub max_len: usize,
 }
 
-/// Attention of one new token of each sequence over the first `lens` tokens of its slot of the cache.
+/// Attention of one new token of each sequence over the first `seq_lens` tokens of its slot of the cache.
 ///
 /// # Errors
 /// As [`attention::decode`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -139,12 +139,12 @@ pub fn decode(
     q: View<'_>,
     cache: Cache<'_>,
     slots: &Indices,
-    lens: &Indices,
+    seq_lens: &Indices,
     heads: Heads,
 ) -> Result<(), TensorError> {
     let Cache { k, v, max_len } = cache;
     if let Some(device) = out.cuda() {
-        attention::check_sequences(slots.values(), lens.values(), k.rows / max_len.max(1), max_len)?;
+        attention::check_sequences(slots.values(), seq_lens.values(), k.rows / max_len.max(1), max_len)?;
         let args = |scratch| {
             Ok::<_, TensorError>(cuda::Decode {
                 out: out.on(device)?,
@@ -152,7 +152,7 @@ pub fn decode(
                 k_cache: k.on(device)?,
                 v_cache: v.on(device)?,
                 table: slots.on(device)?,
-                lens: lens.on(device)?,
+                seq_lens: seq_lens.on(device)?,
                 page_tokens: max_len,
                 scratch,
                 heads,
@@ -170,7 +170,7 @@ pub fn decode(
         k_cache: k.host()?,
         v_cache: v.host()?,
         slots: slots.values(),
-        lens: lens.values(),
+        seq_lens: seq_lens.values(),
         max_len,
         heads,
     })?)

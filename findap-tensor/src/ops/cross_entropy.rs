@@ -1,21 +1,21 @@
 //! The head and its loss.
 
-use findap_kernels::cross_entropy::cuda::{Pass, Soften, soften};
+use findap_kernels::cross_entropy::cuda::{Pass, SoftmaxGradient, softmax_gradient};
 use findap_kernels::cross_entropy::{self, Backward, Forward};
 pub use findap_kernels::cross_entropy::{IGNORE, MAX_CHUNK_ROWS, Sizes};
 use findap_kernels::cuda::{Indices, Operand};
 use findap_kernels::matmul::cuda::{Matrix, Product};
-use findap_kernels::preference::{Terms, cuda as preference};
+use findap_kernels::preference::{PreferenceStats, cuda as preference};
 use findap_kernels::{Dtype, Write, check, embedding, reduce};
 
 use crate::device::{Cuda, Device, Memory};
 use crate::error::TensorError;
-use crate::ledger::Ledger;
 use crate::ops::linear::Weight;
+use crate::step_stats::StepStats;
 use crate::tensor::{View, ViewMut};
 
 /// What the head says of each token: log-probabilities of the targets, and the log of the sum of exponentials that the backward
-/// pass needs; and the weights that an objective gives them ([`preference::weigh`](super::preference::weigh)). In f64 on the CPU, in
+/// pass needs; and the weights that an objective gives them ([`preference::token_weights`](super::preference::token_weights)). In f64 on the CPU, in
 /// f32 on a device.
 #[derive(Debug)]
 pub struct Scores {
@@ -115,13 +115,13 @@ impl Scores {
     ///
     /// # Errors
     /// [`TensorError::OtherDevice`], [`TensorError::Cuda`].
-    pub fn add_loss(&self, ledger: &mut Ledger, n: usize, divisor: f64) -> Result<(), TensorError> {
+    pub fn add_loss(&self, stats: &mut StepStats, n: usize, divisor: f64) -> Result<(), TensorError> {
         let Some(placed) = &self.placed else {
-            ledger.add(-(self.logp[..n].iter().sum::<f64>() / divisor), &Terms::default());
+            stats.add(-(self.logp[..n].iter().sum::<f64>() / divisor), &PreferenceStats::default());
             return Ok(());
         };
         let device = placed.memory.cuda();
-        let loss = ledger.on(device)?.loss();
+        let loss = stats.on(device)?.loss();
         device.run(&[reduce::cuda::add_sum(&loss, -1.0 / divisor, &placed.operand(Column::Logp, n))?])
     }
 }
@@ -177,7 +177,7 @@ pub fn forward(scores: &mut Scores, head: Head<'_>) -> Result<(), TensorError> {
 /// The gradients of a head: dhidden `[n, d]` is replaced, dweight `[v, d]` added to.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// `[n]`: dLoss / dlogp; `None` for those that [`preference::weigh`](super::preference::weigh) has left in the scores.
+    /// `[n]`: dLoss / dlogp; `None` for those that [`preference::token_weights`](super::preference::token_weights) has left in the scores.
     pub token_weights: Option<&'a [f64]>,
     /// `[n, d]`, written; 0 for rows without loss.
     pub dhidden: ViewMut<'a>,
@@ -296,7 +296,7 @@ fn on_device(
                 c: Matrix { numbers: logits, pitch },
                 write: Write::Overwrite,
             })?;
-            device.run(&[soften(&Soften {
+            device.run(&[softmax_gradient(&SoftmaxGradient {
                 logits,
                 logp: placed.operand(Column::Logp, n),
                 lse: placed.operand(Column::Lse, n),

@@ -2,12 +2,12 @@
 
 use findap_kernels::Dtype;
 use findap_kernels::cuda::{Indices, Operand};
-use findap_kernels::preference::{self, Weigh, check_pairs, cuda};
-pub use findap_kernels::preference::{Pair, Rule, Terms};
+use findap_kernels::preference::{self, TokenWeights, check_pairs, cuda};
+pub use findap_kernels::preference::{Pair, PreferenceLoss, PreferenceStats};
 
 use crate::error::TensorError;
-use crate::ledger::Ledger;
 use crate::ops::cross_entropy::{Column, Scores};
+use crate::step_stats::StepStats;
 
 /// Pairs as packed documents: 2 i and 2 i + 1 are the chosen and the rejected answer of pair i, each behind its prompt.
 #[derive(Clone, Copy, Debug)]
@@ -19,34 +19,34 @@ pub struct Pairs<'a> {
     /// `[pairs]`.
     pub pairs: &'a [Pair],
     /// The numbers of the objective.
-    pub rule: Rule,
+    pub rule: PreferenceLoss,
 }
 
 /// Leaves the weights in `scores`, and adds loss and terms to those of the step. Does not wait for a device.
 ///
 /// # Errors
-/// As [`preference::weigh`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+/// As [`preference::token_weights`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 ///
 /// # Panics
 /// If there are more tokens than the scores have room for.
-pub fn weigh(scores: &mut Scores, pairs: Pairs<'_>, ledger: &mut Ledger) -> Result<(), TensorError> {
+pub fn token_weights(scores: &mut Scores, pairs: Pairs<'_>, stats: &mut StepStats) -> Result<(), TensorError> {
     let Pairs { targets, cu_seqlens, pairs, rule } = pairs;
     let n = targets.len();
     let Some(placed) = &mut scores.placed else {
         let (weights, logp) = (&mut scores.weights[..n], &scores.logp[..n]);
-        let terms = preference::weigh(Weigh { weights, logp, targets, cu_seqlens, pairs, rule })?;
-        ledger.add(terms.loss(rule.likelihood_weight), &terms);
+        let terms = preference::token_weights(TokenWeights { weights, logp, targets, cu_seqlens, pairs, rule })?;
+        stats.add(terms.loss(rule.likelihood_weight), &terms);
         return Ok(());
     };
-    check_pairs("preference::weigh", targets, cu_seqlens, pairs, n)?;
+    check_pairs("preference::token_weights", targets, cu_seqlens, pairs, n)?;
     placed.pairs.clear();
     placed.pairs.extend(pairs.iter().map(cuda::pair_numbers));
     let [bounds, numbers] = [Column::Bounds, Column::Pairs].map(|column| placed.offset(column));
     placed.memory.write(bounds, bytemuck::cast_slice(cu_seqlens))?;
     placed.memory.write(numbers, bytemuck::cast_slice(placed.pairs.as_flattened()))?;
     let device = placed.memory.cuda();
-    let sums = ledger.on(device)?;
-    device.run(&[cuda::weigh(&cuda::Weigh {
+    let sums = stats.on(device)?;
+    device.run(&[cuda::token_weights(&cuda::TokenWeights {
         loss: sums.loss(),
         terms: sums.terms(),
         weights: placed.operand(Column::Weights, n),

@@ -130,7 +130,7 @@ impl Logits {
     ///
     /// # Errors
     /// As [`sample::rate`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
-    pub fn rate(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
+    pub fn score_tokens(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
         let n = targets.len();
         let Some(placed) = &mut self.placed else {
             sample::rate_rows(self.on_host(n), targets)?;

@@ -1,12 +1,13 @@
 //! What the model said before and after: a few questions, chosen by rule and not by hand.
 
+use findap_data::{Capability, Domain};
+use regex::Regex;
+
 use crate::report::folder::RunFolder;
 use crate::report::html::{details, escape, note, section};
 use crate::sample::{Answer, Sample};
 use crate::table::StageScores;
 use crate::task::Metric;
-use findap_data::{Capability, Domain};
-use regex::Regex;
 
 /// Questions shown for each capability and domain.
 const GAINED_PER_CELL: usize = 1;

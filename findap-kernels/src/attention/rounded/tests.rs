@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::attention::cases::{Case, NAMES, Outputs, case, plain, root_mean_square, truth};
-use crate::cuda::tests::cases::{narrow, numbers, wide};
+use crate::cuda::tests::cases::{numbers, to_f32, wide};
 use crate::matmul::bf16::tests::kernels;
 use crate::tolerance::floor;
 
 fn run(kernel: &Kernel, c: &Case) -> Outputs<f32> {
-    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| narrow(x));
+    let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| to_f32(x));
     // old contents must not reach a result
     let poisoned = |len| vec![f32::NAN; len];
     let (mut out, mut lse) = (poisoned(q.len()), poisoned(q.len() / c.heads.head_dim));

@@ -164,7 +164,7 @@ pub(crate) fn rounded(x: &[f64], dtype: Dtype) -> Vec<f64> {
         .collect()
 }
 
-pub(crate) fn narrow(x: &[f64]) -> Vec<f32> {
+pub(crate) fn to_f32(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| x as f32).collect()
 }
 

@@ -13,7 +13,7 @@ use crate::tokenizer::Tokenizer;
 
 /// The parts that turn records into documents.
 #[derive(Debug, Clone, Copy)]
-pub struct Tokeniser<'a> {
+pub struct RecordEncoder<'a> {
     /// Text to ids.
     pub tokenizer: &'a Tokenizer,
     /// Conversations to text; without one, prompts and answers are plain text.
@@ -57,7 +57,7 @@ impl PreferenceRow {
     }
 }
 
-impl Tokeniser<'_> {
+impl RecordEncoder<'_> {
     /// Documents of a training record.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Tokeniser<'_> {
     /// Ids of a preference record.
     ///
     /// # Errors
-    /// As [`Tokeniser::documents`].
+    /// As [`RecordEncoder::documents`].
     pub fn preference(&self, record: &Record) -> Result<PreferenceRow, RecordError> {
         match record {
             Record::TokenizedPair { prompt, chosen, rejected } => {

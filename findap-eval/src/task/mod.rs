@@ -45,13 +45,15 @@
 //! checks_from = "checks"            # a field with one rule or a list of rules per row
 //! ```
 
+use std::collections::BTreeMap;
+
+use findap_data::{Capability, Domain};
+use serde::{Deserialize, Serialize};
+
 use crate::check::Check;
 use crate::error::{EvalError, nearest};
 use crate::extract::Step;
 use crate::template::Template;
-use findap_data::{Capability, Domain};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// The schema version this crate reads.
 pub const SCHEMA: u32 = 1;

@@ -21,7 +21,7 @@ use findap_model::session::SessionOptions;
 use findap_model::{Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::preference::{self, Pair, Pairs};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Device, Ledger, Sums, Tensor};
+use findap_tensor::{Arena, Device, StepStats, Sums, Tensor};
 
 use crate::checkpoint::{self, State};
 use crate::error::{Change, TrainError, io};
@@ -146,7 +146,7 @@ struct Trainer<'a> {
     session: Session,
     grads: Arena,
     optimizer: AdamW,
-    ledger: Ledger,
+    stats: StepStats,
     /// The step that was queued and is not read yet.
     queued: Option<Queued>,
     /// When a step was last read.
@@ -231,7 +231,7 @@ impl<'a> Trainer<'a> {
             session,
             grads,
             optimizer,
-            ledger: Ledger::new(&model.params.device())?,
+            stats: StepStats::new(&model.params.device())?,
             queued: None,
             read_at: Instant::now(),
             schedule: Schedule::new(job.keys, total_steps),
@@ -329,8 +329,8 @@ impl<'a> Trainer<'a> {
         self.state.step += 1;
         self.state.tokens += counts.tokens as u64;
         self.state.loader = loader.state();
-        self.optimizer.step(&mut model.params, &self.grads, &mut self.ledger, self.state.step, rate)?;
-        self.ledger.close()?;
+        self.optimizer.step(&mut model.params, &self.grads, &mut self.stats, self.state.step, rate)?;
+        self.stats.close()?;
         Ok(Queued {
             step: self.state.step,
             tokens_so_far: self.state.tokens,
@@ -344,7 +344,7 @@ impl<'a> Trainer<'a> {
     /// Reads the step that was queued last, if it is not read yet: judges it, and writes down what came of it.
     fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let Some(queued) = self.queued.take() else { return Ok(()) };
-        let sums = self.ledger.read()?;
+        let sums = self.stats.read()?;
         for (what, value) in [("loss", sums.loss), ("gradient", sums.norm())] {
             if !value.is_finite() {
                 let rows: Vec<String> = queued.rows.iter().map(|row| self.row_name(*row)).collect();
@@ -368,9 +368,9 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The gradients of a step, and its loss in the ledger.
+    /// The gradients of a step, and its loss in the step statistics.
     fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<Counts, TrainError> {
-        self.ledger.begin()?;
+        self.stats.begin()?;
         reduce::clear(self.grads.tensor_mut())?;
         let totals = step_totals(micro_batches);
         let counts = Counts {
@@ -386,10 +386,10 @@ impl<'a> Trainer<'a> {
                 Objective::CrossEntropy => {
                     cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
                     self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    self.session.add_loss(&mut self.ledger, counts.loss_tokens.max(1) as f64)?;
+                    self.session.add_loss(&mut self.stats, counts.loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, references, .. } => {
-                    self.weigh(model, micro, dpo, references, totals)?;
+                    self.token_weights(model, micro, dpo, references, totals)?;
                     self.session.backward(model, tokens, &batch.targets, None, &mut self.grads)?;
                 }
             }
@@ -397,8 +397,8 @@ impl<'a> Trainer<'a> {
         Ok(counts)
     }
 
-    /// Forward, and the weights of the tokens of pairs, which are left in the session; the loss goes to the ledger.
-    fn weigh(
+    /// Forward, and the weights of the tokens of pairs, which are left in the session; the loss goes to the step statistics.
+    fn token_weights(
         &mut self,
         model: &Llama,
         micro: &MicroBatch,
@@ -411,7 +411,7 @@ impl<'a> Trainer<'a> {
         self.session.score(model, targets)?;
         dpo.pairs(batch, micro.rows.iter().map(|row| references[row]), totals, &mut self.pairs);
         let pairs = Pairs { targets, cu_seqlens, pairs: &self.pairs, rule: dpo.rule(totals) };
-        Ok(preference::weigh(self.session.scores_mut(), pairs, &mut self.ledger)?)
+        Ok(preference::token_weights(self.session.scores_mut(), pairs, &mut self.stats)?)
     }
 
     fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
@@ -445,20 +445,22 @@ impl<'a> Trainer<'a> {
         let totals = step_totals(&self.dev);
         let loss_tokens: usize = self.dev.iter().map(|micro| micro.batch.num_loss_tokens()).sum();
         let (job, dev) = (self.job, std::mem::take(&mut self.dev));
-        self.ledger.begin()?;
+        self.stats.begin()?;
         for micro in &dev {
             match &job.objective {
                 Objective::CrossEntropy => {
                     self.session.forward(model, (&micro.batch).into())?;
                     self.session.score(model, &micro.batch.targets)?;
-                    self.session.add_loss(&mut self.ledger, loss_tokens.max(1) as f64)?;
+                    self.session.add_loss(&mut self.stats, loss_tokens.max(1) as f64)?;
                 }
-                Objective::Dpo { dpo, dev_references, .. } => self.weigh(model, micro, dpo, dev_references, totals)?,
+                Objective::Dpo { dpo, dev_references, .. } => {
+                    self.token_weights(model, micro, dpo, dev_references, totals)?
+                }
             }
         }
         self.dev = dev;
-        self.ledger.close()?;
-        let loss = self.ledger.read()?.loss;
+        self.stats.close()?;
+        let loss = self.stats.read()?.loss;
         let is_best = loss.is_finite() && self.state.best.is_none_or(|(_, best)| loss < best);
         let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
         lines.write(&[("step", self.state.step as f64), ("dev_loss", loss)])?;

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use findap_kernels::cuda::{Mark, Operand, Pinned};
-use findap_kernels::preference::Terms;
+use findap_kernels::cuda::{Event, Operand, Pinned};
+use findap_kernels::preference::PreferenceStats;
 use findap_kernels::reduce::{self, cuda};
 use findap_kernels::{Dtype, Write};
 
@@ -20,7 +20,7 @@ pub struct Sums {
     /// The loss.
     pub loss: f64,
     /// What it is made of where it compares answers; else 0.
-    pub terms: Terms,
+    pub terms: PreferenceStats,
     /// The sum of squares of all gradients; finite only if every one is.
     pub squares: f64,
 }
@@ -39,7 +39,7 @@ impl Sums {
 
 /// The sums of the step at hand, and of those closed and not yet read: two at most.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct StepStats {
     /// On the host.
     open: Sums,
     closed: VecDeque<Closed>,
@@ -49,8 +49,8 @@ pub struct Ledger {
 #[derive(Debug)]
 enum Closed {
     Known(Sums),
-    /// In this place of the host's memory, behind the mark.
-    UnderWay(usize, Mark),
+    /// In this place of the host's memory, behind the event.
+    UnderWay(usize, Event),
 }
 
 #[derive(Debug)]
@@ -63,14 +63,14 @@ struct Placed {
 }
 
 const MAX_CLOSED: usize = 2;
-const SUMS_BYTES: usize = 8 * (2 + Terms::LEN);
+const SUMS_BYTES: usize = 8 * (2 + PreferenceStats::LEN);
 
-impl Ledger {
+impl StepStats {
     /// For steps on `device`.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
-    pub fn new(device: &Device) -> Result<Ledger, TensorError> {
+    pub fn new(device: &Device) -> Result<StepStats, TensorError> {
         let placed = match device {
             Device::Cpu => None,
             Device::Cuda(cuda) => {
@@ -80,7 +80,7 @@ impl Ledger {
                 Some(Placed { memory, pinned, next: 0 })
             }
         };
-        Ok(Ledger { open: Sums::default(), closed: VecDeque::with_capacity(MAX_CLOSED), placed })
+        Ok(StepStats { open: Sums::default(), closed: VecDeque::with_capacity(MAX_CLOSED), placed })
     }
 
     /// Begins a step: its sums are 0.
@@ -100,7 +100,7 @@ impl Ledger {
     }
 
     /// Adds a part of the loss that is on the host, and of its terms.
-    pub(crate) fn add(&mut self, loss: f64, terms: &Terms) {
+    pub(crate) fn add(&mut self, loss: f64, terms: &PreferenceStats) {
         self.open.loss += loss;
         self.open.terms.add(terms);
     }
@@ -123,7 +123,7 @@ impl Ledger {
         })
     }
 
-    /// Ends the step: [`Ledger::read`] has its sums after those of the step before. Waits for nothing.
+    /// Ends the step: [`StepStats::read`] has its sums after those of the step before. Waits for nothing.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].
@@ -138,9 +138,9 @@ impl Ledger {
                 let (place, executor) = (*next * SUMS_BYTES, memory.cuda().executor());
                 *next = (*next + 1) % MAX_CLOSED;
                 let pinned = pinned.as_ref().expect("invariant: there until the drop");
-                // SAFETY: the sums are the first bytes of the allocation; nobody looks at the place before its mark.
+                // SAFETY: the sums are the first bytes of the allocation; nobody looks at the place before its event.
                 unsafe { executor.download_pinned(pinned, place..place + SUMS_BYTES, memory.address())? };
-                Closed::UnderWay(place, executor.mark()?)
+                Closed::UnderWay(place, executor.record_event()?)
             }
         };
         self.closed.push_back(closed);
@@ -157,21 +157,21 @@ impl Ledger {
     pub fn read(&mut self) -> Result<Sums, TensorError> {
         match self.closed.pop_front().expect("invariant: a step is closed before it is read") {
             Closed::Known(sums) => Ok(sums),
-            Closed::UnderWay(place, mark) => {
+            Closed::UnderWay(place, event) => {
                 let placed = self.placed.as_ref().expect("invariant: a copy is under way from somewhere");
-                placed.memory.cuda().executor().wait(mark)?;
+                placed.memory.cuda().executor().wait(event)?;
                 let pinned = placed.pinned.as_ref().expect("invariant: there until the drop");
                 let number = |at: usize| {
                     let bytes = pinned.bytes(place + at..place + at + 8);
                     f64::from_ne_bytes(bytes.try_into().expect("invariant: eight bytes"))
                 };
                 let terms = std::array::from_fn(|i| number(8 * (i + 1)));
-                Ok(Sums { loss: number(0), terms: Terms::from_array(terms), squares: number(SUMS_BYTES - 8) })
+                Ok(Sums { loss: number(0), terms: PreferenceStats::from_array(terms), squares: number(SUMS_BYTES - 8) })
             }
         }
     }
 
-    /// The sums so far of the step at hand, of a ledger on the host.
+    /// The sums so far of the step at hand, of statistics on the host.
     pub(crate) fn open(&self) -> Sums {
         self.open
     }
@@ -183,14 +183,14 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
+impl Drop for StepStats {
     fn drop(&mut self) {
         let Some(Placed { memory, pinned, .. }) = &mut self.placed else { return };
         let executor = memory.cuda().executor();
         for closed in self.closed.drain(..) {
-            if let Closed::UnderWay(_, mark) = closed {
+            if let Closed::UnderWay(_, event) = closed {
                 // Nothing can be done about a failure, which is that of earlier work.
-                let _ = executor.wait(mark);
+                let _ = executor.wait(event);
             }
         }
         if let Some(pinned) = pinned.take() {
@@ -210,7 +210,7 @@ impl Addresses {
     }
 
     pub(crate) fn terms(self) -> Operand {
-        Operand { address: self.0 + 8, len: Terms::LEN, dtype: Dtype::F64 }
+        Operand { address: self.0 + 8, len: PreferenceStats::LEN, dtype: Dtype::F64 }
     }
 
     pub(crate) fn squares(self) -> Operand {
@@ -238,30 +238,30 @@ mod tests {
     #[test]
     fn each_step_is_read_once_in_order_with_one_wait() {
         for device in devices() {
-            let mut ledger = Ledger::new(&device).unwrap();
+            let mut stats = StepStats::new(&device).unwrap();
             let mut gradients = Tensor::zeros_on(&device, "a test", Dtype::F32, 1, 8).unwrap();
-            let mut step = |ledger: &mut Ledger, loss: f64, gradient: f32| {
+            let mut step = |stats: &mut StepStats, loss: f64, gradient: f32| {
                 gradients.write(2, (&[gradient][..]).into()).unwrap();
-                ledger.begin().unwrap();
-                ledger.set_loss(loss).unwrap();
-                ledger.add_squares(&gradients).unwrap();
-                ledger.close().unwrap();
+                stats.begin().unwrap();
+                stats.set_loss(loss).unwrap();
+                stats.add_squares(&gradients).unwrap();
+                stats.close().unwrap();
             };
-            step(&mut ledger, 1.5, 3.0);
-            step(&mut ledger, f64::NAN, 4.0);
-            let first = ledger.read().unwrap();
+            step(&mut stats, 1.5, 3.0);
+            step(&mut stats, f64::NAN, 4.0);
+            let first = stats.read().unwrap();
             assert_eq!(
                 (first, first.norm(), first.are_finite()),
-                (Sums { loss: 1.5, terms: Terms::default(), squares: 9.0 }, 3.0, true)
+                (Sums { loss: 1.5, terms: PreferenceStats::default(), squares: 9.0 }, 3.0, true)
             );
-            step(&mut ledger, 2.5, f32::INFINITY);
+            step(&mut stats, 2.5, f32::INFINITY);
             let before = device.waits();
-            let second = ledger.read().unwrap();
+            let second = stats.read().unwrap();
             assert!(second.loss.is_nan() && second.squares == 16.0 && !second.are_finite());
-            let third = ledger.read().unwrap();
+            let third = stats.read().unwrap();
             assert!(third.loss == 2.5 && !third.are_finite());
             assert!(device.waits() <= before + 2, "one wait for each at most");
-            step(&mut ledger, 0.5, 1.0); // not read: the ledger waits for it when it goes
+            step(&mut stats, 0.5, 1.0); // not read: the step statistics waits for it when it goes
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The parts of the page, top to bottom.
 
+use std::collections::BTreeMap;
+
+use findap_data::{Capability, Domain};
+use serde_json::{Map, Value};
+
 use super::chart::{Chart, Series, XAxis};
 use super::folder::{RunFolder, StageLog};
 use super::html::{Cell, details, escape, note, paragraph, section, table};
 use crate::results::iso_time;
 use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, percent, task_lines};
-use findap_data::{Capability, Domain};
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 
 mod pairs;
 
@@ -33,7 +35,7 @@ pub(super) fn page(run: &RunFolder) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{} - findap report</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}<footer>Written by findap {}. This page is one file: it loads nothing and runs no script.</footer>\n</main>\n</body>\n</html>\n",
         escape(&name),
-        include_str!("style.css"),
+        include_str!("../style.css"),
         env!("CARGO_PKG_VERSION"),
     )
 }

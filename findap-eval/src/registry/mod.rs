@@ -4,10 +4,11 @@
 //! `@concept`, `@task`, `@reasoning`, `@chat`, `@similar`, `@novel`, a domain with a capability (`@finance.concept`), and
 //! what task files list under `groups` (`@world`, `@real`).
 
-use crate::error::{EvalError, nearest};
-use crate::task::{Similarity, Task};
 use std::collections::BTreeSet;
 use std::path::Path;
+
+use crate::error::{EvalError, nearest};
+use crate::task::{Similarity, Task};
 
 mod builtin;
 

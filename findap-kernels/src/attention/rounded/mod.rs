@@ -78,21 +78,16 @@ fn forward_with<L: Compiled>(
             let mut memory = Forward { keys, values, queries: queries_right, p: p_right, rows, sums, scores };
             // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
             let _entered = unsafe { kernel.enter() };
-            L::enter(
+            for_each_tile::<L>(
+                heads,
+                QUERIES,
+                group,
+                document.start,
+                queries.clone(),
                 #[inline(always)]
-                || {
-                    for_each_tile(
-                        heads,
-                        QUERIES,
-                        group,
-                        document.start,
-                        queries.clone(),
-                        #[inline(always)]
-                        |tile| {
-                            // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
-                            unsafe { forward_tile::<L>(&x, &out, &lse, q, tile, &mut memory) };
-                        },
-                    );
+                |tile| {
+                    // SAFETY: lengths and offsets were checked; the tile's rows of the outputs belong to this task.
+                    unsafe { forward_tile::<L>(&x, &out, &lse, q, tile, &mut memory) };
                 },
             );
         });
@@ -220,21 +215,16 @@ fn backward_with<L: Compiled>(
             };
             // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
             let _entered = unsafe { kernel.enter() };
-            L::enter(
+            for_each_tile::<L>(
+                heads,
+                QUERIES,
+                group,
+                document.start,
+                document.clone(),
                 #[inline(always)]
-                || {
-                    for_each_tile(
-                        heads,
-                        QUERIES,
-                        group,
-                        document.start,
-                        document.clone(),
-                        #[inline(always)]
-                        |tile| {
-                            // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
-                            unsafe { backward_tile::<L>(&x, &dq, saved, tile, &mut memory) };
-                        },
-                    );
+                |tile| {
+                    // SAFETY: lengths and offsets were checked; the rows of this document and group belong to this task.
+                    unsafe { backward_tile::<L>(&x, &dq, saved, tile, &mut memory) };
                 },
             );
             for (i, token) in document.clone().enumerate() {

@@ -2,11 +2,10 @@
 mod device;
 
 use std::path::{Path, PathBuf};
-
 use std::sync::Arc;
 
+use findap_data::encode::RecordEncoder;
 use findap_data::loader::all_rows;
-use findap_data::tokenise::Tokeniser;
 use findap_data::{Capability, Domain, Fill, Format, Kind, Length, LoaderOptions, Source, TokenStore, Tokenizer};
 use findap_model::Dtype;
 use findap_tensor::Slice;
@@ -51,8 +50,8 @@ fn loader(rows: &[Value], kind: Kind, batch: usize, micro: usize, length: Length
         capability: Capability::Concept,
         share: None,
     };
-    let tokeniser = Tokeniser { tokenizer: &tokenizer, template: None, context_tokens: 256 };
-    let stores = vec![Arc::new(TokenStore::build(&folder.path().join("store"), &source, &tokeniser).unwrap())];
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 256 };
+    let stores = vec![Arc::new(TokenStore::build(&folder.path().join("store"), &source, &encoder).unwrap())];
     let rows = all_rows(&stores);
     let options = LoaderOptions {
         context_tokens: 256,
@@ -200,9 +199,9 @@ fn first_gradients(
     let mut loader = first_step(&rows, kind, batch, micro);
     let mut trainer = Trainer::new(model, &loader, None, &job, &mut |_: Event| {}).unwrap();
     trainer.forward_backward(model, &loader.next_step().unwrap().micro_batches).unwrap();
-    trainer.ledger.add_squares(trainer.grads.tensor()).unwrap();
-    trainer.ledger.close().unwrap();
-    let sums = trainer.ledger.read().unwrap();
+    trainer.stats.add_squares(trainer.grads.tensor()).unwrap();
+    trainer.stats.close().unwrap();
+    let sums = trainer.stats.read().unwrap();
     (trainer.grads, sums)
 }
 

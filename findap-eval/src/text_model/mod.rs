@@ -1,11 +1,12 @@
 //! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own Llama.
 
+use findap_data::{DataError, Message, Tokenizer};
+use findap_model::{Sampling, TextModel};
+
 use crate::error::EvalError;
 use crate::model::{
     GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop, fit_context, move_trailing_space, split_tokens,
 };
-use findap_data::{DataError, Message, Tokenizer};
-use findap_model::{Sampling, TextModel};
 
 impl LanguageModel for TextModel {
     fn name(&self) -> String {

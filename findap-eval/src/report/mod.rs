@@ -10,9 +10,11 @@
 //! | `chart` | line charts as inline SVG |
 //! | `sections` | the parts of the page, top to bottom |
 
-use crate::error::EvalError;
-use findap_data::files::write_whole;
 use std::path::{Path, PathBuf};
+
+use findap_data::files::write_whole;
+
+use crate::error::EvalError;
 
 mod chart;
 mod folder;

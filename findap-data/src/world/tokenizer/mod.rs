@@ -1,14 +1,16 @@
 //! The world's tokenizer: byte-level BPE with single digits, shaped like that of Llama 3, whose special tokens are last.
 
-use super::{WorldError, WorldFile};
-use serde_json::json;
 use std::path::Path;
+
+use serde_json::json;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use super::{WorldError, WorldFile};
 
 /// Words with the blank before them, single digits, runs of signs, line ends, other blanks.
 const SPLIT: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -25,7 +27,7 @@ pub const SPECIAL_TOKENS: [&str; 8] = [
     "<|eot_id|>",
 ];
 
-const CHAT_TEMPLATE: &str = include_str!("llama3.jinja");
+const CHAT_TEMPLATE: &str = include_str!("../llama3.jinja");
 
 /// Trains a tokenizer of at most `vocab_size` entries on the training texts and conversations of a world and writes
 /// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` into
