@@ -54,6 +54,12 @@ pub enum ModelError {
         /// What was found and what the configuration needs.
         reason: String,
     },
+    /// A selection of trained parameters that the model cannot obey.
+    #[error("trained parameters: {reason}")]
+    Trainable {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// More tokens or positions than the session was built for.
     #[error("{what}: {got}, but the session was built for at most {limit}; raise `{setting}`")]
     TooLong {

@@ -7,6 +7,7 @@
 //! | [`llama`] | [`Llama`]: the parameters in one arena |
 //! | [`session`] | [`Session`]: activations, forward, backward, the head |
 //! | [`generate`] | [`Generator`]: many sequences at once over a key-value cache |
+//! | [`trainable`] | [`Trainable`]: which parameters are trained, which frozen |
 //! | [`text`] | [`TextModel`]: a model directory, text in and text out |
 //!
 //! # Invariants
@@ -28,6 +29,7 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod text;
+pub mod trainable;
 
 pub use config::Config;
 pub use error::ModelError;
@@ -38,3 +40,4 @@ pub use generate::{GenerateRequest, Generated, Generator, StopReason};
 pub use llama::Llama;
 pub use session::{Recompute, Session, Tokens};
 pub use text::{Likelihood, TextModel};
+pub use trainable::Trainable;
