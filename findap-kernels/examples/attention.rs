@@ -7,7 +7,7 @@ use findap_kernels::{Dtype, KernelError};
 
 fn main() -> Result<(), KernelError> {
     // Five tokens, documents of two and three; four query heads share two key heads.
-    let heads = Heads { num_heads: 4, num_kv_heads: 2, head_dim: 8, scale: 1.0 / 8f64.sqrt() };
+    let heads = Heads { num_heads: 4, num_kv_heads: 2, head_dim: 8, scale: 1.0 / 8f64.sqrt(), window: None };
     let cu_seqlens = [0, 2, 5];
     let wave = |len: usize, speed: f32| (0..len).map(|i| (i as f32 * speed).sin()).collect::<Vec<f32>>();
     let (q, k, v) = (wave(5 * 4 * 8, 0.3), wave(5 * 2 * 8, 0.5), wave(5 * 2 * 8, 0.7));

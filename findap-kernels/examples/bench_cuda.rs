@@ -282,7 +282,7 @@ impl<'e> Bench<'e> {
         let backward = rms_norm::backward(&rms_norm::Backward {
             dx: dx.operand(),
             write_dx: Mode::Overwrite,
-            dweight: dweight.operand(),
+            dweight: Some(dweight.operand()),
             dy: dy_at.operand(),
             x: x_at.operand(),
             weight: weight_at.operand(),
@@ -492,7 +492,7 @@ impl<'e> Bench<'e> {
     /// One new token of each sequence, with the heads of an 8B Llama.
     fn decode(&self, sequences: usize, len: usize) -> Outcome<bool> {
         let (num_heads, num_kv_heads, e) = (self.size(32, 4), self.size(8, 2), self.size(128, 64));
-        let heads = Heads { num_heads, num_kv_heads, head_dim: e, scale: 1.0 / (e as f64).sqrt() };
+        let heads = Heads { num_heads, num_kv_heads, head_dim: e, scale: 1.0 / (e as f64).sqrt(), window: None };
         let q = numbers(sequences * num_heads * e, 1);
         let [k, v] = [2, 3].map(|seed| numbers(sequences * len * num_kv_heads * e, seed));
         let [q_at, k_at, v_at] = [self.array(&q)?, self.array(&k)?, self.array(&v)?];
@@ -550,6 +550,7 @@ impl<'e> Bench<'e> {
             num_kv_heads,
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
+            window: None,
         };
         if self.is_small {
             return vec![(heads(2, 1, 64), vec![70, 130]), (heads(1, 1, 128), vec![140])];
@@ -715,7 +716,7 @@ impl Case<'_> {
 
     /// With the log-sums and outputs of the device, which [`Case::check_forward`] has seen to.
     fn check_backward(&self, out: &[f64], lse: &[f64], dq: &[f64], [dk, dv]: [&[f64]; 2]) -> Result<(), String> {
-        let Heads { num_heads, num_kv_heads, head_dim: e, scale } = self.heads;
+        let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = self.heads;
         let group = num_heads / num_kv_heads;
         // the probability and the gradient of the score of query i with key j
         let pair = |i: usize, j: usize, head: usize| {

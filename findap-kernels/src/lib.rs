@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`dtype`], [`slice`](mod@slice), [`error`] | what a kernel reads and writes, and why it refuses |
 //! | [`matmul`] | dense products with transposes and accumulation, in f32, f64, or bf16 with f32 sums |
+//! | [`bias`] | the bias of a linear layer |
 //! | [`embedding`] | rows of a table by token, and the sum of their gradients |
 //! | [`rms_norm`] | normalisation, alone or fused with the residual addition |
 //! | [`rope`] | rotary positions, in place |
@@ -43,6 +44,7 @@
 pub mod adamw;
 pub mod aligned;
 pub mod attention;
+pub mod bias;
 pub mod check;
 pub mod cross_entropy;
 pub mod cuda;

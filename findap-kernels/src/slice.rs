@@ -101,6 +101,16 @@ impl<'a> SliceMut<'a> {
         self.as_const().dtype()
     }
 
+    /// The numbers, if they are f32.
+    pub fn into_f32(self) -> Option<&'a mut [f32]> {
+        if let SliceMut::F32(s) = self { Some(s) } else { None }
+    }
+
+    /// The numbers, if they are f64.
+    pub fn into_f64(self) -> Option<&'a mut [f64]> {
+        if let SliceMut::F64(s) = self { Some(s) } else { None }
+    }
+
     /// The same memory, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> SliceMut<'_> {
         match self {

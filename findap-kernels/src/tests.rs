@@ -49,7 +49,7 @@ fn every_refusal_names_its_argument_and_writes_nothing() {
         "ids[2]",
     );
     assert!(matches!(error, KernelError::IdOutOfRange { index: 2, id: 4, limit: 4, .. }));
-    let heads = attention::Heads { num_heads: 2, num_kv_heads: 1, head_dim: 1, scale: 1.0 };
+    let heads = attention::Heads { num_heads: 2, num_kv_heads: 1, head_dim: 1, scale: 1.0, window: None };
     let error = refuse(
         &mut |out| {
             let mut lse = [0.0f32; 8];

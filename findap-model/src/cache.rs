@@ -5,7 +5,7 @@ use findap_tensor::{Indices, Tensor};
 
 use crate::error::ModelError;
 use crate::llama::Llama;
-use crate::session::{Session, Tokens};
+use crate::session::{AttentionCall, Pass, Session, Tokens};
 
 /// Slots of a fixed length, one for each sequence, where the model lies.
 #[derive(Debug)]
@@ -14,18 +14,38 @@ pub(crate) struct Cache {
     layers: Vec<[Tensor; 2]>,
     slot_len: usize,
     /// Of the tokens of a pass: their rows of the layers, their slots, how many tokens of those they see.
-    places: Indices,
+    indices: Indices,
     slots: Indices,
     seq_lens: Indices,
 }
 
-/// A token that goes on where a slot has got to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NextToken {
-    pub(crate) id: u32,
-    pub(crate) slot: usize,
-    /// Its place in its sequence; the slot holds the tokens before it, or they are in the same pass.
-    pub(crate) position: usize,
+/// Tokens that follow those of their slots.
+#[derive(Debug)]
+pub(crate) struct NextTokens {
+    ids: Vec<u32>,
+    slots: Vec<u32>,
+    positions: Vec<u32>,
+    /// As many documents as tokens.
+    cu_seqlens: Vec<u32>,
+}
+
+impl NextTokens {
+    /// None.
+    pub(crate) fn new() -> NextTokens {
+        NextTokens { ids: Vec::new(), slots: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] }
+    }
+
+    /// Adds a token at `position` of its sequence; the slot holds the tokens before it, or they are added before it.
+    pub(crate) fn push(&mut self, id: u32, slot: usize, position: usize) {
+        self.ids.push(id);
+        self.slots.push(slot as u32);
+        self.positions.push(position as u32);
+        self.cu_seqlens.push(self.ids.len() as u32);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
 }
 
 impl Cache {
@@ -42,57 +62,60 @@ impl Cache {
         Ok(Cache {
             layers: (0..config.num_layers).map(|_| Ok([layer()?, layer()?])).collect::<Result<_, ModelError>>()?,
             slot_len,
-            places: Indices::new(device, max_tokens)?,
+            indices: Indices::new(device, max_tokens)?,
             slots: Indices::new(device, max_tokens)?,
             seq_lens: Indices::new(device, max_tokens)?,
         })
     }
 
     /// Runs packed sequences through the model from their beginning; sequence i fills slot `slots[i]`.
-    pub(crate) fn prefill(
+    pub(crate) fn prefill<'a>(
         &mut self,
-        session: &mut Session,
-        model: &Llama,
-        tokens: Tokens<'_>,
+        session: &'a mut Session,
+        model: &'a Llama,
+        tokens: Tokens<'a>,
         slots: impl Iterator<Item = usize>,
-    ) -> Result<(), ModelError> {
-        let Cache { layers, slot_len, places, .. } = self;
+    ) -> Result<Pass<'a>, ModelError> {
+        let Cache { layers, slot_len, indices, .. } = self;
         let sequences = tokens.cu_seqlens.windows(2).zip(slots);
-        places.set(sequences.flat_map(|(sequence, slot)| {
+        indices.set(sequences.flat_map(|(sequence, slot)| {
             let first = (slot * *slot_len) as u32;
             first..first + sequence[1] - sequence[0]
         }))?;
-        session.forward_with(model, tokens, |l, heads, call| {
-            for (layer, source) in layers[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
-                embedding::scatter(layer.all_mut(), source, places)?;
-            }
-            Ok(attention::forward(call.out, call.lse, call.qkv, call.documents, heads, call.products)?)
+        session.forward_with(model, tokens, |l, call| {
+            store(&mut layers[l], &call, indices)?;
+            call.among_themselves()
         })
     }
 
     /// Runs tokens through the model that go on from their slots, whose tokens they become. In f32 on the CPU the hidden states are
     /// to the last bit those of a pass over the whole sequences.
-    pub(crate) fn extend(
+    pub(crate) fn extend<'a>(
         &mut self,
-        session: &mut Session,
-        model: &Llama,
-        tokens: &[NextToken],
-    ) -> Result<(), ModelError> {
-        let Cache { layers, slot_len, places, slots, seq_lens } = self;
-        places.set(tokens.iter().map(|token| (token.slot * *slot_len + token.position) as u32))?;
-        slots.set(tokens.iter().map(|token| token.slot as u32))?;
-        seq_lens.set(tokens.iter().map(|token| token.position as u32 + 1))?;
-        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
-        let positions: Vec<u32> = tokens.iter().map(|token| token.position as u32).collect();
-        let cu_seqlens: Vec<u32> = (0..=tokens.len() as u32).collect();
-        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        session.forward_with(model, tokens, |l, heads, call| {
-            for (layer, source) in layers[l].iter_mut().zip([call.qkv.k, call.qkv.v]) {
-                embedding::scatter(layer.all_mut(), source, places)?;
-            }
+        session: &'a mut Session,
+        model: &'a Llama,
+        next: &'a NextTokens,
+    ) -> Result<Pass<'a>, ModelError> {
+        let Cache { layers, slot_len, indices, slots, seq_lens } = self;
+        let NextTokens { ids, slots: their_slots, positions, cu_seqlens } = next;
+        let rows = their_slots.iter().zip(positions).map(|(slot, position)| slot * *slot_len as u32 + position);
+        indices.set(rows)?;
+        slots.set(their_slots.iter().copied())?;
+        seq_lens.set(positions.iter().map(|position| position + 1))?;
+        let tokens = Tokens { ids, positions, cu_seqlens };
+        session.forward_with(model, tokens, |l, call| {
+            store(&mut layers[l], &call, indices)?;
             let [k, v] = &layers[l];
             let cache = attention::Cache { k: k.all(), v: v.all(), max_len: *slot_len };
-            Ok(attention::decode(call.out, call.qkv.q, cache, slots, seq_lens, heads)?)
+            Ok(attention::decode(call.out, call.qkv.q, cache, slots, seq_lens, call.heads)?)
         })
     }
+}
+
+/// Puts the keys and values of a pass at these rows of a layer.
+fn store(layer: &mut [Tensor; 2], call: &AttentionCall<'_>, indices: &Indices) -> Result<(), ModelError> {
+    for (cached, source) in layer.iter_mut().zip([call.qkv.k, call.qkv.v]) {
+        embedding::scatter(cached.all_mut(), source, indices)?;
+    }
+    Ok(())
 }

@@ -19,7 +19,8 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
-use crate::llama::{Layout, Llama, WEIGHTS};
+use crate::layout::Layout;
+use crate::llama::{Llama, WEIGHTS};
 
 /// How a model is written.
 #[derive(Clone, Debug)]
@@ -55,17 +56,32 @@ const _: () = assert!(2 * CHUNK_BYTES <= MAX_FILL_BYTES);
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+impl Llama {
+    /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
+    /// memory.
+    ///
+    /// # Errors
+    /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
+    pub fn load(directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+        load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
+    }
+
+    /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
+    ///
+    /// # Errors
+    /// As [`Llama::load`]; [`ModelError::Device`].
+    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+        load_weights(device, directory, Config::load(directory)?, dtype)
+    }
+}
+
 /// Reads all weights of a directory.
 ///
 /// All headers are read first; only when every tensor of `config` was found once, with the right shape and a dtype that can be
 /// read, is memory taken for them. So a small file cannot make this allocate more than its own bytes times the ratio of dtypes.
-pub(crate) fn load_weights(
-    device: &Device,
-    directory: &Path,
-    config: Config,
-    dtype: Dtype,
-) -> Result<Llama, ModelError> {
-    let (spec, layout) = Layout::new(&config);
+fn load_weights(device: &Device, directory: &Path, config: Config, dtype: Dtype) -> Result<Llama, ModelError> {
+    let layout = Layout::new(&config);
+    let spec = &layout.spec;
     let places: HashMap<&str, usize> = spec.entries().iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
     let mut found = vec![false; places.len()];
     let index = directory.join(INDEX);
@@ -85,7 +101,7 @@ pub(crate) fn load_weights(
         shards.push(Shard::open(directory, SINGLE, &path)?);
     }
     for shard in &mut shards {
-        shard.find_tensors(&spec, &places, &mut found)?;
+        shard.find_tensors(spec, &places, &mut found)?;
     }
     if let Some(missing) = found.iter().position(|found| !found) {
         let name = spec.entries()[missing].name.clone();
@@ -95,12 +111,12 @@ pub(crate) fn load_weights(
             reason: format!("is in no weight file of {}{hint}", directory.display()),
         });
     }
-    let mut params = Arena::zeros_on(device, WEIGHTS, Arc::new(spec), dtype)?;
+    let mut params = Arena::zeros_on(device, WEIGHTS, Arc::clone(spec), dtype)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     for shard in &mut shards {
         shard.read(&mut params, &mut chunk)?;
     }
-    Ok(Llama { config, params, layout: Arc::new(layout) })
+    Ok(Llama::new(config, params, layout))
 }
 
 /// Files and the tensors they should hold.

@@ -72,6 +72,14 @@ pub enum ModelError {
         /// What to raise.
         setting: &'static str,
     },
+    /// Gradients that are not those of the trained parameters.
+    #[error("the gradients have {got} numbers, but {want} of the model are trained; make them with `zero_gradients`")]
+    Gradients {
+        /// Numbers of the gradients.
+        got: usize,
+        /// Trained numbers of the model.
+        want: usize,
+    },
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(findap_tensor::KernelError),

@@ -11,10 +11,11 @@ use findap_tensor::{Device, Dtype, Indices};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cache::{Cache, NextToken};
+use crate::cache::{Cache, NextTokens};
 use crate::error::ModelError;
+use crate::format::statistics_dtype;
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens, statistics_dtype};
+use crate::session::{Recompute, Session, SessionOptions, Tokens};
 
 /// One prompt and how to continue it.
 #[derive(Clone, Debug)]
@@ -87,6 +88,7 @@ impl Generator {
             max_positions: max_len,
             recompute: Recompute::None,
             gradients: None,
+            frozen_blocks: 0,
         };
         let mut session = Session::on(device, config, options)?;
         // Weights in bf16 are there to save memory.
@@ -173,19 +175,21 @@ impl Generator {
             running.cached = prompt.len();
         }
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        self.cache.prefill(&mut self.session, model, tokens, new.iter().map(|r| r.slot))?;
+        let mut pass = self.cache.prefill(&mut self.session, model, tokens, new.iter().map(|r| r.slot))?;
         self.rows.set(cu_seqlens[1..].iter().map(|&end| end - 1))?;
-        self.session.logits(model, &self.rows, &mut self.logits)
+        pass.logits(&self.rows, &mut self.logits)
     }
 
     /// Adds the chosen token of each running sequence to the caches and computes the next logits.
     fn decode(&mut self, model: &Llama, running: &mut [Running]) -> Result<(), ModelError> {
-        let next = |r: &Running| NextToken { id: r.next, slot: r.slot, position: r.cached };
-        let tokens: Vec<NextToken> = running.iter().map(next).collect();
-        self.cache.extend(&mut self.session, model, &tokens)?;
-        running.iter_mut().for_each(|r| r.cached += 1);
-        self.rows.set(0..running.len() as u32)?;
-        self.session.logits(model, &self.rows, &mut self.logits)
+        let mut next = NextTokens::new();
+        for r in running {
+            next.push(r.next, r.slot, r.cached);
+            r.cached += 1;
+        }
+        let mut pass = self.cache.extend(&mut self.session, model, &next)?;
+        self.rows.set(0..next.len() as u32)?;
+        pass.logits(&self.rows, &mut self.logits)
     }
 
     /// Draws the next token of each sequence from its row of logits.

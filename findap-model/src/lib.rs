@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`config`] | [`Config`]: `config.json` in both spellings |
+//! | [`config`] | [`Config`]: `config.json` of Llama, Mistral, Qwen 2 and 3, in both spellings |
 //! | [`checkpoint`] | weights from and to a model directory |
 //! | [`llama`] | [`Llama`]: the parameters in one arena |
 //! | [`session`] | [`Session`]: activations, forward, backward, the head |
@@ -23,21 +23,28 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 mod files;
+mod format;
 pub mod generate;
+mod layout;
+mod linear;
 pub mod llama;
+mod score;
 pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod text;
 pub mod trainable;
+mod trained;
 
-pub use config::Config;
+pub use config::{Config, Family};
 pub use error::ModelError;
 pub use files::fingerprint;
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
 pub use llama::Llama;
-pub use session::{Recompute, Session, Tokens};
-pub use text::{Likelihood, TextModel};
+pub use score::Likelihood;
+pub use session::{Pass, Recompute, Scored, Session, Tokens};
+pub use text::TextModel;
 pub use trainable::Trainable;
+pub use trained::Trained;

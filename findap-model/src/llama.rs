@@ -1,108 +1,38 @@
 //! The parameters of a Llama model.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use findap_tensor::{Arena, ArenaSpec, Device, Dtype, Tensor, TensorId};
+use findap_tensor::{Arena, Device, Dtype, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::checkpoint;
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::session::{activation_dtype, statistics_dtype};
+use crate::format::{activation_dtype, statistics_dtype};
+use crate::layout::Layout;
+use crate::linear::Gradients;
+use crate::trainable::Trainable;
+use crate::trained::Trained;
 
 /// A Llama model: its configuration and its parameters in one arena.
 #[derive(Clone, Debug)]
 pub struct Llama {
     /// The architecture.
     pub config: Config,
-    /// All parameters; gradients and moments use the same spec.
+    /// All parameters.
     pub params: Arena,
     pub(crate) layout: Arc<Layout>,
+    trained: Arc<Trained>,
 }
 
 /// The purpose of the parameters' memory.
 pub(crate) const WEIGHTS: &str = "weights";
 
-/// Which tensor of the arena is which.
-#[derive(Debug)]
-pub(crate) struct Layout {
-    pub(crate) embedding: TensorId,
-    pub(crate) blocks: Vec<BlockParams>,
-    pub(crate) final_norm: TensorId,
-    /// The embedding itself where they are tied.
-    pub(crate) head: TensorId,
-}
-
-/// The parameters of one block; all matrices are `[out, in]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BlockParams {
-    pub(crate) attention_norm: TensorId,
-    pub(crate) q: TensorId,
-    pub(crate) k: TensorId,
-    pub(crate) v: TensorId,
-    pub(crate) o: TensorId,
-    pub(crate) mlp_norm: TensorId,
-    pub(crate) gate: TensorId,
-    pub(crate) up: TensorId,
-    pub(crate) down: TensorId,
-}
-
-impl Layout {
-    /// The order of the tensors, under their names in Hugging Face files.
-    pub(crate) fn new(config: &Config) -> (ArenaSpec, Layout) {
-        let mut spec = ArenaSpec::new();
-        let (d, f) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let embedding = spec.matrix("model.embed_tokens.weight", config.vocab_size, d);
-        let blocks = (0..config.num_layers)
-            .map(|l| {
-                let name = |part: &str| format!("model.layers.{l}.{part}.weight");
-                BlockParams {
-                    attention_norm: spec.vector(name("input_layernorm"), d),
-                    q: spec.matrix(name("self_attn.q_proj"), q, d),
-                    k: spec.matrix(name("self_attn.k_proj"), kv, d),
-                    v: spec.matrix(name("self_attn.v_proj"), kv, d),
-                    o: spec.matrix(name("self_attn.o_proj"), d, q),
-                    mlp_norm: spec.vector(name("post_attention_layernorm"), d),
-                    gate: spec.matrix(name("mlp.gate_proj"), f, d),
-                    up: spec.matrix(name("mlp.up_proj"), f, d),
-                    down: spec.matrix(name("mlp.down_proj"), d, f),
-                }
-            })
-            .collect();
-        let final_norm = spec.vector("model.norm.weight", d);
-        let head = match config.tie_word_embeddings {
-            true => embedding,
-            false => spec.matrix("lm_head.weight", config.vocab_size, d),
-        };
-        (spec, Layout { embedding, blocks, final_norm, head })
-    }
-
-    /// The weights of matrix products.
-    pub(crate) fn multiplied(&self) -> Vec<TensorId> {
-        let of_block = |p: &BlockParams| [p.q, p.k, p.v, p.o, p.gate, p.up, p.down];
-        self.blocks.iter().flat_map(of_block).chain([self.head]).collect()
-    }
-}
-
 impl Llama {
-    /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
-    /// memory.
-    ///
-    /// # Errors
-    /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
-    pub fn load(directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
-        checkpoint::load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
-    }
-
-    /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
-    ///
-    /// # Errors
-    /// As [`Llama::load`]; [`ModelError::Device`].
-    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
-        checkpoint::load_weights(device, directory, Config::load(directory)?, dtype)
+    /// The model of these parameters, all of them trained.
+    pub(crate) fn new(config: Config, params: Arena, layout: Layout) -> Llama {
+        let trained = Arc::new(Trained::all(&layout));
+        Llama { config, params, layout: Arc::new(layout), trained }
     }
 
     /// A copy of this model on `device`.
@@ -111,10 +41,15 @@ impl Llama {
     /// [`ModelError::Device`].
     pub fn copy_to(&self, device: &Device) -> Result<Llama, ModelError> {
         let params = self.params.copy_to(device, WEIGHTS)?;
-        Ok(Llama { config: self.config.clone(), params, layout: Arc::clone(&self.layout) })
+        Ok(Llama {
+            params,
+            config: self.config.clone(),
+            layout: Arc::clone(&self.layout),
+            trained: Arc::clone(&self.trained),
+        })
     }
 
-    /// Fresh weights: matrices normal with `initializer_range`, norms 1. The same seed gives the same weights.
+    /// Fresh weights: matrices normal with `initializer_range`, norms 1, biases 0. The same seed gives the same weights.
     pub fn init(config: Config, seed: u64, dtype: Dtype) -> Llama {
         Llama::init_on(&Device::Cpu, config, seed, dtype).expect("invariant: the CPU's memory is not asked for")
     }
@@ -126,14 +61,15 @@ impl Llama {
     pub fn init_on(device: &Device, config: Config, seed: u64, dtype: Dtype) -> Result<Llama, ModelError> {
         const PART: usize = 1 << 22;
         let deviation = config.initializer_range;
-        let (spec, layout) = Layout::new(&config);
-        let mut params = Arena::zeros_on(device, WEIGHTS, Arc::new(spec), dtype)?;
+        let layout = Layout::new(&config);
+        let mut params = Arena::zeros_on(device, WEIGHTS, Arc::clone(&layout.spec), dtype)?;
         let spec = Arc::clone(params.spec());
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let mut num_drawn = 0;
         for entry in spec.entries() {
             for start in entry.range().step_by(PART) {
-                let mut values = vec![1.0; PART.min(entry.range().end - start)];
+                let constant = if entry.name.ends_with(".bias") { 0.0 } else { 1.0 };
+                let mut values = vec![constant; PART.min(entry.range().end - start)];
                 if !entry.is_vector {
                     draw_normal(&mut values, &rng, num_drawn);
                     values.iter_mut().for_each(|x| *x *= deviation);
@@ -144,18 +80,19 @@ impl Llama {
                 params.tensor_mut().write(start, part.slice())?;
             }
         }
-        Ok(Llama { config, params, layout: Arc::new(layout) })
+        Ok(Llama::new(config, params, layout))
     }
 
     /// All weights zero.
     pub fn zeros(config: Config, dtype: Dtype) -> Llama {
-        let (spec, layout) = Layout::new(&config);
-        Llama { config, params: Arena::zeros(Arc::new(spec), dtype), layout: Arc::new(layout) }
+        let layout = Layout::new(&config);
+        let params = Arena::zeros(Arc::clone(&layout.spec), dtype);
+        Llama::new(config, params, layout)
     }
 
     /// Weights of a model of this configuration.
     pub fn num_parameters(config: &Config) -> usize {
-        Layout::new(config).0.len()
+        Layout::new(config).spec.len()
     }
 
     /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which rounds only what it multiplies.
@@ -163,7 +100,7 @@ impl Llama {
         activation_dtype(self.params.device().kind(), self.params.dtype())
     }
 
-    /// Gradients of all parameters, zero, where the parameters are and in their format; in f32 for bf16.
+    /// Gradients of the trained parameters, zero, where the parameters are and in their format; in f32 for bf16.
     ///
     /// # Errors
     /// [`ModelError::Device`].
@@ -176,8 +113,31 @@ impl Llama {
     /// # Errors
     /// [`ModelError::Device`].
     pub fn zero_gradients_in(&self, dtype: Dtype) -> Result<Arena, ModelError> {
-        let spec = Arc::clone(self.params.spec());
+        let spec = Arc::clone(&self.trained.spec);
         Ok(Arena::zeros_on(&self.params.device(), "gradients", spec, dtype)?)
+    }
+
+    /// Trains these parameters only: gradients that are made from now on are theirs alone.
+    ///
+    /// # Errors
+    /// [`ModelError::Trainable`] for a selection that this model cannot obey.
+    pub fn train_only(&mut self, trainable: &Trainable) -> Result<(), ModelError> {
+        self.trained = Arc::new(Trained::select(&self.layout, trainable)?);
+        Ok(())
+    }
+
+    /// Blocks from the input on that are frozen, with the embedding: for [`SessionOptions`](crate::session::SessionOptions).
+    pub fn frozen_blocks(&self) -> usize {
+        self.trained.frozen_blocks()
+    }
+
+    /// Gradients for a backward pass to add to.
+    pub(crate) fn gradients<'a>(&'a self, arena: &'a mut Arena) -> Result<Gradients<'a>, ModelError> {
+        let (got, want) = (arena.spec().len(), self.trained.spec.len());
+        if got != want {
+            return Err(ModelError::Gradients { got, want });
+        }
+        Ok(Gradients { arena, ids: &self.trained.ids })
     }
 }
 

@@ -14,6 +14,13 @@ use crate::tensor::{Tensor, View, ViewMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorId(usize);
 
+impl TensorId {
+    /// The place in the order, from 0.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// The names, shapes and offsets of an arena; shared by parameters, gradients and moments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ArenaSpec {
@@ -75,7 +82,8 @@ impl ArenaSpec {
 
     fn push(&mut self, name: String, rows: usize, columns: usize, is_vector: bool) -> TensorId {
         self.entries.push(Entry { name, rows, columns, is_vector, start: self.len });
-        self.len += rows * columns;
+        // beyond any memory rather than around it: sizes may be a stranger's
+        self.len = self.len.saturating_add(rows.saturating_mul(columns));
         TensorId(self.entries.len() - 1)
     }
 

@@ -367,6 +367,16 @@ fn other_device(wanted: String, found: String) -> TensorError {
 }
 
 impl<'a> View<'a> {
+    /// The same numbers as rows of another length: each row of `[n, h * e]` as h rows of e.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    #[must_use]
+    pub fn reshaped(self, rows: usize, columns: usize) -> View<'a> {
+        assert_eq!(rows * columns, self.rows * self.columns, "invariant: another shape of as many numbers");
+        View { rows, columns, data: self.data }
+    }
+
     /// The storage format.
     pub fn dtype(&self) -> Dtype {
         match &self.data {
@@ -404,6 +414,16 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
+    /// [`View::reshaped`], to be written.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    #[must_use]
+    pub fn reshaped(self, rows: usize, columns: usize) -> ViewMut<'a> {
+        assert_eq!(rows * columns, self.rows * self.columns, "invariant: another shape of as many numbers");
+        ViewMut { rows, columns, data: self.data }
+    }
+
     /// The same rows, read-only.
     pub fn as_view(&self) -> View<'_> {
         let data = match &self.data {

@@ -55,7 +55,8 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut model = Llama::init_on(&device, keys.config()?, 0, dtype)?;
     let length = n.div_ceil(keys.number("documents"));
     let gradients = Some(state.dtype(dtype));
-    let options = SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, gradients };
+    let options =
+        SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, gradients, frozen_blocks: 0 };
     let planned_bytes: usize = step_memory(device.kind(), &model.config, options).iter().map(|(_, bytes)| bytes).sum();
     let mut session = Session::on(&device, &model.config, options)?;
     let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
@@ -79,8 +80,8 @@ fn run() -> Result<Value, Box<dyn Error>> {
         stats.begin()?;
         reduce::clear(gradients.tensor_mut())?;
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        session.forward_backward(&model, tokens, &targets, &weights, &mut gradients)?;
-        session.add_loss(&mut stats, loss_tokens as f64)?;
+        let log_probs = session.forward(&model, tokens)?.backward(&targets, &weights, &mut gradients)?;
+        log_probs.add_loss(&mut stats, loss_tokens as f64)?;
         optimizer.step(&mut model.params, &gradients, &mut stats, step as u64 + 1, 1e-4)?;
         stats.close()?;
         losses.push(stats.read()?.loss);

@@ -90,6 +90,7 @@ pub fn training_memory(
         max_positions: positions.max(dev_positions),
         recompute: recipe.model.recompute.into(),
         gradients: Some(recipe.state_format().dtype(dtype)),
+        frozen_blocks: 0,
     };
     step_memory(kind, config, options)
 }
@@ -164,8 +165,14 @@ mod tests {
         let config = Config::from_json(config).unwrap();
         let memory = |gradients| {
             let (max_tokens, max_positions, recompute) = (8192, 8192, Recompute::Block);
-            let options =
-                SessionOptions { dtype: Dtype::Bf16, max_tokens, max_positions, recompute, gradients: Some(gradients) };
+            let options = SessionOptions {
+                dtype: Dtype::Bf16,
+                max_tokens,
+                max_positions,
+                recompute,
+                gradients: Some(gradients),
+                frozen_blocks: 0,
+            };
             step_memory(DeviceKind::Cuda, &config, options)
         };
         let sum = |parts: &[(&str, usize)]| parts.iter().map(|(_, bytes)| bytes).sum::<usize>();

@@ -64,7 +64,8 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let cu_seqlens = [0, 100, 137, 200];
     let ends = |t: usize| cu_seqlens.contains(&(t as u32 + 1));
     let targets: Vec<u32> = (0..n).map(|t| if ends(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
-    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients: Some(Dtype::F32) };
+    let gradients = Some(Dtype::F32);
+    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0 };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
     let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };
@@ -78,8 +79,9 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
         reduce::clear(gradients.tensor_mut()).expect("zeros");
         cross_entropy_weights(&targets, n - lengths.len(), &mut weights);
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        session.forward_backward(&model, tokens, &targets, &weights, &mut gradients).expect("a step");
-        session.add_loss(&mut stats, 1.0).expect("a loss");
+        let pass = session.forward(&model, tokens).expect("a pass");
+        let log_probs = pass.backward(&targets, &weights, &mut gradients).expect("a step");
+        log_probs.add_loss(&mut stats, 1.0).expect("a loss");
         optimizer.step(&mut model.params, &gradients, &mut stats, step, 1e-3).expect("an update");
         stats.close().expect("a step");
         assert!(stats.read().expect("its sums").are_finite());

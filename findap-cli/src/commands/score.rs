@@ -64,6 +64,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         max_positions: model.config.max_positions.min(longest.max(1)),
         recompute: Recompute::None,
         gradients: None,
+        frozen_blocks: 0,
     };
     let mut session = Session::on(&device, &model.config, options)?;
 
@@ -87,9 +88,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
 fn score(model: &Llama, session: &mut Session, row: &Batch) -> Result<Scored> {
     let mut logprobs = vec![None; row.num_tokens()];
     if !row.is_empty() {
-        session.forward(model, row.into())?;
         // The value at position t belongs to the token after it.
-        let logp = session.logp(model, &row.targets)?;
+        let logp = session.forward(model, row.into())?.score(&row.targets)?.into_logp()?;
         for document in (0..row.num_documents()).map(|index| row.document(index)) {
             for position in document.start..document.end - 1 {
                 logprobs[position + 1] = Some(logp[position]);

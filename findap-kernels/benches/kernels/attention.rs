@@ -20,6 +20,7 @@ pub(crate) fn benches(c: &mut Criterion) {
         num_kv_heads,
         head_dim,
         scale: 1.0 / (head_dim as f64).sqrt(),
+        window: None,
     };
     for case in [
         Case { name: "32 documents of 60, 4/2 heads of 16", documents: 32, len: 60, heads: heads(4, 2, 16) },
@@ -93,7 +94,7 @@ fn bench(c: &mut Criterion, case: &Case) {
 }
 
 fn plain_forward(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], case: &Case) {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = case.heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = case.heads;
     let mut p = vec![0.0f32; case.len];
     for document in 0..case.documents {
         let start = document * case.len;

@@ -36,7 +36,7 @@ pub(super) fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, hea
         v: spread(keys, 3),
         dout: spread(queries, 4),
         cu_seqlens,
-        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5), window: None },
     }
 }
 
@@ -95,7 +95,7 @@ fn round(x: f32) -> f32 {
 
 /// The definition row by row in f32, with inputs, probabilities, gradients of scores and results rounded to bf16.
 pub(super) fn plain(c: &Case) -> Outputs {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = c.heads;
     let scale = scale as f32;
     let [q, k, v, dout] = [&c.q, &c.k, &c.v, &c.dout].map(|x| to_f32(&rounded(x, Dtype::Bf16)));
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
@@ -108,7 +108,7 @@ pub(super) fn plain(c: &Case) -> Outputs {
                 let row = i * num_heads + h;
                 let at = |j: usize| (j * num_kv_heads + h / (num_heads / num_kv_heads)) * e;
                 let (query, gradient) = (&q[row * e..][..e], &dout[row * e..][..e]);
-                let keys = document[0] as usize..i + 1;
+                let keys = c.heads.first_seen(document[0] as usize, i)..i + 1;
                 let scores: Vec<f32> = keys.clone().map(|j| dot(query, &k[at(j)..][..e]) * scale).collect();
                 let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let total: f32 = scores.iter().map(|s| (s - best).exp()).sum();

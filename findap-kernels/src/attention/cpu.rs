@@ -61,7 +61,7 @@ fn forward_head<T: Real>(
     head: usize,
     heads: Heads,
 ) {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = heads;
     let group = head / (num_heads / num_kv_heads);
     let scale = T::from_f64(scale);
     with_scratch((KEYS + QUERIES) * e, |scratch: &mut [T]| {
@@ -71,20 +71,20 @@ fn forward_head<T: Real>(
             let mut best = [T::NEG_INFINITY; QUERIES];
             let mut total = [T::ZERO; QUERIES];
             rows.fill(T::ZERO);
-            for key_start in (start..query_start + queries).step_by(KEYS) {
+            let first_seen = heads.first_seen(start, query_start);
+            for key_start in (first_seen..query_start + queries).step_by(KEYS) {
                 let keys = KEYS.min(query_start + queries - key_start);
                 transpose(transposed, k, key_start, keys, num_kv_heads, group, e);
                 for row in 0..queries {
                     let i = query_start + row;
-                    // keys up to the diagonal
-                    let seen = keys.min((i + 1).saturating_sub(key_start));
-                    if seen == 0 {
+                    let seen = seen_keys(heads, start, i, key_start, keys);
+                    if seen.is_empty() {
                         continue;
                     }
                     let query = &q[(i * num_heads + head) * e..][..e];
                     let mut p = scores(query, transposed);
                     let mut largest = best[row];
-                    for score in &mut p[..seen] {
+                    for score in &mut p[seen.clone()] {
                         *score *= scale;
                         largest = largest.max(*score);
                     }
@@ -92,13 +92,13 @@ fn forward_head<T: Real>(
                     best[row] = largest;
                     let mut lanes = [T::ZERO; 16];
                     for (j, p) in p.iter_mut().enumerate() {
-                        *p = if j < seen { (*p - largest).exp_vector() } else { T::ZERO };
+                        *p = if seen.contains(&j) { (*p - largest).exp_vector() } else { T::ZERO };
                         lanes[j % 16] += *p;
                     }
                     total[row] = total[row] * shrink + sum(&lanes);
                     let target = &mut rows[row * e..][..e];
                     target.iter_mut().for_each(|x| *x *= shrink);
-                    for (j, &p) in p[..seen].iter().enumerate() {
+                    for (j, &p) in p.iter().enumerate().take(seen.end).skip(seen.start) {
                         let value = &v[((key_start + j) * num_kv_heads + group) * e..][..e];
                         target.iter_mut().zip(value).for_each(|(x, &v)| *x += p * v);
                     }
@@ -114,6 +114,13 @@ fn forward_head<T: Real>(
             }
         }
     });
+}
+
+/// Which of `keys` keys from `key_start` on a query sees.
+#[inline(always)]
+fn seen_keys(heads: Heads, start: usize, query: usize, key_start: usize, keys: usize) -> Range<usize> {
+    let end = keys.min((query + 1).saturating_sub(key_start));
+    heads.first_seen(start, query).saturating_sub(key_start).min(end)..end
 }
 
 /// `transposed[x, j]` = `source[start + j, head, x]`, 0 past the last key.
@@ -181,7 +188,7 @@ fn backward_group<T: Real>(
     group: usize,
     heads: Heads,
 ) {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = heads;
     let Saved { dout, out, lse, q, k, v } = saved;
     let per_group = num_heads / num_kv_heads;
     let scale = T::from_f64(scale);
@@ -200,8 +207,10 @@ fn backward_group<T: Real>(
                 let keys = KEYS.min(end - key_start);
                 transpose(keys_transposed, k, key_start, keys, num_kv_heads, group, e);
                 transpose(values_transposed, v, key_start, keys, num_kv_heads, group, e);
-                for i in key_start..end {
-                    let seen = keys.min(i + 1 - key_start);
+                let last_seeing =
+                    heads.window.map_or(end, |window| (key_start + keys - 1).saturating_add(window).min(end));
+                for i in key_start..last_seeing {
+                    let seen = seen_keys(heads, start, i, key_start, keys);
                     let place = i * num_heads + head;
                     let (query, gradient) = (&q[place * e..][..e], &dout[place * e..][..e]);
                     let delta = dot(gradient, &out[place * e..][..e]);
@@ -213,7 +222,7 @@ fn backward_group<T: Real>(
                     }
                     // SAFETY: as above.
                     let dq = unsafe { dq.get(place * e, e) };
-                    for j in 0..seen {
+                    for j in seen {
                         let token = key_start + j - start;
                         let dv = &mut dv_sums[token * e..][..e];
                         dv.iter_mut().zip(gradient).for_each(|(y, &x)| *y += p[j] * x);
@@ -261,7 +270,7 @@ pub(super) fn decode<T: Real>(
     slot_len: usize,
     heads: Heads,
 ) {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = heads;
     let scale = T::from_f64(scale);
     out.par_chunks_mut(e).zip(q.par_chunks(e)).enumerate().with_min_len(num_heads).for_each(|(index, (out, query))| {
         let (sequence, head) = (index / num_heads, index % num_heads);
@@ -273,7 +282,8 @@ pub(super) fn decode<T: Real>(
             || {
                 let (mut best, mut total) = (T::NEG_INFINITY, T::ZERO);
                 out.fill(T::ZERO);
-                for token in 0..seq_lens[sequence] as usize {
+                let len = seq_lens[sequence] as usize;
+                for token in heads.first_seen(0, len - 1)..len {
                     let score = scale * dot(query, &k_cache[place(token)..][..e]);
                     let value = &v_cache[place(token)..][..e];
                     if score > best {

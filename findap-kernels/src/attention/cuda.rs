@@ -530,7 +530,7 @@ struct Sizes {
 
 impl Sizes {
     fn new(op: &'static str, tokens: usize, heads: Heads) -> Result<Self, KernelError> {
-        let Heads { num_heads, num_kv_heads, head_dim, scale } = heads;
+        let Heads { num_heads, num_kv_heads, head_dim, scale, .. } = heads;
         check::holds(op, "head_dim", head_dim as f64, [64, 128].contains(&head_dim), "64 or 128 on CUDA")?;
         let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
         check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;

@@ -121,7 +121,7 @@ fn lengths(op: &'static str, tiles: PlacedTiles, heads: Heads) -> Result<Lengths
 }
 
 fn check_heads(op: &'static str, heads: Heads) -> Result<(), KernelError> {
-    let Heads { num_heads, num_kv_heads, head_dim, scale } = heads;
+    let Heads { num_heads, num_kv_heads, head_dim, scale, .. } = heads;
     check::holds(op, "head_dim", head_dim as f64, (1..=128).contains(&head_dim), "1 to 128")?;
     let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
     check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;

@@ -5,7 +5,7 @@ use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, numbers, on_e
 use crate::tolerance::floor;
 
 fn check(cu_seqlens: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize, dtype: Dtype) {
-    let heads = Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) };
+    let heads = Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5), window: None };
     let n = cu_seqlens[cu_seqlens.len() - 1] as usize;
     let [queries, keys] = [num_heads, num_kv_heads].map(|heads| n * heads * head_dim);
     let [q, dout] = [1, 4].map(|seed| rounded(&numbers(queries, seed), dtype));

@@ -247,7 +247,7 @@ fn decode_case(
         seq_lens: seq_lens.to_vec(),
         table_pages,
         page_tokens,
-        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5) },
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: (head_dim as f64).powf(-0.5), window: None },
     }
 }
 
@@ -282,7 +282,7 @@ fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize], kernels:
 
 /// Through the definition: the last row of each sequence. `round` is applied to probabilities and results.
 fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale } = c.heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = c.heads;
     let mut out = vec![0.0; c.q.len()];
     for (row, out) in out.chunks_exact_mut(e).enumerate() {
         let (sequence, head) = (row / num_heads, row % num_heads);
@@ -360,7 +360,7 @@ fn what_the_kernels_cannot_take_is_refused() {
     assert!(tiles.placed_at(Indices { len: 7, ..words }).is_err());
     let tiles = tiles.placed_at(words).unwrap();
     let of = |len, dtype| Operand { address: 256, len, dtype };
-    let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim: 64, scale: 0.125 };
+    let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim: 64, scale: 0.125, window: None };
     let good = Forward {
         out: of(512, Dtype::Bf16),
         out_f32: None,
@@ -405,7 +405,7 @@ fn a_device_gets_kernels_that_its_shared_memory_holds() {
     for (target, limit) in [(Target::SmallAmpere, SMALL_SHARED_BYTES), (Target::Ampere, AMPERE_SHARED_BYTES)] {
         for head_dim in [64, 128] {
             let of = |len, dtype| Operand { address: 256, len, dtype };
-            let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim, scale: 0.125 };
+            let heads = Heads { num_heads: 2, num_kv_heads: 1, head_dim, scale: 0.125, window: None };
             let tiles = Tiles::new(&[0, 4]).unwrap().placed_at(Indices { address: 0, len: 8 }).unwrap();
             let [q, k] = [8, 4].map(|rows| of(rows * head_dim, Dtype::Bf16));
             let [lse, statistics] = [8, statistics_len(4, heads)].map(|len| of(len, Dtype::F32));

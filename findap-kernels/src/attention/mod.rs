@@ -1,6 +1,6 @@
 //! Causal attention over packed documents, with grouped query heads, without a T x T matrix.
 //!
-//! Token i of a document sees the tokens j <= i of the same document. For query head h with key head g = h / (heads/kv):
+//! Token i of a document sees the tokens j <= i of the same document, or the last `window` of them. For query head h with key head g = h / (heads/kv):
 //! s[i, j] = scale * q[i, h] . k[j, g],   lse[i, h] = ln sum_j exp(s[i, j]),   p = exp(s - lse)
 //! out[i, h] = sum_j p[i, j] v[j, g]
 //!
@@ -42,6 +42,16 @@ pub struct Heads {
     pub head_dim: usize,
     /// Multiplies the scores, usually 1 / sqrt(head_dim).
     pub scale: f64,
+    /// Tokens that a query sees: itself and the `window - 1` before it; `None` for all before it. Beltagy et al. 2020,
+    /// arXiv:2004.05150.
+    pub window: Option<usize>,
+}
+
+impl Heads {
+    /// The first token that a query sees, in a document that begins at `start`.
+    pub(crate) fn first_seen(&self, start: usize, query: usize) -> usize {
+        self.window.map_or(start, |window| (query + 1).saturating_sub(window).max(start))
+    }
 }
 
 /// The arguments of [`forward`].
@@ -274,6 +284,7 @@ pub fn check_sequences(slots: &[u32], seq_lens: &[u32], num_slots: usize, max_le
 fn check_heads(op: &'static str, heads: Heads, q: usize, k: usize, v: usize) -> Result<usize, KernelError> {
     let Heads { num_heads, num_kv_heads, head_dim, .. } = heads;
     check::holds(op, "head_dim", head_dim as f64, head_dim > 0, "at least 1")?;
+    check_window(op, heads)?;
     let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
     check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
     let n = q / (num_heads * head_dim);
@@ -281,4 +292,8 @@ fn check_heads(op: &'static str, heads: Heads, q: usize, k: usize, v: usize) -> 
     check::length(op, "k", k, n * num_kv_heads * head_dim)?;
     check::length(op, "v", v, n * num_kv_heads * head_dim)?;
     Ok(n)
+}
+
+fn check_window(op: &'static str, heads: Heads) -> Result<(), KernelError> {
+    check::holds(op, "window", 0.0, heads.window != Some(0), "at least 1: a token sees itself")
 }

@@ -29,7 +29,9 @@ impl Tile {
         Vector {
             seen: self.seen(v, keys),
             seen_by_all: (self.token(v * WIDTH) + 1).saturating_sub(keys.start).min(keys.len()),
+            hidden: self.hidden(v, keys),
             first_key: (keys.start - self.start) as f32,
+            window: self.window as f32,
             tokens,
         }
     }
@@ -40,10 +42,14 @@ impl Tile {
 pub(super) struct Vector<L> {
     /// Keys that some query sees.
     pub(super) seen: usize,
-    /// Keys that every query sees.
+    /// Keys that are not after any query.
     seen_by_all: usize,
+    /// Of these, keys that are too long ago for some query: the first ones.
+    hidden: usize,
     /// The first key, from the first token of the document.
     first_key: f32,
+    /// Tokens that a query sees (exact where it hides any: below 2^24).
+    window: f32,
     /// The tokens, likewise (exact: below 2^24).
     tokens: L,
 }
@@ -56,12 +62,14 @@ pub(super) struct Softmax<L> {
 }
 
 impl<L: Lanes> Softmax<L> {
+    /// Of no keys: a largest score that is finite, so that it stays one where a window hides the first keys.
+    ///
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
     pub(super) unsafe fn new() -> Softmax<L> {
         // SAFETY: the caller's promise.
-        unsafe { Softmax { best: L::splat(f32::NEG_INFINITY), total: L::splat(0.0) } }
+        unsafe { Softmax { best: L::splat(f32::MIN), total: L::splat(0.0) } }
     }
 }
 
@@ -75,10 +83,10 @@ impl<L: Lanes> Vector<L> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut largest = [softmax.best; 2];
-            for j in 0..self.seen_by_all {
+            for j in self.hidden..self.seen_by_all {
                 largest[j % 2] = largest[j % 2].max(L::load(column.add(j * stride)));
             }
-            for j in self.seen_by_all..self.seen {
+            for j in (0..self.hidden.min(self.seen)).chain(self.seen_by_all.max(self.hidden)..self.seen) {
                 let masked = self.masked(L::load(column.add(j * stride)), j, f32::NEG_INFINITY);
                 masked.store(column.add(j * stride));
                 largest[0] = largest[0].max(masked);
@@ -107,7 +115,7 @@ impl<L: Lanes> Vector<L> {
         unsafe {
             for j in 0..self.seen {
                 let mut probability = L::load(p.add(j * stride)).sub(lse).exp();
-                if j >= self.seen_by_all {
+                if j >= self.seen_by_all || j < self.hidden {
                     probability = self.masked(probability, j, 0.0);
                 }
                 probability.store(p.add(j * stride));
@@ -124,7 +132,15 @@ impl<L: Lanes> Vector<L> {
     #[inline(always)]
     unsafe fn masked(&self, x: L, j: usize, other: f32) -> L {
         // SAFETY: the caller's promise.
-        unsafe { x.where_at_least(self.tokens, L::splat(self.first_key + j as f32), L::splat(other)) }
+        unsafe {
+            let (key, other) = (L::splat(self.first_key + j as f32), L::splat(other));
+            let x = x.where_at_least(self.tokens, key, other);
+            match j < self.hidden {
+                // a key is seen by the queries before it leaves the window
+                true => x.where_at_least(L::splat(self.first_key + j as f32 + self.window - 1.0), self.tokens, other),
+                false => x,
+            }
+        }
     }
 }
 

@@ -87,6 +87,8 @@ pub(super) struct Tile {
     pub(super) head: usize,
     /// Query heads of the tile.
     pub(super) num_heads: usize,
+    /// Tokens that a query sees, itself included.
+    pub(super) window: usize,
 }
 
 impl Tile {
@@ -108,15 +110,28 @@ impl Tile {
         (self.query_row + lane / self.num_heads) * heads.num_heads + self.head + lane % self.num_heads
     }
 
-    /// The keys that some query of the tile sees, `size` at a time.
+    /// The keys that some query of the tile sees, `size` at a time, counted from the document's first: where tiles of keys begin does
+    /// not depend on the tile of queries.
     pub(super) fn key_tiles(self, size: usize) -> impl Iterator<Item = Range<usize>> {
-        key_tiles(self.start..self.first + self.tokens, size)
+        let first = first_key_tile(self.start, self.first, self.window, size);
+        key_tiles(first..self.first + self.tokens, size)
+    }
+
+    /// How many of the keys are too long ago for some query of vector `v`.
+    pub(super) fn hidden(&self, v: usize, keys: &Range<usize>) -> usize {
+        (self.token(v * WIDTH + WIDTH - 1) + 1).saturating_sub(self.window).saturating_sub(keys.start).min(keys.len())
     }
 
     /// How many of the keys some query of vector `v` sees.
     pub(super) fn seen(&self, v: usize, keys: &Range<usize>) -> usize {
         (self.token(v * WIDTH + WIDTH - 1) + 1).saturating_sub(keys.start).min(keys.len())
     }
+}
+
+/// The first key of the first tile of keys that a query sees, in a document that begins at `start`.
+pub(super) fn first_key_tile(start: usize, query: usize, window: usize, size: usize) -> usize {
+    let first_seen = (query + 1).saturating_sub(window).max(start);
+    start + (first_seen - start) / size * size
 }
 
 /// The keys, `size` at a time.
@@ -150,6 +165,7 @@ pub(super) fn for_each_tile<L: Compiled>(
                         group,
                         head: group * per_group + first_head,
                         num_heads: tile_heads.min(per_group - first_head),
+                        window: heads.window.unwrap_or(usize::MAX),
                     });
                 }
             }

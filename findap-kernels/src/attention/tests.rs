@@ -21,7 +21,7 @@ fn case(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usiz
         k,
         v,
         cu_seqlens,
-        heads: Heads { num_heads, num_kv_heads, head_dim, scale: 0.37 },
+        heads: Heads { num_heads, num_kv_heads, head_dim, scale: 0.37, window: None },
     }
 }
 
@@ -45,15 +45,29 @@ fn backward64(c: &Case, dout: &[f64]) -> [Vec<f64>; 3] {
     dqkv
 }
 
+/// None, a token alone, a few, those of half a tile, of a tile, and more than there are.
+const WINDOWS: [Option<usize>; 7] = [None, Some(1), Some(2), Some(17), Some(64), Some(65), Some(1000)];
+
+fn with_window(mut c: Case, window: Option<usize>) -> Case {
+    c.heads.window = window;
+    c
+}
+
 /// f64 within its rounding, f32 within the rounding of scores of magnitude ~10 through exp: 32 units.
 fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
-    let c = case(documents, num_heads, num_kv_heads, head_dim);
+    for window in WINDOWS {
+        check_case(documents, &with_window(case(documents, num_heads, num_kv_heads, head_dim), window));
+    }
+}
+
+fn check_case(documents: &[u32], c: &Case) {
     let (out, lse) = reference::forward(&c.q, &c.k, &c.v, &c.cu_seqlens, c.heads);
-    let (out64, lse64) = run64(&c);
-    let (out32, lse32) = run32(&c);
+    let (out64, lse64) = run64(c);
+    let (out32, lse32) = run32(c);
+    let what = format!("{documents:?}, window {:?}", c.heads.window);
     for i in 0..out.len() {
-        assert!((out64[i] - out[i]).abs() < 1e-12, "{documents:?} f64 out[{i}]");
-        assert!((f64::from(out32[i]) - out[i]).abs() < 64.0 * f64::from(f32::EPSILON), "{documents:?} f32 out[{i}]");
+        assert!((out64[i] - out[i]).abs() < 1e-12, "{what}: f64 out[{i}]");
+        assert!((f64::from(out32[i]) - out[i]).abs() < 64.0 * f64::from(f32::EPSILON), "{what}: f32 out[{i}]");
     }
     for i in 0..lse.len() {
         assert!((lse64[i] - lse[i]).abs() < 1e-12);
@@ -72,7 +86,11 @@ fn packed_documents_of_ragged_lengths_agree_with_the_definition() {
 
 #[test]
 fn the_gradients_are_those_of_the_definition() {
-    let c = case(&[70, 1, 9], 4, 2, 6);
+    WINDOWS.into_iter().for_each(check_gradients);
+}
+
+fn check_gradients(window: Option<usize>) {
+    let c = with_window(case(&[70, 1, 9], 4, 2, 6), window);
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let dout: Vec<f64> = (0..c.q.len()).map(|_| rng.random_range(-1.0..1.0)).collect();
     let loss = |q: &[f64], k: &[f64], v: &[f64]| {
@@ -89,7 +107,7 @@ fn the_gradients_are_those_of_the_definition() {
                 loss(&moved[0], &moved[1], &moved[2])
             };
             let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((gradients[which][i] - numeric).abs() < 1e-8, "input {which} at {i}");
+            assert!((gradients[which][i] - numeric).abs() < 1e-8, "window {window:?}, input {which} at {i}");
         }
         for (wide, narrow) in gradients[which].iter().zip(&narrow[which]) {
             assert!((wide - f64::from(*narrow)).abs() < 256.0 * f64::from(f32::EPSILON));
@@ -128,12 +146,45 @@ fn other_documents_and_the_future_change_no_bit() {
 }
 
 #[test]
+fn what_a_window_hides_changes_no_bit() {
+    for window in [1, 2, 17, 64, 65] {
+        let c = with_window(case(&[200], 4, 2, 16), Some(window));
+        let (row_q, row_k) = (4 * 16, 2 * 16);
+        let mut moved = c.clone();
+        let hidden = 150 - window + 1;
+        moved.k[..hidden * row_k].fill(9.0);
+        moved.v[..hidden * row_k].fill(-1e20);
+        for products in [Dtype::F32, Dtype::Bf16] {
+            let [before, after] = [&c, &moved].map(|c| on_cpu::<f32>(c, products));
+            assert_eq!(before[0][150 * row_q..], after[0][150 * row_q..], "window {window}, {products:?}");
+            assert_ne!(before[0][149 * row_q..150 * row_q], after[0][149 * row_q..150 * row_q]);
+            assert_eq!(before[2][150 * row_q..], after[2][150 * row_q..], "dq, window {window}, {products:?}");
+        }
+    }
+}
+
+#[test]
+fn a_window_that_hides_nothing_changes_no_bit() {
+    for products in [Dtype::F32, Dtype::Bf16] {
+        let mut c = case(&[130, 1, 97], 4, 2, 16);
+        c.dout = c.q.iter().map(|x| x.cos()).collect();
+        let [none, wide] = [None, Some(130)].map(|window| on_cpu::<f32>(&with_window(c.clone(), window), products));
+        assert!(none == wide, "{products:?}");
+    }
+}
+
+#[test]
 fn every_instruction_set_agrees_with_f64() {
     #[cfg(target_arch = "x86_64")]
     use crate::lanes::{Avx2, Avx512};
     use crate::{isa::Isa, lanes::Portable};
-    for (documents, num_heads, kv, e) in [(&[49, 1, 97][..], 2, 1, 16), (&[33, 130], 3, 3, 20), (&[60], 50, 1, 7)] {
-        let c = case(documents, num_heads, kv, e);
+    for (documents, num_heads, kv, e, window) in [
+        (&[49, 1, 97][..], 2, 1, 16, None),
+        (&[33, 130], 3, 3, 20, Some(40)),
+        (&[60], 50, 1, 7, Some(3)),
+        (&[60], 50, 1, 7, None),
+    ] {
+        let c = with_window(case(documents, num_heads, kv, e), window);
         let dout: Vec<f64> = c.q.iter().map(|x| x.cos()).collect();
         let (out64, lse64) = run64(&c);
         let gradients64 = backward64(&c, &dout);
@@ -192,7 +243,11 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn decoding_a_token_is_the_last_row_of_the_forward_pass() {
-    let c = case(&[13], 4, 2, 8);
+    WINDOWS.into_iter().for_each(check_decoding);
+}
+
+fn check_decoding(window: Option<usize>) {
+    let c = with_window(case(&[13], 4, 2, 8), window);
     let (out, _) = run64(&c);
     let (slot_len, row) = (20 * 2 * 8, 4 * 8);
     let cache = |x: &[f64]| {
@@ -220,8 +275,10 @@ fn decoding_a_token_is_the_last_row_of_the_forward_pass() {
 
 #[test]
 fn decoding_in_f32_is_bit_equal_to_the_forward_pass() {
-    for (len, num_heads, kv, e) in [(1, 1, 1, 4), (33, 4, 2, 16), (100, 6, 2, 24)] {
-        let c = case(&[len], num_heads, kv, e);
+    let shapes = [(1, 1, 1, 4), (33, 4, 2, 16), (100, 6, 2, 24)];
+    for ((len, num_heads, kv, e), window) in shapes.into_iter().flat_map(|shape| WINDOWS.map(|window| (shape, window)))
+    {
+        let c = with_window(case(&[len], num_heads, kv, e), window);
         let (out, _) = run32(&c);
         let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
         let (q, k, v) = (narrow(&c.q), narrow(&c.k), narrow(&c.v));
@@ -239,7 +296,7 @@ fn decoding_in_f32_is_bit_equal_to_the_forward_pass() {
                 heads: c.heads,
             })
             .unwrap();
-            assert_eq!(decoded, out[row], "{tokens} of {len}");
+            assert_eq!(decoded, out[row], "{tokens} of {len}, window {window:?}");
         }
     }
 }
@@ -256,7 +313,7 @@ fn boundaries_and_heads_are_checked() {
             k: (&x[..6 * num_kv_heads]).into(),
             v: (&x[..6 * num_kv_heads]).into(),
             cu_seqlens,
-            heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0 },
+            heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0, window: None },
             products: Dtype::F32,
         })
     };
@@ -268,10 +325,10 @@ fn boundaries_and_heads_are_checked() {
 }
 
 /// The plain tiles in f32 are the yardstick of the vector ones.
-fn check_precision(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
+fn check_precision(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize, window: Option<usize>) {
     use crate::tolerance::{BACKWARD, FORWARD, assert_follows, floor, scale};
     // rounded to f32 first, so that all three see the same inputs
-    let mut c = case(documents, num_heads, num_kv_heads, head_dim);
+    let mut c = with_window(case(documents, num_heads, num_kv_heads, head_dim), window);
     for x in [&mut c.q, &mut c.k, &mut c.v] {
         x.iter_mut().for_each(|x| *x = f64::from(*x as f32));
     }
@@ -301,9 +358,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn any_packing_is_as_precise_as_plain_loops(
-        documents in prop::collection::vec(0u32..120, 0..5), group in 1usize..4, kv in 1usize..3, e in 1usize..36
+        documents in prop::collection::vec(0u32..120, 0..5), group in 1usize..4, kv in 1usize..3, e in 1usize..36,
+        window in prop::option::of(1usize..130)
     ) {
-        check_precision(&documents, group * kv, kv, e);
+        check_precision(&documents, group * kv, kv, e, window);
     }
 }
 

@@ -5,8 +5,11 @@ use half::bf16;
 use super::*;
 use crate::cuda::{Arg, Buffer, Needs, Source};
 
-static PRIMITIVES: Source =
-    Source { file: "emulator/seeded/primitives.cu", text: include_str!("seeded/primitives.cu"), needs: Needs::Ampere };
+static PRIMITIVES: Source = Source {
+    file: "emulator/seeded/primitives.cu",
+    text: include_str!("../../emulator/seeded/primitives.cu"),
+    needs: Needs::Ampere,
+};
 
 fn f32_bytes(x: &[f32]) -> Vec<u8> {
     x.iter().flat_map(|x| x.to_ne_bytes()).collect()

@@ -56,7 +56,7 @@ pub(super) fn forward_add<T: Real, W: Element>(
 pub(super) fn backward<T: Real, W: Element>(
     dx: &mut [T],
     write_dx: Write,
-    dweight: &mut [T],
+    dweight: Option<&mut [T]>,
     dy: &[T],
     x: &[T],
     weight: &[W],
@@ -80,8 +80,10 @@ pub(super) fn backward<T: Real, W: Element>(
                 },
             )
         });
-        for partial in partial.chunks_exact(dim) {
-            dweight.iter_mut().zip(partial).for_each(|(dw, &x)| *dw += x);
+        if let Some(dweight) = dweight {
+            for partial in partial.chunks_exact(dim) {
+                dweight.iter_mut().zip(partial).for_each(|(dw, &x)| *dw += x);
+            }
         }
     });
 }

@@ -101,8 +101,8 @@ pub struct Backward {
     pub dx: Operand,
     /// Whether `dx` is replaced or added to.
     pub write_dx: Write,
-    /// `[dim]`, added to: f32, or bf16 beside bf16, for which the sum of f32 is rounded once.
-    pub dweight: Operand,
+    /// `[dim]`, added to: f32, or bf16 beside bf16, for which the sum of f32 is rounded once; `None` for a frozen weight.
+    pub dweight: Option<Operand>,
     /// `[rows, dim]`.
     pub dy: Operand,
     /// `[rows, dim]`.
@@ -127,11 +127,11 @@ pub fn scratch_len(rows: usize, dim: usize) -> usize {
     rows.min(MAX_PARTIALS) * dim
 }
 
-/// The gradients, in two launches.
+/// The gradients: a launch over rows, and for a weight that is trained one over columns.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
+pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
     const OP: &str = "rms_norm::backward";
     let Backward { dx, write_dx, dweight, dy, x, weight, rstd, scratch, rows, dim } = *args;
     check_sizes(OP, rows, dim)?;
@@ -139,7 +139,6 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
         array(OP, arg, &operand, rows * dim)?;
     }
     array(OP, "weight", &weight, dim)?;
-    check::length(OP, "dweight", dweight.len, dim)?;
     check::length(OP, "rstd", rstd.len, rows)?;
     check::at_least(OP, "scratch", scratch.len, scratch_len(rows, dim))?;
     // the sums of a block's columns lie in shared memory
@@ -147,8 +146,6 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
     let format = one_of(OP, [("x", x.dtype), ("weight", weight.dtype)], FORMATS)?;
     one_of(OP, [("dx", dx.dtype), ("dy", dy.dtype)], [[x.dtype, x.dtype]])?;
     one_of(OP, [("rstd", rstd.dtype), ("scratch", scratch.dtype)], [[Dtype::F32; 2]])?;
-    let sums = [[Dtype::F32, x.dtype], [Dtype::Bf16, Dtype::Bf16]];
-    let sum_format = one_of(OP, [("dweight", dweight.dtype), ("x", x.dtype)], sums)?;
     let partials = rows.min(MAX_PARTIALS) as u32;
     let rows_pass = Launch {
         source: &SOURCE,
@@ -168,15 +165,21 @@ pub fn backward(args: &Backward) -> Result<[Launch; 2], KernelError> {
             Arg::U32(u32::from(write_dx == Write::Accumulate)),
         ],
     };
-    let columns_pass = Launch {
-        source: &SOURCE,
-        kernel: ["rms_norm_bwd_weight_f32", "rms_norm_bwd_weight_bf16"][sum_format],
-        grid: [dim.div_ceil(256) as u32, 1, 1],
-        block: [256, 1, 1],
-        shared_bytes: 0,
-        args: vec![dweight.arg(), scratch.arg(), Arg::U32(partials), Arg::U32(dim as u32)],
+    let columns_pass = |dweight: Operand| {
+        check::length(OP, "dweight", dweight.len, dim)?;
+        let sums = [[Dtype::F32, x.dtype], [Dtype::Bf16, Dtype::Bf16]];
+        let sum_format = one_of(OP, [("dweight", dweight.dtype), ("x", x.dtype)], sums)?;
+        Ok(Launch {
+            source: &SOURCE,
+            kernel: ["rms_norm_bwd_weight_f32", "rms_norm_bwd_weight_bf16"][sum_format],
+            grid: [dim.div_ceil(256) as u32, 1, 1],
+            block: [256, 1, 1],
+            shared_bytes: 0,
+            args: vec![dweight.arg(), scratch.arg(), Arg::U32(partials), Arg::U32(dim as u32)],
+        })
     };
-    Ok([rows_pass, columns_pass])
+    let columns_pass = dweight.map(columns_pass).transpose()?;
+    Ok([rows_pass].into_iter().chain(columns_pass).collect())
 }
 
 fn check_sizes(op: &'static str, rows: usize, dim: usize) -> Result<(), KernelError> {

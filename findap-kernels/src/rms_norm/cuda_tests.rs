@@ -59,7 +59,7 @@ where
     let args = cpu::Backward {
         dx: dx.as_mut_slice().into(),
         write_dx: case.write_dx,
-        dweight: dweight.as_mut_slice().into(),
+        dweight: Some(dweight.as_mut_slice().into()),
         dy: dy.as_slice().into(),
         x,
         weight,
@@ -107,7 +107,7 @@ fn check(case: Case) {
         let backward_args = Backward {
             dx: dx.operand(),
             write_dx: case.write_dx,
-            dweight: dweight.operand(),
+            dweight: Some(dweight.operand()),
             dy: dy.operand(),
             x: normed.operand(),
             weight: weight.operand(),
@@ -128,9 +128,15 @@ fn check(case: Case) {
         follows("dweight", Dtype::F32, &dweight, 3, floor(terms, rows));
         if x_dtype == Dtype::Bf16 {
             let in_bf16 = Array::new(executor, &vec![1.0; dim], Dtype::Bf16);
-            let dweight_only = Backward { dweight: in_bf16.operand(), ..backward_args };
+            let dweight_only = Backward { dweight: Some(in_bf16.operand()), ..backward_args };
             run(executor, &backward(&dweight_only).unwrap());
             assert_eq!(in_bf16.read(), rounded(&dweight.read(), Dtype::Bf16), "the same sum, rounded once");
+        }
+        let (dx, before) = (Array::poisoned(executor, rows * dim, x_dtype), dx.read());
+        let frozen = Backward { dx: dx.operand(), write_dx: Write::Overwrite, dweight: None, ..backward_args };
+        run(executor, &backward(&frozen).unwrap());
+        if case.write_dx == Write::Overwrite {
+            assert_eq!(dx.read(), before, "dx is the same for a frozen weight");
         }
     });
 }

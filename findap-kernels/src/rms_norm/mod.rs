@@ -65,8 +65,8 @@ pub struct Backward<'a> {
     pub dx: SliceMut<'a>,
     /// Whether `dx` is replaced or added to, as the residual stream wants.
     pub write_dx: Write,
-    /// `[dim]`, added to.
-    pub dweight: SliceMut<'a>,
+    /// `[dim]`, added to; `None` for a frozen weight.
+    pub dweight: Option<SliceMut<'a>>,
     /// `[rows, dim]`.
     pub dy: Slice<'a>,
     /// `[rows, dim]`, the input of the forward pass (`sum` after [`forward_add`]).
@@ -157,18 +157,19 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
     }
     check::length(OP, "rstd", rstd.len(), rows)?;
     check::length(OP, "weight", weight.len(), dim)?;
-    check::length(OP, "dweight", dweight.len(), dim)?;
-    let dtypes = [("dx", dx.dtype()), ("dweight", dweight.dtype()), ("dy", dy.dtype()), ("weight", weight.dtype())];
+    let dweight_dtype = dweight.as_ref().map_or(dx.dtype(), SliceMut::dtype);
+    check::length(OP, "dweight", dweight.as_ref().map_or(dim, SliceMut::len), dim)?;
+    let dtypes = [("dx", dx.dtype()), ("dweight", dweight_dtype), ("dy", dy.dtype()), ("weight", weight.dtype())];
     use {Slice as S, SliceMut as M};
     match (dx, dweight, dy, x, weight, rstd) {
-        (M::F32(dx), M::F32(dw), S::F32(dy), S::F32(x), S::F32(w), S::F32(rstd)) => {
-            cpu::backward(dx, write_dx, dw, dy, x, w, rstd, dim)
+        (M::F32(dx), dw @ (None | Some(M::F32(_))), S::F32(dy), S::F32(x), S::F32(w), S::F32(rstd)) => {
+            cpu::backward(dx, write_dx, dw.and_then(SliceMut::into_f32), dy, x, w, rstd, dim)
         }
-        (M::F32(dx), M::F32(dw), S::F32(dy), S::F32(x), S::Bf16(w), S::F32(rstd)) => {
-            cpu::backward(dx, write_dx, dw, dy, x, w, rstd, dim)
+        (M::F32(dx), dw @ (None | Some(M::F32(_))), S::F32(dy), S::F32(x), S::Bf16(w), S::F32(rstd)) => {
+            cpu::backward(dx, write_dx, dw.and_then(SliceMut::into_f32), dy, x, w, rstd, dim)
         }
-        (M::F64(dx), M::F64(dw), S::F64(dy), S::F64(x), S::F64(w), S::F64(rstd)) => {
-            cpu::backward(dx, write_dx, dw, dy, x, w, rstd, dim)
+        (M::F64(dx), dw @ (None | Some(M::F64(_))), S::F64(dy), S::F64(x), S::F64(w), S::F64(rstd)) => {
+            cpu::backward(dx, write_dx, dw.and_then(SliceMut::into_f64), dy, x, w, rstd, dim)
         }
         _ => return Err(check::unsupported(OP, dtypes)),
     }

@@ -64,7 +64,7 @@ fn the_gradients_are_those_of_the_formula() {
     backward(Backward {
         dx: (&mut dx[..]).into(),
         write_dx: Write::Accumulate,
-        dweight: (&mut dw[..]).into(),
+        dweight: Some((&mut dw[..]).into()),
         dy: (&dy[..]).into(),
         x: (&x[..]).into(),
         weight: (&w[..]).into(),
@@ -122,7 +122,7 @@ fn check_precision(rows: usize, dim: usize) {
     backward(Backward {
         dx: (&mut dx[..]).into(),
         write_dx: Write::Overwrite,
-        dweight: (&mut dw[..]).into(),
+        dweight: Some((&mut dw[..]).into()),
         dy: (&dy[..]).into(),
         x: (&x[..]).into(),
         weight: (&w[..]).into(),
@@ -135,7 +135,7 @@ fn check_precision(rows: usize, dim: usize) {
     backward(Backward {
         dx: (&mut dx64[..]).into(),
         write_dx: Write::Overwrite,
-        dweight: (&mut dw64[..]).into(),
+        dweight: Some((&mut dw64[..]).into()),
         dy: (&wide(&dy)[..]).into(),
         x: (&wide(&x)[..]).into(),
         weight: (&wide(&w)[..]).into(),
@@ -161,7 +161,7 @@ fn a_weight_in_bf16_is_its_widening_to_the_bit() {
         backward(Backward {
             dx: (&mut dx[..]).into(),
             write_dx: Write::Overwrite,
-            dweight: (&mut dweight[..]).into(),
+            dweight: Some((&mut dweight[..]).into()),
             dy: (&x[..]).into(),
             x: (&x[..]).into(),
             weight,
@@ -194,7 +194,7 @@ fn threads_do_not_change_a_bit() {
         let args = Backward {
             dx: (&mut dx[..]).into(),
             write_dx: Write::Accumulate,
-            dweight: (&mut dw[..]).into(),
+            dweight: Some((&mut dw[..]).into()),
             dy: (&dy[..]).into(),
             x: (&x[..]).into(),
             weight: (&w[..]).into(),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use findap_tensor::EmulatorOptions;
 use findap_tensor::{Arena, Device, Dtype, StepStats};
 
-use super::plain;
+use super::{FAMILIES, plain};
 use crate::checkpoint::SaveOptions;
 use crate::config::Config;
 use crate::llama::Llama;
@@ -66,7 +66,8 @@ pub(super) fn devices() -> Vec<Device> {
 
 fn session(model: &Llama, recompute: Recompute, gradients: Dtype) -> Session {
     let (dtype, gradients) = (model.params.dtype(), Some(gradients));
-    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients };
+    let frozen_blocks = model.frozen_blocks();
+    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients, frozen_blocks };
     Session::on(&model.params.device(), &model.config, options).unwrap()
 }
 
@@ -82,24 +83,25 @@ pub(super) fn results(logp: &[f64], grads: &Arena) -> Results {
 pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
-    session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+    let pass = session.forward(model, batch.tokens()).unwrap();
+    let log_probs = pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
     let mut stats = StepStats::new(&model.params.device()).unwrap();
     stats.begin().unwrap();
-    session.add_loss(&mut stats, 0.5).unwrap();
-    session.add_loss(&mut stats, 1.0).unwrap();
+    log_probs.add_loss(&mut stats, 0.5).unwrap();
+    log_probs.add_loss(&mut stats, 1.0).unwrap();
     stats.close().unwrap();
-    let logp = session.last_logp().unwrap();
+    let logp = log_probs.read().unwrap();
     assert!((stats.read().unwrap().loss + 3.0 * logp.iter().sum::<f64>()).abs() < 1e-9);
-    results(session.last_logp().unwrap(), &grads)
+    results(logp, &grads)
 }
 
 /// As an objective does whose weights depend on the log-probabilities.
 fn in_two(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
-    session.forward(model, batch.tokens()).unwrap();
-    let logp = session.logp(model, &batch.targets).unwrap().to_vec();
-    session.backward(model, batch.tokens(), &batch.targets, Some(&batch.weights), &mut grads).unwrap();
+    let mut scored = session.forward(model, batch.tokens()).unwrap().score(&batch.targets).unwrap();
+    let logp = scored.log_probs().read().unwrap().to_vec();
+    scored.backward(Some(&batch.weights), &mut grads).unwrap();
     results(&logp, &grads)
 }
 
@@ -128,7 +130,7 @@ pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, tru
 
 #[test]
 fn f32_passes_follow_the_cpu() {
-    for name in ["tiny", "tiny_tied_bf16_sharded"] {
+    for name in ["tiny", "tiny_tied_bf16_sharded"].into_iter().chain(FAMILIES) {
         let on_cpu = Llama::load(&golden(name), Dtype::F32).unwrap();
         let batch = Batch::new(2048);
         let truth = in_one(&Llama::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
@@ -151,7 +153,8 @@ fn gradients_after(passes: u32, model: &Llama, dtype: Dtype) -> Vec<f64> {
     let mut grads = model.zero_gradients_in(dtype).unwrap();
     let mut session = session(model, Recompute::Block, dtype);
     for _ in 0..passes {
-        session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+        let pass = session.forward(model, batch.tokens()).unwrap();
+        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
     }
     grads.tensor().to_host().unwrap().slice().to_f64_vec()
 }
@@ -184,7 +187,8 @@ fn memory_on_a_device_is_known_before_a_session_is_built() {
     let cases = [(Dtype::F32, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::Bf16))];
     for (dtype, gradients) in cases.into_iter().chain([(Dtype::Bf16, None)]) {
         for recompute in [Recompute::None, Recompute::Block] {
-            let options = SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients };
+            let options =
+                SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients, frozen_blocks: 0 };
             for device in devices() {
                 let built = Session::on(&device, &config, options).unwrap().memory();
                 assert_eq!(memory_bytes(device.kind(), &config, options), built, "{options:?}");
@@ -241,8 +245,8 @@ fn a_session_refuses_what_a_device_could_not() {
             refused(Tokens { cu_seqlens: &[0, 30, 20, 40], ..batch.tokens() }, &mut session).contains("cu_seqlens[2]")
         );
         assert!(refused(Tokens { cu_seqlens: &[0, 39], ..batch.tokens() }, &mut session).contains("ids"));
-        session.forward(&model, batch.tokens()).unwrap();
-        let error = session.logp(&model, &[3000; 40]).unwrap_err().to_string();
+        let pass = session.forward(&model, batch.tokens()).unwrap();
+        let error = pass.score(&[3000; 40]).unwrap_err().to_string();
         assert!(error.contains("targets[0]"), "{error}");
         let on_cpu = Llama::load(&golden("tiny"), Dtype::F32).unwrap();
         let error = session.forward(&on_cpu, batch.tokens()).unwrap_err().to_string();
@@ -272,7 +276,7 @@ fn assert_bf16_follows(what: &str, weights: &Llama) {
 
 #[test]
 fn bf16_passes_follow_the_truth() {
-    for name in ["tiny", "tiny_tied_bf16_sharded"] {
+    for name in ["tiny", "tiny_tied_bf16_sharded"].into_iter().chain(FAMILIES) {
         assert_bf16_follows(&format!("{name} bf16"), &Llama::load(&golden(name), Dtype::Bf16).unwrap());
     }
 }

@@ -5,7 +5,7 @@ use findap_tensor::{Arena, Dtype};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::golden;
+use super::{FAMILIES, golden};
 use crate::checkpoint::SaveOptions;
 use crate::generate::{GenerateRequest, Generator, StopReason};
 use crate::llama::Llama;
@@ -32,7 +32,8 @@ fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
 }
 
 fn session(model: &Llama, dtype: Dtype, max_tokens: usize, gradients: Option<Dtype>) -> Session {
-    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute: Recompute::None, gradients };
+    let (recompute, frozen_blocks) = (Recompute::None, 0);
+    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute, gradients, frozen_blocks };
     Session::new(&model.config, options)
 }
 
@@ -46,8 +47,8 @@ fn token_logps(model: &Llama, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> 
         cu_seqlens.push(positions.len() as u32);
     }
     let mut session = session(model, dtype, ids.len(), None);
-    session.forward(model, Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens }).unwrap();
-    let logp = session.logp(model, &targets).unwrap();
+    let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
+    let logp = session.forward(model, tokens).unwrap().score(&targets).unwrap().into_logp().unwrap();
     [&[0.0], &logp[..logp.len() - 1]].concat()
 }
 
@@ -111,14 +112,21 @@ fn both_spellings_of_the_configuration_mean_the_same() {
 #[test]
 fn gradients_of_a_training_step_are_those_of_torch() {
     let model = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
-    let train = json("data/train.json");
+    let (loss, grads) = first_step(&model, &json("data/train.json"));
+    let report = json("out/train_tiny/report.json");
+    assert!((loss - report["steps"][0]["loss"].as_f64().unwrap()).abs() < 1e-6);
+    same_gradients(&grads, "out/train_tiny/grads0.safetensors");
+}
+
+/// The loss of the first step, and its gradients.
+fn first_step(model: &Llama, train: &Value) -> (f64, Arena) {
     let micro = train["steps"][0].as_array().unwrap();
     let rows: Vec<&Value> = micro.iter().flat_map(|m| m["rows"].as_array().unwrap()).collect();
     let mask = |d: &Value| ids(&d["mask"]);
     let documents = |row: &Value| row["docs"].as_array().unwrap().clone();
     let total: u32 = rows.iter().flat_map(|r| documents(r)).map(|d| mask(&d)[1..].iter().sum::<u32>()).sum();
     let mut grads = model.zero_gradients().unwrap();
-    let mut session = session(&model, Dtype::F32, 512, Some(Dtype::F32));
+    let mut session = session(model, Dtype::F32, 512, Some(Dtype::F32));
     let mut loss = 0.0;
     for row in rows {
         let (mut tokens, mut positions, mut cu_seqlens, mut targets) = (Vec::new(), Vec::new(), vec![0], Vec::new());
@@ -131,12 +139,37 @@ fn gradients_of_a_training_step_are_those_of_torch() {
         }
         let weights = vec![-1.0 / f64::from(total); tokens.len()];
         let tokens = Tokens { ids: &tokens, positions: &positions, cu_seqlens: &cu_seqlens };
-        session.forward_backward(&model, tokens, &targets, &weights, &mut grads).unwrap();
-        loss -= session.last_logp().unwrap().iter().sum::<f64>() / f64::from(total);
+        let pass = session.forward(model, tokens).unwrap();
+        let logp = pass.backward(&targets, &weights, &mut grads).unwrap().read().unwrap();
+        loss -= logp.iter().sum::<f64>() / f64::from(total);
     }
-    let report = json("out/train_tiny/report.json");
-    assert!((loss - report["steps"][0]["loss"].as_f64().unwrap()).abs() < 1e-6);
-    same_gradients(&grads, "out/train_tiny/grads0.safetensors");
+    (loss, grads)
+}
+
+#[test]
+fn other_families_are_those_of_transformers() {
+    let train = json("data/train.json");
+    for name in FAMILIES {
+        let bytes = std::fs::read(golden(&format!("out/logits_{name}.safetensors"))).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        // as for Llama: f32 sums in other orders; f64 with the same frequencies, which are f32
+        for (dtype, tolerance) in [(Dtype::F32, 1e-5), (Dtype::F64, 1e-9)] {
+            let model = Llama::load(&golden("models").join(name), dtype).unwrap();
+            for (i, documents) in packed_rows().iter().enumerate() {
+                let want = numbers(&tensors, &format!("packed{i}.loss.{}", dtype.name()));
+                let got: Vec<f64> = token_logps(&model, dtype, documents).iter().map(|l| -l).collect();
+                let difference = largest_difference(&got, &want);
+                assert!(difference < tolerance, "{name} {} packed{i}: {difference:e}", dtype.name());
+            }
+        }
+        let model = Llama::load(&golden("models").join(name), Dtype::F32).unwrap();
+        let golden = json(&format!("out/family_{name}.json"));
+        let (loss, grads) = first_step(&model, &train);
+        let want = golden["loss"].as_f64().unwrap();
+        assert!((loss - want).abs() < 1e-6 * want, "{name}: {loss} {want}");
+        same_gradients(&grads, &format!("out/grads_{name}.safetensors"));
+        same_continuations(&model, golden["generated"].as_array().unwrap());
+    }
 }
 
 /// Each tensor within 1e-5 of its own largest number.
@@ -155,8 +188,10 @@ fn same_gradients(grads: &Arena, file: &str) {
 #[test]
 fn greedy_generations_are_those_of_transformers() {
     let model = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
-    let cases = json("out/generate_tiny.json");
-    let cases = cases.as_array().unwrap();
+    same_continuations(&model, json("out/generate_tiny.json").as_array().unwrap());
+}
+
+fn same_continuations(model: &Llama, cases: &[Value]) {
     let requests: Vec<GenerateRequest> = cases
         .iter()
         .map(|case| GenerateRequest {
@@ -168,7 +203,7 @@ fn greedy_generations_are_those_of_transformers() {
         })
         .collect();
     for max_sequences in [1, 2, 8] {
-        let made = Generator::new(&model, max_sequences, 256).unwrap().generate(&model, &requests).unwrap();
+        let made = Generator::new(model, max_sequences, 256).unwrap().generate(model, &requests).unwrap();
         for (made, case) in made.iter().zip(cases) {
             assert_eq!(made.ids, ids(&case["new_ids"]));
             assert_eq!(made.stop == StopReason::Stop, case["stopped"].as_bool().unwrap());

@@ -1,6 +1,7 @@
 //! The whole model against central differences in f64.
 
 use findap_tensor::{Arena, Dtype};
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::llama::Llama;
@@ -8,14 +9,36 @@ use crate::session::{Recompute, Session, SessionOptions, Tokens};
 
 const IGNORE: u32 = u32::MAX;
 
-fn model(tied: bool) -> Llama {
-    let config = serde_json::json!({
+/// The keys in which configurations differ: tied tables, and every option of every family.
+fn variants() -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({"tie_word_embeddings": true}),
+        json!({"attention_bias": true, "mlp_bias": true}),
+        json!({"model_type": "mistral", "sliding_window": 3}),
+        json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 2, "max_window_layers": 1}),
+        json!({"model_type": "qwen3", "tie_word_embeddings": true}),
+        json!({"model_type": "qwen3", "attention_bias": true, "use_sliding_window": true, "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"]}),
+    ]
+}
+
+/// A small model; vectors are drawn, too, so that none is neutral.
+fn model(variant: &Value) -> Llama {
+    let mut config = json!({
         "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 37, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
-        "initializer_range": 0.4, "tie_word_embeddings": tied,
+        "initializer_range": 0.4, "tie_word_embeddings": false,
     });
-    let serde_json::Value::Object(config) = config else { unreachable!("an object was written") };
-    Llama::init(Config::from_json(config).unwrap(), 5, Dtype::F64)
+    let config = config.as_object_mut().unwrap();
+    config.extend(variant.as_object().unwrap().clone());
+    let mut model = Llama::init(Config::from_json(config.clone()).unwrap(), 5, Dtype::F64);
+    let mut params = model.params.flat().to_f64_vec();
+    for entry in model.params.spec().entries().iter().filter(|entry| entry.is_vector) {
+        params[entry.range()].iter_mut().enumerate().for_each(|(i, x)| *x += 0.2 * (i as f64 * 1.7).sin());
+    }
+    model.params.flat_mut().copy_from_f64(&params);
+    model
 }
 
 struct Batch {
@@ -43,36 +66,43 @@ impl Batch {
 }
 
 fn session(model: &Llama, recompute: Recompute) -> Session {
-    let options =
-        SessionOptions { dtype: Dtype::F64, max_tokens: 16, max_positions: 16, recompute, gradients: Some(Dtype::F64) };
+    let options = SessionOptions {
+        dtype: Dtype::F64,
+        max_tokens: 16,
+        max_positions: 16,
+        recompute,
+        gradients: Some(Dtype::F64),
+        frozen_blocks: model.frozen_blocks(),
+    };
     Session::new(&model.config, options)
 }
 
 fn loss(model: &Llama, session: &mut Session, batch: &Batch) -> f64 {
-    session.forward(model, batch.tokens()).unwrap();
-    session.logp(model, &batch.targets).unwrap().iter().zip(&batch.weights).map(|(l, w)| l * w).sum()
+    let scored = session.forward(model, batch.tokens()).unwrap().score(&batch.targets).unwrap();
+    scored.into_logp().unwrap().iter().zip(&batch.weights).map(|(l, w)| l * w).sum()
 }
 
 fn gradients(model: &Llama, recompute: Recompute, fused: bool) -> Arena {
     let (batch, mut session, mut grads) = (batch(), session(model, recompute), model.zero_gradients().unwrap());
+    let pass = session.forward(model, batch.tokens()).unwrap();
     if fused {
-        session.forward_backward(model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
     } else {
-        loss(model, &mut session, &batch);
-        session.backward(model, batch.tokens(), &batch.targets, Some(&batch.weights), &mut grads).unwrap();
+        pass.score(&batch.targets).unwrap().backward(Some(&batch.weights), &mut grads).unwrap();
     }
     grads
 }
 
 #[test]
 fn every_gradient_is_that_of_the_loss() {
-    for tied in [false, true] {
-        let mut model = model(tied);
+    for variant in variants() {
+        let mut model = model(&variant);
         let grads = gradients(&model, Recompute::None, false).flat().to_f64_vec();
         let (batch, mut session) = (batch(), session(&model, Recompute::None));
         let params = model.params.flat().to_f64_vec();
         let scale = grads.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         let step = 1e-5;
+        let params_spec = model.params.spec().clone();
         for i in (0..params.len()).step_by(7) {
             let mut at = |delta: f64| {
                 let mut moved = params.clone();
@@ -81,27 +111,33 @@ fn every_gradient_is_that_of_the_loss() {
                 loss(&model, &mut session, &batch)
             };
             let numeric = (at(step) - at(-step)) / (2.0 * step);
-            assert!((grads[i] - numeric).abs() < 1e-6 * scale, "tied {tied}, parameter {i}: {} {numeric}", grads[i]);
+            let name = &params_spec.entries().iter().find(|entry| entry.range().contains(&i)).unwrap().name;
+            assert!((grads[i] - numeric).abs() < 1e-6 * scale, "{variant}: {name}, {i}: {} {numeric}", grads[i]);
         }
     }
 }
 
 #[test]
 fn recomputing_and_fusing_change_no_bit() {
-    let model = model(true);
-    let kept = gradients(&model, Recompute::None, false).flat().to_f64_vec();
-    assert_eq!(kept, gradients(&model, Recompute::Mlp, false).flat().to_f64_vec());
-    assert_eq!(kept, gradients(&model, Recompute::Block, false).flat().to_f64_vec());
-    assert_eq!(kept, gradients(&model, Recompute::Block, true).flat().to_f64_vec());
-    assert_eq!(kept, gradients(&model, Recompute::None, true).flat().to_f64_vec());
+    for variant in variants() {
+        let model = model(&variant);
+        let kept = gradients(&model, Recompute::None, false).flat().to_f64_vec();
+        for recompute in Recompute::ALL {
+            for fused in [false, true] {
+                let got = gradients(&model, recompute, fused).flat().to_f64_vec();
+                assert_eq!(kept, got, "{variant}, {recompute:?}, fused {fused}");
+            }
+        }
+    }
 }
 
 #[test]
 fn gradients_add_up_over_calls() {
-    let model = model(false);
+    let model = model(&json!({}));
     let (batch, mut session, mut grads) = (batch(), session(&model, Recompute::None), model.zero_gradients().unwrap());
     for _ in 0..2 {
-        session.forward_backward(&model, batch.tokens(), &batch.targets, &batch.weights, &mut grads).unwrap();
+        let pass = session.forward(&model, batch.tokens()).unwrap();
+        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
     }
     let once = gradients(&model, Recompute::None, true).flat().to_f64_vec();
     let twice = grads.flat().to_f64_vec();

@@ -8,6 +8,10 @@ mod golden;
 mod gradients;
 mod plain;
 
+/// Golden models that use each option in which families differ: a sliding window, biases of queries, keys and values, norms of their
+/// heads, biases everywhere.
+const FAMILIES: [&str; 4] = ["tiny_mistral", "tiny_qwen2", "tiny_qwen3", "tiny_biased"];
+
 fn golden(path: &str) -> PathBuf {
     let sources = || Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden");
     std::env::var_os("FINDAP_GOLDEN").map_or_else(sources, PathBuf::from).join(path)

@@ -3,11 +3,12 @@
 
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::rope::Tables;
-use findap_tensor::ops::{embedding, linear, rms_norm, rope, swiglu};
-use findap_tensor::{Device, Documents, Dtype, SliceMut, Tensor, Write};
+use findap_tensor::ops::{bias, embedding, linear, rms_norm, rope, swiglu};
+use findap_tensor::{Arena, Device, Documents, Dtype, SliceMut, Tensor, Write};
 use half::bf16;
 
 use super::device::{Batch, Results, results};
+use crate::linear::Linear;
 use crate::llama::Llama;
 use crate::session::rope_tables;
 
@@ -20,13 +21,23 @@ fn round(tensor: &mut Tensor) {
     numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
 }
 
+fn copy(x: &Tensor) -> Tensor {
+    let mut copy = tensor(x.num_rows(), x.columns());
+    copy.slice_mut().copy_from_f64(&x.slice().to_f64_vec());
+    copy
+}
+
+fn take(x: &mut Tensor) -> Tensor {
+    std::mem::replace(x, tensor(0, 0))
+}
+
 fn add(out: &mut Tensor, x: &Tensor) {
     let sum: Vec<f64> = out.slice().to_f64_vec().iter().zip(x.slice().to_f64_vec()).map(|(a, b)| a + b).collect();
     out.slice_mut().copy_from_f64(&sum);
     round(out);
 }
 
-/// A stream, its norm and what the norm leaves for the backward pass.
+/// Numbers, their norm and what the norm leaves for the backward pass.
 struct Normed {
     x: Tensor,
     out: Tensor,
@@ -35,40 +46,50 @@ struct Normed {
 
 struct Kept {
     entry: Normed,
+    /// Of queries and keys, where the model norms them.
+    qk_norms: Option<[Normed; 2]>,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attended: Tensor,
+    attention_out: Tensor,
     lse: Tensor,
-    middle: Normed,
+    post_attention: Normed,
     gate: Tensor,
     up: Tensor,
-    act: Tensor,
+    swiglu_out: Tensor,
 }
 
 /// What a session computes from these weights, which bf16 has.
 pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
     let (config, layout, params) = (&model.config, &model.layout, &model.params);
     let (n, d, f) = (batch.ids.len(), config.hidden_size, config.intermediate_size);
-    let (q_width, kv_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let (q_width, kv_width, e) = (config.q_width(), config.kv_width(), config.head_dim);
     let documents = &Documents::on_host(&batch.ids, &batch.positions, &batch.cu_seqlens);
     let [cos, sin] = rope_tables(&Device::Cpu, config, Dtype::F32, 32).unwrap();
     let tables = Tables { cos: cos.all(), sin: sin.all() };
-    let heads = Heads {
+    let heads = |l: usize| Heads {
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-        scale: 1.0 / (config.head_dim as f64).sqrt(),
+        head_dim: e,
+        scale: 1.0 / (e as f64).sqrt(),
+        window: config.windows[l],
     };
-    let product = |x: &Tensor, weight, columns| {
+    let matmul = |x: &Tensor, linear: Linear, columns| {
         let mut y = tensor(n, columns);
-        linear::forward(y.all_mut(), x.all(), params.get(weight)).unwrap();
+        linear::forward(y.all_mut(), x.all(), params.get(linear.weight)).unwrap();
+        if let Some(id) = linear.bias {
+            bias::forward(y.all_mut(), params.get(id)).unwrap();
+        }
         round(&mut y);
         y
     };
-    let normed = |x: Tensor, weight| {
-        let (mut out, mut rstd) = (tensor(n, d), tensor(n, 1));
-        rms_norm::forward(out.all_mut(), rstd.all_mut(), x.all(), params.get(weight), config.rms_norm_eps).unwrap();
+    // Rows of d numbers, or of e in each head.
+    let normed = |x: Tensor, weight, dim: usize| {
+        let rows = x.len() / dim;
+        let (mut out, mut rstd) = (tensor(n, x.columns()), tensor(rows, 1));
+        let (of, eps) = (params.get(weight), config.rms_norm_eps);
+        rms_norm::forward(out.all_mut().reshaped(rows, dim), rstd.all_mut(), x.all().reshaped(rows, dim), of, eps)
+            .unwrap();
         round(&mut out);
         Normed { x, out, rstd }
     };
@@ -82,74 +103,99 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
     let mut x = tensor(n, d);
     embedding::forward(x.all_mut(), params.get(layout.embedding), documents).unwrap();
     let mut blocks = Vec::new();
-    for p in &layout.blocks {
-        let entry = normed(x, p.attention_norm);
-        let q = rotated(product(&entry.out, p.q, q_width), false);
-        let k = rotated(product(&entry.out, p.k, kv_width), false);
-        let v = product(&entry.out, p.v, kv_width);
-        let (mut attended, mut lse) = (tensor(n, q_width), tensor(n, config.num_heads));
+    for (l, p) in layout.blocks.iter().enumerate() {
+        let entry = normed(x, p.attention_norm, d);
+        let (mut q, mut k) = (matmul(&entry.out, p.q, q_width), matmul(&entry.out, p.k, kv_width));
+        let qk_norms = p.qk_norm.map(|[q_norm, k_norm]| {
+            let norms = [normed(take(&mut q), q_norm, e), normed(take(&mut k), k_norm, e)];
+            (q, k) = (copy(&norms[0].out), copy(&norms[1].out));
+            norms
+        });
+        let (q, k) = (rotated(q, false), rotated(k, false));
+        let v = matmul(&entry.out, p.v, kv_width);
+        let (mut attention_out, mut lse) = (tensor(n, q_width), tensor(n, config.num_heads));
         let qkv = Qkv { q: q.all(), k: k.all(), v: v.all() };
-        attention::forward(attended.all_mut(), lse.all_mut(), qkv, documents, heads, Dtype::F32).unwrap();
-        round(&mut attended);
-        let mut middle = product(&attended, p.o, d);
-        add(&mut middle, &entry.x);
-        let middle = normed(middle, p.mlp_norm);
-        let (gate, up) = (product(&middle.out, p.gate, f), product(&middle.out, p.up, f));
-        let mut act = tensor(n, f);
-        swiglu::forward(act.all_mut(), gate.all(), up.all()).unwrap();
-        round(&mut act);
-        x = product(&act, p.down, d);
-        add(&mut x, &middle.x);
-        blocks.push(Kept { entry, q, k, v, attended, lse, middle, gate, up, act });
+        attention::forward(attention_out.all_mut(), lse.all_mut(), qkv, documents, heads(l), Dtype::F32).unwrap();
+        round(&mut attention_out);
+        let mut post_attention = matmul(&attention_out, p.o, d);
+        add(&mut post_attention, &entry.x);
+        let post_attention = normed(post_attention, p.mlp_norm, d);
+        let (gate, up) = (matmul(&post_attention.out, p.gate, f), matmul(&post_attention.out, p.up, f));
+        let mut swiglu_out = tensor(n, f);
+        swiglu::forward(swiglu_out.all_mut(), gate.all(), up.all()).unwrap();
+        round(&mut swiglu_out);
+        x = matmul(&swiglu_out, p.down, d);
+        add(&mut x, &post_attention.x);
+        blocks.push(Kept { entry, qk_norms, q, k, v, attention_out, lse, post_attention, gate, up, swiglu_out });
     }
-    let last = normed(x, layout.final_norm);
+    let last = normed(x, layout.final_norm, d);
 
     let mut grads = model.zero_gradients().unwrap();
     let mut dlogits = tensor(n, config.vocab_size);
-    linear::forward(dlogits.all_mut(), last.out.all(), params.get(layout.head)).unwrap();
+    linear::forward(dlogits.all_mut(), last.out.all(), params.get(layout.head.weight)).unwrap();
     let logp = softmax_gradient(&mut dlogits, batch);
     round(&mut dlogits);
-    let input_gradient = |dx: &mut Tensor, write, dy: &Tensor, weight| {
-        linear::backward_input(dx.all_mut(), write, dy.all(), params.get(weight)).unwrap();
+    let input_gradient = |dx: &mut Tensor, write, dy: &Tensor, linear: Linear| {
+        linear::backward_input(dx.all_mut(), write, dy.all(), params.get(linear.weight)).unwrap();
         round(dx);
     };
-    let (mut stream, mut dnormed, mut dattended) = (tensor(n, d), tensor(n, d), tensor(n, q_width));
+    let weight_gradient = |grads: &mut Arena, dy: &Tensor, x: &Tensor, linear: Linear| {
+        linear::backward_weight(grads.get_mut(linear.weight), dy.all(), x.all()).unwrap();
+        if let Some(id) = linear.bias {
+            bias::backward(grads.get_mut(id), dy.all()).unwrap();
+        }
+    };
+    let (mut stream, mut dnormed, mut dattention_out) = (tensor(n, d), tensor(n, d), tensor(n, q_width));
     let (mut dq, mut dk, mut dv) = (tensor(n, q_width), tensor(n, kv_width), tensor(n, kv_width));
-    let (mut dgate, mut dup, mut dact) = (tensor(n, f), tensor(n, f), tensor(n, f));
+    let (mut dgate, mut dup, mut dswiglu_out) = (tensor(n, f), tensor(n, f), tensor(n, f));
     macro_rules! norm_gradient {
         ($write:expr, $normed:expr, $weight:expr) => {
             let saved = rms_norm::Saved { x: $normed.x.all(), rstd: $normed.rstd.all(), weight: params.get($weight) };
-            rms_norm::backward(stream.all_mut(), $write, grads.get_mut($weight), dnormed.all(), saved).unwrap();
+            rms_norm::backward(stream.all_mut(), $write, Some(grads.get_mut($weight)), dnormed.all(), saved).unwrap();
             round(&mut stream);
         };
     }
     let (overwrite, accumulate) = (Write::Overwrite, Write::Accumulate);
     input_gradient(&mut dnormed, overwrite, &dlogits, layout.head);
-    linear::backward_weight(grads.get_mut(layout.head), dlogits.all(), last.out.all()).unwrap();
+    weight_gradient(&mut grads, &dlogits, &last.out, layout.head);
     norm_gradient!(overwrite, last, layout.final_norm);
-    for (p, kept) in layout.blocks.iter().zip(&blocks).rev() {
-        input_gradient(&mut dact, overwrite, &stream, p.down);
-        linear::backward_weight(grads.get_mut(p.down), stream.all(), kept.act.all()).unwrap();
-        swiglu::backward(dgate.all_mut(), dup.all_mut(), dact.all(), kept.gate.all(), kept.up.all()).unwrap();
+    for (l, (p, kept)) in layout.blocks.iter().zip(&blocks).enumerate().rev() {
+        input_gradient(&mut dswiglu_out, overwrite, &stream, p.down);
+        weight_gradient(&mut grads, &stream, &kept.swiglu_out, p.down);
+        swiglu::backward(dgate.all_mut(), dup.all_mut(), dswiglu_out.all(), kept.gate.all(), kept.up.all()).unwrap();
         round(&mut dgate);
         round(&mut dup);
         for (dy, weight, write) in [(&dgate, p.gate, overwrite), (&dup, p.up, accumulate)] {
-            linear::backward_weight(grads.get_mut(weight), dy.all(), kept.middle.out.all()).unwrap();
+            weight_gradient(&mut grads, dy, &kept.post_attention.out, weight);
             input_gradient(&mut dnormed, write, dy, weight);
         }
-        norm_gradient!(accumulate, kept.middle, p.mlp_norm);
-        input_gradient(&mut dattended, overwrite, &stream, p.o);
-        linear::backward_weight(grads.get_mut(p.o), stream.all(), kept.attended.all()).unwrap();
-        let saved = attention::Saved { out: kept.attended.all(), lse: kept.lse.all() };
+        norm_gradient!(accumulate, kept.post_attention, p.mlp_norm);
+        input_gradient(&mut dattention_out, overwrite, &stream, p.o);
+        weight_gradient(&mut grads, &stream, &kept.attention_out, p.o);
+        let saved = attention::Saved { out: kept.attention_out.all(), lse: kept.lse.all() };
         let qkv = Qkv { q: kept.q.all(), k: kept.k.all(), v: kept.v.all() };
         let outputs = [dq.all_mut(), dk.all_mut(), dv.all_mut()];
-        attention::backward(outputs, dattended.all(), saved, qkv, documents, heads, Dtype::F32).unwrap();
+        attention::backward(outputs, dattention_out.all(), saved, qkv, documents, heads(l), Dtype::F32).unwrap();
         for gradient in [&mut dq, &mut dk, &mut dv] {
             round(gradient);
         }
         (dq, dk) = (rotated(dq, true), rotated(dk, true));
+        if let (Some(norms), Some(weights)) = (&kept.qk_norms, p.qk_norm) {
+            for ((dy, norm), weight) in [&mut dq, &mut dk].into_iter().zip(norms).zip(weights) {
+                let (mut dx, rows) = (tensor(n, dy.columns()), dy.len() / e);
+                let saved = rms_norm::Saved {
+                    x: norm.x.all().reshaped(rows, e),
+                    rstd: norm.rstd.all(),
+                    weight: params.get(weight),
+                };
+                let (into, of) = (dx.all_mut().reshaped(rows, e), dy.all().reshaped(rows, e));
+                rms_norm::backward(into, overwrite, Some(grads.get_mut(weight)), of, saved).unwrap();
+                round(&mut dx);
+                *dy = dx;
+            }
+        }
         for (dy, weight, write) in [(&dq, p.q, overwrite), (&dk, p.k, accumulate), (&dv, p.v, accumulate)] {
-            linear::backward_weight(grads.get_mut(weight), dy.all(), kept.entry.out.all()).unwrap();
+            weight_gradient(&mut grads, dy, &kept.entry.out, weight);
             input_gradient(&mut dnormed, write, dy, weight);
         }
         norm_gradient!(accumulate, kept.entry, p.attention_norm);

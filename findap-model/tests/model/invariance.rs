@@ -2,7 +2,7 @@
 //! independent implementation.
 
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Arena, DeviceKind, Llama, Recompute, Session, Tokens};
+use findap_model::{Arena, DeviceKind, Llama, Recompute, Scored, Session, Tokens};
 use findap_tensor::Dtype;
 use findap_tensor::ops::cross_entropy::IGNORE;
 use serde_json::Value;
@@ -52,6 +52,7 @@ impl Scorer {
                 max_positions: 512,
                 recompute: Recompute::None,
                 gradients: Some(if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }),
+                frozen_blocks: 0,
             },
         );
         Scorer { model, session }
@@ -66,8 +67,8 @@ impl Scorer {
     /// Log-probability of the next token at each position; 0 at the last of a document.
     fn logp(&mut self, documents: &[Vec<u32>]) -> Vec<f64> {
         let packed = Packed::new(documents);
-        self.session.forward(&self.model, packed.tokens()).expect("forward");
-        self.session.logp(&self.model, &packed.targets).expect("logp").to_vec()
+        let pass = self.session.forward(&self.model, packed.tokens()).expect("forward");
+        pass.score(&packed.targets).and_then(Scored::into_logp).expect("logp").to_vec()
     }
 }
 
@@ -163,8 +164,8 @@ fn preference_log_probabilities_and_gradients_agree() {
             packed.targets[start..start + prompt.len() - 1].fill(IGNORE);
         }
         let sums = |scorer: &mut Scorer| {
-            scorer.session.forward(&scorer.model, packed.tokens()).unwrap();
-            let logp = scorer.session.logp(&scorer.model, &packed.targets).unwrap();
+            let pass = scorer.session.forward(&scorer.model, packed.tokens()).unwrap();
+            let logp = pass.score(&packed.targets).unwrap().into_logp().unwrap();
             [logp[..border].iter().sum::<f64>(), logp[border..].iter().sum::<f64>()]
         };
         let (by_reference, by_policy) = (sums(&mut reference), sums(&mut policy));
@@ -182,10 +183,8 @@ fn preference_log_probabilities_and_gradients_agree() {
         let pull = -beta / (1.0 + margin.exp()) / num_pairs;
         let weights: Vec<f64> =
             (0..packed.ids.len()).map(|t| if t < border { pull - 1.0 / chosen_tokens } else { -pull }).collect();
-        policy
-            .session
-            .backward(&policy.model, packed.tokens(), &packed.targets, Some(&weights), &mut gradients)
-            .unwrap();
+        let pass = policy.session.forward(&policy.model, packed.tokens()).unwrap();
+        pass.score(&packed.targets).unwrap().backward(Some(&weights), &mut gradients).unwrap();
     }
     let difference = relative_difference(&gradients, &golden_tensors("out/dpo_tiny/grads.safetensors"));
     assert!(difference < 1e-5, "{difference:e}");
@@ -203,7 +202,8 @@ fn memory_is_known_before_a_session_is_built() {
     for ((name, recompute, needs_backward), dtype) in cases {
         let config = findap_model::Config::load(&golden(&format!("models/{name}"))).expect("config");
         let gradients = needs_backward.then_some(Dtype::F32);
-        let options = SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients };
+        let options =
+            SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients, frozen_blocks: 0 };
         assert_eq!(memory_bytes(DeviceKind::Cpu, &config, options), Session::new(&config, options).memory(), "{name}");
     }
 }

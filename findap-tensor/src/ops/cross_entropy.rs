@@ -181,8 +181,9 @@ pub struct Gradients<'a> {
     pub token_weights: Option<&'a [f64]>,
     /// `[n, d]`, written; 0 for rows without loss.
     pub dhidden: ViewMut<'a>,
-    /// `[v, d]`, added to; in f32 for the others in bf16, or on a device bf16, for which the sum of f32 is rounded once.
-    pub dweight: ViewMut<'a>,
+    /// `[v, d]`, added to; in f32 for the others in bf16, or on a device bf16, for which the sum of f32 is rounded once. `None` for
+    /// a frozen weight.
+    pub dweight: Option<ViewMut<'a>>,
 }
 
 /// Gradients for weights that were computed from the log-probabilities of [`forward`].
@@ -211,7 +212,7 @@ fn on_host<'a>(scores: &'a mut Scores, head: Head<'a>, gradients: Gradients<'a>)
     let Gradients { token_weights, dhidden, dweight } = gradients;
     let (forward, left) = head.kernel(scores)?;
     let token_weights = token_weights.unwrap_or(left);
-    Ok(Backward { token_weights, dhidden: dhidden.host()?, dweight: Some(dweight.host()?), forward })
+    Ok(Backward { token_weights, dhidden: dhidden.host()?, dweight: dweight.map(ViewMut::host).transpose()?, forward })
 }
 
 /// Numbers from row to row of the logits on a device.
@@ -260,14 +261,16 @@ fn on_device(
     let token_weights = gradients.as_ref().and_then(|gradients| gradients.token_weights);
     check::length(OP, "token_weights", token_weights.map_or(n, <[f64]>::len), n)?;
     place_tokens(placed, head.targets, token_weights, pass)?;
-    let gradients =
-        gradients.map(|gradients| Ok::<_, TensorError>((gradients.dhidden.on(device)?, gradients.dweight.on(device)?)));
+    let gradients = gradients.map(|Gradients { dhidden, dweight, .. }| {
+        let dweight = dweight.map(|dweight| dweight.on(device)).transpose()?;
+        Ok::<_, TensorError>((dhidden.on(device)?, dweight))
+    });
     let gradients = gradients.transpose()?;
     if let Some((dhidden, _)) = &gradients {
         device.clear(dhidden)?;
     }
     let (num_rows, all_rows) = (placed.rows.len(), placed.address(Column::Rows));
-    let dweight_dtype = gradients.map(|(_, dweight)| dweight.dtype);
+    let dweight_dtype = gradients.and_then(|(_, dweight)| dweight).map(|dweight| dweight.dtype);
     device.with_scratch(device_scratch_bytes(sizes, dweight_dtype), |address| {
         // a gradient in bf16 would be rounded, and lose what is small, with every chunk
         let sums = Operand { address: address + chunk_bytes(sizes) as u64, len: vocab * dim, dtype: Dtype::F32 };
@@ -328,6 +331,7 @@ fn on_device(
             })?;
             let scatter = embedding::cuda::Scatter { out: dhidden, x: dchosen, places: tokens, dim };
             device.run(&[embedding::cuda::scatter(&scatter)?])?;
+            let Some(dweight) = dweight else { continue };
             device.multiply(&Product {
                 m: vocab,
                 n: dim,
@@ -341,7 +345,9 @@ fn on_device(
             })?;
         }
         match gradients {
-            Some((_, dweight)) if is_summed_apart && num_rows > 0 => device.run(&[reduce::cuda::add(&dweight, &sums)?]),
+            Some((_, Some(dweight))) if is_summed_apart && num_rows > 0 => {
+                device.run(&[reduce::cuda::add(&dweight, &sums)?])
+            }
             _ => Ok(()),
         }
     })

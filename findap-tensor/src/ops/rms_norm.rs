@@ -72,22 +72,23 @@ pub struct Saved<'a> {
     pub weight: View<'a>,
 }
 
-/// dx (+)= the gradient of the input; dweight += that of the weight, in f32 for the others in bf16, or on a device
-/// bf16, for which the sum of f32 is rounded once.
+/// dx (+)= the gradient of the input; dweight += that of the weight, if it is trained, in f32 for the others in bf16, or on a
+/// device bf16, for which the sum of f32 is rounded once.
 ///
 /// # Errors
 /// As [`forward`].
 pub fn backward(
     dx: ViewMut<'_>,
     write_dx: Write,
-    dweight: ViewMut<'_>,
+    dweight: Option<ViewMut<'_>>,
     dy: View<'_>,
     saved: Saved<'_>,
 ) -> Result<(), TensorError> {
     let Saved { x, rstd, weight } = saved;
     let (rows, dim) = (x.rows, x.columns);
     if let Some(device) = dx.cuda() {
-        let (dx, dweight, dy) = (dx.on(device)?, dweight.on(device)?, dy.on(device)?);
+        let dweight = dweight.map(|dweight| dweight.on(device)).transpose()?;
+        let (dx, dy) = (dx.on(device)?, dy.on(device)?);
         let (x, rstd, weight) = (x.on(device)?, rstd.on(device)?, weight.on(device)?);
         let len = cuda::scratch_len(rows, dim);
         return device.with_scratch(4 * len, |address| {
@@ -99,7 +100,7 @@ pub fn backward(
     Ok(rms_norm::backward(Backward {
         dx: dx.host()?,
         write_dx,
-        dweight: dweight.host()?,
+        dweight: dweight.map(ViewMut::host).transpose()?,
         dy: dy.host()?,
         x: x.host()?,
         weight: weight.host()?,

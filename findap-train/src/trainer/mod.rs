@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use findap_data::{Batch, Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Recompute, Session, Tokens};
+use findap_model::{Llama, Recompute, Scored, Session, Tokens};
 use findap_tensor::ops::preference::{self, Pair, Pairs};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Device, StepStats, Sums, Tensor};
@@ -212,6 +212,7 @@ impl<'a> Trainer<'a> {
                 max_positions: positions.max(dev_positions),
                 recompute: job.recompute,
                 gradients: Some(gradients),
+                frozen_blocks: model.frozen_blocks(),
             },
         )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
@@ -385,33 +386,18 @@ impl<'a> Trainer<'a> {
             match &job.objective {
                 Objective::CrossEntropy => {
                     cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
-                    self.session.forward_backward(model, tokens, &batch.targets, &self.weights, &mut self.grads)?;
-                    self.session.add_loss(&mut self.stats, counts.loss_tokens.max(1) as f64)?;
+                    let pass = self.session.forward(model, tokens)?;
+                    let log_probs = pass.backward(&batch.targets, &self.weights, &mut self.grads)?;
+                    log_probs.add_loss(&mut self.stats, counts.loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, references, .. } => {
-                    self.token_weights(model, micro, dpo, references, totals)?;
-                    self.session.backward(model, tokens, &batch.targets, None, &mut self.grads)?;
+                    let (session, stats) = (&mut self.session, &mut self.stats);
+                    let scored = score_pairs(session, model, micro, dpo, references, totals, &mut self.pairs, stats)?;
+                    scored.backward(None, &mut self.grads)?;
                 }
             }
         }
         Ok(counts)
-    }
-
-    /// Forward, and the weights of the tokens of pairs, which are left in the session; the loss goes to the step statistics.
-    fn token_weights(
-        &mut self,
-        model: &Llama,
-        micro: &MicroBatch,
-        dpo: &Dpo,
-        references: &References,
-        totals: StepTotals,
-    ) -> Result<(), TrainError> {
-        let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
-        self.session.forward(model, batch.into())?;
-        self.session.score(model, targets)?;
-        dpo.pairs(batch, micro.rows.iter().map(|row| references[row]), totals, &mut self.pairs);
-        let pairs = Pairs { targets, cu_seqlens, pairs: &self.pairs, rule: dpo.rule(totals) };
-        Ok(preference::token_weights(self.session.scores_mut(), pairs, &mut self.stats)?)
     }
 
     fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
@@ -449,12 +435,13 @@ impl<'a> Trainer<'a> {
         for micro in &dev {
             match &job.objective {
                 Objective::CrossEntropy => {
-                    self.session.forward(model, (&micro.batch).into())?;
-                    self.session.score(model, &micro.batch.targets)?;
-                    self.session.add_loss(&mut self.stats, loss_tokens.max(1) as f64)?;
+                    let pass = self.session.forward(model, (&micro.batch).into())?;
+                    let mut scored = pass.score(&micro.batch.targets)?;
+                    scored.log_probs().add_loss(&mut self.stats, loss_tokens.max(1) as f64)?;
                 }
                 Objective::Dpo { dpo, dev_references, .. } => {
-                    self.token_weights(model, micro, dpo, dev_references, totals)?
+                    let (session, stats, pairs) = (&mut self.session, &mut self.stats, &mut self.pairs);
+                    score_pairs(session, model, micro, dpo, dev_references, totals, pairs, stats)?;
                 }
             }
         }
@@ -529,6 +516,29 @@ fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), Tr
     Ok(arena.tensor_mut().write(0, host.slice())?)
 }
 
+/// Forward, and the weights of the tokens of pairs, which are left in the scores; the loss goes to the step statistics.
+#[expect(clippy::too_many_arguments, reason = "what a step of preferences reads")]
+fn score_pairs<'a>(
+    session: &'a mut Session,
+    model: &'a Llama,
+    micro: &'a MicroBatch,
+    dpo: &Dpo,
+    references: &References,
+    totals: StepTotals,
+    pairs: &mut Vec<Pair>,
+    stats: &mut StepStats,
+) -> Result<Scored<'a>, TrainError> {
+    let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
+    let mut scored = session.forward(model, batch.into())?.score(targets)?;
+    dpo.pairs(batch, micro.rows.iter().map(|row| references[row]), totals, pairs);
+    preference::token_weights(
+        scored.scores_mut(),
+        Pairs { targets, cu_seqlens, pairs, rule: dpo.rule(totals) },
+        stats,
+    )?;
+    Ok(scored)
+}
+
 fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
     let chosen = |micro: &MicroBatch| -> usize {
         (0..micro.batch.num_documents()).step_by(2).map(|document| num_targets(&micro.batch, document)).sum()
@@ -557,6 +567,7 @@ pub fn reference_logprobs(
         max_positions,
         recompute: Recompute::Block,
         gradients: None,
+        frozen_blocks: 0,
     };
     let mut session = Session::on(&model.params.device(), &model.config, options)?;
     let mut references = References::new();
@@ -566,8 +577,8 @@ pub fn reference_logprobs(
             return Ok(None);
         }
         let batch = &micro.batch;
-        session.forward(model, batch.into())?;
-        let sums = document_sums(batch, session.logp(model, &batch.targets)?);
+        let scored = session.forward(model, batch.into())?.score(&batch.targets)?;
+        let sums = document_sums(batch, scored.into_logp()?);
         let pairs = sums.chunks_exact(2).map(|pair| Reference { chosen: pair[0].0, rejected: pair[1].0 });
         references.extend(micro.rows.iter().copied().zip(pairs));
         let (stage, done) = (stage.to_owned(), references.len() as u64);

@@ -15,7 +15,9 @@ use std::ops::Range;
 use super::Heads;
 use super::cpu::Saved;
 use super::softmax::{Softmax, finish, rescale, unpack_transposed};
-use super::tasks::{Rows, Tile, for_each_document, for_each_span, for_each_tile, key_tiles, whole_tiles};
+use super::tasks::{
+    Rows, Tile, first_key_tile, for_each_document, for_each_span, for_each_tile, key_tiles, whole_tiles,
+};
 use super::tiles::dot;
 use crate::dtype::bf16_bits;
 use crate::isa::Isa;
@@ -68,14 +70,17 @@ fn forward_with<L: Compiled>(
     let (out, lse) = (Rows(out.as_mut_ptr()), Rows(lse.as_mut_ptr()));
     let x = Layer::new(kernel, heads);
     for_each_span(cu_seqlens, heads.num_kv_heads, whole_tiles(heads, QUERIES, SPAN), |document, queries, group| {
-        let seen = document.start..queries.end;
+        let window = heads.window.unwrap_or(usize::MAX);
+        let seen = first_key_tile(document.start, queries.start, window, KEYS)..queries.end;
         let tiles = seen.len().div_ceil(KEYS);
         let sizes = [tiles * x.by_key(), tiles * x.across(), x.right(), PANELS * KEY_STEPS * STEP];
         let sizes_of_numbers = [QUERIES * heads.head_dim, x.rows * QUERIES, KEYS * QUERIES];
         with_memory(sizes, sizes_of_numbers, |[keys, values, queries_right, p_right], [rows, sums, scores]| {
             x.pack_by_key(keys, k, seen.clone(), group);
             x.pack_across(values, v, seen.clone(), group);
-            let mut memory = Forward { keys, values, queries: queries_right, p: p_right, rows, sums, scores };
+            let first_key = seen.start;
+            let mut memory =
+                Forward { first_key, keys, values, queries: queries_right, p: p_right, rows, sums, scores };
             // SAFETY: whoever chose the kernel found its instructions; a task enters none besides.
             let _entered = unsafe { kernel.enter() };
             for_each_tile::<L>(
@@ -96,7 +101,9 @@ fn forward_with<L: Compiled>(
 
 /// The memory of a forward task.
 struct Forward<'a> {
-    /// All keys and values, packed by key and across keys.
+    /// The first of the keys.
+    first_key: usize,
+    /// All keys and values that the task's queries see, packed by key and across keys.
     keys: &'a [Line],
     values: &'a [Line],
     /// A tile of queries and one of probabilities, as right factors.
@@ -122,7 +129,7 @@ unsafe fn forward_tile<L: Lanes>(
     tile: Tile,
     memory: &mut Forward<'_>,
 ) {
-    let Forward { keys: all_keys, values, queries, p, rows, sums, scores } = memory;
+    let Forward { first_key, keys: all_keys, values, queries, p, rows, sums, scores } = memory;
     let e = x.heads.head_dim;
     // SAFETY: every vector below is one of the tile's panels. Rows of scores behind the last key are those of later keys or of old
     // memory, for panels are whole; nothing reads them.
@@ -132,7 +139,8 @@ unsafe fn forward_tile<L: Lanes>(
         sums.fill(0.0);
         let tokens = tile.tokens_of_lanes::<L, VECTORS>();
         let mut softmax = [Softmax::<L>::new(); VECTORS];
-        for (i, keys) in tile.key_tiles(KEYS).enumerate() {
+        for keys in tile.key_tiles(KEYS) {
+            let i = (keys.start - *first_key) / KEYS;
             x.multiply_keys(scores, &all_keys[i * x.by_key()..], queries, tile, &keys);
             for v in 0..vectors(tile) {
                 let vector = tile.vector(v, &keys, tokens[v]);
@@ -306,7 +314,8 @@ unsafe fn backward_tile<L: Lanes>(
             delta[lane] = dot::<L>(&gradients.rows[lane * e..][..e], &saved.out[place * e..][..e]);
         }
         let tokens = tile.tokens_of_lanes::<L, VECTORS>();
-        for (i, keys) in tile.key_tiles(KEYS).enumerate() {
+        for keys in tile.key_tiles(KEYS) {
+            let i = (keys.start - tile.start) / KEYS;
             x.multiply_keys(p, &all_keys[i * x.by_key()..], queries.right, tile, &keys);
             x.multiply_keys(ds, &values[i * x.by_key()..], gradients.right, tile, &keys);
             for (v, &tokens) in tokens.iter().enumerate().take(vectors(tile)) {

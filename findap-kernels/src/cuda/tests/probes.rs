@@ -10,7 +10,7 @@ use crate::cuda::{Arg, Buffer, CudaError, Executor, Launch, Needs, Source, Swizz
 
 static PIPELINE: Source = Source {
     file: "emulator/seeded/pipeline_sm90.cu",
-    text: include_str!("../../emulator/seeded/pipeline_sm90.cu"),
+    text: include_str!("../../../emulator/seeded/pipeline_sm90.cu"),
     needs: Needs::Hopper,
 };
 

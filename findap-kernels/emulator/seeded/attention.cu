@@ -5,7 +5,7 @@ thread_local int planted;
 }
 #define SEEDED_BUG(bug) (planted == (bug))
 #define ATTENTION_WITHOUT_ENTRIES
-#include "../../attention/kernel.cu"
+#include "../../src/attention/kernel.cu"
 
 extern "C" __global__ void __launch_bounds__(128)
     seeded_attention_forward(bf16* out, float* out_f32, float* lse, const bf16* q, const bf16* k, const bf16* v,

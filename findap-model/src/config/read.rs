@@ -1,75 +1,22 @@
-//! `config.json` of a Llama model: both spellings in, the older one out, unknown keys kept.
+//! A configuration from JSON, every value checked. What is missing has the default of the family's class in transformers.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::{Biases, Config, Family, RopeScaling};
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
-
-/// The architecture of a Llama model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the MLP.
-    pub intermediate_size: usize,
-    /// Blocks.
-    pub num_layers: usize,
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key and value heads; divides `num_heads`.
-    pub num_kv_heads: usize,
-    /// Numbers per head; even.
-    pub head_dim: usize,
-    /// Tokens of the vocabulary.
-    pub vocab_size: usize,
-    /// Longest sequence the model was made for, in tokens.
-    pub max_positions: usize,
-    /// Added to the mean square in the norms.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Change of the rotary frequencies for longer contexts.
-    pub rope_scaling: RopeScaling,
-    /// Whether the head uses the embedding table.
-    pub tie_word_embeddings: bool,
-    /// Standard deviation of fresh weights.
-    pub initializer_range: f64,
-    /// Tokens that end a generation.
-    pub eos_token_ids: Vec<u32>,
-    /// Every key of the file, for writing it back.
-    raw: Map<String, Value>,
-}
-
-/// How rotary frequencies are changed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Long waves divided by a factor, short ones kept, a ramp between: Llama 3.1.
-    Llama3 {
-        /// The factor for long waves.
-        factor: f64,
-        /// Waves longer than `original_max_positions / low_frequency_factor` are long.
-        low_frequency_factor: f64,
-        /// Waves shorter than `original_max_positions / high_frequency_factor` are short.
-        high_frequency_factor: f64,
-        /// The context of the original training, in tokens.
-        original_max_positions: f64,
-    },
-}
+use crate::layout::Layout;
 
 /// No width or vocabulary of a real model is larger.
 const SIZE_LIMIT: u64 = 1 << 24;
 
 /// No real model has more blocks or heads; each block is a dozen small allocations before any weight is read.
 const COUNT_LIMIT: u64 = 1 << 12;
+
+/// More than any machine holds.
+const MAX_PARAMETERS: usize = 1 << 44;
 
 /// A configuration larger than this is not a configuration.
 const FILE_LIMIT_BYTES: u64 = 16 << 20;
@@ -89,21 +36,16 @@ impl Config {
     /// [`ModelError::Config`] naming the key.
     pub fn from_json(raw: Map<String, Value>) -> Result<Config, ModelError> {
         let keys = Keys(&raw);
-        for (key, only) in [("model_type", "llama"), ("hidden_act", "silu")] {
-            match raw.get(key) {
-                None | Some(Value::Null) => {}
-                Some(value) if value == only => {}
-                Some(value) => return Err(bad(key, format!("is {value}; only \"{only}\" is supported"))),
-            }
-        }
-        for key in ["attention_bias", "mlp_bias"] {
-            if keys.flag(key)? {
-                return Err(bad(key, "is true; biases are not supported".into()));
-            }
-        }
+        let family = keys.family()?;
+        keys.refuse_unsupported()?;
         let hidden_size = keys.size("hidden_size")?;
         let num_heads = keys.count("num_attention_heads")?;
-        let num_kv_heads = if keys.has("num_key_value_heads") { keys.count("num_key_value_heads")? } else { num_heads };
+        let num_kv_heads = match (keys.has("num_key_value_heads"), family) {
+            (true, _) => keys.count("num_key_value_heads")?,
+            (false, Family::Llama) => num_heads,
+            (false, Family::Mistral) => 8,
+            (false, Family::Qwen2 | Family::Qwen3) => 32,
+        };
         if !num_heads.is_multiple_of(num_kv_heads) {
             return Err(bad(
                 "num_key_value_heads",
@@ -111,6 +53,7 @@ impl Config {
             ));
         }
         let head_dim = match raw.get("head_dim") {
+            None if family == Family::Qwen3 => 128,
             None | Some(Value::Null) if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None | Some(Value::Null) => {
                 let reason = format!(
@@ -131,117 +74,46 @@ impl Config {
             _ => rope,
         };
         let vocab_size = keys.size("vocab_size")?;
+        let num_layers = keys.count("num_hidden_layers")?;
+        let max_positions = match (keys.has("max_position_embeddings"), family) {
+            (true, _) => keys.size("max_position_embeddings")?,
+            (false, Family::Llama) => 2048,
+            (false, Family::Mistral) => 131_072,
+            (false, Family::Qwen2 | Family::Qwen3) => 32_768,
+        };
+        let attention_bias = keys.flag("attention_bias")?;
+        let biases = match family {
+            Family::Llama => Biases { qkv: attention_bias, attention_out: attention_bias, mlp: keys.flag("mlp_bias")? },
+            Family::Mistral => Biases::default(),
+            Family::Qwen2 => Biases { qkv: true, ..Biases::default() },
+            Family::Qwen3 => Biases { qkv: attention_bias, attention_out: attention_bias, mlp: false },
+        };
         let config = Config {
+            family,
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
-            num_layers: keys.count("num_hidden_layers")?,
+            num_layers,
             num_heads,
             num_kv_heads,
             head_dim,
             vocab_size,
-            max_positions: if keys.has("max_position_embeddings") {
-                keys.size("max_position_embeddings")?
-            } else {
-                2048
-            },
+            max_positions,
             rms_norm_eps: positive("rms_norm_eps", raw.get("rms_norm_eps"), Some(1e-6))?,
             rope_theta,
             rope_scaling: scaling.map_or(Ok(RopeScaling::None), rope_scaling)?,
+            biases,
+            has_qk_norm: family == Family::Qwen3,
+            windows: keys.windows(family, num_layers)?,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?,
             initializer_range: positive("initializer_range", raw.get("initializer_range"), Some(0.02))?,
             eos_token_ids: token_ids("eos_token_id", raw.get("eos_token_id"), vocab_size)?,
             raw: Map::new(),
         };
         token_ids("bos_token_id", raw.get("bos_token_id"), vocab_size)?;
-        if config.num_parameters().is_none() {
+        if Layout::new(&config).spec.len() > MAX_PARAMETERS {
             return Err(bad("num_hidden_layers", "and the sizes make more parameters than any machine holds".into()));
         }
         Ok(Config { raw, ..config })
-    }
-
-    /// The number of parameters, tied ones once; `None` if it is beyond 2^44.
-    pub fn num_parameters(&self) -> Option<u64> {
-        let (d, f) = (self.hidden_size as u128, self.intermediate_size as u128);
-        let (q, kv) = ((self.num_heads * self.head_dim) as u128, (self.num_kv_heads * self.head_dim) as u128);
-        let block = d * (2 * q + 2 * kv + 3 * f + 2);
-        let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        let total = self.num_layers as u128 * block + tables * self.vocab_size as u128 * d + d;
-        (total < 1 << 44).then_some(total as u64)
-    }
-
-    /// The keys to write: the older spelling, with every key that was read and is not understood here.
-    pub fn to_json(&self, dtype: &str) -> Map<String, Value> {
-        let mut raw = self.raw.clone();
-        for replaced in ["rope_parameters", "dtype"] {
-            raw.remove(replaced);
-        }
-        let mut set = |key: &str, value: Value| {
-            raw.insert(key.to_owned(), value);
-        };
-        set("architectures", serde_json::json!(["LlamaForCausalLM"]));
-        set("model_type", "llama".into());
-        set("hidden_act", "silu".into());
-        set("hidden_size", self.hidden_size.into());
-        set("intermediate_size", self.intermediate_size.into());
-        set("num_hidden_layers", self.num_layers.into());
-        set("num_attention_heads", self.num_heads.into());
-        set("num_key_value_heads", self.num_kv_heads.into());
-        set("head_dim", self.head_dim.into());
-        set("vocab_size", self.vocab_size.into());
-        set("max_position_embeddings", self.max_positions.into());
-        set("rms_norm_eps", self.rms_norm_eps.into());
-        set("rope_theta", self.rope_theta.into());
-        set("tie_word_embeddings", self.tie_word_embeddings.into());
-        set("initializer_range", self.initializer_range.into());
-        set("torch_dtype", dtype.into());
-        set(
-            "rope_scaling",
-            match self.rope_scaling {
-                RopeScaling::None => Value::Null,
-                RopeScaling::Linear { factor } => serde_json::json!({"rope_type": "linear", "factor": factor}),
-                RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_max_positions } => {
-                    serde_json::json!({
-                        "rope_type": "llama3",
-                        "factor": factor,
-                        "low_freq_factor": low_frequency_factor,
-                        "high_freq_factor": high_frequency_factor,
-                        "original_max_position_embeddings": original_max_positions as u64,
-                    })
-                }
-            },
-        );
-        raw
-    }
-
-    /// The rotary frequencies, one per pair of numbers of a head.
-    ///
-    /// Computed in f32 as transformers does, also for f64 models, so that positions mean the same.
-    pub fn inverse_frequencies(&self) -> Vec<f32> {
-        let plain = (0..self.head_dim / 2).map(|i| {
-            let exponent = (2 * i) as f32 / self.head_dim as f32;
-            1.0 / f64::from(self.rope_theta as f32).powf(f64::from(exponent)) as f32
-        });
-        match self.rope_scaling {
-            RopeScaling::None => plain.collect(),
-            RopeScaling::Linear { factor } => plain.map(|x| x / factor as f32).collect(),
-            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_max_positions } => {
-                let (factor, low, high) = (factor as f32, low_frequency_factor as f32, high_frequency_factor as f32);
-                let context = original_max_positions as f32;
-                let scale = |frequency: f32| {
-                    // a number over a tensor is its reciprocal times the number in torch; the last bit depends on it
-                    let wavelength = frequency.recip() * (2.0 * std::f32::consts::PI);
-                    if wavelength < context / high {
-                        frequency
-                    } else if wavelength > context / low {
-                        frequency / factor
-                    } else {
-                        let smooth = (wavelength.recip() * context - low) / (high - low);
-                        (1.0 - smooth) * frequency / factor + smooth * frequency
-                    }
-                };
-                plain.map(scale).collect()
-            }
-        }
     }
 }
 
@@ -250,6 +122,105 @@ struct Keys<'a>(&'a Map<String, Value>);
 impl<'a> Keys<'a> {
     fn has(&self, key: &str) -> bool {
         !matches!(self.0.get(key), None | Some(Value::Null))
+    }
+
+    /// The family, by `model_type`; Llama where it is missing.
+    fn family(&self) -> Result<Family, ModelError> {
+        match self.0.get("model_type") {
+            None | Some(Value::Null) => Ok(Family::Llama),
+            Some(value) => Family::ALL.into_iter().find(|family| value == family.model_type()).ok_or_else(|| {
+                let known = Family::ALL.map(Family::model_type).join(", ");
+                bad("model_type", format!("is {}; dense decoders of the types {known} are supported", shortened(value)))
+            }),
+        }
+    }
+
+    /// Refuses by name what would change the arithmetic in a way that is not computed here.
+    fn refuse_unsupported(&self) -> Result<(), ModelError> {
+        match self.0.get("hidden_act") {
+            None | Some(Value::Null) => {}
+            Some(value) if value == "silu" => {}
+            Some(value) => {
+                return Err(bad("hidden_act", format!("is {}; only \"silu\" is supported", shortened(value))));
+            }
+        }
+        const UNSUPPORTED: [(&str, &str); 10] = [
+            ("num_experts", "mixtures of experts are not supported"),
+            ("num_local_experts", "mixtures of experts are not supported"),
+            ("n_routed_experts", "mixtures of experts are not supported"),
+            ("vision_config", "models of images are not supported"),
+            ("audio_config", "models of sound are not supported"),
+            ("text_config", "models of more than text are not supported"),
+            ("attn_logit_softcapping", "capped attention scores are not supported"),
+            ("final_logit_softcapping", "capped logits are not supported"),
+            ("attention_sinks", "attention sinks are not supported"),
+            ("quantization_config", "quantized weights are not supported; use the model's unquantized folder"),
+        ];
+        for (key, reason) in UNSUPPORTED {
+            if self.has(key) {
+                return Err(bad(key, format!("is set; {reason}")));
+            }
+        }
+        let rope = [self.object("rope_parameters")?, self.object("rope_scaling")?];
+        let factors = rope.into_iter().flatten().map(|rope| rope.get("partial_rotary_factor"));
+        for factor in factors.chain([self.0.get("partial_rotary_factor")]).flatten() {
+            if factor.as_f64() != Some(1.0) && !factor.is_null() {
+                let reason = format!("is {}; heads are rotated whole or not at all", shortened(factor));
+                return Err(bad("partial_rotary_factor", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many tokens the queries of each block see. Source: the configuration classes of transformers.
+    fn windows(&self, family: Family, num_layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
+        let window = |default: usize| match self.0.get("sliding_window") {
+            None => Ok(Some(default)),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.size("sliding_window").map(Some),
+        };
+        let is_qwen = matches!(family, Family::Qwen2 | Family::Qwen3);
+        let window = match family {
+            Family::Llama => None,
+            Family::Mistral => window(4096)?,
+            Family::Qwen2 | Family::Qwen3 if self.flag("use_sliding_window")? => window(4096)?,
+            Family::Qwen2 | Family::Qwen3 => None,
+        };
+        let first_with_window = match (is_qwen, self.0.get("max_window_layers")) {
+            (false, _) => 0,
+            (true, None | Some(Value::Null)) => 28,
+            (true, Some(value)) => value
+                .as_u64()
+                .ok_or_else(|| bad("max_window_layers", format!("is {}; a whole number is needed", shortened(value))))?
+                as usize,
+        };
+        let implied: Vec<Option<usize>> = (0..num_layers).map(|l| window.filter(|_| l >= first_with_window)).collect();
+        let Some(types) = self.0.get("layer_types").filter(|types| !types.is_null() && family != Family::Llama) else {
+            return Ok(implied);
+        };
+        let unreadable = || {
+            let known = "\"full_attention\" or \"sliding_attention\" for each of the";
+            bad("layer_types", format!("is {}; {known} {num_layers} blocks is needed", shortened(types)))
+        };
+        let types = types.as_array().filter(|types| types.len() == num_layers).ok_or_else(unreadable)?;
+        let listed: Vec<Option<usize>> = types
+            .iter()
+            .map(|kind| match kind.as_str() {
+                Some("full_attention") => Ok(None),
+                Some("sliding_attention") => match window {
+                    Some(window) => Ok(Some(window)),
+                    None => Err(bad("layer_types", "has \"sliding_attention\", but there is no sliding window".into())),
+                },
+                _ => Err(unreadable()),
+            })
+            .collect::<Result<_, _>>()?;
+        if family == Family::Mistral && listed != implied {
+            return Err(bad(
+                "layer_types",
+                "differs from block to block, which this family's class does not read".into(),
+            ));
+        }
+        Ok(listed)
     }
 
     fn size(&self, key: &'static str) -> Result<usize, ModelError> {

@@ -5,7 +5,7 @@ thread_local int planted;
 }
 #define SEEDED_BUG(bug) (planted == (bug))
 #define ATTENTION_WITHOUT_ENTRIES
-#include "../../attention/kernel_sm90.cu"
+#include "../../src/attention/kernel_sm90.cu"
 
 #define MAP const __grid_constant__ TensorMap
 

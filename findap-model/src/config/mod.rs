@@ -1,0 +1,170 @@
+//! `config.json` of a model: both spellings in, the older one out, unknown keys kept.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | [`Config`], and what follows from it |
+//! | `read.rs` | a configuration from JSON, every value checked |
+//! | `write.rs` | a configuration as JSON |
+
+mod read;
+mod write;
+
+use serde_json::{Map, Value};
+
+/// The architecture of a decoder: Llama's, with the options in which its relatives differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The family, which names the files' keys and defaults.
+    pub family: Family,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Numbers per head; even.
+    pub head_dim: usize,
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Longest sequence the model was made for, in tokens.
+    pub max_positions: usize,
+    /// Added to the mean square in the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Change of the rotary frequencies for longer contexts.
+    pub rope_scaling: RopeScaling,
+    /// Which linear layers add a bias.
+    pub biases: Biases,
+    /// Whether each head of queries and keys is normed before it is rotated.
+    pub has_qk_norm: bool,
+    /// For each block how many tokens a query sees, itself included; `None` for all before it.
+    pub windows: Vec<Option<usize>>,
+    /// Whether the head uses the embedding table.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of fresh weights.
+    pub initializer_range: f64,
+    /// Tokens that end a generation.
+    pub eos_token_ids: Vec<u32>,
+    /// Every key of the file, for writing it back.
+    raw: Map<String, Value>,
+}
+
+/// The families of models that differ from Llama in the options of [`Config`] alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama 2 and 3, and all who call themselves so.
+    Llama,
+    /// Mistral: a sliding window.
+    Mistral,
+    /// Qwen 2 and 2.5: biases of queries, keys and values.
+    Qwen2,
+    /// Qwen 3, dense: norms of each head's queries and keys.
+    Qwen3,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
+
+    /// `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Family::Llama => "llama",
+            Family::Mistral => "mistral",
+            Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The class of transformers that loads it.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Family::Llama => "LlamaForCausalLM",
+            Family::Mistral => "MistralForCausalLM",
+            Family::Qwen2 => "Qwen2ForCausalLM",
+            Family::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
+/// Which linear layers of a block add a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Biases {
+    /// Those of queries, keys and values.
+    pub qkv: bool,
+    /// The one after attention.
+    pub attention_out: bool,
+    /// Those of the MLP.
+    pub mlp: bool,
+}
+
+/// How rotary frequencies are changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Long waves divided by a factor, short ones kept, a ramp between: Llama 3.1.
+    Llama3 {
+        /// The factor for long waves.
+        factor: f64,
+        /// Waves longer than `original_max_positions / low_frequency_factor` are long.
+        low_frequency_factor: f64,
+        /// Waves shorter than `original_max_positions / high_frequency_factor` are short.
+        high_frequency_factor: f64,
+        /// The context of the original training, in tokens.
+        original_max_positions: f64,
+    },
+}
+
+impl Config {
+    /// Numbers in a token's queries.
+    pub fn q_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Numbers in a token's keys, and in its values.
+    pub fn kv_width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// The rotary frequencies, one per pair of numbers of a head.
+    ///
+    /// Computed in f32 as transformers does, also for f64 models, so that positions mean the same.
+    pub fn inverse_frequencies(&self) -> Vec<f32> {
+        let plain = (0..self.head_dim / 2).map(|i| {
+            let exponent = (2 * i) as f32 / self.head_dim as f32;
+            1.0 / f64::from(self.rope_theta as f32).powf(f64::from(exponent)) as f32
+        });
+        match self.rope_scaling {
+            RopeScaling::None => plain.collect(),
+            RopeScaling::Linear { factor } => plain.map(|x| x / factor as f32).collect(),
+            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_max_positions } => {
+                let (factor, low, high) = (factor as f32, low_frequency_factor as f32, high_frequency_factor as f32);
+                let context = original_max_positions as f32;
+                let scale = |frequency: f32| {
+                    // a number over a tensor is its reciprocal times the number in torch; the last bit depends on it
+                    let wavelength = frequency.recip() * (2.0 * std::f32::consts::PI);
+                    if wavelength < context / high {
+                        frequency
+                    } else if wavelength > context / low {
+                        frequency / factor
+                    } else {
+                        let smooth = (wavelength.recip() * context - low) / (high - low);
+                        (1.0 - smooth) * frequency / factor + smooth * frequency
+                    }
+                };
+                plain.map(scale).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Which parameters are trained: the others have no gradient, no moments, and no activation that only they would need.
+
+use std::sync::Arc;
+
+use findap_tensor::{ArenaSpec, TensorId};
+
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::layout::Layout;
+use crate::trainable::Trainable;
+
+/// The trained parameters of a model, and where each has its gradient.
+#[derive(Debug)]
+pub struct Trained {
+    /// The trained tensors in the order of the model's, for gradients and moments.
+    pub(crate) spec: Arc<ArenaSpec>,
+    /// For each tensor of the model its place there; `None` for a frozen one.
+    pub(crate) ids: Vec<Option<TensorId>>,
+    /// Blocks from the input on that hold nothing trained, with the embedding.
+    frozen_blocks: usize,
+}
+
+impl Trained {
+    /// The selected parameters of a model of this configuration.
+    ///
+    /// # Errors
+    /// [`ModelError::Trainable`] for a selection that it cannot obey.
+    pub fn of(config: &Config, trainable: &Trainable) -> Result<Trained, ModelError> {
+        Trained::select(&Layout::new(config), trainable)
+    }
+
+    /// Numbers that are trained.
+    pub fn num_parameters(&self) -> usize {
+        self.spec.len()
+    }
+
+    /// Blocks from the input on that are frozen, with the embedding.
+    pub fn frozen_blocks(&self) -> usize {
+        self.frozen_blocks
+    }
+
+    /// [`Trained::of`] a model of this layout.
+    pub(crate) fn select(layout: &Layout, trainable: &Trainable) -> Result<Trained, ModelError> {
+        let num_layers = layout.blocks.len();
+        trainable.check(layout.spec.entries().iter().map(|entry| entry.name.as_str()), num_layers)?;
+        Ok(Trained::new(layout, |name| trainable.is_trained(name, num_layers)))
+    }
+
+    fn new(layout: &Layout, is_trained: impl Fn(&str) -> bool) -> Trained {
+        let mut spec = ArenaSpec::new();
+        let ids: Vec<Option<TensorId>> = layout
+            .spec
+            .entries()
+            .iter()
+            .map(|entry| {
+                is_trained(&entry.name).then(|| match entry.is_vector {
+                    true => spec.vector(entry.name.clone(), entry.columns),
+                    false => spec.matrix(entry.name.clone(), entry.rows, entry.columns),
+                })
+            })
+            .collect();
+        let is_trained = |id: TensorId| ids[id.index()].is_some();
+        let frozen_blocks = match is_trained(layout.embedding) {
+            true => 0,
+            false => {
+                let first = layout.blocks.iter().position(|block| block.tensors().any(is_trained));
+                first.unwrap_or(layout.blocks.len())
+            }
+        };
+        Trained { spec: Arc::new(spec), ids, frozen_blocks }
+    }
+
+    /// All parameters.
+    pub(crate) fn all(layout: &Layout) -> Trained {
+        Trained::new(layout, |_| true)
+    }
+}
