@@ -58,7 +58,7 @@ pub(crate) fn benches(c: &mut Criterion) {
             backward(Backward {
                 dx: (&mut dx[..]).into(),
                 write_dx: Write::Accumulate,
-                dweight: (&mut dweight[..]).into(),
+                dweight: Some((&mut dweight[..]).into()),
                 dy: (&dy[..]).into(),
                 x: (&sum[..]).into(),
                 weight: (&weight[..]).into(),

@@ -433,8 +433,11 @@ mod tests {
             chunk_rows: sizes.chunk_rows,
             scratch: scratch.all_mut(),
         };
-        let gradients =
-            Gradients { token_weights: Some(&case.weights), dhidden: dhidden.all_mut(), dweight: dweight.all_mut() };
+        let gradients = Gradients {
+            token_weights: Some(&case.weights),
+            dhidden: dhidden.all_mut(),
+            dweight: Some(dweight.all_mut()),
+        };
         if is_one_pass {
             forward_backward(&mut scores, head, gradients).unwrap();
         } else {
