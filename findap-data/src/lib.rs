@@ -10,6 +10,7 @@
 //! | [`llm`] | text models behind one seam |
 //! | [`files`] | files that are whole or not there, and their hashes |
 //! | [`inspect`] | rows as a person wants to see them |
+//! | [`spelling`] | what a misspelt name was probably meant to be |
 //! | [`reward_model`] | what a generative reward model is asked, and its verdicts |
 //! | [`world`] | the closed world: facts, texts, conversations, exercises, held-out questions |
 //!
@@ -30,6 +31,7 @@ pub mod packer;
 pub mod readers;
 pub mod reward_model;
 mod shuffle;
+pub mod spelling;
 pub mod store;
 pub mod tokenizer;
 pub mod world;

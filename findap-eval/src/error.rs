@@ -124,13 +124,3 @@ impl EvalError {
         move |source| Self::Io { path, source }
     }
 }
-
-/// The candidate spelt most like `word`, if any is near enough to be a likely slip.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= word.chars().count().max(candidate.chars().count()) / 2)
-        .map(|(_, candidate)| candidate.to_owned())
-}

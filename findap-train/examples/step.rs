@@ -20,9 +20,8 @@ use findap_model::{Llama, ModelError, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
 use findap_tensor::{StepStats, TensorError};
 use findap_train::objective::cross_entropy_weights;
-use findap_train::optimizer::{AdamW, StateFormat};
+use findap_train::optimizer::{AdamW, AdamWOptions, StateFormat};
 use findap_train::plan::step_memory;
-use findap_train::recipe::Optimization;
 use serde_json::{Value, json};
 
 const NUMBERS: [(&str, usize); 4] = [("sequence", 512), ("documents", 1), ("steps", 3), ("warm", 1)];
@@ -60,8 +59,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let planned_bytes: usize = step_memory(device.kind(), &model.config, options).iter().map(|(_, bytes)| bytes).sum();
     let mut session = Session::on(&device, &model.config, options)?;
     let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
-    let optimization = Optimization { learning_rate: 1e-4, ..Optimization::default() };
-    let mut optimizer = AdamW::new(&model.params, &optimization, state)?;
+    let mut optimizer = AdamW::new(&model.params, AdamWOptions::default(), state)?;
     let mut stats = StepStats::new(&device)?;
 
     let ids = keys.tokens()(n);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
-use crate::recipe::RecipeError;
+use crate::recipe::error::RecipeError;
 
 /// Why a run stopped.
 #[derive(Debug, Error)]

@@ -13,8 +13,18 @@
 
 use findap_data::{Batch, IGNORE};
 use findap_tensor::ops::preference::{Pair, PreferenceLoss};
+use serde::{Deserialize, Serialize};
 
-use crate::recipe::NllMean;
+/// How the likelihood term is averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NllMean {
+    /// Over all chosen tokens of the step (TRL's `sft` loss).
+    Token,
+    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
+    #[default]
+    Pair,
+}
 
 /// Writes the weights of cross-entropy: `-1/loss_tokens` at every target.
 pub fn cross_entropy_weights(targets: &[u32], loss_tokens: usize, weights: &mut Vec<f64>) {

@@ -11,8 +11,6 @@ use findap_tensor::ops::adamw::{self, AdamWStep, Clip, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Dtype, StepStats, TensorError};
 
-use crate::recipe::Optimization;
-
 /// In which format training keeps what it adds up over steps: gradients, moments, and the weights themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFormat {
@@ -38,6 +36,25 @@ impl StateFormat {
     }
 }
 
+/// The constants of AdamW and of clipping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWOptions {
+    /// The decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay, on matrices only.
+    pub weight_decay: f64,
+    /// Maximum norm of all gradients together, as in `clip_grad_norm_`.
+    pub clip_norm: f64,
+}
+
+impl Default for AdamWOptions {
+    fn default() -> Self {
+        Self { betas: [0.9, 0.95], epsilon: 1e-8, weight_decay: 0.1, clip_norm: 1.0 }
+    }
+}
+
 /// The moments of all parameters, in the parameters' order, and the constants of the update (torch.optim.AdamW's formula).
 #[derive(Debug)]
 pub struct AdamW {
@@ -50,9 +67,7 @@ pub struct AdamW {
     /// By which numbers in bf16 are rounded up or down; none are without it.
     pub(crate) stochastic_seed: Option<u64>,
     plan: Plan,
-    betas: [f64; 2],
-    epsilon: f64,
-    clip_norm: f64,
+    options: AdamWOptions,
 }
 
 impl AdamW {
@@ -61,7 +76,7 @@ impl AdamW {
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
-    pub fn new(params: &Arena, keys: &Optimization, state: StateFormat) -> Result<Self, TensorError> {
+    pub fn new(params: &Arena, options: AdamWOptions, state: StateFormat) -> Result<Self, TensorError> {
         let device = params.device();
         let dtype = state.dtype(params.dtype());
         let has_master = dtype != params.dtype();
@@ -69,7 +84,7 @@ impl AdamW {
         let segment = |entry: &findap_tensor::arena::Entry| Segment {
             start: entry.start,
             len: entry.range().len(),
-            weight_decay: if entry.is_vector { 0.0 } else { keys.weight_decay },
+            weight_decay: if entry.is_vector { 0.0 } else { options.weight_decay },
         };
         let mut master = has_master.then(|| zeros("weights in f32")).transpose()?;
         if let Some(master) = &mut master {
@@ -84,9 +99,7 @@ impl AdamW {
                 StateFormat::Bf16 { seed } => Some(seed),
             },
             plan: Plan::new(&device, params.spec().entries().iter().map(segment).collect())?,
-            betas: keys.betas,
-            epsilon: keys.epsilon,
-            clip_norm: keys.clip_norm,
+            options,
         })
     }
 
@@ -107,7 +120,7 @@ impl AdamW {
         grads: &Arena,
         stats: &mut StepStats,
         step: u64,
-        rate: f64,
+        learning_rate: f64,
     ) -> Result<(), TensorError> {
         stats.add_squares(grads.tensor())?;
         adamw::step(Step {
@@ -117,12 +130,12 @@ impl AdamW {
             first_moment: self.first_moment.tensor_mut(),
             second_moment: self.second_moment.tensor_mut(),
             plan: &self.plan,
-            clip: Some(Clip { stats, max_norm: self.clip_norm }),
+            clip: Some(Clip { stats, max_norm: self.options.clip_norm }),
             rule: AdamWStep {
-                lr: rate,
-                beta1: self.betas[0],
-                beta2: self.betas[1],
-                eps: self.epsilon,
+                lr: learning_rate,
+                beta1: self.options.betas[0],
+                beta2: self.options.betas[1],
+                eps: self.options.epsilon,
                 step,
                 grad_scale: 1.0,
             },

@@ -1,49 +1,92 @@
 //! Learning-rate schedules.
 //!
-//! With `w` warm-up steps of `n` steps in all and peak rate `p`, step `s` (counted from 0) has
+//! With `w` warm-up steps of `n` steps in all and peak learning rate `p`, step `s` (counted from 0) has the rate
 //!
 //! - warm-up, `s < w`: `p s / w` ([`Warmup::Zero`], the default) or `p (s + 1) / w` ([`Warmup::FirstStep`]);
 //! - then `p f(s)`, linear: `f = (n - s) / (n - w)`; cosine: `f = (1 + cos(pi (s - w) / (n - w))) / 2`; constant: `f = 1`.
 //!
 //! With [`Warmup::Zero`] these are Hugging Face's `get_linear_schedule_with_warmup` and its relatives: **the first step of a run with
-//! warm-up has rate 0** and so moves nothing. Adding one to `s` in the warm-up avoids that idle step.
+//! warm-up has learning rate 0** and so moves nothing. Adding one to `s` in the warm-up avoids that idle step.
 
-use crate::recipe::{Optimization, ScheduleKind, Warmup};
+use serde::{Deserialize, Serialize};
+
+/// What a schedule is made from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleOptions {
+    /// How the learning rate falls after the warm-up.
+    pub kind: ScheduleKind,
+    /// The learning rate at the end of the warm-up.
+    pub peak_learning_rate: f64,
+    /// How long it rises.
+    pub warmup: WarmupLength,
+    /// Where it rises from.
+    pub warmup_from: Warmup,
+}
+
+/// The length of a warm-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WarmupLength {
+    /// In optimizer steps.
+    Steps(u64),
+    /// As a share of all steps, rounded up to whole steps, as Hugging Face does.
+    Ratio(f64),
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// In a straight line to 0.
+    #[default]
+    Linear,
+    /// Along half a cosine to 0.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+/// The learning rate of the first step of a warm-up of `w` steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    /// 0: step `s` (from 0) has `peak * s / w`, as Hugging Face's schedulers do.
+    #[default]
+    Zero,
+    /// `peak / w`: step `s` has `peak * (s + 1) / w`.
+    FirstStep,
+}
 
 /// A schedule over a known number of steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// How the rate falls.
-    pub kind: ScheduleKind,
-    /// Peak rate.
-    pub peak: f64,
-    /// Warm-up steps.
-    pub warmup_steps: u64,
-    /// The rate of the first warm-up step.
-    pub warmup_from: Warmup,
-    /// Steps in all.
-    pub total_steps: u64,
+    options: ScheduleOptions,
+    warmup_steps: u64,
+    total_steps: u64,
 }
 
 impl Schedule {
-    /// The schedule of a stage of `total_steps`; a warm-up ratio is rounded up to whole steps, as Hugging Face does.
-    pub fn new(keys: &Optimization, total_steps: u64) -> Self {
-        let warmup_steps = match (keys.warmup_steps, keys.warmup_ratio) {
-            (Some(steps), _) => steps,
-            (None, Some(ratio)) => (total_steps as f64 * ratio).ceil() as u64,
-            (None, None) => 0,
+    /// The schedule of a stage of `total_steps`.
+    pub fn new(options: ScheduleOptions, total_steps: u64) -> Self {
+        let warmup_steps = match options.warmup {
+            WarmupLength::Steps(steps) => steps,
+            WarmupLength::Ratio(ratio) => (total_steps as f64 * ratio).ceil() as u64,
         };
-        Self { kind: keys.schedule, peak: keys.learning_rate, warmup_steps, warmup_from: keys.warmup_from, total_steps }
+        Self { options, warmup_steps, total_steps }
     }
 
-    /// The rate of step `step`, counted from 0.
-    pub fn rate(&self, step: u64) -> f64 {
-        self.peak * self.factor(step)
+    /// Steps in all.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// The learning rate of step `step`, counted from 0.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        self.options.peak_learning_rate * self.factor(step)
     }
 
     fn factor(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
-            let reached = match self.warmup_from {
+            let reached = match self.options.warmup_from {
                 Warmup::Zero => step,
                 Warmup::FirstStep => step + 1,
             };
@@ -51,7 +94,7 @@ impl Schedule {
         }
         let falling = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
         let left = self.total_steps.saturating_sub(step) as f64 / falling;
-        match self.kind {
+        match self.options.kind {
             ScheduleKind::Linear => left,
             ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - left)).cos()),
             ScheduleKind::Constant => 1.0,
@@ -64,7 +107,8 @@ mod tests {
     use super::*;
 
     fn schedule(kind: ScheduleKind, warmup_from: Warmup) -> Schedule {
-        Schedule { kind, peak: 1e-3, warmup_steps: 3, warmup_from, total_steps: 12 }
+        let warmup = WarmupLength::Steps(3);
+        Schedule::new(ScheduleOptions { kind, peak_learning_rate: 1e-3, warmup, warmup_from }, 12)
     }
 
     fn close(got: f64, want: f64) {
@@ -84,34 +128,36 @@ mod tests {
             (12, 0.0),
             (99, 0.0),
         ] {
-            close(linear.rate(step), want);
+            close(linear.learning_rate(step), want);
         }
     }
 
     #[test]
     fn the_first_step_can_move() {
         let linear = schedule(ScheduleKind::Linear, Warmup::FirstStep);
-        close(linear.rate(0), 1e-3 / 3.0);
-        close(linear.rate(2), 1e-3);
-        close(linear.rate(3), 1e-3);
+        close(linear.learning_rate(0), 1e-3 / 3.0);
+        close(linear.learning_rate(2), 1e-3);
+        close(linear.learning_rate(3), 1e-3);
     }
 
     #[test]
     fn cosine_and_constant() {
         let cosine = schedule(ScheduleKind::Cosine, Warmup::Zero);
-        close(cosine.rate(3), 1e-3);
-        close(cosine.rate(6), 0.75e-3);
-        close(cosine.rate(9), 0.25e-3);
-        close(cosine.rate(12), 0.0);
-        close(schedule(ScheduleKind::Constant, Warmup::Zero).rate(11), 1e-3);
+        close(cosine.learning_rate(3), 1e-3);
+        close(cosine.learning_rate(6), 0.75e-3);
+        close(cosine.learning_rate(9), 0.25e-3);
+        close(cosine.learning_rate(12), 0.0);
+        close(schedule(ScheduleKind::Constant, Warmup::Zero).learning_rate(11), 1e-3);
     }
 
     #[test]
     fn ratios_are_rounded_up_and_nothing_divides_by_zero() {
-        let keys = Optimization { warmup_ratio: Some(0.25), learning_rate: 1.0, ..Optimization::default() };
-        assert_eq!(Schedule::new(&keys, 10).warmup_steps, 3);
-        let all = Optimization { warmup_ratio: Some(1.0), learning_rate: 1.0, ..Optimization::default() };
-        assert!((0..12).all(|step| Schedule::new(&all, 10).rate(step).is_finite()));
-        assert_eq!(Schedule::new(&all, 0).rate(0), 0.0);
+        let schedule = |ratio, total_steps| {
+            let (kind, warmup, warmup_from) = (ScheduleKind::Linear, WarmupLength::Ratio(ratio), Warmup::Zero);
+            Schedule::new(ScheduleOptions { kind, peak_learning_rate: 1.0, warmup, warmup_from }, total_steps)
+        };
+        assert_eq!(schedule(0.25, 10).warmup_steps, 3);
+        assert!((0..12).all(|step| schedule(1.0, 10).learning_rate(step).is_finite()));
+        assert_eq!(schedule(1.0, 0).learning_rate(0), 0.0);
     }
 }

@@ -12,10 +12,7 @@ use findap_data::{
 };
 
 use crate::error::TrainError;
-use crate::recipe::{AlignStage, DataTable, Optimization, Recipe, TrainStage};
-
-/// The source that stands for the pairs of the run's distillation.
-pub(crate) const DISTILLED: &str = "preferences";
+use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, TrainStage};
 
 /// What a stage trains on.
 #[derive(Debug)]

@@ -11,8 +11,7 @@ use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Device, StepStats};
 use findap_train::objective::cross_entropy_weights;
-use findap_train::optimizer::{AdamW, StateFormat};
-use findap_train::recipe::Optimization;
+use findap_train::optimizer::{AdamW, AdamWOptions, StateFormat};
 
 struct Counting;
 
@@ -68,8 +67,7 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0 };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
-    let keys = Optimization { learning_rate: 1e-3, ..Optimization::default() };
-    let mut optimizer = AdamW::new(&model.params, &keys, StateFormat::Full).expect("memory");
+    let mut optimizer = AdamW::new(&model.params, AdamWOptions::default(), StateFormat::Full).expect("memory");
     let mut stats = StepStats::new(&Device::Cpu).expect("memory");
     let mut weights = Vec::with_capacity(n);
     let mut counts = Vec::with_capacity(8);

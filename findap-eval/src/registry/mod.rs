@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::error::{EvalError, nearest};
+use findap_data::spelling::nearest;
+
+use crate::error::EvalError;
 use crate::task::{Similarity, Task};
 
 mod builtin;

@@ -47,11 +47,12 @@
 
 use std::collections::BTreeMap;
 
+use findap_data::spelling::nearest;
 use findap_data::{Capability, Domain};
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
-use crate::error::{EvalError, nearest};
+use crate::error::EvalError;
 use crate::extract::Step;
 use crate::template::Template;
 

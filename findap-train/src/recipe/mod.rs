@@ -26,6 +26,9 @@
 //! Paths are relative to the folder the program is started in; `world:NAME` means a file of the generated world
 //! (`<run folder>/data/world/NAME`) and `run:NAME` a file of the run folder.
 
+mod check;
+pub(crate) mod error;
+mod overrides;
 mod parse;
 mod stage;
 #[cfg(test)]
@@ -41,11 +44,11 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::device::DeviceChoice;
 use crate::optimizer::StateFormat;
-pub use parse::{RecipeError, load, parse};
-pub use stage::{
-    AlignStage, DistillStage, Judge, NllMean, Optimization, PairKind, RemoteJudge, ScheduleKind, Stage, TrainStage,
-    Warmup,
-};
+use crate::trainer::TrainOptions;
+pub use error::RecipeError;
+pub use parse::{load, parse};
+pub(crate) use stage::DISTILLED;
+pub use stage::{AlignStage, DistillStage, Judge, Optimization, PairKind, RemoteJudge, Stage, TrainStage};
 
 /// The version of the recipe format that this program reads.
 pub const SCHEMA: u32 = 1;
@@ -295,6 +298,21 @@ impl Recipe {
         match self.model.state {
             StateKind::F32 => StateFormat::Full,
             StateKind::Bf16 => StateFormat::Bf16 { seed: self.run.seed },
+        }
+    }
+
+    /// How a stage with these keys is trained.
+    pub fn train_options(&self, keys: &Optimization) -> TrainOptions {
+        TrainOptions {
+            schedule: keys.schedule_options(),
+            adamw: keys.adamw_options(),
+            state: self.state_format(),
+            recompute: self.model.recompute.into(),
+            evaluate_every_steps: keys.evaluate_every_steps,
+            dev_tokens: keys.dev_tokens,
+            early_stop_patience: keys.early_stop_patience,
+            save_every_steps: keys.save_every_steps,
+            keep_checkpoints: self.run.keep_checkpoints,
         }
     }
 

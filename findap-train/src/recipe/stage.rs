@@ -5,6 +5,13 @@ use std::path::PathBuf;
 use findap_data::{Fill, Join, Length, Strategy};
 use serde::{Deserialize, Serialize};
 
+use crate::objective::NllMean;
+use crate::optimizer::AdamWOptions;
+use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
+
+/// The source that stands for the pairs of the run's distillation.
+pub(crate) const DISTILLED: &str = "preferences";
+
 /// One `[[stage]]` table; its `kind` key says which.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -216,17 +223,6 @@ pub struct AlignStage {
     pub optimization: Optimization,
 }
 
-/// `nll_mean`: how the likelihood term is averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NllMean {
-    /// Over all chosen tokens of the step (TRL's `sft` loss).
-    Token,
-    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
-    #[default]
-    Pair,
-}
-
 /// The keys that `train` and `align` stages share. They stand in the stage's own table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -259,7 +255,7 @@ pub struct Optimization {
     /// Peak learning rate, >= 0. Required.
     #[serde(default)]
     pub learning_rate: f64,
-    /// How the rate falls after the warm-up. Default `linear`.
+    /// How the learning rate falls after the warm-up. Default `linear`.
     #[serde(default)]
     pub schedule: ScheduleKind,
     /// Warm-up as a share of the steps, 0 to 1. At most one of `warmup_ratio`, `warmup_steps`. Default 0.
@@ -268,7 +264,7 @@ pub struct Optimization {
     /// Warm-up in steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
-    /// The rate of the first step of a warm-up. Default `zero`, as Hugging Face's schedulers do.
+    /// The learning rate of the first step of a warm-up. Default `zero`, as Hugging Face's schedulers do.
     #[serde(default)]
     pub warmup_from: Warmup,
     /// Decoupled weight decay, on matrices only, >= 0. Default 0.1.
@@ -280,8 +276,8 @@ pub struct Optimization {
     /// AdamW's epsilon, > 0. Default 1e-8.
     #[serde(default = "default_epsilon")]
     pub epsilon: f64,
-    /// Largest global gradient norm, > 0. Default 1.
-    #[serde(default = "one")]
+    /// Maximum norm of all gradients together, > 0. Default 1.
+    #[serde(default = "default_clip_norm")]
     pub clip_norm: f64,
     /// Dev loss every so many steps. Default: 10 times over the stage, where `dev` names a source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -347,6 +343,30 @@ impl Optimization {
         self.micro_batch_tokens.map(Fill::Tokens).or(self.micro_batch_rows.map(Fill::Contexts))
     }
 
+    /// The learning rate over the steps.
+    pub fn schedule_options(&self) -> ScheduleOptions {
+        let warmup = match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), _) => WarmupLength::Steps(steps),
+            (None, ratio) => WarmupLength::Ratio(ratio.unwrap_or(0.0)),
+        };
+        ScheduleOptions {
+            kind: self.schedule,
+            peak_learning_rate: self.learning_rate,
+            warmup,
+            warmup_from: self.warmup_from,
+        }
+    }
+
+    /// The constants of the optimizer.
+    pub fn adamw_options(&self) -> AdamWOptions {
+        AdamWOptions {
+            betas: self.betas,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm,
+        }
+    }
+
     /// Makes the choices that the recipe leaves open, for a model of this longest context, in tokens.
     pub(super) fn resolve(&mut self, max_positions: usize) {
         const LONGEST_BY_DEFAULT: usize = 2048;
@@ -366,30 +386,6 @@ impl Default for Optimization {
     fn default() -> Self {
         toml::from_str("").expect("invariant: every key has a default")
     }
-}
-
-/// `schedule`: how the learning rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleKind {
-    /// In a straight line to 0.
-    #[default]
-    Linear,
-    /// Along half a cosine to 0.
-    Cosine,
-    /// Not at all.
-    Constant,
-}
-
-/// `warmup_from`: the rate of the first step of a warm-up of `w` steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Warmup {
-    /// 0: step `s` (from 0) has `peak * s / w`, as Hugging Face's schedulers do.
-    #[default]
-    Zero,
-    /// `peak / w`: step `s` has `peak * (s + 1) / w`.
-    FirstStep,
 }
 
 fn yes() -> bool {
@@ -417,13 +413,16 @@ fn default_beta() -> f64 {
     0.1
 }
 fn default_weight_decay() -> f64 {
-    0.1
+    AdamWOptions::default().weight_decay
 }
 fn default_betas() -> [f64; 2] {
-    [0.9, 0.95]
+    AdamWOptions::default().betas
 }
 fn default_epsilon() -> f64 {
-    1e-8
+    AdamWOptions::default().epsilon
+}
+fn default_clip_norm() -> f64 {
+    AdamWOptions::default().clip_norm
 }
 fn default_dev_tokens() -> usize {
     65536

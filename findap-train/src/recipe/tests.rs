@@ -3,6 +3,7 @@ use std::path::Path;
 use findap_data::{Fill, Length};
 
 use super::*;
+use crate::objective::NllMean;
 
 const GOOD: &str = r#"schema = 1
 [run]

@@ -558,10 +558,7 @@ impl Run<'_, '_> {
         let job = Job {
             stage: name,
             folder,
-            keys,
-            recompute: self.recipe.model.recompute.into(),
-            state: self.recipe.state_format(),
-            keep_checkpoints: self.recipe.run.keep_checkpoints,
+            options: self.recipe.train_options(keys),
             identity,
             objective,
             sources: &sources,

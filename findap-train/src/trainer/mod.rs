@@ -7,6 +7,7 @@
 //! dev loss, before a checkpoint and at the end, no step is left unread. A step that is not finite changes no weight, and neither
 //! does the one queued behind it.
 
+mod options;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,8 @@ use crate::folder;
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
 use crate::objective::{Dpo, Reference, StepTotals, cross_entropy_weights, document_sums, num_targets};
 use crate::optimizer::{AdamW, StateFormat};
-use crate::recipe::Optimization;
 use crate::schedule::Schedule;
+pub use options::TrainOptions;
 
 /// What is minimised.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,14 +60,8 @@ pub struct Job<'a> {
     pub stage: &'a str,
     /// Its folder: metrics, event files, checkpoints.
     pub folder: &'a Path,
-    /// The keys of the recipe.
-    pub keys: &'a Optimization,
-    /// What the backward pass recomputes.
-    pub recompute: Recompute,
-    /// How gradients, moments and weights are kept.
-    pub state: StateFormat,
-    /// Checkpoints kept.
-    pub keep_checkpoints: usize,
+    /// How it is trained.
+    pub options: TrainOptions,
     /// What must be the same to go on from a checkpoint, key by key.
     pub identity: BTreeMap<String, String>,
     /// What is minimised.
@@ -110,7 +105,7 @@ pub fn train(
     let mut trainer = Trainer::new(model, loader, dev, job, observer)?;
     trainer.resume(model, loader, observer)?;
     trainer.open_metrics()?;
-    let steps = trainer.schedule.total_steps;
+    let steps = trainer.schedule.total_steps();
     let started =
         Event::StageStarted { stage: job.stage.to_owned(), kind: job.kind(), steps, done: trainer.state.step };
     observer.event(started);
@@ -169,7 +164,7 @@ struct Queued {
     step: u64,
     /// Of all steps until then.
     tokens_so_far: u64,
-    rate: f64,
+    learning_rate: f64,
     rows: Vec<RowRef>,
     begun: Instant,
     counts: Counts,
@@ -190,7 +185,7 @@ impl<'a> Trainer<'a> {
         job: &'a Job<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        if matches!(job.state, StateFormat::Bf16 { .. }) && model.params.device() == Device::Cpu {
+        if matches!(job.options.state, StateFormat::Bf16 { .. }) && model.params.device() == Device::Cpu {
             return Err(TrainError::StateNeedsGpu { why_not_gpu: None });
         }
         let total_steps = loader.total_steps();
@@ -198,11 +193,12 @@ impl<'a> Trainer<'a> {
             let problem = "its sources hold no row; look at them with `findap data inspect`".to_owned();
             return Err(TrainError::NothingToTrain { stage: job.stage.to_owned(), problem });
         }
-        let dev_batches: Vec<MicroBatch> = dev.map_or_else(Vec::new, |dev| dev.one_pass(job.keys.dev_tokens).collect());
+        let dev_batches: Vec<MicroBatch> =
+            dev.map_or_else(Vec::new, |dev| dev.one_pass(job.options.dev_tokens).collect());
         let (tokens, positions) = loader.limits();
         let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
         let dev_positions = dev.map_or(0, |dev| dev.limits().1);
-        let gradients = job.state.dtype(model.params.dtype());
+        let gradients = job.options.state.dtype(model.params.dtype());
         let session = Session::on(
             &model.params.device(),
             &model.config,
@@ -210,18 +206,18 @@ impl<'a> Trainer<'a> {
                 dtype: model.params.dtype(),
                 max_tokens: tokens.max(dev_tokens),
                 max_positions: positions.max(dev_positions),
-                recompute: job.recompute,
+                recompute: job.options.recompute,
                 gradients: Some(gradients),
                 frozen_blocks: model.frozen_blocks(),
             },
         )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
         let grads = model.zero_gradients_in(gradients)?;
-        let optimizer = AdamW::new(&model.params, job.keys, job.state)?;
+        let optimizer = AdamW::new(&model.params, job.options.adamw, job.options.state)?;
         let checkpoint_bytes = optimizer.checkpoint_bytes(&model.params) as u64;
         // The kept ones, the one being written, the best weights twice, the model.
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
-        let copies = (job.keep_checkpoints as u64 + 1).saturating_sub(present);
+        let copies = (job.options.keep_checkpoints as u64 + 1).saturating_sub(present);
         folder::require_space(job.folder, (copies + 1) * checkpoint_bytes)?;
         let arenas = [&model.params, &grads, &optimizer.first_moment, &optimizer.second_moment];
         let arenas = arenas.into_iter().chain(&optimizer.master).map(|arena| arena.tensor().bytes());
@@ -235,10 +231,10 @@ impl<'a> Trainer<'a> {
             stats: StepStats::new(&model.params.device())?,
             queued: None,
             read_at: Instant::now(),
-            schedule: Schedule::new(job.keys, total_steps),
+            schedule: Schedule::new(job.options.schedule, total_steps),
             dev: dev_batches,
-            evaluate_every: job.keys.evaluate_every_steps.unwrap_or(total_steps.div_ceil(10)).max(1),
-            save_every: job.keys.save_every_steps.unwrap_or(total_steps.div_ceil(5)).max(1),
+            evaluate_every: job.options.evaluate_every_steps.unwrap_or(total_steps.div_ceil(10)).max(1),
+            save_every: job.options.save_every_steps.unwrap_or(total_steps.div_ceil(5)).max(1),
             state: State {
                 step: 0,
                 tokens: 0,
@@ -291,7 +287,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn open_metrics(&mut self) -> Result<(), TrainError> {
-        if self.metrics.is_none() && (self.state.step < self.schedule.total_steps || self.state.step == 0) {
+        if self.metrics.is_none() && (self.state.step < self.schedule.total_steps() || self.state.step == 0) {
             let lines = JsonlWriter::open(&self.job.folder.join("metrics.jsonl"), self.state.metrics_bytes)?;
             self.metrics = Some((lines, TensorBoardWriter::create(self.job.folder, self.state.step)?));
         }
@@ -304,7 +300,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn should_stop_early(&self) -> bool {
-        self.job.keys.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
+        self.job.options.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
     }
 
     /// Queues the next step and reads the one before it; on the CPU, reads it, too.
@@ -326,16 +322,16 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NothingToTrain { stage: self.job.stage.to_owned(), problem });
         };
         let counts = self.forward_backward(model, &micro_batches)?;
-        let rate = self.schedule.rate(self.state.step);
+        let learning_rate = self.schedule.learning_rate(self.state.step);
         self.state.step += 1;
         self.state.tokens += counts.tokens as u64;
         self.state.loader = loader.state();
-        self.optimizer.step(&mut model.params, &self.grads, &mut self.stats, self.state.step, rate)?;
+        self.optimizer.step(&mut model.params, &self.grads, &mut self.stats, self.state.step, learning_rate)?;
         self.stats.close()?;
         Ok(Queued {
             step: self.state.step,
             tokens_so_far: self.state.tokens,
-            rate,
+            learning_rate,
             rows: micro_batches.iter().flat_map(|micro| micro.rows.iter().copied()).collect(),
             begun,
             counts,
@@ -361,9 +357,9 @@ impl<'a> Trainer<'a> {
         observer.event(Event::Step {
             stage: self.job.stage.to_owned(),
             step: queued.step,
-            steps: self.schedule.total_steps,
+            steps: self.schedule.total_steps(),
             loss: sums.loss,
-            learning_rate: queued.rate,
+            learning_rate: queued.learning_rate,
             tokens_per_s,
         });
         Ok(())
@@ -401,8 +397,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
-        let Queued { step, tokens_so_far, rate, counts, .. } = queued;
-        let mut fields = vec![("step", *step as f64), ("loss", sums.loss), ("grad_norm", sums.norm()), ("lr", *rate)];
+        let Queued { step, tokens_so_far, learning_rate, counts, .. } = queued;
+        let mut fields =
+            vec![("step", *step as f64), ("loss", sums.loss), ("grad_norm", sums.norm()), ("lr", *learning_rate)];
         fields.extend([
             ("tokens", *tokens_so_far as f64),
             ("loss_tokens", counts.loss_tokens as f64),
@@ -481,7 +478,7 @@ impl<'a> Trainer<'a> {
             ("first_moment", first_moment.slice()),
             ("second_moment", second_moment.slice()),
         ];
-        checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.keep_checkpoints)?;
+        checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.options.keep_checkpoints)?;
         self.saved_step = Some(self.state.step);
         observer.event(Event::Saved { stage: self.job.stage.to_owned(), step: self.state.step });
         Ok(())

@@ -50,12 +50,13 @@ fn three_steps(
     (dtype, state): Formats,
     stop_after: Option<u64>,
 ) -> (Llama, Vec<Value>) {
-    let keys = Optimization {
+    let options = TrainOptions {
+        schedule: without_warmup(1e-3),
+        state,
         evaluate_every_steps: Some(2),
         dev_tokens: 20,
         save_every_steps: Some(2),
-        warmup_steps: None,
-        ..keys(3)
+        ..options()
     };
     let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
     let stop = AtomicBool::new(false);
@@ -63,9 +64,9 @@ fn three_steps(
         let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
         stop.fetch_or(done, Ordering::Relaxed);
     };
-    let mut steps = loader(&rows(), Kind::Packed, 4, 2, keys.length().unwrap());
+    let mut steps = loader(&rows(), Kind::Packed, 4, 2, Length::Steps(3));
     let dev = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Epochs(1.0));
-    let job = Job { state, ..job(folder, &keys, Objective::CrossEntropy) };
+    let job = job(folder, options, Objective::CrossEntropy);
     train(&mut model, &mut steps, Some(&dev), &job, &stop, &mut observer).unwrap();
     (model, metrics(folder))
 }
@@ -141,18 +142,17 @@ fn a_run_stopped_on_a_device_goes_on_bit_for_bit() {
 
 /// The weights before and after some steps on one batch at a small learning rate, and the loss of each step.
 fn small_steps(device: &Device, (dtype, state): Formats, rounds_stochastically: bool) -> ([Vec<f64>; 2], Vec<f64>) {
-    let keys = Optimization {
-        learning_rate: 3e-5,
-        schedule: ScheduleKind::Constant,
-        warmup_steps: None,
-        weight_decay: 0.0,
-        ..keys(SMALL_STEPS)
+    let options = TrainOptions {
+        schedule: ScheduleOptions { kind: ScheduleKind::Constant, ..without_warmup(3e-5) },
+        adamw: AdamWOptions { weight_decay: 0.0, ..AdamWOptions::default() },
+        state,
+        ..options()
     };
     let folder = tempfile::tempdir().unwrap();
-    let job = Job { state, ..job(folder.path(), &keys, Objective::CrossEntropy) };
+    let job = job(folder.path(), options, Objective::CrossEntropy);
     let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
     let before = parameters(&model);
-    let mut batches = loader(&rows()[..2], Kind::Packed, 2, 2, keys.length().unwrap());
+    let mut batches = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Steps(SMALL_STEPS));
     let mut losses = Vec::new();
     let mut observer = |event: Event| {
         if let Event::Step { loss, .. } = event {
@@ -196,11 +196,11 @@ fn a_state_in_bf16_learns_as_one_in_f32_does_and_would_not_if_rounded_to_nearest
 #[test]
 fn a_state_in_bf16_is_refused_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let keys = keys(1);
-    let job = Job { state: ALL_IN_BF16.1, ..job(folder.path(), &keys, Objective::CrossEntropy) };
+    let options = TrainOptions { state: ALL_IN_BF16.1, ..options() };
+    let job = job(folder.path(), options, Objective::CrossEntropy);
     let mut model = Llama::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
     let stop = AtomicBool::new(false);
-    let error = train(&mut model, &mut train_loader(&keys), None, &job, &stop, &mut |_: Event| {}).unwrap_err();
+    let error = train(&mut model, &mut train_loader(1), None, &job, &stop, &mut |_: Event| {}).unwrap_err();
     assert!(matches!(error, TrainError::StateNeedsGpu { .. }) && error.to_string().contains("model.state"), "{error}");
 }
 
@@ -223,7 +223,7 @@ fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
 
 #[test]
 fn a_step_on_a_device_waits_once_at_most() {
-    let keys = Optimization { warmup_steps: None, save_every_steps: Some(100), ..keys(5) };
+    let options = TrainOptions { schedule: without_warmup(1e-3), save_every_steps: Some(100), ..options() };
     let objectives = [
         (rows(), Kind::Packed, Objective::CrossEntropy),
         (short_pairs(), Kind::Preference, dpo_objective(&short_pairs(), NllMean::Pair, 1.0, &tiny())),
@@ -240,8 +240,8 @@ fn a_step_on_a_device_waits_once_at_most() {
             }
         };
         // two micro-batches a step
-        let mut steps = loader(rows, *kind, 2, 1, keys.length().unwrap());
-        let job = job(folder.path(), &keys, objective.clone());
+        let mut steps = loader(rows, *kind, 2, 1, Length::Steps(5));
+        let job = job(folder.path(), options.clone(), objective.clone());
         train(&mut model, &mut steps, None, &job, &AtomicBool::new(false), &mut observer).unwrap();
         assert_eq!(waits.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         // the first step makes room; the last one is read when it is the only one left
@@ -257,10 +257,10 @@ fn a_loss_that_is_not_finite_ends_the_stage_on_a_device_and_changes_nothing() {
     // the first step makes the second one's loss infinite, and the third is queued when that is read
     let run = |device: &Device, (dtype, state): Formats, save_every_steps| {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Optimization { learning_rate: 1e30, warmup_steps: None, save_every_steps, ..keys(12) };
+        let options = TrainOptions { schedule: without_warmup(1e30), state, save_every_steps, ..options() };
         let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
-        let mut steps = loader(&rows(), Kind::Packed, 1, 1, keys.length().unwrap());
-        let job = Job { state, ..job(folder.path(), &keys, Objective::CrossEntropy) };
+        let mut steps = loader(&rows(), Kind::Packed, 1, 1, Length::Steps(12));
+        let job = job(folder.path(), options, Objective::CrossEntropy);
         let stop = AtomicBool::new(false);
         let error = train(&mut model, &mut steps, None, &job, &stop, &mut |_: Event| {}).unwrap_err();
         assert!(matches!(error, TrainError::NonFinite { step: 2, .. }), "{error}");

@@ -12,7 +12,9 @@ use findap_tensor::Slice;
 use serde_json::Value;
 
 use super::*;
-use crate::recipe::{NllMean, ScheduleKind};
+use crate::objective::NllMean;
+use crate::optimizer::AdamWOptions;
+use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden")).join(path)
@@ -65,38 +67,36 @@ fn loader(rows: &[Value], kind: Kind, batch: usize, micro: usize, length: Length
     Loader::new(stores, &[rows], options).unwrap()
 }
 
-fn train_loader(keys: &Optimization) -> Loader {
-    loader(&packed_rows(), Kind::Packed, 4, 2, keys.length().unwrap())
+fn train_loader(steps: u64) -> Loader {
+    loader(&packed_rows(), Kind::Packed, 4, 2, Length::Steps(steps))
 }
 
 fn first_step(rows: &[Value], kind: Kind, batch: usize, micro: usize) -> Loader {
     loader(rows, kind, batch, micro, Length::Steps(1))
 }
 
-fn keys(steps: u64) -> Optimization {
-    Optimization {
-        steps: Some(steps),
-        batch_rows: Some(4),
-        learning_rate: 1e-3,
-        schedule: ScheduleKind::Linear,
-        warmup_steps: Some(3),
+fn options() -> TrainOptions {
+    TrainOptions {
+        schedule: ScheduleOptions { warmup: WarmupLength::Steps(3), ..without_warmup(1e-3) },
+        adamw: AdamWOptions::default(),
+        state: StateFormat::Full,
+        recompute: Recompute::None,
+        evaluate_every_steps: None,
+        dev_tokens: 65536,
+        early_stop_patience: None,
         save_every_steps: Some(4),
-        ..Optimization::default()
+        keep_checkpoints: 20,
     }
 }
 
-fn job<'a>(folder: &'a Path, keys: &'a Optimization, objective: Objective) -> Job<'a> {
-    Job {
-        stage: "s",
-        folder,
-        keys,
-        recompute: Recompute::None,
-        state: StateFormat::Full,
-        keep_checkpoints: 20,
-        identity: BTreeMap::new(),
-        objective,
-        sources: &SOURCES,
-    }
+/// Falls in a straight line from the first step on.
+fn without_warmup(peak_learning_rate: f64) -> ScheduleOptions {
+    let (kind, warmup, warmup_from) = (ScheduleKind::Linear, WarmupLength::Steps(0), Warmup::Zero);
+    ScheduleOptions { kind, peak_learning_rate, warmup, warmup_from }
+}
+
+fn job(folder: &Path, options: TrainOptions, objective: Objective) -> Job<'_> {
+    Job { stage: "s", folder, options, identity: BTreeMap::new(), objective, sources: &SOURCES }
 }
 
 static SOURCES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["golden".to_owned()]);
@@ -107,7 +107,8 @@ fn tiny() -> Llama {
 
 fn run(
     folder: &Path,
-    keys: &Optimization,
+    steps: u64,
+    options: &TrainOptions,
     stop_after: Option<u64>,
 ) -> Result<(Llama, Outcome, Vec<Event>), TrainError> {
     let mut model = tiny();
@@ -122,12 +123,12 @@ fn run(
         events.push(event);
     };
     let dev = loader(&packed_rows(), Kind::Packed, 2, 2, Length::Epochs(1.0));
-    let dev = keys.evaluate_every_steps.map(|_| &dev);
+    let dev = options.evaluate_every_steps.map(|_| &dev);
     let outcome = train(
         &mut model,
-        &mut train_loader(keys),
+        &mut train_loader(steps),
         dev,
-        &job(folder, keys, Objective::CrossEntropy),
+        &job(folder, options.clone(), Objective::CrossEntropy),
         &stop,
         &mut observer,
     )?;
@@ -168,7 +169,7 @@ fn assert_gradients(got: &Arena, want: &Arena, bound: f64) {
 #[test]
 fn twelve_steps_are_the_references() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, outcome, _) = run(folder.path(), &keys(12), None).unwrap();
+    let (model, outcome, _) = run(folder.path(), 12, &options(), None).unwrap();
     assert_eq!(outcome, Outcome::Finished { step: 12, best: None });
     let report = json("out/train_tiny/report.json");
     let lines = metrics(folder.path());
@@ -194,8 +195,7 @@ fn first_gradients(
     objective: Objective,
 ) -> (Arena, Sums) {
     let folder = tempfile::tempdir().unwrap();
-    let keys = keys(1);
-    let job = job(folder.path(), &keys, objective);
+    let job = job(folder.path(), options(), objective);
     let mut loader = first_step(&rows, kind, batch, micro);
     let mut trainer = Trainer::new(model, &loader, None, &job, &mut |_: Event| {}).unwrap();
     trainer.forward_backward(model, &loader.next_step().unwrap().micro_batches).unwrap();
@@ -298,35 +298,36 @@ fn same_bits(a: &Llama, b: &Llama) -> bool {
 #[test]
 fn a_stopped_run_goes_on_bit_for_bit() {
     // 12 steps are one epoch: 14 reach into the second.
-    let keys = Optimization { evaluate_every_steps: Some(5), dev_tokens: 2000, ..keys(14) };
+    let options = TrainOptions { evaluate_every_steps: Some(5), dev_tokens: 2000, ..options() };
+    let run = |folder: &Path, stop_after| run(folder, 14, &options, stop_after);
     let whole_folder = tempfile::tempdir().unwrap();
-    let (whole, _, _) = run(whole_folder.path(), &keys, None).unwrap();
+    let (whole, _, _) = run(whole_folder.path(), None).unwrap();
     for stop_after in [1, 2, 5, 11, 12, 13] {
         let folder = tempfile::tempdir().unwrap();
-        let (_, outcome, _) = run(folder.path(), &keys, Some(stop_after)).unwrap();
+        let (_, outcome, _) = run(folder.path(), Some(stop_after)).unwrap();
         assert_eq!(outcome, Outcome::Interrupted { step: stop_after });
-        let (resumed, _, events) = run(folder.path(), &keys, None).unwrap();
+        let (resumed, _, events) = run(folder.path(), None).unwrap();
         assert!(
             matches!(events.iter().find(|e| matches!(e, Event::StageStarted { .. })), Some(Event::StageStarted { done, .. }) if *done == stop_after)
         );
         assert!(same_bits(&resumed, &whole), "stopped after {stop_after}");
         assert_eq!(metrics(folder.path()), metrics(whole_folder.path()), "stopped after {stop_after}");
     }
-    let (again, outcome, events) = run(whole_folder.path(), &keys, None).unwrap();
+    let (again, outcome, events) = run(whole_folder.path(), None).unwrap();
     assert!(same_bits(&again, &whole) && matches!(outcome, Outcome::Finished { step: 14, .. }));
     assert!(!events.iter().any(|event| matches!(event, Event::Step { .. })), "nothing is left to do");
 }
 
 #[test]
 fn steps_after_the_last_good_checkpoint_are_done_again() {
-    let keys = keys(10);
+    let run = |folder: &Path| run(folder, 10, &options(), None);
     let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (whole, _, _) = run(whole_folder.path(), &keys, None).unwrap();
-    run(folder.path(), &keys, None).unwrap();
+    let (whole, _, _) = run(whole_folder.path()).unwrap();
+    run(folder.path()).unwrap();
     for step in [8, 10] {
         std::fs::write(folder.path().join(format!("checkpoint-{step}/params.bin")), b"gone").unwrap();
     }
-    let (resumed, _, events) = run(folder.path(), &keys, None).unwrap();
+    let (resumed, _, events) = run(folder.path()).unwrap();
     let skipped =
         events.iter().filter(|event| matches!(event, Event::Note(note) if note.contains("does not verify"))).count();
     assert_eq!(skipped, 2);
@@ -337,11 +338,10 @@ fn steps_after_the_last_good_checkpoint_are_done_again() {
 #[test]
 fn other_settings_are_refused_with_what_differs() {
     let folder = tempfile::tempdir().unwrap();
-    let keys = keys(4);
-    run(folder.path(), &keys, None).unwrap();
-    let mut other = job(folder.path(), &keys, Objective::CrossEntropy);
+    run(folder.path(), 4, &options(), None).unwrap();
+    let mut other = job(folder.path(), options(), Objective::CrossEntropy);
     other.identity.insert("data.golden".to_owned(), "abc".to_owned());
-    let error = train(&mut tiny(), &mut train_loader(&keys), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
+    let error = train(&mut tiny(), &mut train_loader(4), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
         .unwrap_err();
     assert!(error.to_string().contains("data.golden: was (none), now abc"), "{error}");
 }
@@ -349,8 +349,8 @@ fn other_settings_are_refused_with_what_differs() {
 #[test]
 fn a_loss_that_is_not_finite_ends_the_stage_before_the_update() {
     let folder = tempfile::tempdir().unwrap();
-    let keys = Optimization { learning_rate: 1e30, warmup_steps: None, save_every_steps: Some(1), ..keys(12) };
-    let error = run(folder.path(), &keys, None).unwrap_err();
+    let options = TrainOptions { schedule: without_warmup(1e30), save_every_steps: Some(1), ..options() };
+    let error = run(folder.path(), 12, &options, None).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, TrainError::NonFinite { .. }) && message.contains("golden:"), "{message}");
     let mut notes = Vec::new();
@@ -360,15 +360,14 @@ fn a_loss_that_is_not_finite_ends_the_stage_before_the_update() {
 #[test]
 fn training_ends_when_the_dev_loss_no_longer_falls() {
     let folder = tempfile::tempdir().unwrap();
-    let keys = Optimization {
-        learning_rate: 0.3,
-        warmup_steps: None,
+    let options = TrainOptions {
+        schedule: without_warmup(0.3),
         evaluate_every_steps: Some(1),
         early_stop_patience: Some(2),
         dev_tokens: 1000,
-        ..keys(30)
+        ..options()
     };
-    let (model, outcome, events) = run(folder.path(), &keys, None).unwrap();
+    let (model, outcome, events) = run(folder.path(), 30, &options, None).unwrap();
     let Outcome::Finished { step, best: Some((best, _)) } = outcome else { panic!("{outcome:?}") };
     assert!(step < 30 && step == best + 2, "{outcome:?}");
     assert_eq!(events.iter().filter(|event| matches!(event, Event::DevLoss { .. })).count() as u64, step);
