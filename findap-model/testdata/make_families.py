@@ -10,11 +10,12 @@ gold, out = map(pathlib.Path, sys.argv[1:3]); torch.set_num_threads(1)
 rope = {"rope_type": "default", "rope_theta": 10000.0}
 common = dict(vocab_size=2048, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
               max_position_embeddings=512, rms_norm_eps=1e-6, rope_parameters=rope, initializer_range=0.2, bos_token_id=2037, eos_token_id=[2038, 2046], pad_token_id=2041)
+two_heads = {**common, "num_attention_heads": 2, "num_key_value_heads": 1}  # of 16 numbers each
 configs = {
     "tiny_mistral": MistralConfig(**common, head_dim=16, sliding_window=9, tie_word_embeddings=False),
-    "tiny_qwen2": Qwen2Config(**common, use_sliding_window=True, sliding_window=7, max_window_layers=1, tie_word_embeddings=True),
+    "tiny_qwen2": Qwen2Config(**two_heads, use_sliding_window=True, sliding_window=7, max_window_layers=1, tie_word_embeddings=True),
     "tiny_qwen3": Qwen3Config(**common, head_dim=32, tie_word_embeddings=True),
-    "tiny_biased": LlamaConfig(**common, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "tiny_biased": LlamaConfig(**two_heads, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
 }
 class Norm64(torch.nn.Module):
     def __init__(s, n): super().__init__(); s.weight, s.eps = n.weight, n.variance_epsilon

@@ -11,7 +11,7 @@ mod tests;
 
 use std::cmp::Reverse;
 
-use super::Heads;
+use super::{Heads, check_window};
 use crate::check;
 use crate::cuda::operand::{Indices, aligned, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source, Swizzle, TensorMap};
@@ -67,6 +67,14 @@ impl Target {
     pub fn of(compute_capability: (u32, u32), multiprocessors: u32, max_shared_bytes: u32) -> Self {
         let ampere = if max_shared_bytes < AMPERE_SHARED_BYTES { Target::SmallAmpere } else { Target::Ampere };
         if SOURCE_SM90.runs_on(compute_capability) { Target::Hopper { multiprocessors } } else { ampere }
+    }
+
+    /// The kernels for Hopper have no window: those of [`SOURCE`] run in their place.
+    fn of_window(self, heads: Heads) -> Self {
+        match (self, heads.window) {
+            (Target::Hopper { .. }, Some(_)) => Target::Ampere,
+            (target, _) => target,
+        }
     }
 
     /// Stages of the gradients of [`SOURCE`].
@@ -248,6 +256,11 @@ pub fn decode_scratch_len(num_sequences: usize, table_pages: usize, page_tokens:
     num_sequences * (table_pages * page_tokens).div_ceil(PART_KEYS) * heads.num_heads * (heads.head_dim + 1)
 }
 
+/// The window as the kernels take it: the largest hides nothing.
+fn window_of(heads: Heads) -> usize {
+    heads.window.unwrap_or(usize::MAX).min(i32::MAX as usize)
+}
+
 /// Tokens of one head in the statistics: even, so that every head starts at a multiple of 16 bytes.
 fn pitch(num_tokens: usize) -> usize {
     num_tokens.next_multiple_of(2)
@@ -264,7 +277,7 @@ fn pitch(num_tokens: usize) -> usize {
 pub fn forward(args: &Forward) -> Result<Vec<Launch>, KernelError> {
     const OP: &str = "attention::cuda::forward";
     let Forward { out, out_f32, lse, q, k, v, tiles, heads, target } = *args;
-    let sizes = Sizes::new(OP, tiles.num_tokens, heads)?;
+    let (sizes, target) = (Sizes::new(OP, tiles.num_tokens, heads)?, target.of_window(heads));
     let queries = sizes.tokens * heads.num_heads * heads.head_dim;
     let keys = sizes.tokens * heads.num_kv_heads * heads.head_dim;
     for (arg, operand, want) in [("out", &out, queries), ("q", &q, queries), ("k", &k, keys), ("v", &v, keys)] {
@@ -288,7 +301,8 @@ pub fn forward(args: &Forward) -> Result<Vec<Launch>, KernelError> {
             grid: [sizes.num_heads, tiles.num_tiles as u32, 1],
             block: [128, 1, 1],
             shared_bytes: sizes.rows_bytes(TILE_ROWS + 2 * KEYS),
-            args: [&outputs[..], &[q.arg(), k.arg(), v.arg(), tiles.by_queries()], &sizes.heads_and_scale()].concat(),
+            args: [&outputs[..], &[q.arg(), k.arg(), v.arg(), tiles.by_queries()], &sizes.heads_window_and_scale()]
+                .concat(),
         },
         Target::Hopper { multiprocessors } => Launch {
             source: &SOURCE_SM90,
@@ -318,7 +332,7 @@ pub fn forward(args: &Forward) -> Result<Vec<Launch>, KernelError> {
 pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
     const OP: &str = "attention::cuda::backward";
     let Backward { dq, dk, dv, dout, out, lse, q, k, v, statistics, tiles, heads, target } = *args;
-    let sizes = Sizes::new(OP, tiles.num_tokens, heads)?;
+    let (sizes, target) = (Sizes::new(OP, tiles.num_tokens, heads)?, target.of_window(heads));
     let queries = sizes.tokens * heads.num_heads * heads.head_dim;
     let keys = sizes.tokens * heads.num_kv_heads * heads.head_dim;
     for (arg, operand, want) in [
@@ -365,7 +379,7 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
             Arg::I32(pitch),
         ],
     };
-    let [num_heads, num_kv_heads, scale] = sizes.heads_and_scale();
+    let [num_heads, num_kv_heads, window, scale] = sizes.heads_window_and_scale();
     let inputs = [dout.arg(), q.arg(), k.arg(), v.arg(), statistics.arg()];
     let num_tiles = Arg::I32(tiles.num_tiles as i32);
     let stages = target.stages(heads.head_dim);
@@ -383,7 +397,7 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
                 args: [
                     &[dk.arg(), dv.arg()],
                     &inputs[..],
-                    &[tiles.by_keys(), num_heads, num_kv_heads, Arg::I32(pitch), scale],
+                    &[tiles.by_keys(), num_heads, num_kv_heads, Arg::I32(pitch), window, scale],
                 ]
                 .concat(),
             },
@@ -399,7 +413,7 @@ pub fn backward(args: &Backward) -> Result<Vec<Launch>, KernelError> {
                 args: [
                     &[dq.arg()],
                     &inputs[..],
-                    &[tiles.by_queries(), num_heads, num_kv_heads, Arg::I32(pitch), scale],
+                    &[tiles.by_queries(), num_heads, num_kv_heads, Arg::I32(pitch), window, scale],
                 ]
                 .concat(),
             },
@@ -484,7 +498,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
     }
     let group_blocks = (heads.num_heads / heads.num_kv_heads).div_ceil(DECODE_HEADS) * heads.num_kv_heads;
     check::holds(OP, "num_heads", heads.num_heads as f64, group_blocks <= MAX_GRID, "at most 65535 groups of 16")?;
-    let [num_heads, num_kv_heads, scale] = sizes.heads_and_scale();
+    let [num_heads, num_kv_heads, window, scale] = sizes.heads_window_and_scale();
     let parts_bytes = 4 * (num_sequences * max_parts * heads.num_heads * heads.head_dim) as u64;
     let part_lse = Arg::Address(scratch.address + parts_bytes);
     Ok(vec![
@@ -507,6 +521,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
                 num_kv_heads,
                 Arg::I32(page_tokens as i32),
                 Arg::I32(table_pages as i32),
+                window,
                 scale,
             ],
         },
@@ -516,7 +531,15 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
             grid: [sizes.num_heads, num_sequences as u32, 1],
             block: [heads.head_dim as u32 / 2, 1, 1],
             shared_bytes: 0,
-            args: vec![out.arg(), scratch.arg(), part_lse, seq_lens.arg(), num_heads, Arg::I32(max_parts as i32)],
+            args: vec![
+                out.arg(),
+                scratch.arg(),
+                part_lse,
+                seq_lens.arg(),
+                num_heads,
+                Arg::I32(max_parts as i32),
+                window,
+            ],
         },
     ])
 }
@@ -536,6 +559,7 @@ impl Sizes {
         check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
         // the largest score is that of the largest product
         check::holds(op, "scale", scale, scale > 0.0 && scale.is_finite(), "positive and finite")?;
+        check_window(op, heads)?;
         // of all tiles together
         to_u32(op, "num_heads", num_heads * MAX_GRID)?;
         Ok(Self { tokens, heads, num_heads: num_heads as u32 })
@@ -556,8 +580,15 @@ impl Sizes {
     }
 
     fn heads_and_scale(&self) -> [Arg; 3] {
+        let [num_heads, num_kv_heads, _, scale] = self.heads_window_and_scale();
+        [num_heads, num_kv_heads, scale]
+    }
+
+    fn heads_window_and_scale(&self) -> [Arg; 4] {
         let Heads { num_heads, num_kv_heads, scale, .. } = self.heads;
-        [Arg::I32(num_heads as i32), Arg::I32(num_kv_heads as i32), Arg::F32(scale as f32)]
+        let [num_heads, num_kv_heads, window] =
+            [num_heads, num_kv_heads, window_of(self.heads)].map(|x| Arg::I32(x as i32));
+        [num_heads, num_kv_heads, window, Arg::F32(scale as f32)]
     }
 
     fn query_map(&self, operand: &Operand, rows: usize) -> Arg {

@@ -4,8 +4,8 @@
 #[path = "cuda_plain_tests.rs"]
 mod tests;
 
-use super::{Backward, Decode, Forward, MAX_GRID, PlacedTiles};
-use crate::attention::Heads;
+use super::{Backward, Decode, Forward, MAX_GRID, PlacedTiles, window_of};
+use crate::attention::{Heads, check_window};
 use crate::check;
 use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Source};
@@ -95,7 +95,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
         return Ok(Vec::new());
     }
     let operands = [out.arg(), q.arg(), k_cache.arg(), v_cache.arg(), table.arg(), seq_lens.arg()];
-    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim, page_tokens, table_pages];
+    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim, page_tokens, table_pages, window_of(heads)];
     Ok(vec![Launch {
         source: &SOURCE,
         kernel: ["attention_plain_decode_f32", "attention_plain_decode_bf16"][format],
@@ -126,13 +126,14 @@ fn check_heads(op: &'static str, heads: Heads) -> Result<(), KernelError> {
     let divides = num_kv_heads > 0 && num_heads > 0 && num_heads.is_multiple_of(num_kv_heads);
     check::holds(op, "num_kv_heads", num_kv_heads as f64, divides, "a divisor of num_heads")?;
     check::holds(op, "scale", scale, scale.is_finite(), "finite")?;
+    check_window(op, heads)?;
     to_u32(op, "num_heads", num_heads)?;
     Ok(())
 }
 
 /// None where there are no tokens.
 fn launch(kernel: &'static str, heads_x: usize, tiles: PlacedTiles, operands: &[Arg], heads: Heads) -> Option<Launch> {
-    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim].map(|x| Arg::I32(x as i32));
+    let sizes = [heads.num_heads, heads.num_kv_heads, heads.head_dim, window_of(heads)].map(|x| Arg::I32(x as i32));
     (tiles.num_tiles > 0).then(|| Launch {
         source: &SOURCE,
         kernel,

@@ -81,7 +81,12 @@ fn run_edited(
 
 /// Runs a case on every executor: right by the rule, and the same bits for every order of threads and blocks.
 fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize) {
-    let c = case(documents, num_heads, num_kv_heads, head_dim);
+    check_window_of(documents, num_heads, num_kv_heads, head_dim, None);
+}
+
+fn check_window_of(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usize, window: Option<usize>) {
+    let mut c = case(documents, num_heads, num_kv_heads, head_dim);
+    c.heads.window = window;
     let (truth, plain) = (truth(&c), plain(&c));
     let earlier: RefCell<Vec<(bool, bool, Outputs)>> = RefCell::default();
     on_every_executor(SOURCE.needs, |executor| {
@@ -90,7 +95,7 @@ fn check(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: usi
         let runs = if is_emulator { 1 } else { 2 };
         for target in targets(executor, head_dim).into_iter().flat_map(|target| vec![target; runs]) {
             let got = run_both(executor, &c, target, false);
-            let heads = format!("{num_heads}/{num_kv_heads} heads of {head_dim}");
+            let heads = format!("{num_heads}/{num_kv_heads} heads of {head_dim}, window {window:?}");
             let what = format!("{documents:?}, {heads}, {target:?}, {}", executor.name());
             for i in 0..5 {
                 assert_right(
@@ -139,6 +144,48 @@ fn query_heads_in_groups() {
 fn several_tiles_before_the_diagonal() {
     check(&[300], 1, 1, 64);
     check(&[260], 1, 1, 128);
+}
+
+#[test]
+fn windows_hide_whole_steps_and_parts_of_them() {
+    // with a window of 1 the gradient of a score is 0 but for rounding, which the truth's size does not bound
+    for window in [2, 63, 64, 65, 150] {
+        check_window_of(&[200, 3], 2, 1, 64, Some(window));
+    }
+    check_window_of(&[150], 1, 1, 128, Some(40));
+}
+
+#[test]
+fn what_a_window_hides_changes_no_bit() {
+    for window in [1, 17, 64, 100] {
+        let mut c = case(&[200], 1, 1, 64);
+        c.heads.window = Some(window);
+        let mut moved = c.clone();
+        let hidden = 160 - window + 1;
+        for x in [&mut moved.k, &mut moved.v] {
+            x[..hidden * 64].fill(7.0);
+        }
+        on_every_executor(SOURCE.needs, |executor| {
+            for target in targets(executor, 64) {
+                let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
+                for (i, row) in [(0, 64), (1, 1), (2, 64)] {
+                    let of = |x: &Outputs| x[i][160 * row..].to_vec();
+                    assert_eq!(of(&before), of(&after), "{} of window {window}, {target:?}", NAMES[i]);
+                }
+                assert_ne!(before[0][159 * 64..160 * 64], after[0][159 * 64..160 * 64]);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_window_that_hides_nothing_changes_no_bit() {
+    let none = case(&[150, 20], 2, 1, 64);
+    let mut wide = none.clone();
+    wide.heads.window = Some(150);
+    on_every_executor(SOURCE.needs, |executor| {
+        assert!(run_both(executor, &none, Target::Ampere, false) == run_both(executor, &wide, Target::Ampere, false));
+    });
 }
 
 #[test]
@@ -291,7 +338,8 @@ fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
             ((page * c.page_tokens + token % c.page_tokens) * num_kv_heads + head / (num_heads / num_kv_heads)) * e
         };
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-        let tokens = 0..c.seq_lens[sequence] as usize;
+        let len = c.seq_lens[sequence] as usize;
+        let tokens = c.heads.first_seen(0, len - 1)..len;
         let scores: Vec<f64> =
             tokens.clone().map(|t| scale * dot(&c.q[row * e..][..e], &c.k_cache[place(t)..][..e])).collect();
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -307,13 +355,18 @@ fn decode_plainly(c: &DecodeCase, round: fn(f64) -> f64) -> Vec<f64> {
 
 #[test]
 fn decoding_over_pages_agrees_with_f64() {
-    for (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim) in [
+    for (case, window) in [
         (&[1, 16, 17, 33][..], 16, 4, 2, 64),
         (&[513, 64, 1100], 48, 2, 1, 128),
         (&[40], 100, 20, 1, 64),
         (&[100, 7], 5, 3, 3, 128),
-    ] {
-        let c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
+    ]
+    .into_iter()
+    .flat_map(|case| [None, Some(1), Some(20), Some(600)].map(|window| (case, window)))
+    {
+        let (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim) = case;
+        let mut c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        c.heads.window = window;
         let truth = decode_plainly(&c, |x| x);
         let plain = decode_plainly(&c, |x| half::bf16::from_f64(x).to_f64());
         on_every_executor(SOURCE.needs, |executor| {
@@ -324,10 +377,15 @@ fn decoding_over_pages_agrees_with_f64() {
 
 #[test]
 fn decoding_without_tensor_cores_agrees_with_f64() {
-    for (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim) in
-        [(&[1, 16, 7, 33][..], 16, 4, 2, 16), (&[40, 5], 48, 3, 1, 128), (&[9], 100, 2, 2, 40)]
-    {
-        let c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
+    for (seq_lens, page_tokens, num_heads, num_kv_heads, head_dim, window) in [
+        (&[1, 16, 7, 33][..], 16, 4, 2, 16, None),
+        (&[1, 16, 7, 33], 16, 4, 2, 16, Some(9)),
+        (&[40, 5], 48, 3, 1, 128, None),
+        (&[40, 5], 48, 3, 1, 128, Some(30)),
+        (&[9], 100, 2, 2, 40, Some(1)),
+    ] {
+        let mut c = decode_case(seq_lens, page_tokens, num_heads, num_kv_heads, head_dim);
+        c.heads.window = window;
         let truth = decode_plainly(&c, |x| x);
         for (dtype, plain) in [
             (Dtype::F32, decode_plainly(&c, |x| f64::from(x as f32))),

@@ -58,6 +58,16 @@ DEVICE Tile read_tile(const uint4* tiles, int index) {
     return {(int)entry.x, (int)entry.y, (int)entry.z};
 }
 
+// ---- windows; one of 2^31 - 1 hides nothing ----
+
+// The first token that a query sees, in a document that begins at `start`.
+DEVICE int first_seen(int start, int query, int window) { return max(start, query - window + 1); }
+
+// The first key of the first step of KEYS keys, counted from the document's first, that a tile's first query sees.
+DEVICE int first_step(Tile tile, int window) {
+    return tile.start + (first_seen(tile.start, tile.first, window) - tile.start) / KEYS * KEYS;
+}
+
 // ---- tiles in shared memory ----
 
 template <int HEAD_DIM> DEVICE int place(int row, int column) {
@@ -208,7 +218,7 @@ template <int HEAD_DIM, int M, int N> DEVICE void softmax_step(float (&score)[M]
 
 template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* lse, const bf16* q, const bf16* k,
                                             const bf16* v, const uint4* tiles, int num_heads, int num_kv_heads,
-                                            float scale) {
+                                            int window, float scale) {
     constexpr int M = 2, WARPS = 4, THREADS = 32 * WARPS, ROWS = WARPS * M * 16;
     DYNAMIC_SHARED(memory);
     bf16 *q_tile = (bf16*)memory, *k_tile = q_tile + ROWS * HEAD_DIM, *v_tile = k_tile + KEYS * HEAD_DIM;
@@ -220,7 +230,8 @@ template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* ls
     const int end = min(tile.first + ROWS, tile.end), warp_first = tile.first + warp * M * 16;
 
     load_rows<HEAD_DIM, ROWS, THREADS>(q_tile, q + (i64)head * HEAD_DIM, q_stride, tile.first, end, thread);
-    load_rows<HEAD_DIM, KEYS, THREADS>(k_tile, k_head, kv_stride, tile.start, end, thread);
+    const int step_first = first_step(tile, window);
+    load_rows<HEAD_DIM, KEYS, THREADS>(k_tile, k_head, kv_stride, step_first, end, thread);
     copy_async_commit();
 
     float sum[M][HEAD_DIM / 8][4], best[M][2], total[M][2];
@@ -231,9 +242,9 @@ template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* ls
         total[m][0] = total[m][1] = 0.f;
     }
     const float factor = scale * LOG2_E;
-    for (int key_first = tile.start; key_first < end; key_first += KEYS) {
+    for (int key_first = step_first; key_first < end; key_first += KEYS) {
         // The next load goes where the product before last has been: v travels under q k^T, the next k under softmax and p v.
-        const bool seen = key_first < warp_first + M * 16;
+        const bool seen = key_first < warp_first + M * 16 && key_first + KEYS > warp_first - window + 1;
         float score[M][KEYS / 8][4];
         copy_async_wait<0>();
         __syncthreads();
@@ -242,9 +253,9 @@ template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* ls
         if (seen) {
             clear(score);
             multiply_by_rows<HEAD_DIM>(score, q_tile, warp * M * 16, k_tile, lane);
+            // how far this thread's first row is past its first key
+            const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
             if (key_first + KEYS > warp_first + 1) {
-                // how far this thread's first row is past its first key
-                const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
                 UNROLL
                 for (int m = 0; m < M; m++) {
                     UNROLL
@@ -252,6 +263,17 @@ template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* ls
                         UNROLL
                         for (int r = 0; r < 4; r++)
                             if (n * 8 + (r & 1) > ahead + m * 16 + (r >> 1) * 8) score[m][n][r] = -INFINITY;
+                    }
+                }
+            }
+            if (key_first < warp_first + M * 16 - window) {
+                UNROLL
+                for (int m = 0; m < M; m++) {
+                    UNROLL
+                    for (int n = 0; n < KEYS / 8; n++) {
+                        UNROLL
+                        for (int r = 0; r < 4; r++)
+                            if (n * 8 + (r & 1) <= ahead - window + m * 16 + (r >> 1) * 8) score[m][n][r] = -INFINITY;
                     }
                 }
             }
@@ -342,7 +364,7 @@ template <int HEAD_DIM, typename OUT> DEVICE void statistics(float2* statistics,
 template <int HEAD_DIM, int STAGES = 2>
 DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                          const float2* statistics, const uint4* tiles, int num_heads, int num_kv_heads, int pitch,
-                         float scale) {
+                         int window, float scale) {
     constexpr int WARPS = 8, THREADS = 32 * WARPS, ROWS = 16 * WARPS, Q_TILE = QUERIES * HEAD_DIM;
     DYNAMIC_SHARED(memory);
     bf16 *k_tile = (bf16*)memory, *v_tile = k_tile + ROWS * HEAD_DIM, *q_tiles = v_tile + ROWS * HEAD_DIM,
@@ -353,6 +375,8 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
     const Tile tile = read_tile(tiles, blockIdx.y);
     const int q_stride = num_heads * HEAD_DIM, kv_stride = num_kv_heads * HEAD_DIM;
     const int warp_first = tile.first + warp * 16;
+    // queries from here on see none of the keys
+    const int query_end = tile.end - tile.first - ROWS < window ? tile.end : tile.first + ROWS - 1 + window;
 
     auto load_step = [&](int head, int first, int stage) {
         load_rows<HEAD_DIM, QUERIES, THREADS>(q_tiles + stage * Q_TILE, q + (i64)head * HEAD_DIM, q_stride, first,
@@ -389,7 +413,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
         }
         has_begun = true;
         next_first += QUERIES;
-        if (next_first >= tile.end) {
+        if (next_first >= query_end) {
             next_first = tile.first;
             next_head++;
         }
@@ -401,7 +425,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
             if (next_head < last_head) load_step(next_head, next_first, stage ^ 1);
             copy_async_commit();
         }
-        if (query_first + QUERIES <= warp_first) continue;
+        if (query_first + QUERIES <= warp_first || query_first - window >= warp_first + 15) continue;
 
         const bf16 *q_tile = q_tiles + stage * Q_TILE, *dout_tile = dout_tiles + stage * Q_TILE;
         const float4* pairs = (const float4*)(statistics_tiles + stage * QUERIES) + (lane & 3);
@@ -409,7 +433,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
         u32 operand[1][QUERIES / 16][4];
         clear(p);
         multiply_by_rows<HEAD_DIM>(p, k_tile, warp * 16, q_tile, lane);
-        const bool edge = query_first < warp_first + 15;
+        const bool edge = query_first < warp_first + 15, far = query_first + QUERIES - 1 - window >= warp_first;
         // how far this thread's first key is past its first query
         const int ahead = warp_first + (lane >> 2) - query_first - (lane & 3) * 2 - SEEDED_BUG(MASK_OFF_BY_ONE);
         UNROLL
@@ -419,6 +443,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
             for (int r = 0; r < 4; r++) {
                 p[0][n][r] = exp2_approx(p[0][n][r] * factor - (r & 1 ? pair.z : pair.x));
                 if (edge && n * 8 + (r & 1) < ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
+                if (far && n * 8 + (r & 1) - window >= ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
             }
         }
         round_to_operand<1, QUERIES / 8>(operand, p);
@@ -450,7 +475,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
 template <int HEAD_DIM, int STAGES = 2>
 DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                            const float2* statistics, const uint4* tiles, int num_heads, int num_kv_heads, int pitch,
-                           float scale) {
+                           int window, float scale) {
     constexpr int WARPS = 8, THREADS = 32 * WARPS, ROWS = 16 * WARPS, KV_TILE = KEYS * HEAD_DIM;
     DYNAMIC_SHARED(memory);
     bf16 *q_tile = (bf16*)memory, *dout_tile = q_tile + ROWS * HEAD_DIM, *k_tiles = dout_tile + ROWS * HEAD_DIM,
@@ -469,7 +494,8 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
     };
     load_rows<HEAD_DIM, ROWS, THREADS>(q_tile, q + (i64)head * HEAD_DIM, q_stride, tile.first, end, thread);
     load_rows<HEAD_DIM, ROWS, THREADS>(dout_tile, dout + (i64)head * HEAD_DIM, q_stride, tile.first, end, thread);
-    load_step(tile.start, 0);
+    const int step_first = first_step(tile, window);
+    load_step(step_first, 0);
     copy_async_commit();
 
     float2 of_row[2];
@@ -483,8 +509,8 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
     clear(dq_sum);
     const float factor = scale * LOG2_E;
     int stage = 0;
-    for (int key_first = tile.start; key_first < end; key_first += KEYS, stage ^= STAGES - 1) {
-        if (STAGES == 1 && key_first > tile.start) { // as in the key gradient
+    for (int key_first = step_first; key_first < end; key_first += KEYS, stage ^= STAGES - 1) {
+        if (STAGES == 1 && key_first > step_first) { // as in the key gradient
             __syncthreads();
             load_step(key_first, 0);
             copy_async_commit();
@@ -496,14 +522,14 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
             if (key_first + KEYS < end) load_step(key_first + KEYS, stage ^ 1);
             copy_async_commit();
         }
-        if (key_first > warp_first + 15) continue;
+        if (key_first > warp_first + 15 || key_first + KEYS <= warp_first - window + 1) continue;
 
         float p[1][KEYS / 8][4], ds[1][KEYS / 8][4];
         clear(p);
         clear(ds);
         multiply_by_rows<HEAD_DIM>(p, q_tile, warp * 16, k_tiles + stage * KV_TILE, lane);
         multiply_by_rows<HEAD_DIM>(ds, dout_tile, warp * 16, v_tiles + stage * KV_TILE, lane);
-        const bool edge = key_first + KEYS > warp_first + 1;
+        const bool edge = key_first + KEYS > warp_first + 1, far = key_first < warp_first + 16 - window;
         // how far this thread's first query is past its first key
         const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
         UNROLL
@@ -512,6 +538,7 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
             for (int r = 0; r < 4; r++) {
                 float probability = exp2_approx(p[0][n][r] * factor - of_row[r >> 1].x);
                 if (edge && n * 8 + (r & 1) > ahead + (r >> 1) * 8) probability = 0.f;
+                if (far && n * 8 + (r & 1) <= ahead - window + (r >> 1) * 8) probability = 0.f;
                 ds[0][n][r] = probability * (ds[0][n][r] - of_row[r >> 1].y);
             }
         }
@@ -539,7 +566,8 @@ constexpr int DECODE_WARPS = 4;
 // token t of sequence s lies in page table[s][t / page_tokens]. Warps are independent until the end: no barrier in the loop.
 template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, const bf16* q, const bf16* k_cache,
                                                 const bf16* v_cache, const u32* table, const u32* seq_lens, int num_heads,
-                                                int num_kv_heads, int page_tokens, int table_pages, float scale) {
+                                                int num_kv_heads, int page_tokens, int table_pages, int window,
+                                                float scale) {
     constexpr int TILE = WARP_KEYS * HEAD_DIM, CHUNKS = HEAD_DIM / 8;
     DYNAMIC_SHARED(memory);
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
@@ -547,7 +575,8 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
     const int part = blockIdx.x, kv_head = blockIdx.y / head_tiles, head_first = blockIdx.y % head_tiles * 16,
               sequence = blockIdx.z;
     const int len = (int)seq_lens[sequence], first = part * PART_KEYS, end = min(first + PART_KEYS, len);
-    if (first >= len) return;
+    const int hidden = first_seen(0, len - 1, window); // keys before this one
+    if (first >= len || end <= hidden) return;
     bf16 *k_tiles = (bf16*)memory + warp * 4 * TILE, *v_tiles = k_tiles + 2 * TILE;
 
     auto load_step = [&](int key_first, int stage) {
@@ -602,7 +631,8 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
         for (int n = 0; n < WARP_KEYS / 8; n++) {
             UNROLL
             for (int r = 0; r < 4; r++)
-                if (key_first + n * 8 + (lane & 3) * 2 + (r & 1) >= end) score[0][n][r] = -INFINITY;
+                if (const int key = key_first + n * 8 + (lane & 3) * 2 + (r & 1); key >= end || key < hidden)
+                    score[0][n][r] = -INFINITY;
         }
         softmax_step<HEAD_DIM>(score, sum, best, total, factor);
         u32 probability[1][1][4];
@@ -646,14 +676,15 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
 
 // One block of HEAD_DIM / 2 threads = one head of one sequence.
 template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, const float* part_lse, const u32* seq_lens,
-                                                 int num_heads, int max_parts) {
+                                                 int num_heads, int max_parts, int window) {
     const int head = blockIdx.x, sequence = blockIdx.y, column = threadIdx.x * 2;
-    const int num_parts = ((int)seq_lens[sequence] + PART_KEYS - 1) / PART_KEYS;
+    const int len = (int)seq_lens[sequence], num_parts = (len + PART_KEYS - 1) / PART_KEYS;
+    const int first_part = first_seen(0, len - 1, window) / PART_KEYS;
     const i64 first = (i64)sequence * max_parts * num_heads + head;
     float largest = -INFINITY, whole = 0.f;
     float2 value = {0.f, 0.f};
-    for (int part = 0; part < num_parts; part++) largest = fmaxf(largest, part_lse[first + (i64)part * num_heads]);
-    for (int part = 0; part < num_parts; part++) {
+    for (int part = first_part; part < num_parts; part++) largest = fmaxf(largest, part_lse[first + (i64)part * num_heads]);
+    for (int part = first_part; part < num_parts; part++) {
         const i64 at = first + (i64)part * num_heads;
         const float weight = exp2_approx(part_lse[at] - largest);
         const float2 x = *(const float2*)(parts + at * HEAD_DIM + column);
@@ -674,8 +705,8 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
 #define ATTENTION_KERNELS(E)                                                                                           \
     extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
         attention_forward_d##E(bf16* out, float* out_f32, float* lse, const bf16* q, const bf16* k, const bf16* v,     \
-                               const uint4* tiles, int num_heads, int num_kv_heads, float scale) {                     \
-        forward<E>(out, out_f32, lse, q, k, v, tiles, num_heads, num_kv_heads, scale);                                 \
+                               const uint4* tiles, int num_heads, int num_kv_heads, int window, float scale) {                     \
+        forward<E>(out, out_f32, lse, q, k, v, tiles, num_heads, num_kv_heads, window, scale);                                 \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_forward_d##E);                                                                              \
     extern "C" __global__ void __launch_bounds__(128, 1)                                                               \
@@ -692,26 +723,28 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
     KERNEL_ENTRY(attention_statistics_f32_d##E);                                                                       \
     extern "C" __global__ void __launch_bounds__(256, 1) attention_key_gradient_d##E(                                  \
         bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v, const float2* statistics,   \
-        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, float scale) {                                 \
-        key_gradient<E>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);              \
+        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                                 \
+        key_gradient<E>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);              \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_key_gradient_d##E);                                                                         \
     extern "C" __global__ void __launch_bounds__(256, 1) attention_query_gradient_d##E(                                \
         bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v, const float2* statistics,             \
-        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, float scale) {                                 \
-        query_gradient<E>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);                \
+        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                                 \
+        query_gradient<E>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);                \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_query_gradient_d##E);                                                                       \
     extern "C" __global__ void __launch_bounds__(128, 1) attention_decode_part_d##E(                                   \
         float* parts, float* part_lse, const bf16* q, const bf16* k_cache, const bf16* v_cache, const u32* table,      \
-        const u32* seq_lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, float scale) {             \
+        const u32* seq_lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, int window,             \
+        float scale) {             \
         decode_part<E>(parts, part_lse, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, page_tokens,        \
-                       table_pages, scale);                                                                            \
+                       table_pages, window, scale);                                                                            \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_part_d##E);                                                                          \
     extern "C" __global__ void __launch_bounds__(E / 2, 1) attention_decode_merge_d##E(                                \
-        bf16* out, const float* parts, const float* part_lse, const u32* seq_lens, int num_heads, int max_parts) {         \
-        decode_merge<E>(out, parts, part_lse, seq_lens, num_heads, max_parts);                                             \
+        bf16* out, const float* parts, const float* part_lse, const u32* seq_lens, int num_heads, int max_parts,         \
+        int window) {         \
+        decode_merge<E>(out, parts, part_lse, seq_lens, num_heads, max_parts, window);                                             \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_merge_d##E);
 
@@ -721,15 +754,16 @@ ATTENTION_KERNELS(128)
 extern "C" __global__ void __launch_bounds__(256, 1)
     attention_key_gradient_d128_one_stage(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k,
                                           const bf16* v, const float2* statistics, const uint4* tiles, int num_heads,
-                                          int num_kv_heads, int pitch, float scale) {
-    key_gradient<128, 1>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);
+                                          int num_kv_heads, int pitch, int window, float scale) {
+    key_gradient<128, 1>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);
 }
 KERNEL_ENTRY(attention_key_gradient_d128_one_stage);
 extern "C" __global__ void __launch_bounds__(256, 1)
     attention_query_gradient_d128_one_stage(bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v,
                                             const float2* statistics, const uint4* tiles, int num_heads,
-                                            int num_kv_heads, int pitch, float scale) {
-    query_gradient<128, 1>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, scale);
+                                            int num_kv_heads, int pitch, int window,
+                                            float scale) {
+    query_gradient<128, 1>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);
 }
 KERNEL_ENTRY(attention_query_gradient_d128_one_stage);
 #endif

@@ -15,6 +15,9 @@
 constexpr int TILE_ROWS = 128, WARPS = 4, DECODE_WARPS = 8, PER_LANE = 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
+// The first token that a query sees, in a document that begins at `start`. A window of 2^31 - 1 hides nothing.
+DEVICE int first_seen(int start, int query, int window) { return max(start, query - window + 1); }
+
 // The numbers of a lane; 0 behind the head's end.
 template <typename T> DEVICE void load_row(float (&x)[PER_LANE], const T* row, int head_dim, float scale = 1.0f) {
     UNROLL
@@ -78,14 +81,14 @@ DEVICE void see(Seen& seen, const float (&query)[PER_LANE], const T* key, const 
 
 template <typename T>
 DEVICE void forward(T* out, float* lse, const T* q, const T* k, const T* v, const u32* tiles, int num_heads,
-                    int num_kv_heads, int head_dim, float scale) {
+                    int num_kv_heads, int head_dim, int window, float scale) {
     const int head = blockIdx.x, kv_head = head / (num_heads / num_kv_heads);
     for_rows(tiles, [&](int row, int start, int) {
         const i64 place = (i64)row * num_heads + head;
         float query[PER_LANE];
         load_row(query, q + place * head_dim, head_dim, scale * LOG2_E);
         Seen seen = nothing();
-        for (int j = start; j <= row; j++) {
+        for (int j = first_seen(start, row, window); j <= row; j++) {
             const i64 key = ((i64)j * num_kv_heads + kv_head) * head_dim;
             see(seen, query, k + key, v + key, head_dim);
         }
@@ -99,17 +102,18 @@ DEVICE void forward(T* out, float* lse, const T* q, const T* k, const T* v, cons
 
 template <typename T>
 DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, int num_heads,
-                   int num_kv_heads, int head_dim, int page_tokens, int table_pages, float scale) {
+                   int num_kv_heads, int head_dim, int page_tokens, int table_pages, int window, float scale) {
     SHARED_ARRAY(float, sums, DECODE_WARPS * PER_LANE * WARP_THREADS);
     SHARED_ARRAY(float, largests, DECODE_WARPS);
     SHARED_ARRAY(float, totals, DECODE_WARPS);
     const int head = blockIdx.x, sequence = blockIdx.y, kv_head = head / (num_heads / num_kv_heads);
-    const int warp = threadIdx.x / WARP_THREADS, lane = threadIdx.x % WARP_THREADS, len = (int)seq_lens[sequence];
+    const int warp = threadIdx.x / WARP_THREADS, lane = threadIdx.x % WARP_THREADS, len = (int)seq_lens[sequence],
+              first = first_seen(0, len - 1, window);
     const i64 place = ((i64)sequence * num_heads + head) * head_dim;
     float query[PER_LANE];
     load_row(query, q + place, head_dim, scale * LOG2_E);
     Seen seen = nothing();
-    for (int j = warp; j < len; j += DECODE_WARPS) {
+    for (int j = first + warp; j < len; j += DECODE_WARPS) {
         const i64 page = table[(i64)sequence * table_pages + j / page_tokens];
         const i64 key = ((page * page_tokens + j % page_tokens) * num_kv_heads + kv_head) * head_dim;
         see(seen, query, k_cache + key, v_cache + key, head_dim);
@@ -124,9 +128,9 @@ DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const
     __syncthreads();
     if (warp > 0) return;
     Seen all = nothing();
-    for (int w = 0; w < min(DECODE_WARPS, len); w++)
+    for (int w = 0; w < min(DECODE_WARPS, len - first); w++)
         all.largest = fmaxf(all.largest, largests[w]);
-    for (int w = 0; w < min(DECODE_WARPS, len); w++) {
+    for (int w = 0; w < min(DECODE_WARPS, len - first); w++) {
         const float weight = exp2_approx(largests[w] - all.largest);
         all.total += weight * totals[w];
         UNROLL
@@ -142,7 +146,8 @@ DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const
 // dq, and delta (`[n, heads]`) for the key gradient.
 template <typename T>
 DEVICE void query_gradient(T* dq, float* delta, const T* dout, const T* out, const float* lse, const T* q, const T* k,
-                           const T* v, const u32* tiles, int num_heads, int num_kv_heads, int head_dim, float scale) {
+                           const T* v, const u32* tiles, int num_heads, int num_kv_heads, int head_dim, int window,
+                           float scale) {
     const int head = blockIdx.x, kv_head = head / (num_heads / num_kv_heads);
     for_rows(tiles, [&](int row, int start, int) {
         const i64 place = (i64)row * num_heads + head;
@@ -152,7 +157,7 @@ DEVICE void query_gradient(T* dq, float* delta, const T* dout, const T* out, con
         load_row(x, out + place * head_dim, head_dim);
         const float own_delta = dot(dout_row, x), own_lse = lse[place];
         if (threadIdx.x % WARP_THREADS == 0) delta[place] = own_delta;
-        for (int j = start; j <= row; j++) {
+        for (int j = first_seen(start, row, window); j <= row; j++) {
             const i64 key = ((i64)j * num_kv_heads + kv_head) * head_dim;
             load_row(x, k + key, head_dim);
             load_row(y, v + key, head_dim);
@@ -165,7 +170,8 @@ DEVICE void query_gradient(T* dq, float* delta, const T* dout, const T* out, con
 
 template <typename T>
 DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const float* lse, const T* q, const T* k,
-                         const T* v, const u32* tiles, int num_heads, int num_kv_heads, int head_dim, float scale) {
+                         const T* v, const u32* tiles, int num_heads, int num_kv_heads, int head_dim, int window,
+                           float scale) {
     const int kv_head = blockIdx.x, group = num_heads / num_kv_heads;
     for_rows(tiles, [&](int row, int, int end) {
         const i64 own = ((i64)row * num_kv_heads + kv_head) * head_dim;
@@ -173,7 +179,8 @@ DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const 
         load_row(key, k + own, head_dim, scale);
         load_row(value, v + own, head_dim);
         for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            for (int i = row; i < end; i++) {
+            // a key is seen by the queries before it leaves the window
+            for (int i = row; i < end && i - window < row; i++) {
                 const i64 place = (i64)i * num_heads + head;
                 load_row(x, q + place * head_dim, head_dim);
                 load_row(y, dout + place * head_dim, head_dim);
@@ -190,27 +197,27 @@ DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const 
 #define PLAIN(suffix, T)                                                                                               \
     extern "C" __global__ void __launch_bounds__(128)                                                                  \
         attention_plain_forward_##suffix(T* out, float* lse, const T* q, const T* k, const T* v, const u32* tiles,     \
-                                         i32 num_heads, i32 num_kv_heads, i32 head_dim, float scale) {                 \
-        forward(out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, scale);                                   \
+                                         i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                 \
+        forward(out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);                                   \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_forward_##suffix);                                                                    \
     extern "C" __global__ void __launch_bounds__(256) attention_plain_decode_##suffix(                                 \
         T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, i32 num_heads,      \
-        i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, float scale) {                               \
+        i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, i32 window, float scale) {                               \
         decode(out, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages,     \
-               scale);                                                                                                 \
+               window, scale);                                                                                                 \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_decode_##suffix);                                                                     \
     extern "C" __global__ void __launch_bounds__(128) attention_plain_query_gradient_##suffix(                         \
         T* dq, float* delta, const T* dout, const T* out, const float* lse, const T* q, const T* k, const T* v,        \
-        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, float scale) {                                \
-        query_gradient(dq, delta, dout, out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, scale);           \
+        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                                \
+        query_gradient(dq, delta, dout, out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);           \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_query_gradient_##suffix);                                                             \
     extern "C" __global__ void __launch_bounds__(128) attention_plain_key_gradient_##suffix(                           \
         T* dk, T* dv, const T* dout, const float* delta, const float* lse, const T* q, const T* k, const T* v,         \
-        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, float scale) {                                \
-        key_gradient(dk, dv, dout, delta, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, scale);              \
+        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                                \
+        key_gradient(dk, dv, dout, delta, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);              \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_key_gradient_##suffix);
 

@@ -359,7 +359,8 @@ proptest! {
     #[test]
     fn any_packing_is_as_precise_as_plain_loops(
         documents in prop::collection::vec(0u32..120, 0..5), group in 1usize..4, kv in 1usize..3, e in 1usize..36,
-        window in prop::option::of(1usize..130)
+        // with a window of 1 the gradient of a score is 0 but for rounding, which the truth's size does not bound
+        window in prop::option::of(2usize..130)
     ) {
         check_precision(&documents, group * kv, kv, e, window);
     }

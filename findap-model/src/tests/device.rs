@@ -118,6 +118,9 @@ pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, tru
         let error_of = |x: &[f64]| mean_square(x.iter().zip(truth).map(|(x, truth)| x - truth));
         let (error, allowed) = (error_of(got), error_of(yardstick));
         let size = mean_square(truth.iter().copied());
+        // The gradient of a bias is 16 numbers or so, each a sum over all tokens that nearly cancels: keys that all move alike change a
+        // softmax by their rotation only. The errors of two such sums scatter by a half where those of a matrix do not.
+        let factor = if name.ends_with(".bias") { 1.5 * factor } else { factor };
         // written so that NaN fails
         let holds = error <= factor * allowed + floor * size;
         assert!(holds, "{what}: {name}: off by {error:e}, the yardstick by {allowed:e}, of {size:e}");
