@@ -5,6 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use findap_data::files;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{TrainError, io};
 
@@ -61,6 +63,41 @@ pub(crate) fn host_name() -> String {
 /// [`TrainError::Io`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     files::write_whole(path, bytes).map_err(io("write", path))
+}
+
+/// Reads a value from JSON; `None` where there is no such file.
+///
+/// # Errors
+/// [`TrainError::Io`], also for text that is no such value.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TrainError> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            let parsed = serde_json::from_slice(&bytes);
+            parsed.map(Some).map_err(|error| io("read", path)(std::io::Error::other(error)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("read", path)(error)),
+    }
+}
+
+/// Writes a value as JSON, whole or not at all.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    let text = serde_json::to_vec_pretty(value).expect("invariant: plain values are JSON");
+    write_whole(path, &text)
+}
+
+/// Writes a text; a file that has it already is left as it is.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub(crate) fn write_if_new(path: &Path, text: &str) -> Result<(), TrainError> {
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    write_whole(path, text.as_bytes())
 }
 
 /// Bytes a user may still write below `folder`; `None` where the system does not say.

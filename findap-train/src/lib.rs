@@ -10,6 +10,7 @@
 //! | [`distill`] | preference pairs from the policy's own solutions |
 //! | [`trainer`] | one stage |
 //! | [`checkpoint`], [`metrics`], [`folder`] | what is on disk |
+//! | [`identity`] | what something on disk was made from |
 //! | [`event`] | what a run tells while it works |
 //!
 //! # Invariants
@@ -23,6 +24,7 @@ pub mod distill;
 pub mod error;
 pub mod event;
 pub mod folder;
+pub mod identity;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;

@@ -1,36 +1,35 @@
-//! Objectives as weights per token: `dLoss / dlogp[t]`. The model turns them into gradients.
+//! What a stage minimises: a weight for each token, `dLoss / dlogp[t]`, which the model turns into gradients.
+//!
+//! Everything that distinguishes one objective from another stands here: a new one is a variant of [`Loss`], and where its weights
+//! depend on the log-probabilities an arm in [`findap_tensor::ops::preference`].
 //!
 //! Cross-entropy over the `N` loss tokens of an optimizer step: `L = -(1/N) sum logp[t]`, so every weight is `-1/N`, whatever the
 //! micro-batches.
 //!
-//! DPO with a likelihood term over the `P` pairs of a step (FinDAP section 3.3): [`findap_tensor::ops::preference`] weighs the tokens, with
-//! the likelihood averaged
+//! DPO with a likelihood term over the `P` pairs of a step (FinDAP section 3.3): the likelihood is averaged
 //!
 //! ```text
 //! over tokens: -(sum of all chosen logp) / (number of them)         (TRL's "sft" loss)
 //! over pairs:  (1/P) sum_pairs -(c / |chosen|)                      (Pang et al. 2024)
 //! ```
 
-use findap_data::{Batch, IGNORE};
-use findap_tensor::ops::preference::{Pair, PreferenceLoss};
+use std::collections::BTreeMap;
+
+use findap_data::{Batch, IGNORE, MicroBatch, RowRef};
+use findap_model::{Pass, Scored};
+use findap_tensor::ops::preference::{self, Pair, Pairs, PreferenceLoss, PreferenceStats};
+use findap_tensor::{Arena, StepStats};
 use serde::{Deserialize, Serialize};
 
-/// How the likelihood term is averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NllMean {
-    /// Over all chosen tokens of the step (TRL's `sft` loss).
-    Token,
-    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
-    #[default]
-    Pair,
-}
+use crate::error::TrainError;
 
-/// Writes the weights of cross-entropy: `-1/loss_tokens` at every target.
-pub fn cross_entropy_weights(targets: &[u32], loss_tokens: usize, weights: &mut Vec<f64>) {
-    let weight = -1.0 / loss_tokens.max(1) as f64;
-    weights.clear();
-    weights.extend(targets.iter().map(|target| if *target == IGNORE { 0.0 } else { weight }));
+/// A loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Loss {
+    /// Next-token cross-entropy.
+    CrossEntropy,
+    /// DPO with a likelihood term, on pairs of answers.
+    Dpo(Dpo),
 }
 
 /// DPO with a likelihood term.
@@ -44,52 +43,181 @@ pub struct Dpo {
     pub nll_mean: NllMean,
 }
 
-/// What the averages of an optimizer step run over, all micro-batches together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepTotals {
-    /// Pairs.
-    pub pairs: usize,
-    /// Target tokens of the chosen answers.
-    pub chosen_tokens: usize,
+/// How the likelihood term is averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NllMean {
+    /// Over all chosen tokens of the step (TRL's `sft` loss).
+    Token,
+    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
+    #[default]
+    Pair,
 }
 
-/// The reference's log-probabilities of one pair: sums over the answers' tokens.
+/// A loss with what it needs to know of its data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objective {
+    /// What is minimised.
+    pub loss: Loss,
+    /// The reference model's log-probabilities of each row that is trained on, if the loss [has a reference](Loss::has_reference).
+    pub references: References,
+    /// The reference model's log-probabilities of each row of the dev loss.
+    pub dev_references: References,
+}
+
+/// The reference model's log-probabilities, by row.
+pub type References = BTreeMap<RowRef, Reference>;
+
+/// The reference model's log-probabilities of one pair: sums over the answers' tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reference {
-    /// Of the chosen answer.
+    /// The sum of the chosen answer.
     pub chosen: f64,
-    /// Of the rejected answer.
+    /// The sum of the rejected answer.
     pub rejected: f64,
 }
 
-/// The sums of log-probabilities of each document of `batch`, and the number of its targets.
-pub fn document_sums(batch: &Batch, logp: &[f64]) -> Vec<(f64, usize)> {
-    let sum = |range: std::ops::Range<usize>| {
-        let is_target = |t: &usize| batch.targets[*t] != IGNORE;
-        let targets = range.filter(is_target);
-        targets.fold((0.0, 0), |(sum, count), t| (sum + logp[t], count + 1))
-    };
-    (0..batch.num_documents()).map(|document| sum(batch.document(document))).collect()
+/// What an optimizer step holds, all micro-batches together: averages run over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepTotals {
+    /// Tokens.
+    pub tokens: usize,
+    /// Tokens that are targets.
+    pub loss_tokens: usize,
+    /// Rows: contexts, or pairs.
+    pub rows: usize,
+    /// Targets in documents of even number: of pairs, those of the chosen answers.
+    pub chosen_tokens: usize,
+}
+
+/// Memory that an objective uses again for every micro-batch.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    weights: Vec<f64>,
+    pairs: Vec<Pair>,
+}
+
+impl Loss {
+    /// The kind of stage that minimises it, as recipes have it.
+    pub fn stage_kind(&self) -> &'static str {
+        match self {
+            Loss::CrossEntropy => "train",
+            Loss::Dpo(_) => "align",
+        }
+    }
+
+    /// Whether it compares with the log-probabilities of a reference model.
+    pub fn has_reference(&self) -> bool {
+        matches!(self, Loss::Dpo(_))
+    }
+
+    /// Its operations per token, in those of one forward and one backward pass.
+    pub fn relative_cost(&self) -> f64 {
+        match self {
+            Loss::CrossEntropy => 1.0,
+            // the reference's forward, and the policy's once more before the weights are known
+            Loss::Dpo(_) => 5.0 / 3.0,
+        }
+    }
+
+    /// What is told of a step beside its loss: names in `metrics.jsonl` with values.
+    pub fn metrics(&self, totals: &StepTotals, stats: &PreferenceStats) -> Vec<(&'static str, f64)> {
+        match self {
+            Loss::CrossEntropy => Vec::new(),
+            Loss::Dpo(_) => vec![
+                ("pairs", totals.rows as f64),
+                ("dpo_loss", stats.dpo_loss),
+                ("nll_loss", stats.nll_loss),
+                ("reward_chosen", stats.reward_chosen),
+                ("reward_rejected", stats.reward_rejected),
+                ("reward_margin", stats.reward_margin),
+                ("reward_accuracy", stats.reward_accuracy),
+            ],
+        }
+    }
+}
+
+/// An objective without references.
+impl From<Loss> for Objective {
+    fn from(loss: Loss) -> Self {
+        Self { loss, references: References::new(), dev_references: References::new() }
+    }
+}
+
+impl Objective {
+    /// Ends the forward pass over a micro-batch of a step: adds its loss to `stats` and its gradients to `gradients`.
+    pub(crate) fn backward<'a>(
+        &self,
+        pass: Pass<'a>,
+        micro: &'a MicroBatch,
+        totals: &StepTotals,
+        scratch: &mut Scratch,
+        stats: &mut StepStats,
+        gradients: &mut Arena,
+    ) -> Result<(), TrainError> {
+        let targets = &micro.batch.targets;
+        match &self.loss {
+            Loss::CrossEntropy => {
+                cross_entropy_weights(targets, totals.loss_tokens, &mut scratch.weights);
+                let log_probs = pass.backward(targets, &scratch.weights, gradients)?;
+                log_probs.add_loss(stats, totals.loss_tokens.max(1) as f64)?;
+            }
+            Loss::Dpo(dpo) => {
+                let mut scored = pass.score(targets)?;
+                dpo.leave_weights(&mut scored, micro, &self.references, totals, scratch, stats)?;
+                scored.backward(None, gradients)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the forward pass over a micro-batch of the dev loss, which it adds to `stats`.
+    pub(crate) fn add_dev_loss<'a>(
+        &self,
+        pass: Pass<'a>,
+        micro: &'a MicroBatch,
+        totals: &StepTotals,
+        scratch: &mut Scratch,
+        stats: &mut StepStats,
+    ) -> Result<(), TrainError> {
+        let mut scored = pass.score(&micro.batch.targets)?;
+        match &self.loss {
+            Loss::CrossEntropy => Ok(scored.log_probs().add_loss(stats, totals.loss_tokens.max(1) as f64)?),
+            Loss::Dpo(dpo) => dpo.leave_weights(&mut scored, micro, &self.dev_references, totals, scratch, stats),
+        }
+    }
 }
 
 impl Dpo {
-    /// The numbers of the objective in a step.
-    pub fn rule(&self, totals: StepTotals) -> PreferenceLoss {
-        PreferenceLoss { beta: self.beta, likelihood_weight: self.nll_weight, num_pairs: totals.pairs }
+    /// Computes the weights of the tokens, leaves them with the scores, and adds the loss to `stats`. Does not wait for a device.
+    fn leave_weights(
+        &self,
+        scored: &mut Scored<'_>,
+        micro: &MicroBatch,
+        references: &References,
+        totals: &StepTotals,
+        scratch: &mut Scratch,
+        stats: &mut StepStats,
+    ) -> Result<(), TrainError> {
+        let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
+        self.fill_pairs(batch, micro.rows.iter().map(|row| references[row]), totals, &mut scratch.pairs);
+        let rule = PreferenceLoss { beta: self.beta, likelihood_weight: self.nll_weight, num_pairs: totals.rows };
+        let pairs = Pairs { targets, cu_seqlens, pairs: &scratch.pairs, rule };
+        Ok(preference::token_weights(scored.scores_mut(), pairs, stats)?)
     }
 
-    /// What is known of the pairs of a micro-batch before the policy has read them: documents `2 i` and `2 i + 1` of `batch` are the
-    /// answers of pair `i`, whose reference is the `i`-th. They replace those in `pairs`.
-    pub fn pairs(
+    /// Replaces `pairs` by what is known of those of a micro-batch before the policy has read them: documents `2 i` and `2 i + 1` of
+    /// `batch` are the answers of pair `i`, whose reference is the `i`-th.
+    fn fill_pairs(
         &self,
         batch: &Batch,
         references: impl Iterator<Item = Reference>,
-        totals: StepTotals,
+        totals: &StepTotals,
         pairs: &mut Vec<Pair>,
     ) {
         let divisor = |chosen: usize| match self.nll_mean {
             NllMean::Token => totals.chosen_tokens.max(1),
-            NllMean::Pair => totals.pairs.max(1) * num_targets(batch, chosen).max(1),
+            NllMean::Pair => totals.rows.max(1) * num_targets(batch, chosen).max(1),
         };
         pairs.clear();
         pairs.extend(references.enumerate().map(|(i, reference)| Pair {
@@ -100,8 +228,38 @@ impl Dpo {
     }
 }
 
-/// The targets of a document.
-pub fn num_targets(batch: &Batch, document: usize) -> usize {
+impl StepTotals {
+    /// The totals of these micro-batches.
+    pub fn of(micro_batches: &[MicroBatch]) -> Self {
+        let sum = |of: fn(&MicroBatch) -> usize| micro_batches.iter().map(of).sum();
+        Self {
+            tokens: sum(|micro| micro.batch.num_tokens()),
+            loss_tokens: sum(|micro| micro.batch.num_loss_tokens()),
+            rows: sum(|micro| micro.rows.len()),
+            chosen_tokens: sum(|MicroBatch { batch, .. }| {
+                (0..batch.num_documents()).step_by(2).map(|document| num_targets(batch, document)).sum()
+            }),
+        }
+    }
+}
+
+/// Writes the weights of cross-entropy: `-1/loss_tokens` at every target.
+pub fn cross_entropy_weights(targets: &[u32], loss_tokens: usize, weights: &mut Vec<f64>) {
+    let weight = -1.0 / loss_tokens.max(1) as f64;
+    weights.clear();
+    weights.extend(targets.iter().map(|target| if *target == IGNORE { 0.0 } else { weight }));
+}
+
+/// The reference model's view of the pairs of a batch: documents `2 i` and `2 i + 1` are the answers of pair `i`.
+pub(crate) fn pair_references(batch: &Batch, logp: &[f64]) -> Vec<Reference> {
+    let sum = |document: usize| -> f64 {
+        batch.document(document).filter(|t| batch.targets[*t] != IGNORE).fold(0.0, |sum, t| sum + logp[t])
+    };
+    let pairs = (0..batch.num_documents() / 2).map(|pair| (2 * pair, 2 * pair + 1));
+    pairs.map(|(chosen, rejected)| Reference { chosen: sum(chosen), rejected: sum(rejected) }).collect()
+}
+
+fn num_targets(batch: &Batch, document: usize) -> usize {
     batch.targets[batch.document(document)].iter().filter(|target| **target != IGNORE).count()
 }
 
@@ -116,12 +274,12 @@ mod tests {
         batch.push_document(&[1, 2, 5], &[false, false, true]);
         batch.push_document(&[7, 8], &[false, true]);
         batch.push_document(&[7, 9, 9], &[false, true, true]);
-        let totals = StepTotals { pairs: 2, chosen_tokens: 3 };
+        let totals = StepTotals { tokens: 12, loss_tokens: 6, rows: 2, chosen_tokens: 3 };
         let reference = Reference { chosen: -1.0, rejected: -2.0 };
         let scales = |nll_mean| {
             let mut pairs = Vec::new();
             let dpo = Dpo { beta: 0.4, nll_weight: 0.7, nll_mean };
-            dpo.pairs(&batch, [reference; 2].into_iter(), totals, &mut pairs);
+            dpo.fill_pairs(&batch, [reference; 2].into_iter(), &totals, &mut pairs);
             pairs.iter().map(|pair| pair.likelihood_scale).collect::<Vec<f64>>()
         };
         assert_eq!(scales(NllMean::Token), [1.0 / 3.0, 1.0 / 3.0]);

@@ -39,11 +39,8 @@ impl StagePlan {
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         let steps = data.loader.total_steps();
         let one_pass_steps = data.loader.epoch_steps().max(1) as f64;
-        let mut per_token = flops_per_token(config, tokens as f64 / rows.max(1) as f64);
-        if stage.kind() == "align" {
-            // The reference's forward, and the policy's once more before the weights are known.
-            per_token *= 5.0 / 3.0;
-        }
+        let relative_cost = stage.trained().map_or(0.0, |(_, loss)| loss.relative_cost());
+        let per_token = relative_cost * flops_per_token(config, tokens as f64 / rows.max(1) as f64);
         Self {
             stage: stage.name().to_owned(),
             rows,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use findap_data::{Fill, Join, Length, Strategy};
 use serde::{Deserialize, Serialize};
 
-use crate::objective::NllMean;
+use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 
@@ -40,6 +40,15 @@ impl Stage {
             Self::Train(_) => "train",
             Self::Distill(_) => "distill",
             Self::Align(_) => "align",
+        }
+    }
+
+    /// How it trains, and what it minimises; `None` for a distillation.
+    pub fn trained(&self) -> Option<(&Optimization, Loss)> {
+        match self {
+            Self::Train(stage) => Some((&stage.optimization, Loss::CrossEntropy)),
+            Self::Align(stage) => Some((&stage.optimization, Loss::Dpo(stage.dpo()))),
+            Self::Distill(_) => None,
         }
     }
 
@@ -221,6 +230,12 @@ pub struct AlignStage {
     /// The keys shared with `train`.
     #[serde(flatten, skip_deserializing)]
     pub optimization: Optimization,
+}
+
+impl AlignStage {
+    fn dpo(&self) -> Dpo {
+        Dpo { beta: self.beta, nll_weight: self.nll_weight, nll_mean: self.nll_mean }
+    }
 }
 
 /// The keys that `train` and `align` stages share. They stand in the stage's own table.

@@ -4,56 +4,38 @@
 //! begins with. It is done when its `done.json` is there. A stage that was begun from something else is refused, never silently kept
 //! or overwritten, and where the recipe's keys tell, before anything in the folder has changed.
 
-use std::collections::BTreeMap;
-use std::error::Error;
+mod evaluate;
+pub(crate) mod references;
+mod settings;
+#[cfg(all(test, feature = "emulator"))]
+mod tests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use findap_data::files::{file_sha256, hash_file, hex};
-use findap_data::world;
+use findap_data::files::file_sha256;
+use findap_data::{Loader, world};
 use findap_model::checkpoint::SaveOptions;
 use findap_model::{Config, Device, Dtype, Llama};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+use self::references::{reference_logprobs, references};
+use self::settings::{at_the_beginning, refuse_changed, settings, world_identity};
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
-use crate::folder::{FolderLock, write_whole};
-use crate::objective::{Dpo, Reference};
+use crate::folder::{FolderLock, read_json, write_if_new, write_json, write_whole};
+use crate::identity::{Identity, changes, flatten, require_same};
+use crate::objective::Objective;
 use crate::plan;
-use crate::recipe::{AlignStage, Recipe, SaveDtype, Stage, StateKind, TrainStage};
-use crate::sources::{Sources, StageData};
-use crate::trainer::{self, Job, Objective, References, changes};
+use crate::recipe::{Recipe, SaveDtype, Stage, StateKind};
+use crate::sources::{Sources, StageData, locate};
+use crate::trainer::{self, Job};
 
-#[cfg(all(test, feature = "emulator"))]
-mod tests;
-
-/// A model to be measured.
-#[derive(Debug)]
-pub struct Evaluation<'a> {
-    /// `base` or the stage that made it.
-    pub stage: &'a str,
-    /// Its folder.
-    pub model: &'a Path,
-    /// The resolved recipe: what to measure, and the seed.
-    pub recipe: &'a Recipe,
-    /// Where results belong.
-    pub output: &'a Path,
-    /// Where it computes.
-    pub device: &'a Device,
-    /// The format of its weights there.
-    pub dtype: Dtype,
-    /// When the run was begun, in seconds since 1970: the time that chat templates tell.
-    pub time_seconds: u64,
-}
-
-/// Measures a model; `false` when it was stopped before the end. Train and eval do not know each other: whoever starts a run joins them.
-pub type Evaluate<'a> = dyn FnMut(&Evaluation<'_>) -> Result<bool, Box<dyn Error + Send + Sync>> + 'a;
+pub use self::evaluate::{Evaluate, Evaluation};
 
 /// What a run asks of whoever starts it.
 pub struct Hooks<'a> {
@@ -189,77 +171,6 @@ pub fn begun_at(folder: &Path) -> Result<u64, TrainError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     write_json(&path, &now)?;
     Ok(now)
-}
-
-/// Compares the recipe's keys with those that its stages were begun with.
-fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), TrainError> {
-    for stage in &recipe.stage {
-        let folder = recipe.folder().join(stage.name());
-        if let Some(mut begun) = read_json::<Identity>(&folder.join("identity.json"))? {
-            begun.retain(|key, _| !is_fingerprint(key));
-            require_same(&folder, stage.name(), &begun, &at_the_beginning(settings(recipe, stage)))?;
-        }
-        if only == Some(stage.name()) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// What a stage is made from, as flat text: the recipe's keys and the fingerprints of model and data.
-type Identity = BTreeMap<String, String>;
-
-/// The part of an identity that a stage cannot go on without. How pairs are chosen may change: the samples serve again.
-fn at_the_beginning(mut identity: Identity) -> Identity {
-    const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
-    identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
-    identity
-}
-
-fn is_fingerprint(key: &str) -> bool {
-    key == "model" || key == "exercises" || key.starts_with("data.")
-}
-
-/// The part of a stage's identity that stands in the recipe.
-fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
-    /// How often something is saved, or where the judge is, changes nothing that is made.
-    const WITHOUT_EFFECT: [&str; 3] = [".save_every_steps", ".judge.url", ".judge.key_env"];
-    let mut identity = Identity::new();
-    let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
-    flatten(&format!("stage.{}", stage.name()), &table, &mut identity);
-    identity.retain(|key, _| !WITHOUT_EFFECT.iter().any(|end| key.ends_with(end)));
-    let is_named = |name: &String| match stage {
-        Stage::Train(stage) => stage.sources().any(|source| source == name),
-        Stage::Align(stage) => stage.pairs.contains(name),
-        Stage::Distill(_) => false,
-    };
-    for source in recipe.data.iter().filter(|source| source.share.is_some() && is_named(&source.name)) {
-        identity.insert(format!("share.{}", source.name), format!("{:?}", source.share));
-    }
-    if let Some(world) = world_identity(recipe) {
-        flatten("world", &world, &mut identity);
-    }
-    identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
-    identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
-    identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
-    if recipe.model.state != StateKind::default() {
-        // what was begun before there was this key goes on
-        identity.insert("model.state".to_owned(), format!("{:?}", recipe.model.state));
-    }
-    identity
-}
-
-/// What decides the closed world.
-fn world_identity(recipe: &Recipe) -> Option<Value> {
-    recipe.world.as_ref().map(|config| json!({ "version": world::VERSION, "config": config }))
-}
-
-fn require_same(folder: &Path, stage: &str, was: &Identity, now: &Identity) -> Result<(), TrainError> {
-    let changes = changes(was, now);
-    if changes.is_empty() {
-        return Ok(());
-    }
-    Err(TrainError::Changed { folder: folder.into(), stage: stage.to_owned(), changes })
 }
 
 /// Generates the closed world of a recipe into `data/world` of its run folder, where it is not there yet.
@@ -407,7 +318,7 @@ impl Run<'_, '_> {
             Stage::Train(stage) => Some(sources.train(stage)?),
             Stage::Align(stage) => Some(sources.align(stage)?),
             Stage::Distill(stage) => {
-                let path = crate::sources::locate(self.recipe.folder(), &stage.exercises);
+                let path = locate(self.recipe.folder(), &stage.exercises);
                 identity.insert("exercises".to_owned(), file_sha256(&path).map_err(io("read", &path))?);
                 None
             }
@@ -438,8 +349,6 @@ impl Run<'_, '_> {
         write_json(&begun_with, &at_the_beginning(identity.clone()))?;
         self.write_provenance()?;
         let outcome = match (stage, data) {
-            (Stage::Train(stage), Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
-            (Stage::Align(stage), Some(data)) => self.align(stage, data, current, &folder, identity.clone())?,
             (Stage::Distill(stage), _) => {
                 let run_folder = self.recipe.folder();
                 let (seed, time_seconds) = (self.recipe.run.seed, self.time_seconds);
@@ -449,6 +358,7 @@ impl Run<'_, '_> {
                 let finished = distill::run(stage, &place, self.hooks.observer, self.hooks.stop)?;
                 finished.then_some((0, None))
             }
+            (stage, Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
             _ => unreachable!("invariant: train and align stages have data"),
         };
         let Some((steps, best)) = outcome else { return Ok(None) };
@@ -466,97 +376,38 @@ impl Run<'_, '_> {
         Ok(Some(next))
     }
 
+    /// Trains a stage; `None` when it was stopped.
     fn train(
         &mut self,
-        stage: &TrainStage,
-        data: StageData,
-        current: &Current,
-        folder: &Path,
-        identity: Identity,
-    ) -> Result<StageOutcome, TrainError> {
-        let model = self.load(&stage.name, &data, current)?;
-        self.note(mixture_note(&stage.name, &data));
-        write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
-        self.optimize(&stage.name, &stage.optimization, model, data, Objective::CrossEntropy, current, folder, identity)
-    }
-
-    fn align(
-        &mut self,
-        stage: &AlignStage,
-        data: StageData,
-        current: &Current,
-        folder: &Path,
-        identity: Identity,
-    ) -> Result<StageOutcome, TrainError> {
-        let model = self.load(&stage.name, &data, current)?;
-        write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
-        let references = self.references(&stage.name, &model, &data.loader, "references", folder, &identity)?;
-        let dev_references = match &data.dev {
-            Some(dev) => self.references(&stage.name, &model, dev, "dev_references", folder, &identity)?,
-            None => Some(References::new()),
-        };
-        let (Some(references), Some(dev_references)) = (references, dev_references) else { return Ok(None) };
-        let dpo = Dpo { beta: stage.beta, nll_weight: stage.nll_weight, nll_mean: stage.nll_mean };
-        let objective = Objective::Dpo { dpo, references, dev_references };
-        self.optimize(&stage.name, &stage.optimization, model, data, objective, current, folder, identity)
-    }
-
-    /// The reference's log-probabilities of the pairs, from the disk where they are: they follow from model and data alone. `None`
-    /// when it was stopped.
-    fn references(
-        &mut self,
-        stage: &str,
-        model: &Llama,
-        loader: &findap_data::Loader,
-        name: &str,
-        folder: &Path,
-        identity: &Identity,
-    ) -> Result<Option<References>, TrainError> {
-        #[derive(Serialize, Deserialize)]
-        struct Cached {
-            identity: Identity,
-            /// Store, row, log-probabilities of the chosen and the rejected answer.
-            pairs: Vec<(u32, u32, f64, f64)>,
-        }
-        let path = folder.join(format!("{name}.json"));
-        // The order of sources and the seed decide which row has which number.
-        let is_cause = |key: &str| {
-            ["model", "model.compute", "run.seed"].contains(&key)
-                || ["data.", "share."].iter().any(|start| key.starts_with(start))
-                || [".pairs", ".dev", ".context_tokens"].iter().any(|end| key.ends_with(end))
-        };
-        let identity: Identity =
-            identity.iter().filter(|(key, _)| is_cause(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
-        let cached = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Cached>(&bytes).ok());
-        if let Some(cached) = cached.filter(|cached| cached.identity == identity) {
-            let entry =
-                |(store, row, chosen, rejected)| (findap_data::RowRef { store, row }, Reference { chosen, rejected });
-            return Ok(Some(cached.pairs.into_iter().map(entry).collect()));
-        }
-        let (stop, observer) = (self.hooks.stop, &mut *self.hooks.observer);
-        let Some(references) = trainer::reference_logprobs(model, loader, stage, stop, observer)? else {
-            return Ok(None);
-        };
-        let pairs = references.iter().map(|(row, pair)| (row.store, row.row, pair.chosen, pair.rejected)).collect();
-        write_json(&path, &Cached { identity, pairs })?;
-        Ok(Some(references))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the one place where a stage comes together")]
-    fn optimize(
-        &mut self,
-        name: &str,
-        keys: &crate::recipe::Optimization,
-        mut model: Llama,
+        stage: &Stage,
         mut data: StageData,
-        objective: Objective,
         current: &Current,
         folder: &Path,
         identity: Identity,
     ) -> Result<StageOutcome, TrainError> {
+        let (keys, loss) = stage.trained().expect("invariant: a distillation trains nothing and does not come here");
+        let mut model = self.load(stage.name(), &data, current)?;
+        if matches!(stage, Stage::Train(_)) {
+            self.note(mixture_note(stage.name(), &data));
+        }
+        write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
+        let mut objective = Objective::from(loss);
+        if loss.has_reference() {
+            let (stop, observer) = (self.hooks.stop, &mut *self.hooks.observer);
+            let mut of_reference = |loader: &Loader, file: &str| {
+                let compute = || reference_logprobs(&model, loader, stage.name(), stop, observer);
+                references(&folder.join(file), &identity, compute)
+            };
+            let Some(pairs) = of_reference(&data.loader, "references.json")? else { return Ok(None) };
+            objective.references = pairs;
+            if let Some(dev) = &data.dev {
+                let Some(pairs) = of_reference(dev, "dev_references.json")? else { return Ok(None) };
+                objective.dev_references = pairs;
+            }
+        }
         let sources: Vec<String> = data.sources.iter().map(|source| source.name.clone()).collect();
         let job = Job {
-            stage: name,
+            stage: stage.name(),
             folder,
             options: self.recipe.train_options(keys),
             identity,
@@ -593,16 +444,7 @@ impl Run<'_, '_> {
         }
         let output = self.recipe.folder().join("eval").join(stage);
         let marker = output.join("done.json");
-        let mut identity = Identity::from([("model".to_owned(), current.fingerprint.clone())]);
-        flatten("eval", &serde_json::to_value(eval).expect("invariant: a table is JSON"), &mut identity);
-        identity.remove("eval.stages");
-        if let Some(world) = world_identity(self.recipe) {
-            flatten("world", &world, &mut identity);
-        }
-        for folder in eval.task_folder.iter().chain(eval.data.values()) {
-            identity.insert(format!("files.{}", folder.display()), file_sizes(folder)?);
-        }
-        identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
+        let identity = evaluate::identity(self.recipe, eval, &current.fingerprint)?;
         if let Some(done) = read_json::<Done>(&marker)? {
             if changes(&done.identity, &identity).is_empty() {
                 return Ok(true);
@@ -629,43 +471,6 @@ impl Run<'_, '_> {
 /// Steps and best dev loss of a finished stage; `None` when it was stopped.
 type StageOutcome = Option<(u64, Option<(u64, f64)>)>;
 
-/// SHA-256 over the names and sizes of the files below a folder and the contents of its task files: whether questions may have changed.
-fn file_sizes(folder: &Path) -> Result<String, TrainError> {
-    let mut entries = files_below(folder)?;
-    entries.sort();
-    let mut hash = Sha256::new();
-    for (path, bytes) in entries {
-        hash.update(format!("{} {bytes}\n", path.strip_prefix(folder).unwrap_or(&path).display()));
-        if path.extension().is_some_and(|ending| ending == "toml") {
-            hash_file(&mut hash, &path).map_err(io("read", &path))?;
-        }
-    }
-    Ok(hex(&hash.finalize()))
-}
-
-/// The files below a folder with their sizes. A link to a folder is not followed.
-fn files_below(folder: &Path) -> Result<Vec<(PathBuf, u64)>, TrainError> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(io("list", &folder))? {
-            let entry = entry.map_err(io("list", &folder))?;
-            let path = entry.path();
-            let metadata = entry.metadata().map_err(io("look at", &path))?;
-            if metadata.is_dir() { folders.push(path) } else { files.push((path, metadata.len())) }
-        }
-    }
-    Ok(files)
-}
-
-/// `a.b.c` -> text, for every value below `value`.
-fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(object) => object.iter().for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, into)),
-        other => drop(into.insert(key.to_owned(), other.to_string())),
-    }
-}
-
 fn mixture_json(data: &StageData) -> Value {
     json!({ "sources": data.mixture.sets, "contexts": data.loader.num_contexts(), "fill": data.loader.fill() })
 }
@@ -676,29 +481,4 @@ fn mixture_note(stage: &str, data: &StageData) -> String {
     let dropped =
         if dropped > 0 { format!(", {dropped} rows longer than the context left out") } else { String::new() };
     format!("{stage}: {rows} rows, {tokens} tokens, {loss_tokens} with loss{dropped}")
-}
-
-/// `None` where there is no such file.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TrainError> {
-    match fs::read(path) {
-        Ok(bytes) => {
-            let parsed = serde_json::from_slice(&bytes);
-            parsed.map(Some).map_err(|error| io("read", path)(std::io::Error::other(error)))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io("read", path)(error)),
-    }
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
-    let text = serde_json::to_vec_pretty(value).expect("invariant: plain values are JSON");
-    write_whole(path, &text)
-}
-
-/// Leaves a file with this very text as it is.
-fn write_if_new(path: &Path, text: &str) -> Result<(), TrainError> {
-    if fs::read_to_string(path).is_ok_and(|found| found == text) {
-        return Ok(());
-    }
-    write_whole(path, text.as_bytes())
 }

@@ -12,46 +12,26 @@ mod options;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use findap_data::{Batch, Loader, MicroBatch, RowRef, Step};
+use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Recompute, Scored, Session, Tokens};
-use findap_tensor::ops::preference::{self, Pair, Pairs};
+use findap_model::{Llama, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Device, StepStats, Sums, Tensor};
 
 use crate::checkpoint::{self, State};
-use crate::error::{Change, TrainError, io};
+use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
 use crate::folder;
+use crate::identity::{Identity, changes};
 use crate::metrics::{JsonlWriter, TensorBoardWriter};
-use crate::objective::{Dpo, Reference, StepTotals, cross_entropy_weights, document_sums, num_targets};
+use crate::objective::{Objective, Scratch, StepTotals};
 use crate::optimizer::{AdamW, StateFormat};
 use crate::schedule::Schedule;
 pub use options::TrainOptions;
-
-/// What is minimised.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Objective {
-    /// Next-token cross-entropy.
-    CrossEntropy,
-    /// DPO with a likelihood term. `references` has an entry for each row of the loader, `dev_references` of the dev loader.
-    Dpo {
-        /// The loss.
-        dpo: Dpo,
-        /// The reference model's log-probabilities.
-        references: References,
-        /// The same for the dev pairs.
-        dev_references: References,
-    },
-}
-
-/// The reference model's log-probabilities, by pair.
-pub type References = BTreeMap<RowRef, Reference>;
 
 /// A stage to be trained.
 #[derive(Debug)]
@@ -63,7 +43,7 @@ pub struct Job<'a> {
     /// How it is trained.
     pub options: TrainOptions,
     /// What must be the same to go on from a checkpoint, key by key.
-    pub identity: BTreeMap<String, String>,
+    pub identity: Identity,
     /// What is minimised.
     pub objective: Objective,
     /// The names of the loader's stores, for messages.
@@ -106,8 +86,12 @@ pub fn train(
     trainer.resume(model, loader, observer)?;
     trainer.open_metrics()?;
     let steps = trainer.schedule.total_steps();
-    let started =
-        Event::StageStarted { stage: job.stage.to_owned(), kind: job.kind(), steps, done: trainer.state.step };
+    let started = Event::StageStarted {
+        stage: job.stage.to_owned(),
+        kind: job.objective.loss.stage_kind(),
+        steps,
+        done: trainer.state.step,
+    };
     observer.event(started);
     while trainer.state.step < steps && !trainer.should_stop_early() {
         if stop.load(Ordering::Relaxed) {
@@ -127,15 +111,6 @@ pub fn train(
     Ok(Outcome::Finished { step: trainer.state.step, best: trainer.state.best })
 }
 
-impl Job<'_> {
-    fn kind(&self) -> &'static str {
-        match self.objective {
-            Objective::CrossEntropy => "train",
-            Objective::Dpo { .. } => "align",
-        }
-    }
-}
-
 struct Trainer<'a> {
     job: &'a Job<'a>,
     session: Session,
@@ -153,8 +128,7 @@ struct Trainer<'a> {
     state: State,
     /// The step of the newest checkpoint.
     saved_step: Option<u64>,
-    weights: Vec<f64>,
-    pairs: Vec<Pair>,
+    scratch: Scratch,
     checkpoint_bytes: u64,
     metrics: Option<(JsonlWriter, TensorBoardWriter)>,
 }
@@ -167,14 +141,7 @@ struct Queued {
     learning_rate: f64,
     rows: Vec<RowRef>,
     begun: Instant,
-    counts: Counts,
-}
-
-/// What is counted in one optimizer step.
-struct Counts {
-    loss_tokens: usize,
-    tokens: usize,
-    pairs: usize,
+    totals: StepTotals,
 }
 
 impl<'a> Trainer<'a> {
@@ -245,8 +212,7 @@ impl<'a> Trainer<'a> {
                 identity: job.identity.clone(),
             },
             saved_step: None,
-            weights: Vec::new(),
-            pairs: Vec::new(),
+            scratch: Scratch::default(),
             checkpoint_bytes,
             metrics: None,
         })
@@ -321,10 +287,10 @@ impl<'a> Trainer<'a> {
             let problem = "its loader ended before its last step".to_owned();
             return Err(TrainError::NothingToTrain { stage: self.job.stage.to_owned(), problem });
         };
-        let counts = self.forward_backward(model, &micro_batches)?;
+        let totals = self.forward_backward(model, &micro_batches)?;
         let learning_rate = self.schedule.learning_rate(self.state.step);
         self.state.step += 1;
-        self.state.tokens += counts.tokens as u64;
+        self.state.tokens += totals.tokens as u64;
         self.state.loader = loader.state();
         self.optimizer.step(&mut model.params, &self.grads, &mut self.stats, self.state.step, learning_rate)?;
         self.stats.close()?;
@@ -334,7 +300,7 @@ impl<'a> Trainer<'a> {
             learning_rate,
             rows: micro_batches.iter().flat_map(|micro| micro.rows.iter().copied()).collect(),
             begun,
-            counts,
+            totals,
         })
     }
 
@@ -352,7 +318,7 @@ impl<'a> Trainer<'a> {
         // the device was busy with the step before until that was read
         let seconds = queued.begun.max(self.read_at).elapsed().as_secs_f64().max(1e-9);
         self.read_at = Instant::now();
-        let tokens_per_s = queued.counts.tokens as f64 / seconds;
+        let tokens_per_s = queued.totals.tokens as f64 / seconds;
         self.record(&queued, sums, tokens_per_s)?;
         observer.event(Event::Step {
             stage: self.job.stage.to_owned(),
@@ -366,58 +332,30 @@ impl<'a> Trainer<'a> {
     }
 
     /// The gradients of a step, and its loss in the step statistics.
-    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<Counts, TrainError> {
+    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<StepTotals, TrainError> {
         self.stats.begin()?;
         reduce::clear(self.grads.tensor_mut())?;
-        let totals = step_totals(micro_batches);
-        let counts = Counts {
-            loss_tokens: micro_batches.iter().map(|micro| micro.batch.num_loss_tokens()).sum(),
-            tokens: micro_batches.iter().map(|micro| micro.batch.num_tokens()).sum(),
-            pairs: totals.pairs,
-        };
-        let job = self.job;
+        let totals = StepTotals::of(micro_batches);
+        let Self { job, session, scratch, stats, grads, .. } = self;
         for micro in micro_batches {
-            let batch = &micro.batch;
-            let tokens = Tokens::from(batch);
-            match &job.objective {
-                Objective::CrossEntropy => {
-                    cross_entropy_weights(&batch.targets, counts.loss_tokens, &mut self.weights);
-                    let pass = self.session.forward(model, tokens)?;
-                    let log_probs = pass.backward(&batch.targets, &self.weights, &mut self.grads)?;
-                    log_probs.add_loss(&mut self.stats, counts.loss_tokens.max(1) as f64)?;
-                }
-                Objective::Dpo { dpo, references, .. } => {
-                    let (session, stats) = (&mut self.session, &mut self.stats);
-                    let scored = score_pairs(session, model, micro, dpo, references, totals, &mut self.pairs, stats)?;
-                    scored.backward(None, &mut self.grads)?;
-                }
-            }
+            let pass = session.forward(model, (&micro.batch).into())?;
+            job.objective.backward(pass, micro, &totals, scratch, stats, grads)?;
         }
-        Ok(counts)
+        Ok(totals)
     }
 
     fn record(&mut self, queued: &Queued, sums: Sums, tokens_per_s: f64) -> Result<(), TrainError> {
-        let Queued { step, tokens_so_far, learning_rate, counts, .. } = queued;
-        let mut fields =
-            vec![("step", *step as f64), ("loss", sums.loss), ("grad_norm", sums.norm()), ("lr", *learning_rate)];
-        fields.extend([
+        let Queued { step, tokens_so_far, learning_rate, totals, .. } = queued;
+        let mut fields = vec![
+            ("step", *step as f64),
+            ("loss", sums.loss),
+            ("grad_norm", sums.norm()),
+            ("lr", *learning_rate),
             ("tokens", *tokens_so_far as f64),
-            ("loss_tokens", counts.loss_tokens as f64),
+            ("loss_tokens", totals.loss_tokens as f64),
             ("tokens_per_s", tokens_per_s),
-        ]);
-        let terms = &sums.terms;
-        let aligned = [
-            ("pairs", counts.pairs as f64),
-            ("dpo_loss", terms.dpo_loss),
-            ("nll_loss", terms.nll_loss),
-            ("reward_chosen", terms.reward_chosen),
-            ("reward_rejected", terms.reward_rejected),
-            ("reward_margin", terms.reward_margin),
-            ("reward_accuracy", terms.reward_accuracy),
         ];
-        if matches!(self.job.objective, Objective::Dpo { .. }) {
-            fields.extend(aligned);
-        }
+        fields.extend(self.job.objective.loss.metrics(totals, &sums.terms));
         let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
         lines.write(&fields)?;
         board.write(*step, &fields[1..])
@@ -425,24 +363,13 @@ impl<'a> Trainer<'a> {
 
     fn evaluate(&mut self, model: &mut Llama, observer: &mut dyn Observer) -> Result<(), TrainError> {
         self.settle(observer)?;
-        let totals = step_totals(&self.dev);
-        let loss_tokens: usize = self.dev.iter().map(|micro| micro.batch.num_loss_tokens()).sum();
-        let (job, dev) = (self.job, std::mem::take(&mut self.dev));
+        let totals = StepTotals::of(&self.dev);
         self.stats.begin()?;
-        for micro in &dev {
-            match &job.objective {
-                Objective::CrossEntropy => {
-                    let pass = self.session.forward(model, (&micro.batch).into())?;
-                    let mut scored = pass.score(&micro.batch.targets)?;
-                    scored.log_probs().add_loss(&mut self.stats, loss_tokens.max(1) as f64)?;
-                }
-                Objective::Dpo { dpo, dev_references, .. } => {
-                    let (session, stats, pairs) = (&mut self.session, &mut self.stats, &mut self.pairs);
-                    score_pairs(session, model, micro, dpo, dev_references, totals, pairs, stats)?;
-                }
-            }
+        let Self { job, session, scratch, stats, dev, .. } = self;
+        for micro in dev.iter() {
+            let pass = session.forward(model, (&micro.batch).into())?;
+            job.objective.add_dev_loss(pass, micro, &totals, scratch, stats)?;
         }
-        self.dev = dev;
         self.stats.close()?;
         let loss = self.stats.read()?.loss;
         let is_best = loss.is_finite() && self.state.best.is_none_or(|(_, best)| loss < best);
@@ -511,82 +438,4 @@ fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), Tr
     let mut host = Tensor::zeros(arena.dtype(), 1, arena.spec().len());
     checkpoint::read_array(checkpoint, name, host.slice_mut())?;
     Ok(arena.tensor_mut().write(0, host.slice())?)
-}
-
-/// Forward, and the weights of the tokens of pairs, which are left in the scores; the loss goes to the step statistics.
-#[expect(clippy::too_many_arguments, reason = "what a step of preferences reads")]
-fn score_pairs<'a>(
-    session: &'a mut Session,
-    model: &'a Llama,
-    micro: &'a MicroBatch,
-    dpo: &Dpo,
-    references: &References,
-    totals: StepTotals,
-    pairs: &mut Vec<Pair>,
-    stats: &mut StepStats,
-) -> Result<Scored<'a>, TrainError> {
-    let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
-    let mut scored = session.forward(model, batch.into())?.score(targets)?;
-    dpo.pairs(batch, micro.rows.iter().map(|row| references[row]), totals, pairs);
-    preference::token_weights(
-        scored.scores_mut(),
-        Pairs { targets, cu_seqlens, pairs, rule: dpo.rule(totals) },
-        stats,
-    )?;
-    Ok(scored)
-}
-
-fn step_totals(micro_batches: &[MicroBatch]) -> StepTotals {
-    let chosen = |micro: &MicroBatch| -> usize {
-        (0..micro.batch.num_documents()).step_by(2).map(|document| num_targets(&micro.batch, document)).sum()
-    };
-    StepTotals {
-        pairs: micro_batches.iter().map(|micro| micro.rows.len()).sum(),
-        chosen_tokens: micro_batches.iter().map(chosen).sum(),
-    }
-}
-
-/// The reference's log-probabilities of the pairs of `loader`, under the weights `model` has now; `None` when it was stopped.
-///
-/// # Errors
-/// [`TrainError::Model`].
-pub fn reference_logprobs(
-    model: &Llama,
-    loader: &Loader,
-    stage: &str,
-    stop: &AtomicBool,
-    observer: &mut dyn Observer,
-) -> Result<Option<References>, TrainError> {
-    let (max_tokens, max_positions) = loader.limits();
-    let options = SessionOptions {
-        dtype: model.params.dtype(),
-        max_tokens,
-        max_positions,
-        recompute: Recompute::Block,
-        gradients: None,
-        frozen_blocks: 0,
-    };
-    let mut session = Session::on(&model.params.device(), &model.config, options)?;
-    let mut references = References::new();
-    let total = loader.num_contexts() as u64;
-    for micro in loader.one_pass(usize::MAX) {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let batch = &micro.batch;
-        let scored = session.forward(model, batch.into())?.score(&batch.targets)?;
-        let sums = document_sums(batch, scored.into_logp()?);
-        let pairs = sums.chunks_exact(2).map(|pair| Reference { chosen: pair[0].0, rejected: pair[1].0 });
-        references.extend(micro.rows.iter().copied().zip(pairs));
-        let (stage, done) = (stage.to_owned(), references.len() as u64);
-        observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total });
-    }
-    Ok(Some(references))
-}
-
-/// What differs between two identities.
-pub fn changes(was: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<Change> {
-    let keys: std::collections::BTreeSet<&String> = was.keys().chain(now.keys()).collect();
-    let differ = keys.into_iter().filter(|key| was.get(*key) != now.get(*key));
-    differ.map(|key| Change { key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() }).collect()
 }

@@ -66,7 +66,7 @@ fn three_steps(
     };
     let mut steps = loader(&rows(), Kind::Packed, 4, 2, Length::Steps(3));
     let dev = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Epochs(1.0));
-    let job = job(folder, options, Objective::CrossEntropy);
+    let job = job(folder, options, Loss::CrossEntropy.into());
     train(&mut model, &mut steps, Some(&dev), &job, &stop, &mut observer).unwrap();
     (model, metrics(folder))
 }
@@ -149,7 +149,7 @@ fn small_steps(device: &Device, (dtype, state): Formats, rounds_stochastically: 
         ..options()
     };
     let folder = tempfile::tempdir().unwrap();
-    let job = job(folder.path(), options, Objective::CrossEntropy);
+    let job = job(folder.path(), options, Loss::CrossEntropy.into());
     let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
     let before = parameters(&model);
     let mut batches = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Steps(SMALL_STEPS));
@@ -197,7 +197,7 @@ fn a_state_in_bf16_learns_as_one_in_f32_does_and_would_not_if_rounded_to_nearest
 fn a_state_in_bf16_is_refused_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let options = TrainOptions { state: ALL_IN_BF16.1, ..options() };
-    let job = job(folder.path(), options, Objective::CrossEntropy);
+    let job = job(folder.path(), options, Loss::CrossEntropy.into());
     let mut model = Llama::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
     let stop = AtomicBool::new(false);
     let error = train(&mut model, &mut train_loader(1), None, &job, &stop, &mut |_: Event| {}).unwrap_err();
@@ -225,7 +225,7 @@ fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
 fn a_step_on_a_device_waits_once_at_most() {
     let options = TrainOptions { schedule: without_warmup(1e-3), save_every_steps: Some(100), ..options() };
     let objectives = [
-        (rows(), Kind::Packed, Objective::CrossEntropy),
+        (rows(), Kind::Packed, Objective::from(Loss::CrossEntropy)),
         (short_pairs(), Kind::Preference, dpo_objective(&short_pairs(), NllMean::Pair, 1.0, &tiny())),
     ];
     let cases = devices().into_iter().flat_map(|device| objectives.iter().map(move |of| (device.clone(), of)));
@@ -260,7 +260,7 @@ fn a_loss_that_is_not_finite_ends_the_stage_on_a_device_and_changes_nothing() {
         let options = TrainOptions { schedule: without_warmup(1e30), state, save_every_steps, ..options() };
         let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
         let mut steps = loader(&rows(), Kind::Packed, 1, 1, Length::Steps(12));
-        let job = job(folder.path(), options, Objective::CrossEntropy);
+        let job = job(folder.path(), options, Loss::CrossEntropy.into());
         let stop = AtomicBool::new(false);
         let error = train(&mut model, &mut steps, None, &job, &stop, &mut |_: Event| {}).unwrap_err();
         assert!(matches!(error, TrainError::NonFinite { step: 2, .. }), "{error}");

@@ -1,19 +1,21 @@
 #[cfg(feature = "emulator")]
 mod device;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use findap_data::encode::RecordEncoder;
 use findap_data::loader::all_rows;
 use findap_data::{Capability, Domain, Fill, Format, Kind, Length, LoaderOptions, Source, TokenStore, Tokenizer};
-use findap_model::Dtype;
+use findap_model::{Dtype, Recompute};
 use findap_tensor::Slice;
 use serde_json::Value;
 
 use super::*;
-use crate::objective::NllMean;
+use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
+use crate::run::references::reference_logprobs;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 
 fn golden(path: &str) -> PathBuf {
@@ -128,7 +130,7 @@ fn run(
         &mut model,
         &mut train_loader(steps),
         dev,
-        &job(folder, options.clone(), Objective::CrossEntropy),
+        &job(folder, options.clone(), Loss::CrossEntropy.into()),
         &stop,
         &mut observer,
     )?;
@@ -207,7 +209,7 @@ fn first_gradients(
 
 #[test]
 fn gradients_of_the_first_step_are_the_references() {
-    let (grads, ..) = first_gradients((packed_rows(), Kind::Packed), 4, 2, &tiny(), Objective::CrossEntropy);
+    let (grads, ..) = first_gradients((packed_rows(), Kind::Packed), 4, 2, &tiny(), Loss::CrossEntropy.into());
     assert_gradients(&grads, &reference_tensors("out/train_tiny/grads0.safetensors").params, 1e-5);
 }
 
@@ -218,7 +220,7 @@ fn threads_do_not_change_a_bit_of_a_step_in_bf16() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let rows = (packed_rows(), Kind::Packed);
-            let (grads, sums) = first_gradients(rows, 4, 2, &model, Objective::CrossEntropy);
+            let (grads, sums) = first_gradients(rows, 4, 2, &model, Loss::CrossEntropy.into());
             (sums.loss, grads.flat().to_f64_vec())
         })
     };
@@ -230,8 +232,8 @@ fn threads_do_not_change_a_bit_of_a_step_in_bf16() {
 
 #[test]
 fn one_batch_of_eight_is_eight_of_one() {
-    let (one, one_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 8, &tiny(), Objective::CrossEntropy);
-    let (eight, eight_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 1, &tiny(), Objective::CrossEntropy);
+    let (one, one_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 8, &tiny(), Loss::CrossEntropy.into());
+    let (eight, eight_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 1, &tiny(), Loss::CrossEntropy.into());
     assert_relative(one_sums.loss, eight_sums.loss, 1e-6, "loss");
     assert_gradients(&eight, &one, 1e-5);
 }
@@ -246,7 +248,7 @@ fn dpo_objective(rows: &[Value], nll_mean: NllMean, nll_weight: f64, reference: 
     )
     .unwrap()
     .expect("nobody stops it");
-    Objective::Dpo { dpo: Dpo { beta: 0.1, nll_weight, nll_mean }, references, dev_references: References::new() }
+    Objective { references, ..Loss::Dpo(Dpo { beta: 0.1, nll_weight, nll_mean }).into() }
 }
 
 #[test]
@@ -339,7 +341,7 @@ fn steps_after_the_last_good_checkpoint_are_done_again() {
 fn other_settings_are_refused_with_what_differs() {
     let folder = tempfile::tempdir().unwrap();
     run(folder.path(), 4, &options(), None).unwrap();
-    let mut other = job(folder.path(), options(), Objective::CrossEntropy);
+    let mut other = job(folder.path(), options(), Loss::CrossEntropy.into());
     other.identity.insert("data.golden".to_owned(), "abc".to_owned());
     let error = train(&mut tiny(), &mut train_loader(4), None, &other, &AtomicBool::new(false), &mut |_: Event| {})
         .unwrap_err();

@@ -1,0 +1,69 @@
+//! What of a recipe a stage is made from.
+
+use findap_data::world;
+use serde_json::{Value, json};
+
+use crate::error::TrainError;
+use crate::folder::read_json;
+use crate::identity::{Identity, flatten, require_same};
+use crate::recipe::{Recipe, Stage, StateKind};
+
+/// Refuses a recipe whose stages were begun with other keys.
+pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), TrainError> {
+    for stage in &recipe.stage {
+        let folder = recipe.folder().join(stage.name());
+        if let Some(mut begun) = read_json::<Identity>(&folder.join("identity.json"))? {
+            begun.retain(|key, _| !is_fingerprint(key));
+            require_same(&folder, stage.name(), &begun, &at_the_beginning(settings(recipe, stage)))?;
+        }
+        if only == Some(stage.name()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The part of an identity that a stage cannot go on without. How pairs are chosen may change: the samples serve again.
+pub(super) fn at_the_beginning(mut identity: Identity) -> Identity {
+    const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
+    identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
+    identity
+}
+
+fn is_fingerprint(key: &str) -> bool {
+    key == "model" || key == "exercises" || key.starts_with("data.")
+}
+
+/// The part of a stage's identity that stands in the recipe.
+pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
+    /// How often something is saved, or where the judge is, changes nothing that is made.
+    const WITHOUT_EFFECT: [&str; 3] = [".save_every_steps", ".judge.url", ".judge.key_env"];
+    let mut identity = Identity::new();
+    let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
+    flatten(&format!("stage.{}", stage.name()), &table, &mut identity);
+    identity.retain(|key, _| !WITHOUT_EFFECT.iter().any(|end| key.ends_with(end)));
+    let is_named = |name: &String| match stage {
+        Stage::Train(stage) => stage.sources().any(|source| source == name),
+        Stage::Align(stage) => stage.pairs.contains(name),
+        Stage::Distill(_) => false,
+    };
+    for source in recipe.data.iter().filter(|source| source.share.is_some() && is_named(&source.name)) {
+        identity.insert(format!("share.{}", source.name), format!("{:?}", source.share));
+    }
+    if let Some(world) = world_identity(recipe) {
+        flatten("world", &world, &mut identity);
+    }
+    identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
+    identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
+    identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
+    if recipe.model.state != StateKind::default() {
+        // what was begun before there was this key goes on
+        identity.insert("model.state".to_owned(), format!("{:?}", recipe.model.state));
+    }
+    identity
+}
+
+/// What decides the closed world.
+pub(super) fn world_identity(recipe: &Recipe) -> Option<Value> {
+    recipe.world.as_ref().map(|config| json!({ "version": world::VERSION, "config": config }))
+}
