@@ -68,15 +68,23 @@ impl Batch {
     /// If `ids` and `mask` differ in length (a caller bug), or if the batch would reach 2^32 tokens.
     pub fn push_document(&mut self, ids: &[u32], mask: &[bool]) {
         assert_eq!(ids.len(), mask.len(), "one mask flag per token");
+        self.push(ids, |t| mask[t]);
+    }
+
+    /// Appends one document whose tokens are all targets, but for the first.
+    ///
+    /// # Panics
+    /// If the batch would reach 2^32 tokens.
+    pub fn push_unmasked(&mut self, ids: &[u32]) {
+        self.push(ids, |_| true);
+    }
+
+    fn push(&mut self, ids: &[u32], is_target: impl Fn(usize) -> bool) {
         if ids.is_empty() {
             return;
         }
         self.tokens.extend_from_slice(ids);
-        self.targets.extend(ids[1..].iter().zip(&mask[1..]).map(
-            |(&id, &is_target)| {
-                if is_target { id } else { IGNORE }
-            },
-        ));
+        self.targets.extend((1..ids.len()).map(|t| if is_target(t) { ids[t] } else { IGNORE }));
         self.targets.push(IGNORE);
         let length = u32::try_from(ids.len()).expect("invariant: a document is shorter than 2^32");
         self.positions.extend(0..length);

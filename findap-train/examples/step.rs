@@ -15,8 +15,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use common::{Keys, peak_memory_mib, use_threads};
+use findap_data::Batch;
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, ModelError, Recompute, Session, Tokens};
+use findap_model::{Llama, ModelError, Recompute, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{StepStats, TensorError};
 use findap_train::objective::cross_entropy_weights;
@@ -62,14 +63,11 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut optimizer = AdamW::new(&model.params, AdamWOptions::default(), state)?;
     let mut stats = StepStats::new(&device)?;
 
-    let ids = keys.tokens()(n);
-    let positions: Vec<u32> = (0..n).map(|t| (t % length) as u32).collect();
-    let cu_seqlens: Vec<u32> = (0..n).step_by(length).chain([n]).map(|t| t as u32).collect();
-    let is_last = |t: usize| t + 1 == n || (t + 1).is_multiple_of(length);
-    let targets: Vec<u32> = (0..n).map(|t| if is_last(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
-    let loss_tokens = targets.iter().filter(|target| **target != findap_data::IGNORE).count();
+    let mut batch = Batch::new();
+    keys.tokens()(n).chunks(length).for_each(|document| batch.push_unmasked(document));
+    let loss_tokens = batch.num_loss_tokens();
     let mut weights = Vec::new();
-    cross_entropy_weights(&targets, loss_tokens, &mut weights);
+    cross_entropy_weights(&batch.targets, loss_tokens, &mut weights);
 
     let mut seconds = Vec::new();
     let mut losses = Vec::new();
@@ -77,8 +75,8 @@ fn run() -> Result<Value, Box<dyn Error>> {
         let begun = Instant::now();
         stats.begin()?;
         reduce::clear(gradients.tensor_mut())?;
-        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        let log_probs = session.forward(&model, tokens)?.backward(&targets, &weights, &mut gradients)?;
+        let pass = session.forward(&model, (&batch).into())?;
+        let log_probs = pass.backward(&batch.targets, &weights, &mut gradients)?;
         log_probs.add_loss(&mut stats, loss_tokens as f64)?;
         optimizer.step(&mut model.params, &gradients, &mut stats, step as u64 + 1, 1e-4)?;
         stats.close()?;

@@ -6,8 +6,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use findap_data::Batch;
 use findap_model::session::SessionOptions;
-use findap_model::{Dtype, Llama, Recompute, Session, Tokens};
+use findap_model::{Dtype, Llama, Recompute, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Device, StepStats};
 use findap_train::objective::cross_entropy_weights;
@@ -58,11 +59,11 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let mut model = Llama::load(folder, dtype).expect("the golden model");
     let lengths = [100, 37, 63];
     let n: usize = lengths.iter().sum();
-    let ids: Vec<u32> = (0..n as u32).map(|t| 7 + t * 31 % 1000).collect();
-    let positions: Vec<u32> = lengths.iter().flat_map(|length| 0..*length as u32).collect();
-    let cu_seqlens = [0, 100, 137, 200];
-    let ends = |t: usize| cu_seqlens.contains(&(t as u32 + 1));
-    let targets: Vec<u32> = (0..n).map(|t| if ends(t) { findap_data::IGNORE } else { ids[t + 1] }).collect();
+    let mut ids = (0..n as u32).map(|t| 7 + t * 31 % 1000);
+    let mut batch = Batch::new();
+    for length in lengths {
+        batch.push_unmasked(&ids.by_ref().take(length).collect::<Vec<u32>>());
+    }
     let gradients = Some(Dtype::F32);
     let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0 };
     let mut session = Session::new(&model.config, options);
@@ -75,10 +76,9 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         stats.begin().expect("zeros");
         reduce::clear(gradients.tensor_mut()).expect("zeros");
-        cross_entropy_weights(&targets, n - lengths.len(), &mut weights);
-        let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-        let pass = session.forward(&model, tokens).expect("a pass");
-        let log_probs = pass.backward(&targets, &weights, &mut gradients).expect("a step");
+        cross_entropy_weights(&batch.targets, n - lengths.len(), &mut weights);
+        let pass = session.forward(&model, (&batch).into()).expect("a pass");
+        let log_probs = pass.backward(&batch.targets, &weights, &mut gradients).expect("a step");
         log_probs.add_loss(&mut stats, 1.0).expect("a loss");
         optimizer.step(&mut model.params, &gradients, &mut stats, step, 1e-3).expect("an update");
         stats.close().expect("a step");

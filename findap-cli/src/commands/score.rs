@@ -136,7 +136,7 @@ fn batch(documents: Vec<Vec<u32>>, model: &Llama) -> Result<Batch> {
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= model.config.vocab_size) {
             bail!("tokens: id {bad} is outside the model's vocabulary of {}", model.config.vocab_size);
         }
-        batch.push_document(&ids, &vec![true; ids.len()]);
+        batch.push_unmasked(&ids);
     }
     Ok(batch)
 }

@@ -40,7 +40,7 @@ pub const NEXT_STEP: &str = "What is the next step?";
 
 /// Where a distillation works, and with what.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct DistillContext<'a> {
     /// The stage's folder: `samples.jsonl`, `judge.jsonl`, `statistics.json`.
     pub folder: &'a Path,
     /// The run folder: `preferences.jsonl`.
@@ -128,19 +128,19 @@ pub struct Pair {
 /// [`TrainError::Data`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
 pub fn run(
     stage: &DistillStage,
-    place: &Place<'_>,
+    context: &DistillContext<'_>,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<bool, TrainError> {
-    let exercises = read_exercises(&locate(place.run_folder, &stage.exercises), stage.limit)?;
-    let path = place.folder.join("samples.jsonl");
+    let exercises = read_exercises(&locate(context.run_folder, &stage.exercises), stage.limit)?;
+    let path = context.folder.join("samples.jsonl");
     let mut done = read_samples(&path)?;
     let total = exercises.len() as u64;
     let name = stage.name.clone();
     observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
     if done.len() < exercises.len() {
-        let policy = TextModel::load_to(place.device, place.model, place.dtype)?.with_time(place.time_seconds);
-        let judge = judge(&stage.judge, place.folder)?;
+        let policy = TextModel::load_to(context.device, context.model, context.dtype)?.with_time(context.time_seconds);
+        let judge = judge(&stage.judge, context.folder)?;
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
         while done.len() < exercises.len() {
             if stop.load(Ordering::Relaxed) {
@@ -148,7 +148,7 @@ pub fn run(
             }
             let first = done.len();
             let group = &exercises[first..exercises.len().min(first + GROUP)];
-            let mut sampled = sample(&policy, stage, place.seed, first, group)?;
+            let mut sampled = sample(&policy, stage, context.seed, first, group)?;
             for record in &sampled {
                 if let Some(problem) = &record.problem {
                     observer.event(Event::Note(format!("{name}: exercise {} is left out: {problem}", record.exercise)));
@@ -176,9 +176,9 @@ pub fn run(
         return Err(TrainError::NothingToTrain { stage: name, problem });
     }
     let lines: String = pairs.iter().map(|pair| format!("{}\n", json!(pair))).collect();
-    write_whole(&place.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
+    write_whole(&context.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
     let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
-    write_whole(&place.folder.join("statistics.json"), &text)?;
+    write_whole(&context.folder.join("statistics.json"), &text)?;
     observer.event(Event::Note(format!(
         "{name}: {} of {} solutions right; {} final-answer and {} stepwise pairs",
         statistics.right, statistics.solutions, statistics.fap_pairs, statistics.scp_pairs
@@ -240,8 +240,7 @@ fn sample(
             top_p: Some(stage.top_p),
             max_tokens: stage.max_new_tokens,
             n: stage.samples_per_exercise,
-            // The low half numbers exercises, the high half is free for the samples of one.
-            seed: Some((seed << 20).wrapping_add((first + index) as u64) & 0xffff_ffff),
+            seed: Some(exercise_seed(seed, (first + index) as u64)),
             ..Sampling::default()
         },
     };
@@ -260,6 +259,25 @@ fn sample(
         Sampled { exercise: exercise.id.clone(), solutions, problem }
     };
     Ok(group.iter().zip(ask(policy, &requests)?).map(sampled).collect())
+}
+
+/// The seed of the solutions of an exercise, which differ in the upper half.
+///
+/// Below 2^12 seeds of runs and 2^20 exercises each has a value of its own in the lower half. What is beyond moves that by a hash: two
+/// runs or exercises share a stream no likelier than two random numbers of 64 bits are the same.
+fn exercise_seed(run_seed: u64, exercise: u64) -> u64 {
+    const SEED_BITS: u32 = 12;
+    const EXERCISE_BITS: u32 = 20;
+    let (seed_page, seed) = (run_seed >> SEED_BITS, run_seed & ((1 << SEED_BITS) - 1));
+    let (exercise_page, exercise) = (exercise >> EXERCISE_BITS, exercise & ((1 << EXERCISE_BITS) - 1));
+    (seed << EXERCISE_BITS | exercise).wrapping_add(mix(mix(seed_page) ^ exercise_page))
+}
+
+/// The finalizer of SplitMix64: a permutation of all numbers of 64 bits that leaves 0 where it is.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// Replies and the requests' own faults; a fault of the model, or the same fault in every request, ends the stage.
@@ -317,7 +335,7 @@ fn verdicts<V: DeserializeOwned>(
     Ok(ask(judge, &requests)?.into_iter().map(verdict).collect())
 }
 
-/// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its place.
+/// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its context.
 fn is_correction_of(verdict: &ScpVerdict, solution: &str) -> bool {
     let (wrong, right) = (verdict.first_incorrect_step.trim(), verdict.step_correction.trim());
     let rest = solution.trim_start().strip_prefix(verdict.reasoning_up_to_incorrect.trim());

@@ -167,14 +167,42 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
         let line = json!({"id": "e", "question": "What is a bond?", "answer": "154"});
         fs::write(folder.path().join("exercises.jsonl"), format!("{line}\n")).unwrap();
         let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 5, top_p: 0.9, ..stage() };
-        let (place, dtype) = (folder.path(), Dtype::F32);
-        let place =
-            Place { folder: place, run_folder: place, model, device, dtype, seed: 3, time_seconds: 1_700_000_000 };
-        let result = run(&stage, &place, &mut |_: Event| {}, &AtomicBool::new(false));
+        let (run_folder, dtype) = (folder.path(), Dtype::F32);
+        let (seed, time_seconds) = (3, 1_700_000_000);
+        let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
+        let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
         read_samples(&folder.path().join("samples.jsonl")).unwrap()
     };
     let on_cpu = samples(&Device::Cpu);
     assert_eq!(on_cpu[0].solutions.len(), 3);
     assert_eq!(samples(&Device::emulated(EmulatorOptions::PLAIN)), on_cpu);
+}
+
+/// Runs were made with these seeds: what they sampled must be sampled again.
+#[test]
+fn small_seeds_of_runs_keep_the_solutions_they_had() {
+    let before = |seed: u64, exercise: u64| (seed << 20).wrapping_add(exercise) & 0xffff_ffff;
+    for (seed, exercise) in [(0, 0), (1, 0), (1, 359), (7, 1), (4095, 0), (4095, (1 << 20) - 1)] {
+        assert_eq!(exercise_seed(seed, exercise), before(seed, exercise), "{seed}, {exercise}");
+    }
+}
+
+#[test]
+fn no_two_runs_or_exercises_sample_from_one_stream() {
+    let seeds = [0, 1, 2, 4095]
+        .into_iter()
+        .flat_map(|seed| [0, 1, 2, 3, 1 << 20, 1 << 32, 1 << 51].map(|page| (page << 12) + seed));
+    let exercises = [0, 1, 2, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 1 << 21, 1 << 32];
+    let mut streams = BTreeSet::new();
+    let mut count = 0;
+    for seed in seeds {
+        for exercise in exercises {
+            for sample in 0..64u64 {
+                count += 1;
+                streams.insert(exercise_seed(seed, exercise).wrapping_add(sample << 32));
+            }
+        }
+    }
+    assert_eq!(streams.len(), count);
 }

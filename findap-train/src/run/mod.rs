@@ -354,8 +354,9 @@ impl Run<'_, '_> {
                 let (seed, time_seconds) = (self.recipe.run.seed, self.time_seconds);
                 let (device, dtype) = self.answers_on()?;
                 let (model, device) = (&current.folder, &device);
-                let place = distill::Place { folder: &folder, run_folder, model, device, dtype, seed, time_seconds };
-                let finished = distill::run(stage, &place, self.hooks.observer, self.hooks.stop)?;
+                let context =
+                    distill::DistillContext { folder: &folder, run_folder, model, device, dtype, seed, time_seconds };
+                let finished = distill::run(stage, &context, self.hooks.observer, self.hooks.stop)?;
                 finished.then_some((0, None))
             }
             (stage, Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
