@@ -16,7 +16,7 @@ fn main() -> Result<(), TensorError> {
     let tensor = |rows, columns| Tensor::zeros(Dtype::F32, rows, columns);
     let (mut weight, mut gradient) = (tensor(2, 3), tensor(2, 3));
     let (mut first_moment, mut second_moment) = (tensor(2, 3), tensor(2, 3));
-    let plan = Plan::new(&Device::Cpu, vec![Segment { start: 0, len: 6, weight_decay: 0.0 }])?;
+    let plan = Plan::new(&Device::Cpu, vec![Segment { start: 0, state_start: 0, len: 6, weight_decay: 0.0 }])?;
     let mut y = tensor(4, 2);
     let mut loss = f32::INFINITY;
     for step in 1..=2000 {

@@ -83,6 +83,7 @@ impl AdamW {
         let zeros = |purpose| Arena::zeros_on(&device, purpose, params.spec().clone(), dtype);
         let segment = |entry: &findap_tensor::arena::Entry| Segment {
             start: entry.start,
+            state_start: entry.start,
             len: entry.range().len(),
             weight_decay: if entry.is_vector { 0.0 } else { options.weight_decay },
         };

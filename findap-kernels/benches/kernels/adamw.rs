@@ -9,7 +9,7 @@ pub(crate) fn benches(c: &mut Criterion) {
     let n = 14_000_000;
     let (grads, start) = (numbers(1, n), numbers(2, n));
     let (mut params, mut first, mut second) = (start.clone(), vec![0.0f32; n], vec![0.0f32; n]);
-    let segments = [Segment { start: 0, len: n, weight_decay: 0.1 }];
+    let segments = [Segment { start: 0, state_start: 0, len: n, weight_decay: 0.1 }];
     let mut run = |number: u64| {
         step(Step {
             params: (&mut params[..]).into(),

@@ -20,28 +20,33 @@ const TILE: usize = 8192;
 /// The table that the kernel walks through, as bytes for the executor's memory: made once for an arena.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tiles {
-    /// 16 bytes a tile: `start: u64`, `len: u32`, `weight_decay: f32`.
+    /// 24 bytes a tile: `start: u64`, `state_start: u64`, `len: u32`, `weight_decay: f32`.
     pub bytes: Vec<u8>,
     /// How many.
     pub count: usize,
-    /// One past the last number that is updated.
+    /// One past the last parameter that is updated.
     pub end: usize,
+    /// One past the last gradient that is read.
+    pub state_end: usize,
 }
 
 /// Cuts segments into tiles.
 pub fn tiles(segments: &[Segment]) -> Tiles {
-    let (mut bytes, mut count, mut end) = (Vec::new(), 0, 0);
+    let (mut bytes, mut count, mut end, mut state_end) = (Vec::new(), 0, 0, 0);
     for segment in segments {
         for offset in (0..segment.len).step_by(TILE) {
             let len = TILE.min(segment.len - offset) as u32;
-            bytes.extend(((segment.start + offset) as u64).to_ne_bytes());
+            for start in [segment.start, segment.state_start] {
+                bytes.extend(((start + offset) as u64).to_ne_bytes());
+            }
             bytes.extend(len.to_ne_bytes());
             bytes.extend((segment.weight_decay as f32).to_ne_bytes());
             count += 1;
         }
         end = end.max(segment.start + segment.len);
+        state_end = state_end.max(segment.state_start + segment.len);
     }
-    Tiles { bytes, count, end }
+    Tiles { bytes, count, end, state_end }
 }
 
 /// The arguments of [`step`], as in [`super::Step`].
@@ -49,13 +54,13 @@ pub fn tiles(segments: &[Segment]) -> Tiles {
 pub struct Step<'a> {
     /// `[n]`, updated.
     pub params: Operand,
-    /// `[n]` f32, updated: the parameters at full precision, of which `params` are the rounding.
+    /// `[m]` f32, updated: the trained parameters at full precision, of which `params` are the rounding.
     pub master: Option<Operand>,
-    /// `[n]`.
+    /// `[m]`.
     pub grads: Operand,
-    /// `[n]`, updated.
+    /// `[m]`, updated.
     pub first_moment: Operand,
-    /// `[n]`, updated.
+    /// `[m]`, updated.
     pub second_moment: Operand,
     /// Which parameters are updated.
     pub tiles: &'a Tiles,
@@ -86,21 +91,21 @@ pub struct Norm {
 /// Makes one optimizer step.
 ///
 /// # Errors
-/// [`KernelError::ShapeMismatch`] if the arenas differ in length or a tile reaches past them; [`KernelError::BadArgument`] for
+/// [`KernelError::ShapeMismatch`] if gradients and moments differ in length or a tile reaches past an arena; [`KernelError::BadArgument`] for
 /// `step` 0, an empty table or an address that is no multiple of 16; [`KernelError::UnsupportedDtype`].
 pub fn step(args: &Step<'_>) -> Result<Launch, KernelError> {
     const OP: &str = "adamw::step";
     let Step { params, master, grads, first_moment, second_moment, tiles, norm, rule, .. } = *args;
-    for (arg, operand) in
-        [("params", params), ("grads", grads), ("first_moment", first_moment), ("second_moment", second_moment)]
-    {
-        array(OP, arg, &operand, params.len)?;
+    array(OP, "params", &params, params.len)?;
+    for (arg, operand) in [("grads", grads), ("first_moment", first_moment), ("second_moment", second_moment)] {
+        array(OP, arg, &operand, grads.len)?;
     }
     if let Some(master) = master {
-        array(OP, "master", &master, params.len)?;
+        array(OP, "master", &master, grads.len)?;
         one_of(OP, [("master", master.dtype)], [[Dtype::F32]])?;
     }
     check::at_least(OP, "params", params.len, tiles.end)?;
+    check::at_least(OP, "grads", grads.len, tiles.state_end)?;
     check::holds(OP, "tiles", tiles.count as f64, tiles.count > 0, "at least 1")?;
     check::holds(OP, "step", rule.step as f64, rule.step > 0, "at least 1")?;
     const F: Dtype = Dtype::F32;

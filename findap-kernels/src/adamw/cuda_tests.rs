@@ -8,9 +8,9 @@ const N: usize = 20_011;
 
 fn segments() -> Vec<Segment> {
     vec![
-        Segment { start: 0, len: 17, weight_decay: 0.1 },
-        Segment { start: 24, len: 9000, weight_decay: 0.0 },
-        Segment { start: 9031, len: N - 9031 - 5, weight_decay: 0.3 }, // neither end at a multiple of 8
+        Segment { start: 0, state_start: 0, len: 17, weight_decay: 0.1 },
+        Segment { start: 24, state_start: 24, len: 9000, weight_decay: 0.0 },
+        Segment { start: 9031, state_start: 9031, len: N - 9031 - 5, weight_decay: 0.3 }, // neither end at a multiple of 8
     ]
 }
 

@@ -14,7 +14,7 @@
 // master copy.
 
 struct Tile {
-    u64 start;
+    u64 start, state_start; // of the parameters; of their gradients, moments and master copy
     u32 len;
     float weight_decay;
 };
@@ -65,19 +65,19 @@ DEVICE void update(P* params, float* master, const G* grads, S* first, S* second
     }
     const Tile tile = tiles[blockIdx.x];
     const float shrink = 1.0f - rule.lr * tile.weight_decay, rate = rule.lr / rule.bias1;
-    const bool is_aligned = tile.start % 8 == 0;
+    const bool is_aligned = (tile.start | tile.state_start) % 8 == 0;
     for (u32 i = threadIdx.x * 8; i < tile.len; i += blockDim.x * 8) {
-        const u64 place = tile.start + i;
+        const u64 place = tile.start + i, state = tile.state_start + i;
         const i64 left = tile.len - i;
         float p[8], g[8], m[8], v[8];
         if (master) {
-            load_eight(p, master + place, left, is_aligned);
+            load_eight(p, master + state, left, is_aligned);
         } else {
             load_eight(p, params + place, left, is_aligned);
         }
-        load_eight(g, grads + place, left, is_aligned);
-        load_eight(m, first + place, left, is_aligned);
-        load_eight(v, second + place, left, is_aligned);
+        load_eight(g, grads + state, left, is_aligned);
+        load_eight(m, first + state, left, is_aligned);
+        load_eight(v, second + state, left, is_aligned);
         UNROLL
         for (int j = 0; j < 8; j++) {
             const float x = g[j] * scale;
@@ -87,10 +87,10 @@ DEVICE void update(P* params, float* master, const G* grads, S* first, S* second
         }
         round_for(first, m, place, FIRST_MOMENT, rule);
         round_for(second, v, place, SECOND_MOMENT, rule);
-        store_eight(first + place, m, left, is_aligned);
-        store_eight(second + place, v, left, is_aligned);
+        store_eight(first + state, m, left, is_aligned);
+        store_eight(second + state, v, left, is_aligned);
         if (master) {
-            store_eight(master + place, p, left, is_aligned);
+            store_eight(master + state, p, left, is_aligned);
         } else {
             round_for(params, p, place, PARAMETER, rule);
         }

@@ -1,4 +1,5 @@
-//! AdamW over all tensors at once: parameters, gradients and both moments are four flat arenas of the same layout.
+//! AdamW over all tensors at once: flat arenas of parameters, of their gradients and of both moments. The latter three have one layout,
+//! in which frozen parameters may be missing.
 //!
 //! p <- p (1 - lr wd);  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
 //! p <- p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -21,8 +22,10 @@ use crate::slice::{Slice, SliceMut};
 /// A run of parameters that share their weight decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
-    /// First number of the arena.
+    /// The first of the parameters.
     pub start: usize,
+    /// The first of their gradients and moments.
+    pub state_start: usize,
     /// Numbers.
     pub len: usize,
     /// Weight decay, per unit of learning rate.
@@ -34,11 +37,11 @@ pub struct Segment {
 pub struct Step<'a> {
     /// `[n]`, updated.
     pub params: SliceMut<'a>,
-    /// `[n]`.
+    /// `[m]`.
     pub grads: Slice<'a>,
-    /// `[n]`, updated: the running mean of the gradients.
+    /// `[m]`, updated: the running mean of the gradients.
     pub first_moment: SliceMut<'a>,
-    /// `[n]`, updated: the running mean of their squares.
+    /// `[m]`, updated: the running mean of their squares.
     pub second_moment: SliceMut<'a>,
     /// Which parameters are updated; those outside all segments are frozen.
     pub segments: &'a [Segment],
@@ -78,17 +81,17 @@ impl AdamWStep {
 /// Makes one optimizer step.
 ///
 /// # Errors
-/// [`KernelError::ShapeMismatch`] if the arenas differ in length or a segment reaches past them;
+/// [`KernelError::ShapeMismatch`] if gradients and moments differ in length or a segment reaches past an arena;
 /// [`KernelError::BadArgument`] for `step` 0; [`KernelError::UnsupportedDtype`].
 pub fn step(args: Step<'_>) -> Result<(), KernelError> {
     const OP: &str = "adamw::step";
-    let n = args.params.len();
-    check::length(OP, "grads", args.grads.len(), n)?;
-    check::length(OP, "first_moment", args.first_moment.len(), n)?;
-    check::length(OP, "second_moment", args.second_moment.len(), n)?;
+    let (n, m) = (args.params.len(), args.grads.len());
+    check::length(OP, "first_moment", args.first_moment.len(), m)?;
+    check::length(OP, "second_moment", args.second_moment.len(), m)?;
     check::holds(OP, "step", args.rule.step as f64, args.rule.step > 0, "at least 1")?;
     for segment in args.segments {
         check::at_least(OP, "params", n, segment.start + segment.len)?;
+        check::at_least(OP, "grads", m, segment.state_start + segment.len)?;
     }
     let dtypes = [("params", args.params.dtype()), ("grads", args.grads.dtype())];
     let Step { params, grads, first_moment, second_moment, segments, rule } = args;
@@ -114,9 +117,10 @@ fn update<T: Real>(
 ) {
     let (rate, root) = (T::from_f64(rule.lr / rule.bias1()), T::from_f64(rule.bias2_root()));
     for segment in segments {
-        let range = segment.start..segment.start + segment.len;
-        let state = first[range.clone()].par_chunks_mut(TASK).zip(second[range.clone()].par_chunks_mut(TASK));
-        let values = params[range.clone()].par_chunks_mut(TASK).zip(grads[range].par_chunks(TASK));
+        let of_params = segment.start..segment.start + segment.len;
+        let of_state = segment.state_start..segment.state_start + segment.len;
+        let state = first[of_state.clone()].par_chunks_mut(TASK).zip(second[of_state.clone()].par_chunks_mut(TASK));
+        let values = params[of_params].par_chunks_mut(TASK).zip(grads[of_state].par_chunks(TASK));
         let shrink = T::from_f64(1.0 - rule.lr * segment.weight_decay);
         values.zip(state).for_each(|((p, g), (m, v))| {
             vectorised(

@@ -23,7 +23,7 @@ fn run(steps: u64, segments: &[Segment], start: f64) -> (Vec<f64>, Vec<f64>) {
 
 #[test]
 fn three_steps_follow_the_formula() {
-    let segments = [Segment { start: 0, len: 60_000, weight_decay: 0.1 }];
+    let segments = [Segment { start: 0, state_start: 0, len: 60_000, weight_decay: 0.1 }];
     let (p, _) = run(3, &segments, 2.5);
     for i in [0usize, 1, 6, 33_333, 59_999] {
         let (mut want, mut m, mut v) = (2.5, 0.0, 0.0);
@@ -41,7 +41,7 @@ fn three_steps_follow_the_formula() {
 
 #[test]
 fn it_finds_the_minimum_of_a_parabola() {
-    let segments = [Segment { start: 0, len: 70_000, weight_decay: 0.0 }];
+    let segments = [Segment { start: 0, state_start: 0, len: 70_000, weight_decay: 0.0 }];
     let (p, _) = run(1500, &segments[..1], 3.0);
     assert!((0..7).all(|i| (p[i] - i as f64).abs() < 0.05), "{:?}", &p[..7]);
 }
@@ -55,7 +55,7 @@ fn a_segment_past_the_end_and_step_zero_are_refused() {
             grads: (&g[..]).into(),
             first_moment: (&mut m[..]).into(),
             second_moment: (&mut v[..]).into(),
-            segments: &[Segment { start: 1, len, weight_decay: 0.0 }],
+            segments: &[Segment { start: 1, state_start: 1, len, weight_decay: 0.0 }],
             rule: AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: number, grad_scale: 1.0 },
         })
     };
@@ -64,13 +64,45 @@ fn a_segment_past_the_end_and_step_zero_are_refused() {
 }
 
 #[test]
+fn gradients_and_moments_of_frozen_parameters_may_be_missing() {
+    let run = |segments: &[Segment], grads: &[f64]| {
+        let mut p: Vec<f64> = (0..100).map(f64::from).collect();
+        let (mut m, mut v) = (vec![0.0; grads.len()], vec![0.0; grads.len()]);
+        step(Step {
+            params: (&mut p[..]).into(),
+            grads: grads.into(),
+            first_moment: (&mut m[..]).into(),
+            second_moment: (&mut v[..]).into(),
+            segments,
+            rule: AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: 1, grad_scale: 1.0 },
+        })
+        .unwrap();
+        (p, [m, v])
+    };
+    let grads: Vec<f64> = (0..100).map(|i| f64::from(i).sin()).collect();
+    let [mut all, mut few] = [(); 2].map(|()| {
+        [(10, 20), (50, 7)].map(|(start, len)| Segment { start, state_start: start, len, weight_decay: 0.1 })
+    });
+    (few[0].state_start, few[1].state_start) = (7, 0);
+    all.reverse();
+    let (want, state) = run(&all, &grads);
+    let (got, few_state) = run(&few, &[&grads[50..57], &grads[10..30]].concat());
+    assert_eq!(got, want);
+    for (few, all) in few_state.iter().zip(&state) {
+        assert_eq!(few[..], [&all[50..57], &all[10..30]].concat());
+    }
+}
+
+#[test]
 fn f32_follows_f64_and_threads_do_not_change_a_bit() {
     use crate::tolerance::{FORWARD, assert_follows, floor};
     let n = 40_003;
     let start: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
     let grads: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
-    let segments =
-        [Segment { start: 0, len: 17, weight_decay: 0.1 }, Segment { start: 17, len: n - 20, weight_decay: 0.0 }];
+    let segments = [
+        Segment { start: 0, state_start: 0, len: 17, weight_decay: 0.1 },
+        Segment { start: 17, state_start: 17, len: n - 20, weight_decay: 0.0 },
+    ];
     let on = |threads| {
         let (mut p, mut m, mut v) = (start.clone(), vec![0.1f32; n], vec![0.2f32; n]);
         let args = Step {

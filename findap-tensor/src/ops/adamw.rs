@@ -14,6 +14,8 @@ use crate::tensor::Tensor;
 #[derive(Debug)]
 pub struct Plan {
     segments: Vec<Segment>,
+    /// The same for parameters that lie as their gradients do.
+    of_master: Vec<Segment>,
     placed: Option<(cuda::Tiles, Memory)>,
 }
 
@@ -24,24 +26,27 @@ impl Plan {
     /// [`KernelError::BadArgument`] for a segment on a device that starts at no multiple of 8; [`TensorError::OutOfMemory`],
     /// [`TensorError::Cuda`].
     pub fn new(device: &Device, segments: Vec<Segment>) -> Result<Plan, TensorError> {
-        let Device::Cuda(device) = device else { return Ok(Plan { segments, placed: None }) };
-        if let Some(bad) = segments.iter().find(|segment| !segment.start.is_multiple_of(8)) {
+        let of_master = |segment: &Segment| Segment { start: segment.state_start, ..*segment };
+        let of_master = segments.iter().map(of_master).collect();
+        let Device::Cuda(device) = device else { return Ok(Plan { segments, of_master, placed: None }) };
+        let mut starts = segments.iter().flat_map(|segment| [segment.start, segment.state_start]);
+        if let Some(bad) = starts.find(|start| !start.is_multiple_of(8)) {
             let (op, arg, want) = ("adamw::step", "segments", "a multiple of 8 on CUDA");
-            return Err(KernelError::BadArgument { op, arg, got: bad.start as f64, want }.into());
+            return Err(KernelError::BadArgument { op, arg, got: bad as f64, want }.into());
         }
         let tiles = cuda::tiles(&segments);
         let mut memory = device.allocate("the optimizer's tiles", tiles.bytes.len())?;
         memory.write(0, &tiles.bytes)?;
-        Ok(Plan { segments, placed: Some((tiles, memory)) })
+        Ok(Plan { segments, of_master, placed: Some((tiles, memory)) })
     }
 }
 
-/// The arguments of [`step`]; tensors of one length.
+/// The arguments of [`step`]; all tensors but the parameters have one length.
 #[derive(Debug)]
 pub struct Step<'a> {
     /// Updated.
     pub params: &'a mut Tensor,
-    /// Parameters at full precision of which `params` are the rounding, for bf16.
+    /// The trained parameters at full precision, of which those in `params` are the rounding, for bf16.
     pub master: Option<&'a mut Tensor>,
     /// The gradients.
     pub grads: &'a Tensor,
@@ -76,27 +81,8 @@ pub struct Clip<'a> {
 /// As [`adamw::step`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn step(args: Step<'_>) -> Result<(), TensorError> {
     let Step { params, master, grads, first_moment, second_moment, plan, clip, mut rule, stochastic_seed } = args;
-    let is_on_host = params.all().cuda().is_none();
-    let master = match master {
-        Some(master) if is_on_host => {
-            let exact = &mut *master;
-            step(Step {
-                params: exact,
-                master: None,
-                grads,
-                first_moment,
-                second_moment,
-                plan,
-                clip,
-                rule,
-                stochastic_seed,
-            })?;
-            return reduce::cast(params, master);
-        }
-        other => other,
-    };
-    let params = params.all_mut();
-    if let Some(device) = params.cuda() {
+    if let Some(device) = params.all().cuda().cloned() {
+        let (device, params) = (&device, params.all_mut());
         let Some((tiles, memory)) = plan.placed.as_ref().filter(|(_, memory)| memory.cuda().is(device)) else {
             return Err(device.is_missing());
         };
@@ -125,14 +111,18 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
         }
         rule.grad_scale *= (max_norm / (rule.grad_scale * sums.norm() + 1e-6)).min(1.0);
     }
-    Ok(adamw::step(adamw::Step {
-        params: params.host()?,
-        grads: grads.all().host()?,
-        first_moment: first_moment.all_mut().host()?,
-        second_moment: second_moment.all_mut().host()?,
-        segments: &plan.segments,
-        rule,
-    })?)
+    let grads = grads.all().host()?;
+    let (first_moment, second_moment) = (first_moment.all_mut().host()?, second_moment.all_mut().host()?);
+    let Some(master) = master else {
+        let (params, segments) = (params.all_mut().host()?, &plan.segments);
+        return Ok(adamw::step(adamw::Step { params, grads, first_moment, second_moment, segments, rule })?);
+    };
+    let (exact, segments) = (master.all_mut().host()?, &plan.of_master);
+    adamw::step(adamw::Step { params: exact, grads, first_moment, second_moment, segments, rule })?;
+    for Segment { start, state_start, len, .. } in &plan.segments {
+        reduce::cast_part(params, *start, master, *state_start, *len)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,7 +138,8 @@ mod tests {
             tensor.slice_mut().copy_from_f64(&values);
             tensor
         };
-        let plan = Plan::new(&Device::Cpu, vec![Segment { start: 0, len: 40, weight_decay: 0.1 }]).unwrap();
+        let plan =
+            Plan::new(&Device::Cpu, vec![Segment { start: 0, state_start: 0, len: 40, weight_decay: 0.1 }]).unwrap();
         let run = |params: &mut Tensor, mut master: Option<&mut Tensor>| {
             let (mut first, mut second) = (Tensor::zeros(Dtype::F32, 1, 50), Tensor::zeros(Dtype::F32, 1, 50));
             for number in 1..=3 {

@@ -24,7 +24,19 @@ pub fn clear(x: &mut Tensor) -> Result<(), TensorError> {
 /// # Errors
 /// As [`reduce::cast`] and [`cuda::cast`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
 pub fn cast(out: &mut Tensor, x: &Tensor) -> Result<(), TensorError> {
-    let (out, x) = (out.all_mut(), x.all());
+    let len = out.len();
+    cast_part(out, 0, x, 0, len.max(x.len()))
+}
+
+/// [`cast`] of `len` numbers of `x` from `x_start` on, to those of `out` from `start` on.
+///
+/// # Errors
+/// As [`cast`].
+///
+/// # Panics
+/// If there are fewer numbers.
+pub fn cast_part(out: &mut Tensor, start: usize, x: &Tensor, x_start: usize, len: usize) -> Result<(), TensorError> {
+    let (out, x) = (out.part_mut(start, 1, len), x.part(x_start, 1, len));
     if let Some(device) = out.cuda() {
         return device.run(&[cuda::cast(&out.on(device)?, &x.on(device)?, cuda::Rounding::Nearest)?]);
     }
