@@ -60,7 +60,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let planned_bytes: usize = step_memory(device.kind(), &model.config, options).iter().map(|(_, bytes)| bytes).sum();
     let mut session = Session::on(&device, &model.config, options)?;
     let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
-    let mut optimizer = AdamW::new(&model.params, AdamWOptions::default(), state)?;
+    let mut optimizer = AdamW::new(&model.params, gradients.spec(), AdamWOptions::default(), state)?;
     let mut stats = StepStats::new(&device)?;
 
     let mut batch = Batch::new();

@@ -7,9 +7,12 @@
 //! on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a function of place,
 //! step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
 
+use std::sync::Arc;
+
+use findap_tensor::arena::Entry;
 use findap_tensor::ops::adamw::{self, AdamWStep, Clip, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Dtype, StepStats, TensorError};
+use findap_tensor::{Arena, ArenaSpec, Dtype, StepStats, TensorError};
 
 /// In which format training keeps what it adds up over steps: gradients, moments, and the weights themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,25 +74,33 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for `params`, on their device; decay on matrices only. A `state` that does not go with the format and the device of
+    /// Zero moments for those of `params` that are `trained` (the spec of their gradients), on their device; decay on matrices only. A `state` that does not go with the format and the device of
     /// `params` is refused by the first step.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
-    pub fn new(params: &Arena, options: AdamWOptions, state: StateFormat) -> Result<Self, TensorError> {
+    pub fn new(
+        params: &Arena,
+        trained: &Arc<ArenaSpec>,
+        options: AdamWOptions,
+        state: StateFormat,
+    ) -> Result<Self, TensorError> {
         let device = params.device();
         let dtype = state.dtype(params.dtype());
         let has_master = dtype != params.dtype();
-        let zeros = |purpose| Arena::zeros_on(&device, purpose, params.spec().clone(), dtype);
-        let segment = |entry: &findap_tensor::arena::Entry| Segment {
-            start: entry.start,
+        let zeros = |purpose| Arena::zeros_on(&device, purpose, Arc::clone(trained), dtype);
+        let segment = |entry: &Entry| Segment {
+            start: params.spec().find(&entry.name).expect("invariant: what is trained is a parameter").start,
             state_start: entry.start,
             len: entry.range().len(),
             weight_decay: if entry.is_vector { 0.0 } else { options.weight_decay },
         };
+        let segments: Vec<Segment> = trained.entries().iter().map(segment).collect();
         let mut master = has_master.then(|| zeros("weights in f32")).transpose()?;
         if let Some(master) = &mut master {
-            reduce::cast(master.tensor_mut(), params.tensor())?;
+            for Segment { start, state_start, len, .. } in &segments {
+                reduce::cast_part(master.tensor_mut(), *state_start, params.tensor(), *start, *len)?;
+            }
         }
         Ok(Self {
             first_moment: zeros("optimizer moments")?,
@@ -99,7 +110,7 @@ impl AdamW {
                 StateFormat::Full => None,
                 StateFormat::Bf16 { seed } => Some(seed),
             },
-            plan: Plan::new(&device, params.spec().entries().iter().map(segment).collect())?,
+            plan: Plan::new(&device, segments)?,
             options,
         })
     }

@@ -68,7 +68,8 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0 };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
-    let mut optimizer = AdamW::new(&model.params, AdamWOptions::default(), StateFormat::Full).expect("memory");
+    let mut optimizer =
+        AdamW::new(&model.params, gradients.spec(), AdamWOptions::default(), StateFormat::Full).expect("memory");
     let mut stats = StepStats::new(&Device::Cpu).expect("memory");
     let mut weights = Vec::with_capacity(n);
     let mut counts = Vec::with_capacity(8);

@@ -180,7 +180,7 @@ impl<'a> Trainer<'a> {
         )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
         let grads = model.zero_gradients_in(gradients)?;
-        let optimizer = AdamW::new(&model.params, job.options.adamw, job.options.state)?;
+        let optimizer = AdamW::new(&model.params, grads.spec(), job.options.adamw, job.options.state)?;
         let checkpoint_bytes = optimizer.checkpoint_bytes(&model.params) as u64;
         // The kept ones, the one being written, the best weights twice, the model.
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
