@@ -138,7 +138,7 @@ pub(crate) struct Row {
     /// How many layers can keep theirs; 0 for a buffer that the model or the session does not need.
     pub(crate) slots: usize,
     /// The layers that have a backward pass: those before share the first slot.
-    trained: (usize, usize),
+    pub(super) trained: (usize, usize),
 }
 
 impl Row {

@@ -4,8 +4,10 @@ use findap_tensor::{Arena, Dtype};
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::error::ModelError;
 use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions, Tokens};
+use crate::trainable::Trainable;
 
 const IGNORE: u32 = u32::MAX;
 
@@ -142,4 +144,48 @@ fn gradients_add_up_over_calls() {
     let once = gradients(&model, Recompute::None, true).flat().to_f64_vec();
     let twice = grads.flat().to_f64_vec();
     assert!(once.iter().zip(&twice).all(|(a, b)| (2.0 * a - b).abs() <= 1e-12 * (1.0 + a.abs())));
+}
+
+#[test]
+fn what_is_frozen_has_no_gradient_and_the_rest_the_same() {
+    let by_name = |patterns: &[&str]| Trainable::Names(patterns.iter().map(|&pattern| pattern.into()).collect());
+    let selections = [
+        (Trainable::LastBlocks(1), 1),
+        (Trainable::LastBlocks(2), 0),
+        (by_name(&["*.mlp.*"]), 0),
+        (by_name(&["*layers.1.self_attn.v_proj.*", "*layers.1.input_layernorm.weight"]), 1),
+        (by_name(&["model.norm.weight"]), 2),
+        (by_name(&["model.embed_tokens.weight"]), 0),
+    ];
+    for variant in variants() {
+        let mut model = model(&variant);
+        let whole = gradients(&model, Recompute::None, false);
+        for (selection, frozen_blocks) in &selections {
+            model.train_only(selection).unwrap();
+            // a tied table is part of no last block
+            let what = format!("{variant}, {selection:?}");
+            assert_eq!(model.frozen_blocks(), *frozen_blocks, "{what}");
+            for recompute in Recompute::ALL {
+                let few = gradients(&model, recompute, recompute == Recompute::Mlp);
+                assert!(few.spec().len() < whole.spec().len());
+                for entry in few.spec().entries() {
+                    let want = whole.flat().sub(whole.spec().find(&entry.name).unwrap().range()).to_f64_vec();
+                    assert_eq!(few.flat().sub(entry.range()).to_f64_vec(), want, "{what}: {}", entry.name);
+                }
+            }
+        }
+        let refused = model.train_only(&by_name(&["*.lora_a.*"])).unwrap_err().to_string();
+        assert!(refused.contains("lora_a"), "{refused}");
+    }
+}
+
+#[test]
+fn gradients_of_other_parameters_are_refused() {
+    let mut model = model(&json!({}));
+    let mut all = model.zero_gradients().unwrap();
+    model.train_only(&Trainable::LastBlocks(1)).unwrap();
+    let (batch, mut session) = (batch(), session(&model, Recompute::None));
+    let pass = session.forward(&model, batch.tokens()).unwrap();
+    let refused = pass.backward(&batch.targets, &batch.weights, &mut all).unwrap_err();
+    assert!(matches!(refused, ModelError::Gradients { .. }), "{refused}");
 }
