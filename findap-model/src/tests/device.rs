@@ -6,43 +6,29 @@
 
 use std::path::PathBuf;
 
+use findap_data::{Batch, IGNORE};
 #[cfg(feature = "emulator")]
 use findap_tensor::EmulatorOptions;
 use findap_tensor::{Arena, Device, Dtype, StepStats};
 
-use super::{FAMILIES, plain};
+use super::{FAMILIES, WeightedBatch, plain};
 use crate::checkpoint::SaveOptions;
 use crate::config::Config;
 use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions, Tokens, memory_bytes};
 
-const IGNORE: u32 = u32::MAX;
-
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) ids: Vec<u32>,
-    pub(super) positions: Vec<u32>,
-    pub(super) cu_seqlens: Vec<u32>,
-    pub(super) targets: Vec<u32>,
-    pub(super) weights: Vec<f64>,
-}
-
-impl Batch {
-    /// Three documents and an empty one; some tokens bear no loss.
-    fn new(vocab: u32) -> Batch {
-        let lengths = [19, 0, 7, 14];
-        let ids: Vec<u32> = (0..40).map(|t| (7 + t * 31) % vocab).collect();
-        let positions = lengths.iter().flat_map(|&length| 0..length).collect();
-        let cu_seqlens = vec![0, 19, 19, 26, 40];
-        let bears_loss = |t: usize| !cu_seqlens.contains(&(t as u32 + 1)) && t % 5 != 2;
-        let targets: Vec<u32> = (0..40).map(|t| if bears_loss(t) { ids[t + 1] } else { IGNORE }).collect();
-        let weights = (0..40).map(|t| if bears_loss(t) { -0.03 - 0.001 * t as f64 } else { 0.0 }).collect();
-        Batch { ids, positions, cu_seqlens, targets, weights }
+/// Three documents and an empty one; some tokens bear no loss.
+fn batch(vocab: u32) -> WeightedBatch {
+    let ids: Vec<u32> = (0..40).map(|t| (7 + t * 31) % vocab).collect();
+    let mask: Vec<bool> = (0..40).map(|t| t % 5 != 3).collect();
+    let mut documents = Batch::new();
+    for range in [0..19, 19..26, 26..40] {
+        documents.push_document(&ids[range.clone()], &mask[range]);
     }
-
-    pub(super) fn tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, positions: &self.positions, cu_seqlens: &self.cu_seqlens }
-    }
+    documents.cu_seqlens.insert(1, 19);
+    let weight = |(t, target): (usize, &u32)| if *target == IGNORE { 0.0 } else { -0.03 - 0.001 * t as f64 };
+    let weights = documents.targets.iter().enumerate().map(weight).collect();
+    WeightedBatch { documents, weights }
 }
 
 pub(super) fn golden(model: &str) -> PathBuf {
@@ -80,11 +66,11 @@ pub(super) fn results(logp: &[f64], grads: &Arena) -> Results {
     [("logp".to_owned(), logp.to_vec())].into_iter().chain(gradients).collect()
 }
 
-pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
+pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &WeightedBatch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
     let pass = session.forward(model, batch.tokens()).unwrap();
-    let log_probs = pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
+    let log_probs = pass.backward(&batch.documents.targets, &batch.weights, &mut grads).unwrap();
     let mut stats = StepStats::new(&model.params.device()).unwrap();
     stats.begin().unwrap();
     log_probs.add_loss(&mut stats, 0.5).unwrap();
@@ -96,10 +82,10 @@ pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &Batch) -> Resu
 }
 
 /// As an objective does whose weights depend on the log-probabilities.
-fn in_two(model: &Llama, recompute: Recompute, batch: &Batch) -> Results {
+fn in_two(model: &Llama, recompute: Recompute, batch: &WeightedBatch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
-    let mut scored = session.forward(model, batch.tokens()).unwrap().score(&batch.targets).unwrap();
+    let mut scored = session.forward(model, batch.tokens()).unwrap().score(&batch.documents.targets).unwrap();
     let logp = scored.log_probs().read().unwrap().to_vec();
     scored.backward(Some(&batch.weights), &mut grads).unwrap();
     results(&logp, &grads)
@@ -135,7 +121,7 @@ pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, tru
 fn f32_passes_follow_the_cpu() {
     for name in ["tiny", "tiny_tied_bf16_sharded"].into_iter().chain(FAMILIES) {
         let on_cpu = Llama::load(&golden(name), Dtype::F32).unwrap();
-        let batch = Batch::new(2048);
+        let batch = batch(2048);
         let truth = in_one(&Llama::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
         let yardstick = in_one(&on_cpu, Recompute::None, &batch);
         for device in devices() {
@@ -152,12 +138,12 @@ fn f32_passes_follow_the_cpu() {
 
 /// All gradients after so many passes over one batch, in f32 or bf16.
 fn gradients_after(passes: u32, model: &Llama, dtype: Dtype) -> Vec<f64> {
-    let batch = Batch::new(model.config.vocab_size as u32);
+    let batch = batch(model.config.vocab_size as u32);
     let mut grads = model.zero_gradients_in(dtype).unwrap();
     let mut session = session(model, Recompute::Block, dtype);
     for _ in 0..passes {
         let pass = session.forward(model, batch.tokens()).unwrap();
-        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
+        pass.backward(&batch.documents.targets, &batch.weights, &mut grads).unwrap();
     }
     grads.tensor().to_host().unwrap().slice().to_f64_vec()
 }
@@ -239,10 +225,10 @@ fn a_session_refuses_what_a_device_could_not() {
     for device in devices() {
         let model = Llama::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
         let mut session = session(&model, Recompute::None, Dtype::F32);
-        let batch = Batch::new(2048);
+        let batch = batch(2048);
         let refused =
             |tokens: Tokens<'_>, session: &mut Session| session.forward(&model, tokens).unwrap_err().to_string();
-        let ids: Vec<u32> = batch.ids.iter().map(|id| id + 2040).collect();
+        let ids: Vec<u32> = batch.documents.tokens.iter().map(|id| id + 2040).collect();
         assert!(refused(Tokens { ids: &ids, ..batch.tokens() }, &mut session).contains("ids["));
         assert!(
             refused(Tokens { cu_seqlens: &[0, 30, 20, 40], ..batch.tokens() }, &mut session).contains("cu_seqlens[2]")
@@ -265,7 +251,7 @@ pub(super) fn converted(model: &Llama, dtype: Dtype) -> Llama {
 }
 
 fn assert_bf16_follows(what: &str, weights: &Llama) {
-    let batch = Batch::new(weights.config.vocab_size as u32);
+    let batch = batch(weights.config.vocab_size as u32);
     let truth = in_one(&converted(weights, Dtype::F64), Recompute::None, &batch);
     let yardstick = plain::passes(&converted(weights, Dtype::F32), &batch);
     for device in devices().into_iter().chain([Device::Cpu]) {
@@ -288,7 +274,7 @@ fn bf16_passes_follow_the_truth() {
 /// since both enter every product alike.
 #[test]
 fn bf16_log_probabilities_are_off_as_weights_in_bf16_make_them() {
-    let batch = Batch::new(2048);
+    let batch = batch(2048);
     let logp = |model: &Llama| in_one(model, Recompute::None, &batch)[..1].to_vec();
     let rounded = Llama::load(&golden("tiny"), Dtype::Bf16).unwrap();
     let truth = logp(&Llama::load(&golden("tiny"), Dtype::F64).unwrap());
@@ -320,7 +306,7 @@ fn bf16_passes_with_wide_heads_follow_the_truth() {
 #[test]
 fn a_device_with_little_shared_memory_gives_the_same_numbers() {
     let weights = wide_heads(128);
-    let batch = Batch::new(203);
+    let batch = batch(203);
     let [small, large] = [99, 163].map(|kib| {
         let device = Device::emulated_with_shared_bytes(EmulatorOptions::ALL[2], kib * 1024);
         in_one(&weights.copy_to(&device).unwrap(), Recompute::None, &batch)

@@ -1,16 +1,16 @@
 //! Generation and scoring on a device: on the emulator, and on the first GPU where there is one.
 
+use findap_data::{Batch, IGNORE};
 use findap_tensor::Dtype;
 use findap_tensor::ops::sample::Sampling;
 
-use super::device::{Batch, assert_follows, converted, devices, golden, in_one, wide_heads};
+use super::WeightedBatch;
+use super::device::{assert_follows, converted, devices, golden, in_one, wide_heads};
 use super::plain;
 use crate::generate::{GenerateRequest, Generated, Generator};
 use crate::llama::Llama;
 use crate::session::Recompute;
 use crate::text::TextModel;
-
-const IGNORE: u32 = u32::MAX;
 
 /// Prompts and continuations of several lengths.
 fn requests(vocab: u32, lengths: &[(u32, usize)], sampling: Sampling) -> Vec<GenerateRequest> {
@@ -26,24 +26,20 @@ fn generate(model: &Llama, slots: usize, requests: &[GenerateRequest]) -> Vec<Ge
 }
 
 /// The log-probability of each new token, when prompt and continuation are read as a document.
-fn batch(requests: &[GenerateRequest], made: &[Generated]) -> Batch {
-    let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+fn batch(requests: &[GenerateRequest], made: &[Generated]) -> WeightedBatch {
+    let mut documents = Batch::new();
     for (request, made) in requests.iter().zip(made) {
         let document: Vec<u32> = request.prompt.iter().chain(&made.ids).copied().collect();
-        let is_new = |t: usize| t + 1 >= request.prompt.len() && t + 1 < document.len();
-        batch.targets.extend((0..document.len()).map(|t| if is_new(t) { document[t + 1] } else { IGNORE }));
-        batch.positions.extend(0..document.len() as u32);
-        batch.ids.extend(&document);
-        batch.cu_seqlens.push(batch.ids.len() as u32);
+        let is_new: Vec<bool> = (0..document.len()).map(|t| t >= request.prompt.len()).collect();
+        documents.push_document(&document, &is_new);
     }
-    batch.weights = vec![0.0; batch.ids.len()];
-    batch
+    WeightedBatch { weights: vec![0.0; documents.num_tokens()], documents }
 }
 
 /// The entry of the log-probabilities that were asked for.
-fn of_targets(results: Vec<(String, Vec<f64>)>, batch: &Batch) -> Vec<(String, Vec<f64>)> {
+fn of_targets(results: Vec<(String, Vec<f64>)>, batch: &WeightedBatch) -> Vec<(String, Vec<f64>)> {
     let (name, logp) = results.into_iter().next().unwrap();
-    let asked = logp.into_iter().zip(&batch.targets).filter(|(_, target)| **target != IGNORE);
+    let asked = logp.into_iter().zip(&batch.documents.targets).filter(|(_, target)| **target != IGNORE);
     vec![(name, asked.map(|(logp, _)| logp).collect())]
 }
 

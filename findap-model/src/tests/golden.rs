@@ -1,5 +1,6 @@
 //! The numbers of transformers, peft and trl on a tiny model.
 
+use findap_data::Batch;
 use findap_tensor::ops::sample::Sampling;
 use findap_tensor::{Arena, Dtype};
 use safetensors::SafeTensors;
@@ -9,9 +10,7 @@ use super::{FAMILIES, golden};
 use crate::checkpoint::SaveOptions;
 use crate::generate::{GenerateRequest, Generator, StopReason};
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens};
-
-const IGNORE: u32 = u32::MAX;
+use crate::session::{Recompute, Session, SessionOptions};
 
 fn json(path: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
@@ -39,16 +38,10 @@ fn session(model: &Llama, dtype: Dtype, max_tokens: usize, gradients: Option<Dty
 
 /// Log-probability of every token of packed documents given the earlier ones, 0 at each document's first.
 fn token_logps(model: &Llama, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> {
-    let ids = documents.concat();
-    let (mut positions, mut cu_seqlens, mut targets) = (Vec::new(), vec![0], Vec::new());
-    for document in documents {
-        positions.extend(0..document.len() as u32);
-        targets.extend(document[1..].iter().copied().chain([IGNORE]));
-        cu_seqlens.push(positions.len() as u32);
-    }
-    let mut session = session(model, dtype, ids.len(), None);
-    let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
-    let logp = session.forward(model, tokens).unwrap().score(&targets).unwrap().into_logp().unwrap();
+    let mut batch = Batch::new();
+    documents.iter().for_each(|document| batch.push_unmasked(document));
+    let mut session = session(model, dtype, batch.num_tokens(), None);
+    let logp = session.forward(model, (&batch).into()).unwrap().score(&batch.targets).unwrap().into_logp().unwrap();
     [&[0.0], &logp[..logp.len() - 1]].concat()
 }
 
@@ -129,18 +122,14 @@ fn first_step(model: &Llama, train: &Value) -> (f64, Arena) {
     let mut session = session(model, Dtype::F32, 512, Some(Dtype::F32));
     let mut loss = 0.0;
     for row in rows {
-        let (mut tokens, mut positions, mut cu_seqlens, mut targets) = (Vec::new(), Vec::new(), vec![0], Vec::new());
+        let mut batch = Batch::new();
         for d in documents(row) {
-            let (ids, mask) = (ids(&d["ids"]), mask(&d));
-            positions.extend(0..ids.len() as u32);
-            targets.extend((1..ids.len()).map(|t| if mask[t] == 1 { ids[t] } else { IGNORE }).chain([IGNORE]));
-            tokens.extend(ids);
-            cu_seqlens.push(tokens.len() as u32);
+            let is_target: Vec<bool> = mask(&d).into_iter().map(|flag| flag == 1).collect();
+            batch.push_document(&ids(&d["ids"]), &is_target);
         }
-        let weights = vec![-1.0 / f64::from(total); tokens.len()];
-        let tokens = Tokens { ids: &tokens, positions: &positions, cu_seqlens: &cu_seqlens };
-        let pass = session.forward(model, tokens).unwrap();
-        let logp = pass.backward(&targets, &weights, &mut grads).unwrap().read().unwrap();
+        let weights = vec![-1.0 / f64::from(total); batch.num_tokens()];
+        let pass = session.forward(model, (&batch).into()).unwrap();
+        let logp = pass.backward(&batch.targets, &weights, &mut grads).unwrap().read().unwrap();
         loss -= logp.iter().sum::<f64>() / f64::from(total);
     }
     (loss, grads)

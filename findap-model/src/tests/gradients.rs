@@ -1,15 +1,15 @@
 //! The whole model against central differences in f64.
 
+use findap_data::Batch;
 use findap_tensor::{Arena, Dtype};
 use serde_json::{Value, json};
 
+use super::WeightedBatch;
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::llama::Llama;
-use crate::session::{Recompute, Session, SessionOptions, Tokens};
+use crate::session::{Recompute, Session, SessionOptions};
 use crate::trainable::Trainable;
-
-const IGNORE: u32 = u32::MAX;
 
 /// The keys in which configurations differ: tied tables, and every option of every family.
 fn variants() -> Vec<Value> {
@@ -43,28 +43,14 @@ fn model(variant: &Value) -> Llama {
     model
 }
 
-struct Batch {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    cu_seqlens: Vec<u32>,
-    targets: Vec<u32>,
-    weights: Vec<f64>,
-}
-
-/// Three packed documents, one of them a single token.
-fn batch() -> Batch {
-    let cu_seqlens = vec![0, 7, 8, 13];
+/// Three packed documents, one of them a single token; two tokens bear no loss.
+fn batch() -> WeightedBatch {
     let ids: Vec<u32> = (0..13).map(|t| t * 11 % 37).collect();
-    let positions = (0..7).chain(0..1).chain(0..5).collect();
-    let targets = (0..13).map(|t| if [2, 6, 7, 12].contains(&t) { IGNORE } else { (t * 5 + 3) % 37 }).collect();
-    let weights = (0..13).map(|t| f64::from(t) * 0.1 - 0.55).collect();
-    Batch { ids, positions, cu_seqlens, targets, weights }
-}
-
-impl Batch {
-    fn tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, positions: &self.positions, cu_seqlens: &self.cu_seqlens }
-    }
+    let mut documents = Batch::new();
+    documents.push_document(&ids[..7], &[false, true, true, false, true, true, true]);
+    documents.push_unmasked(&ids[7..8]);
+    documents.push_unmasked(&ids[8..]);
+    WeightedBatch { documents, weights: (0..13).map(|t| f64::from(t) * 0.1 - 0.55).collect() }
 }
 
 fn session(model: &Llama, recompute: Recompute) -> Session {
@@ -79,8 +65,8 @@ fn session(model: &Llama, recompute: Recompute) -> Session {
     Session::new(&model.config, options)
 }
 
-fn loss(model: &Llama, session: &mut Session, batch: &Batch) -> f64 {
-    let scored = session.forward(model, batch.tokens()).unwrap().score(&batch.targets).unwrap();
+fn loss(model: &Llama, session: &mut Session, batch: &WeightedBatch) -> f64 {
+    let scored = session.forward(model, batch.tokens()).unwrap().score(&batch.documents.targets).unwrap();
     scored.into_logp().unwrap().iter().zip(&batch.weights).map(|(l, w)| l * w).sum()
 }
 
@@ -88,9 +74,9 @@ fn gradients(model: &Llama, recompute: Recompute, fused: bool) -> Arena {
     let (batch, mut session, mut grads) = (batch(), session(model, recompute), model.zero_gradients().unwrap());
     let pass = session.forward(model, batch.tokens()).unwrap();
     if fused {
-        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
+        pass.backward(&batch.documents.targets, &batch.weights, &mut grads).unwrap();
     } else {
-        pass.score(&batch.targets).unwrap().backward(Some(&batch.weights), &mut grads).unwrap();
+        pass.score(&batch.documents.targets).unwrap().backward(Some(&batch.weights), &mut grads).unwrap();
     }
     grads
 }
@@ -139,7 +125,7 @@ fn gradients_add_up_over_calls() {
     let (batch, mut session, mut grads) = (batch(), session(&model, Recompute::None), model.zero_gradients().unwrap());
     for _ in 0..2 {
         let pass = session.forward(&model, batch.tokens()).unwrap();
-        pass.backward(&batch.targets, &batch.weights, &mut grads).unwrap();
+        pass.backward(&batch.documents.targets, &batch.weights, &mut grads).unwrap();
     }
     let once = gradients(&model, Recompute::None, true).flat().to_f64_vec();
     let twice = grads.flat().to_f64_vec();
@@ -186,6 +172,6 @@ fn gradients_of_other_parameters_are_refused() {
     model.train_only(&Trainable::LastBlocks(1)).unwrap();
     let (batch, mut session) = (batch(), session(&model, Recompute::None));
     let pass = session.forward(&model, batch.tokens()).unwrap();
-    let refused = pass.backward(&batch.targets, &batch.weights, &mut all).unwrap_err();
+    let refused = pass.backward(&batch.documents.targets, &batch.weights, &mut all).unwrap_err();
     assert!(matches!(refused, ModelError::Gradients { .. }), "{refused}");
 }

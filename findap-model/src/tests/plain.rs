@@ -7,10 +7,11 @@ use findap_tensor::ops::{bias, embedding, linear, rms_norm, rope, swiglu};
 use findap_tensor::{Arena, Device, Documents, Dtype, SliceMut, Tensor, Write};
 use half::bf16;
 
-use super::device::{Batch, Results, results};
+use super::WeightedBatch;
+use super::device::{Results, results};
 use crate::linear::Linear;
 use crate::llama::Llama;
-use crate::session::rope_tables;
+use crate::session::{Tokens, rope_tables};
 
 fn tensor(rows: usize, columns: usize) -> Tensor {
     Tensor::zeros(Dtype::F32, rows, columns)
@@ -60,11 +61,12 @@ struct Kept {
 }
 
 /// What a session computes from these weights, which bf16 has.
-pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
+pub(super) fn passes(model: &Llama, batch: &WeightedBatch) -> Results {
     let (config, layout, params) = (&model.config, &model.layout, &model.params);
-    let (n, d, f) = (batch.ids.len(), config.hidden_size, config.intermediate_size);
+    let (n, d, f) = (batch.documents.num_tokens(), config.hidden_size, config.intermediate_size);
     let (q_width, kv_width, e) = (config.q_width(), config.kv_width(), config.head_dim);
-    let documents = &Documents::on_host(&batch.ids, &batch.positions, &batch.cu_seqlens);
+    let Tokens { ids, positions, cu_seqlens } = batch.tokens();
+    let documents = &Documents::on_host(ids, positions, cu_seqlens);
     let [cos, sin] = rope_tables(&Device::Cpu, config, Dtype::F32, 32).unwrap();
     let tables = Tables { cos: cos.all(), sin: sin.all() };
     let heads = |l: usize| Heads {
@@ -205,10 +207,10 @@ pub(super) fn passes(model: &Llama, batch: &Batch) -> Results {
 }
 
 /// Log-probabilities of the targets; logits become the gradients of the loss.
-fn softmax_gradient(logits: &mut Tensor, batch: &Batch) -> Vec<f64> {
+fn softmax_gradient(logits: &mut Tensor, batch: &WeightedBatch) -> Vec<f64> {
     let v = logits.columns();
     let SliceMut::F32(numbers) = logits.slice_mut() else { unreachable!("made as f32") };
-    let rows = numbers.chunks_exact_mut(v).zip(batch.targets.iter().zip(&batch.weights));
+    let rows = numbers.chunks_exact_mut(v).zip(batch.documents.targets.iter().zip(&batch.weights));
     rows.map(|(row, (&target, &weight))| {
         let Some(logit) = row.get(target as usize).copied() else {
             row.fill(0.0);

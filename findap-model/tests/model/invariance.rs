@@ -1,40 +1,13 @@
 //! What must not matter does not: other documents, the future, where weights are kept; and preferences agree with an
 //! independent implementation.
 
+use findap_data::Batch;
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Arena, DeviceKind, Llama, Recompute, Scored, Session, Tokens};
+use findap_model::{Arena, DeviceKind, Llama, Recompute, Scored, Session};
 use findap_tensor::Dtype;
-use findap_tensor::ops::cross_entropy::IGNORE;
 use serde_json::Value;
 
 use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
-
-/// Documents laid end to end, as the model takes them.
-#[derive(Default)]
-struct Packed {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    cu_seqlens: Vec<u32>,
-    /// The next token of the same document.
-    targets: Vec<u32>,
-}
-
-impl Packed {
-    fn new(documents: &[Vec<u32>]) -> Packed {
-        let mut packed = Packed { cu_seqlens: vec![0], ..Packed::default() };
-        for document in documents {
-            packed.ids.extend(document);
-            packed.positions.extend(0..document.len() as u32);
-            packed.targets.extend(document[1..].iter().copied().chain([IGNORE]));
-            packed.cu_seqlens.push(packed.ids.len() as u32);
-        }
-        packed
-    }
-
-    fn tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, positions: &self.positions, cu_seqlens: &self.cu_seqlens }
-    }
-}
 
 /// A model and a session in one activation dtype.
 struct Scorer {
@@ -66,9 +39,10 @@ impl Scorer {
 
     /// Log-probability of the next token at each position; 0 at the last of a document.
     fn logp(&mut self, documents: &[Vec<u32>]) -> Vec<f64> {
-        let packed = Packed::new(documents);
-        let pass = self.session.forward(&self.model, packed.tokens()).expect("forward");
-        pass.score(&packed.targets).and_then(Scored::into_logp).expect("logp").to_vec()
+        let mut batch = Batch::new();
+        documents.iter().for_each(|document| batch.push_unmasked(document));
+        let pass = self.session.forward(&self.model, (&batch).into()).expect("forward");
+        pass.score(&batch.targets).and_then(Scored::into_logp).expect("logp").to_vec()
     }
 }
 
@@ -156,16 +130,16 @@ fn preference_log_probabilities_and_gradients_agree() {
         report["pairs"].as_array().unwrap().iter().map(|pair| pair["chosen_tokens"].as_f64().unwrap()).sum();
     for (pair, expected) in pairs.as_array().unwrap().iter().zip(report["pairs"].as_array().unwrap()) {
         let prompt = ids(&pair["prompt_ids"]);
-        let documents: Vec<Vec<u32>> =
-            ["chosen_ids", "rejected_ids"].iter().map(|key| [prompt.clone(), ids(&pair[*key])].concat()).collect();
-        let mut packed = Packed::new(&documents);
-        let border = documents[0].len();
-        for start in [0, border] {
-            packed.targets[start..start + prompt.len() - 1].fill(IGNORE);
+        let mut batch = Batch::new();
+        for key in ["chosen_ids", "rejected_ids"] {
+            let document = [prompt.clone(), ids(&pair[key])].concat();
+            let is_answer: Vec<bool> = (0..document.len()).map(|t| t >= prompt.len()).collect();
+            batch.push_document(&document, &is_answer);
         }
+        let border = batch.document(0).end;
         let sums = |scorer: &mut Scorer| {
-            let pass = scorer.session.forward(&scorer.model, packed.tokens()).unwrap();
-            let logp = pass.score(&packed.targets).unwrap().into_logp().unwrap();
+            let pass = scorer.session.forward(&scorer.model, (&batch).into()).unwrap();
+            let logp = pass.score(&batch.targets).unwrap().into_logp().unwrap();
             [logp[..border].iter().sum::<f64>(), logp[border..].iter().sum::<f64>()]
         };
         let (by_reference, by_policy) = (sums(&mut reference), sums(&mut policy));
@@ -182,9 +156,9 @@ fn preference_log_probabilities_and_gradients_agree() {
         let margin = beta * (by_policy[0] - by_reference[0] - by_policy[1] + by_reference[1]);
         let pull = -beta / (1.0 + margin.exp()) / num_pairs;
         let weights: Vec<f64> =
-            (0..packed.ids.len()).map(|t| if t < border { pull - 1.0 / chosen_tokens } else { -pull }).collect();
-        let pass = policy.session.forward(&policy.model, packed.tokens()).unwrap();
-        pass.score(&packed.targets).unwrap().backward(Some(&weights), &mut gradients).unwrap();
+            (0..batch.num_tokens()).map(|t| if t < border { pull - 1.0 / chosen_tokens } else { -pull }).collect();
+        let pass = policy.session.forward(&policy.model, (&batch).into()).unwrap();
+        pass.score(&batch.targets).unwrap().backward(Some(&weights), &mut gradients).unwrap();
     }
     let difference = relative_difference(&gradients, &golden_tensors("out/dpo_tiny/grads.safetensors"));
     assert!(difference < 1e-5, "{difference:e}");
