@@ -21,7 +21,7 @@ impl Trainable {
         match self {
             Trainable::All => true,
             Trainable::LastBlocks(count) => match block_of(name) {
-                Some(block) => block + count >= num_layers,
+                Some(block) => block.saturating_add(*count) >= num_layers,
                 None => matches!(name, "model.norm.weight" | "lm_head.weight"),
             },
             Trainable::Names(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, name)),

@@ -57,7 +57,10 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let gradients = Some(state.dtype(dtype));
     let options =
         SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, gradients, frozen_blocks: 0 };
-    let planned_bytes: usize = step_memory(device.kind(), &model.config, options).iter().map(|(_, bytes)| bytes).sum();
+    let planned_bytes: usize = step_memory(device.kind(), &model.config, model.params.spec().len(), options)
+        .iter()
+        .map(|(_, bytes)| bytes)
+        .sum();
     let mut session = Session::on(&device, &model.config, options)?;
     let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
     let mut optimizer = AdamW::new(&model.params, gradients.spec(), AdamWOptions::default(), state)?;

@@ -90,7 +90,8 @@ pub enum TrainError {
     /// The memory would not hold the training.
     #[error(
         "stage `{stage}` needs {} MiB of memory ({}), {} MiB are free; lower `micro_batch_tokens` or `context_tokens`, set \
-         model.recompute = \"block\", on a GPU model.compute and model.state = \"bf16\", or take a smaller model",
+         model.recompute = \"block\", on a GPU model.compute and model.state = \"bf16\", train a part of the model (`trainable`), or take a \
+         smaller model",
         need_bytes >> 20, show_memory(memory), free_bytes >> 20
     )]
     Memory {

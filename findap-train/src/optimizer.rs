@@ -74,8 +74,8 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for those of `params` that are `trained` (the spec of their gradients), on their device; decay on matrices only. A `state` that does not go with the format and the device of
-    /// `params` is refused by the first step.
+    /// Zero moments for those of `params` that are `trained` (the spec of their gradients), on their device; decay on matrices only. A
+    /// `state` that does not go with the format and the device of `params` is refused by the first step.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -90,7 +90,7 @@ impl AdamW {
         let has_master = dtype != params.dtype();
         let zeros = |purpose| Arena::zeros_on(&device, purpose, Arc::clone(trained), dtype);
         let segment = |entry: &Entry| Segment {
-            start: params.spec().find(&entry.name).expect("invariant: what is trained is a parameter").start,
+            start: place(params.spec(), entry),
             state_start: entry.start,
             len: entry.range().len(),
             weight_decay: if entry.is_vector { 0.0 } else { options.weight_decay },
@@ -115,10 +115,27 @@ impl AdamW {
         })
     }
 
-    /// Bytes of a checkpoint of `params`: themselves, at full precision where that is known, and the moments.
-    pub fn checkpoint_bytes(&self, params: &Arena) -> usize {
-        let arenas = [self.master.as_ref().unwrap_or(params), &self.first_moment, &self.second_moment];
-        arenas.iter().map(|arena| arena.tensor().bytes()).sum()
+    /// The trained parameters, as gradients and moments hold them.
+    pub fn trained(&self) -> &Arc<ArenaSpec> {
+        self.first_moment.spec()
+    }
+
+    /// Bytes of a checkpoint: the trained parameters, at full precision where that is known, and their moments.
+    pub fn checkpoint_bytes(&self) -> usize {
+        3 * self.first_moment.tensor().bytes()
+    }
+
+    /// Puts the rounding of the copy in f32, where there is one, into `params`.
+    ///
+    /// # Errors
+    /// [`TensorError::Cuda`].
+    pub fn round_master(&self, params: &mut Arena) -> Result<(), TensorError> {
+        let Some(master) = &self.master else { return Ok(()) };
+        for entry in self.trained().entries() {
+            let start = place(params.spec(), entry);
+            reduce::cast_part(params.tensor_mut(), start, master.tensor(), entry.start, entry.range().len())?;
+        }
+        Ok(())
     }
 
     /// Makes step number `step` (from 1), with gradients clipped by their norm, which it adds to the `stats`. Changes nothing
@@ -154,4 +171,9 @@ impl AdamW {
             stochastic_seed: self.stochastic_seed,
         })
     }
+}
+
+/// Where a trained parameter begins among all.
+pub(crate) fn place(params: &ArenaSpec, trained: &Entry) -> usize {
+    params.find(&trained.name).expect("invariant: what is trained is a parameter").start
 }

@@ -1,12 +1,13 @@
 //! What a stage will take: rows, tokens, steps, memory by purpose, arithmetic. Nothing is trained for it.
 
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Config, Device, DeviceKind, Dtype, Llama};
+use findap_model::{Config, Device, DeviceKind, Dtype, Llama, Trainable, Trained};
 use serde::Serialize;
 
 use crate::error::TrainError;
 use crate::recipe::{Recipe, Stage};
 use crate::sources::StageData;
+use crate::trainer::TrainOptions;
 
 /// One stage, before it runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,21 +28,44 @@ pub struct StagePlan {
     pub fill: f64,
     /// Optimizer steps of the whole stage.
     pub steps: u64,
+    /// Parameters that the stage trains.
+    pub trained_parameters: usize,
+    /// Parameters that it leaves as they are.
+    pub frozen_parameters: usize,
+    /// What is worth knowing of them; `None` where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen_note: Option<String>,
     /// Bytes in memory by purpose, on the device that [`Recipe::device_kind`] tells.
     pub memory: Vec<(&'static str, usize)>,
+    /// Bytes that training every parameter would take beyond that.
+    pub memory_saved_bytes: usize,
     /// Floating-point operations of the whole stage, forward and backward; 2 for a multiplication with an addition.
     pub flops: f64,
 }
 
 impl StagePlan {
     /// The plan of a stage over its data, for a model of this configuration.
-    pub fn new(recipe: &Recipe, stage: &Stage, config: &Config, data: &StageData) -> Self {
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] for a selection of parameters that the model cannot obey.
+    ///
+    /// # Panics
+    /// For a distillation, which has no steps.
+    pub fn new(recipe: &Recipe, stage: &Stage, config: &Config, data: &StageData) -> Result<Self, TrainError> {
+        let (keys, loss) = stage.trained().expect("invariant: a distillation is not planned");
+        let options = recipe.train_options(keys);
+        let trained = Trained::of(config, &options.trainable)?;
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         let steps = data.loader.total_steps();
         let one_pass_steps = data.loader.epoch_steps().max(1) as f64;
-        let relative_cost = stage.trained().map_or(0.0, |(_, loss)| loss.relative_cost());
-        let per_token = relative_cost * flops_per_token(config, tokens as f64 / rows.max(1) as f64);
-        Self {
+        let mean_row_tokens = tokens as f64 / rows.max(1) as f64;
+        let per_token = loss.relative_cost() * flops_per_token(config, &options.trainable, &trained, mean_row_tokens);
+        let memory =
+            |options| training_memory(recipe.device_kind(), recipe.model.compute.into(), options, config, data);
+        let (parts, whole) =
+            (memory(&options)?, memory(&TrainOptions { trainable: Trainable::All, ..options.clone() })?);
+        let sum = |memory: &[(&'static str, usize)]| memory.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        Ok(Self {
             stage: stage.name().to_owned(),
             rows,
             tokens,
@@ -50,9 +74,13 @@ impl StagePlan {
             contexts: data.loader.num_contexts(),
             fill: data.loader.fill(),
             steps,
-            memory: training_memory(recipe.device_kind(), recipe, config, data),
+            trained_parameters: trained.num_parameters(),
+            frozen_parameters: Llama::num_parameters(config) - trained.num_parameters(),
+            frozen_note: frozen_note(config, &options.trainable, &trained),
+            memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
+            memory: parts,
             flops: per_token * tokens as f64 * steps as f64 / one_pass_steps,
-        }
+        })
     }
 
     /// Bytes in memory at once.
@@ -61,45 +89,71 @@ impl StagePlan {
     }
 }
 
-/// Operations of forward and backward: 6 per weight of a matrix product, and attention over the tokens before, on average half of the
-/// row's (Kaplan et al. 2020, section 2.1; flash attention's backward pass computes the scores again).
-fn flops_per_token(config: &Config, mean_row_tokens: f64) -> f64 {
+/// Operations of forward and backward: 2 per weight of a matrix product forward, 2 for the gradient of its input where something below is
+/// trained, 2 for its own where it is trained; and attention over the tokens before, on average half of the row's (Kaplan et al. 2020,
+/// section 2.1; flash attention's backward pass computes the scores again).
+fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, mean_row_tokens: f64) -> f64 {
     let embedding = config.vocab_size * config.hidden_size;
     let looked_up = if config.tie_word_embeddings { 0 } else { embedding };
-    let products = 6.0 * (Llama::num_parameters(config) - looked_up) as f64;
+    let is_embedding_trained = trainable.is_trained(EMBEDDING, config.num_layers);
+    let products = Llama::num_parameters(config) - looked_up;
+    let in_head = embedding + config.hidden_size;
+    let frozen_share = trained.frozen_blocks() as f64 / config.num_layers as f64;
+    let below = (products - in_head) as f64 * frozen_share;
+    let own = trained.num_parameters() - if is_embedding_trained { looked_up } else { 0 };
     let scores = (config.num_layers * config.num_heads * config.head_dim) as f64 * mean_row_tokens / 2.0;
-    products + 3.5 * 4.0 * scores
+    2.0 * (products as f64 + (products as f64 - below) + own as f64) + (3.5 - 2.5 * frozen_share) * 4.0 * scores
 }
 
-/// Bytes in memory by purpose while a stage trains on a device of this kind.
+/// The table of the tokens' embeddings; with tied tables also the head.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// What is worth knowing of a selection of parameters; `None` where all are trained.
+pub fn frozen_note(config: &Config, trainable: &Trainable, trained: &Trained) -> Option<String> {
+    let (all, trained) = (Llama::num_parameters(config), trained.num_parameters());
+    let is_head_frozen = config.tie_word_embeddings && !trainable.is_trained(EMBEDDING, config.num_layers);
+    let head = if is_head_frozen { "; its head is the embedding table and stays frozen with it" } else { "" };
+    (trained < all).then(|| format!("{trained} of {all} parameters are trained, the others are frozen{head}"))
+}
+
+/// Bytes in memory by purpose while a stage trains in `dtype` on a device of this kind.
+///
+/// # Errors
+/// [`TrainError::Model`] for a selection of parameters that the model cannot obey.
 pub fn training_memory(
     kind: DeviceKind,
-    recipe: &Recipe,
+    dtype: Dtype,
+    options: &TrainOptions,
     config: &Config,
     data: &StageData,
-) -> Vec<(&'static str, usize)> {
-    let dtype = Dtype::from(recipe.model.compute);
+) -> Result<Vec<(&'static str, usize)>, TrainError> {
+    let trained = Trained::of(config, &options.trainable)?;
     let (tokens, positions) = data.loader.limits();
     let (dev_tokens, dev_positions) = data.dev.as_ref().map_or((0, 0), |dev| dev.limits());
-    let options = SessionOptions {
+    let session = SessionOptions {
         dtype,
         max_tokens: tokens.max(dev_tokens),
         max_positions: positions.max(dev_positions),
-        recompute: recipe.model.recompute.into(),
-        gradients: Some(recipe.state_format().dtype(dtype)),
-        frozen_blocks: 0,
+        recompute: options.recompute,
+        gradients: Some(options.state.dtype(dtype)),
+        frozen_blocks: trained.frozen_blocks(),
     };
-    step_memory(kind, config, options)
+    Ok(step_memory(kind, config, trained.num_parameters(), session))
 }
 
-/// Bytes in memory by purpose while a session with these options and AdamW train on a device of this kind: moments have the format of
-/// the gradients, and where that is another than the weights', there is a copy of the weights in it.
-pub fn step_memory(kind: DeviceKind, config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
-    let parameters = Llama::num_parameters(config);
-    let weights = parameters * options.dtype.size_bytes();
-    let gradients = parameters * options.gradients.unwrap_or(options.dtype).size_bytes();
+/// Bytes in memory by purpose while a session with these options and AdamW train `num_trained` parameters on a device of this kind:
+/// moments have the format of the gradients, and where that is another than the weights', there is a copy of the weights in it.
+pub fn step_memory(
+    kind: DeviceKind,
+    config: &Config,
+    num_trained: usize,
+    options: SessionOptions,
+) -> Vec<(&'static str, usize)> {
+    let weights = Llama::num_parameters(config) * options.dtype.size_bytes();
+    let gradient_dtype = options.gradients.unwrap_or(options.dtype);
+    let gradients = num_trained * gradient_dtype.size_bytes();
     let mut memory = vec![("weights", weights), ("gradients", gradients), ("optimizer moments", 2 * gradients)];
-    if gradients != weights {
+    if gradient_dtype != options.dtype {
         memory.push(("weights in f32", gradients));
     }
     memory.extend(memory_bytes(kind, config, options));
@@ -170,7 +224,7 @@ mod tests {
                 gradients: Some(gradients),
                 frozen_blocks: 0,
             };
-            step_memory(DeviceKind::Cuda, &config, options)
+            step_memory(DeviceKind::Cuda, &config, Llama::num_parameters(&config), options)
         };
         let sum = |parts: &[(&str, usize)]| parts.iter().map(|(_, bytes)| bytes).sum::<usize>();
         let parts = memory(Dtype::Bf16);
@@ -180,6 +234,35 @@ mod tests {
         assert!((sum(&parts) as f64) < 78.0 * GIB, "{parts:?}");
         assert_eq!(sum(&parts[..3]), 8 * 8_030_261_248, "weights, gradients, moments");
         assert_eq!(sum(&memory(Dtype::F32)[..4]), 18 * 8_030_261_248, "and with a copy of the weights");
+    }
+
+    #[test]
+    fn frozen_blocks_take_neither_gradients_nor_moments_nor_a_backward_pass() {
+        let config = |is_tied: bool| {
+            let config = json!({
+                "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+                "intermediate_size": 128, "tie_word_embeddings": is_tied,
+            });
+            Config::from_json(config.as_object().unwrap().clone()).unwrap()
+        };
+        let (untied, tied) = (config(false), config(true));
+        let of = |config: &Config, trainable: &Trainable| Trained::of(config, trainable).unwrap();
+        let last = Trainable::LastBlocks(1);
+        let (all, part) = (of(&untied, &Trainable::All), of(&untied, &last));
+        let block = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64;
+        assert_eq!(part.num_parameters(), block + 64 + 500 * 64);
+        let flops = |trainable: &Trainable, trained: &Trained| flops_per_token(&untied, trainable, trained, 32.0);
+        let scores = 4.0 * 64.0 * 16.0;
+        let products = (4 * block + 64 + 500 * 64) as f64;
+        assert_eq!(flops(&Trainable::All, &all), 6.0 * products + 14.0 * scores);
+        // three of four blocks have no way back
+        let forward = 2.0 * products + 4.0 * scores;
+        let trained = 4.0 * part.num_parameters() as f64 + 2.5 * scores;
+        assert_eq!(flops(&last, &part), forward + trained);
+        assert_eq!(frozen_note(&untied, &Trainable::All, &all), None);
+        let note = |config: &Config| frozen_note(config, &last, &of(config, &last)).unwrap();
+        assert!(note(&untied).starts_with(&format!("{} of {}", part.num_parameters(), Llama::num_parameters(&untied))));
+        assert!(note(&tied).contains("its head is the embedding table") && !note(&untied).contains("its head"));
     }
 
     #[test]

@@ -71,7 +71,8 @@ fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
     let data = RecipeData::open(recipe)?;
     let mut plans = Vec::new();
     for stage in &recipe.stage {
-        plans.extend(data.of(recipe, stage)?.map(|data| StagePlan::new(recipe, stage, &config, &data)));
+        let data = data.of(recipe, stage)?;
+        plans.extend(data.map(|data| StagePlan::new(recipe, stage, &config, &data)).transpose()?);
     }
     Ok(plans)
 }
@@ -146,6 +147,12 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             DeviceKind::Cuda => "a GPU",
         };
         println!("\nmemory of {} on {place}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
+    }
+    for plan in plans {
+        if let Some(note) = &plan.frozen_note {
+            let saved = terminal::bytes(plan.memory_saved_bytes as u64);
+            println!("{}: {note}; this saves {saved} of memory", plan.stage);
+        }
     }
     println!(
         "times: {:.0} GFLOP/s measured here on a matrix product of the CPU, {:.0}% of it in a step; without evaluation and distillation",

@@ -69,7 +69,7 @@ impl Common {
     /// What runs: with every open choice made, those that depend on the model by its configuration.
     pub(crate) fn resolve(&self, recipe: Recipe) -> Result<Recipe> {
         let config = findap_train::run::base_config(&recipe)?;
-        Ok(recipe.resolve(self.run_dir.as_deref(), config.max_positions)?)
+        Ok(recipe.resolve(self.run_dir.as_deref(), &config)?)
     }
 
     /// The run folder, whatever else can be told.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use findap_data::spelling::nearest;
+use findap_model::ModelError;
 use thiserror::Error;
 
 /// What is wrong with a recipe. Each variant names the file and the key.
@@ -77,6 +78,14 @@ pub enum RecipeError {
         context_tokens: usize,
         /// `max_position_embeddings` of the model.
         max_positions: usize,
+    },
+    /// A selection of parameters that the model cannot obey.
+    #[error("stage `{stage}`: `trainable`: {source}")]
+    Trainable {
+        /// The stage.
+        stage: String,
+        /// The model's words.
+        source: ModelError,
     },
     /// A run folder whose name no recipe can hold.
     #[error("{}: the name of a run folder must be UTF-8", folder.display())]

@@ -33,13 +33,14 @@ mod parse;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod trainable;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use findap_data::world::WorldConfig;
 use findap_data::{Capability, Domain, Format, Kind};
-use findap_model::{DeviceKind, Dtype, Recompute};
+use findap_model::{Config, DeviceKind, Dtype, Recompute, Trained};
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::DeviceChoice;
@@ -255,11 +256,11 @@ fn general() -> Domain {
 }
 
 impl Recipe {
-    /// What runs: this recipe with every open choice made, those that depend on the model by its longest context, in tokens.
+    /// What runs: this recipe with every open choice made, those that depend on the model by its configuration.
     ///
     /// # Errors
-    /// [`RecipeError::Context`], [`RecipeError::FolderName`].
-    pub fn resolve(mut self, folder: Option<&Path>, max_positions: usize) -> Result<Recipe, RecipeError> {
+    /// [`RecipeError::Context`], [`RecipeError::Trainable`], [`RecipeError::FolderName`].
+    pub fn resolve(mut self, folder: Option<&Path>, config: &Config) -> Result<Recipe, RecipeError> {
         let default_folder = || Path::new("runs").join(&self.run.name);
         let folder = folder.map(Path::to_path_buf).or_else(|| self.run.folder.clone()).unwrap_or_else(default_folder);
         if folder.to_str().is_none() {
@@ -283,11 +284,14 @@ impl Recipe {
                 Stage::Align(stage) => (&stage.name, &mut stage.optimization),
                 Stage::Distill(_) => continue,
             };
+            let max_positions = config.max_positions;
             keys.resolve(max_positions);
             let context_tokens = keys.context_tokens.unwrap_or(0);
             if context_tokens > max_positions {
                 return Err(RecipeError::Context { stage: name.clone(), context_tokens, max_positions });
             }
+            Trained::of(config, &keys.trainable)
+                .map_err(|source| RecipeError::Trainable { stage: name.clone(), source })?;
         }
         self.run.folder = Some(folder);
         Ok(self)
@@ -304,6 +308,7 @@ impl Recipe {
     /// How a stage with these keys is trained.
     pub fn train_options(&self, keys: &Optimization) -> TrainOptions {
         TrainOptions {
+            trainable: keys.trainable.clone(),
             schedule: keys.schedule_options(),
             adamw: keys.adamw_options(),
             state: self.state_format(),

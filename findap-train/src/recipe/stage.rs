@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use findap_data::{Fill, Join, Length, Strategy};
+use findap_model::Trainable;
 use serde::{Deserialize, Serialize};
 
+use super::trainable;
 use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
@@ -267,6 +269,11 @@ pub struct Optimization {
     /// The longest row, in tokens. Default: the model's `max_position_embeddings`, at most 2048.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_tokens: Option<usize>,
+    /// Which parameters the stage changes: `"all"`, `{ last_blocks = 4 }` (the last blocks, the final norm, and the head where it is no
+    /// embedding table), or `{ names = ["*.self_attn.*"] }` (those whose names in Hugging Face files match, `*` for any characters).
+    /// The others are frozen: they have no gradient and no optimizer state. Default `all`.
+    #[serde(default, with = "trainable", skip_serializing_if = "trainable::is_default")]
+    pub trainable: Trainable,
     /// Peak learning rate, >= 0. Required.
     #[serde(default)]
     pub learning_rate: f64,
@@ -310,7 +317,7 @@ pub struct Optimization {
 
 impl Optimization {
     /// Every key of the struct: a stage's table is split by this list.
-    pub(super) const KEYS: [&'static str; 21] = [
+    pub(super) const KEYS: [&'static str; 22] = [
         "epochs",
         "tokens",
         "steps",
@@ -319,6 +326,7 @@ impl Optimization {
         "micro_batch_tokens",
         "micro_batch_rows",
         "context_tokens",
+        "trainable",
         "learning_rate",
         "schedule",
         "warmup_ratio",

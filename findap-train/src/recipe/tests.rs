@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use findap_data::{Fill, Length};
+use findap_model::Trainable;
 
 use super::*;
 use crate::objective::NllMean;
@@ -99,6 +100,7 @@ fn the_key_list_is_the_struct() {
         evaluate_every_steps: Some(1),
         save_every_steps: Some(1),
         early_stop_patience: Some(1),
+        trainable: Trainable::LastBlocks(1),
         ..Optimization::default()
     };
     keys.learning_rate = 1.0;
@@ -169,6 +171,55 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         for part in wanted {
             assert!(message.contains(part), "{to:?} gave {message:?}, which lacks {part:?}");
         }
+    }
+}
+
+#[test]
+fn a_stage_says_which_parameters_it_trains() {
+    let trainable = |value: &str| {
+        let recipe = read(GOOD, &[("stage.group1.trainable", value)])?;
+        let text = toml::to_string(&recipe).unwrap();
+        assert_eq!(read(&text, &[]).unwrap(), recipe, "{text}");
+        let Stage::Train(stage) = &recipe.stage[0] else { panic!("not a train stage") };
+        Ok::<_, RecipeError>(stage.optimization.trainable.clone())
+    };
+    assert_eq!(trainable("all").unwrap(), Trainable::All);
+    assert_eq!(trainable("{ last_blocks = 4 }").unwrap(), Trainable::LastBlocks(4));
+    let names = vec!["*.self_attn.*".to_owned(), "lm_head.weight".to_owned()];
+    let written = "{ names = [\"*.self_attn.*\", \"lm_head.weight\"] }";
+    assert_eq!(trainable(written).unwrap(), Trainable::Names(names));
+    for (value, wanted) in [
+        ("some", "\"some\" is no selection of parameters"),
+        ("{}", "exactly one of `last_blocks` and `names`"),
+        ("{ last_blocks = 1, names = [\"*\"] }", "exactly one of `last_blocks` and `names`"),
+        ("{ last_blocks = 0 }", "nothing would be trained"),
+        ("{ names = [] }", "nothing would be trained"),
+        ("{ last_blocks = -1 }", "invalid value"),
+    ] {
+        let message = trainable(value).expect_err(value).to_string();
+        assert!(message.contains("`stage.group1.trainable`") && message.contains(wanted), "{value} gave {message}");
+        assert!(message.contains("write \"all\""), "{value} gave {message}");
+    }
+    let message = trainable("{ last_block = 1 }").unwrap_err().to_string();
+    assert!(message.contains("`stage.group1.trainable.last_block`; did you mean `last_blocks`?"), "{message}");
+}
+
+#[test]
+fn a_selection_that_the_model_cannot_obey_is_refused_when_the_model_is_known() {
+    let config = serde_json::json!({
+        "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    });
+    let config = Config::from_json(config.as_object().unwrap().clone()).unwrap();
+    let resolve = |value: &str| {
+        read(GOOD, &[("stage.align.trainable", value)]).unwrap().resolve(Some(Path::new("runs/r")), &config)
+    };
+    resolve("{ last_blocks = 2 }").unwrap();
+    resolve("{ names = [\"model.layers.1.*\"] }").unwrap();
+    for (value, wanted) in
+        [("{ last_blocks = 3 }", "the model has 2"), ("{ names = [\"*.attention.*\"] }", "matches no parameter")]
+    {
+        let message = resolve(value).expect_err(value).to_string();
+        assert!(message.contains("stage `align`: `trainable`") && message.contains(wanted), "{value} gave {message}");
     }
 }
 

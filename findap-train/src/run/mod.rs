@@ -18,7 +18,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use findap_data::files::file_sha256;
 use findap_data::{Loader, world};
 use findap_model::checkpoint::SaveOptions;
-use findap_model::{Config, Device, Dtype, Llama};
+use findap_model::{Config, Device, Dtype, Llama, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -33,7 +33,7 @@ use crate::objective::Objective;
 use crate::plan;
 use crate::recipe::{Recipe, SaveDtype, Stage, StateKind};
 use crate::sources::{Sources, StageData, locate};
-use crate::trainer::{self, Job};
+use crate::trainer::{self, Job, TrainOptions};
 
 pub use self::evaluate::{Evaluate, Evaluation};
 
@@ -235,10 +235,21 @@ impl Run<'_, '_> {
     }
 
     /// The weights a stage begins with, on the device that trains them, where there is memory for it.
-    fn load(&mut self, stage: &str, data: &StageData, current: &Current) -> Result<Llama, TrainError> {
+    fn load(
+        &mut self,
+        stage: &str,
+        options: &TrainOptions,
+        data: &StageData,
+        current: &Current,
+    ) -> Result<Llama, TrainError> {
         let device = self.device()?;
         let config = Config::load(&current.folder)?;
-        plan::require_memory(stage, &plan::training_memory(device.kind(), self.recipe, &config, data), &device)?;
+        let memory = plan::training_memory(device.kind(), self.dtype(), options, &config, data)?;
+        plan::require_memory(stage, &memory, &device)?;
+        let trained = Trained::of(&config, &options.trainable)?;
+        if let Some(note) = plan::frozen_note(&config, &options.trainable, &trained) {
+            self.note(format!("{stage}: {note}"));
+        }
         Ok(Llama::load_to(&device, &current.folder, self.dtype())?)
     }
 
@@ -387,7 +398,8 @@ impl Run<'_, '_> {
         identity: Identity,
     ) -> Result<StageOutcome, TrainError> {
         let (keys, loss) = stage.trained().expect("invariant: a distillation trains nothing and does not come here");
-        let mut model = self.load(stage.name(), &data, current)?;
+        let options = self.recipe.train_options(keys);
+        let mut model = self.load(stage.name(), &options, &data, current)?;
         if matches!(stage, Stage::Train(_)) {
             self.note(mixture_note(stage.name(), &data));
         }
@@ -407,14 +419,7 @@ impl Run<'_, '_> {
             }
         }
         let sources: Vec<String> = data.sources.iter().map(|source| source.name.clone()).collect();
-        let job = Job {
-            stage: stage.name(),
-            folder,
-            options: self.recipe.train_options(keys),
-            identity,
-            objective,
-            sources: &sources,
-        };
+        let job = Job { stage: stage.name(), folder, options, identity, objective, sources: &sources };
         let dev = data.dev.as_ref();
         match trainer::train(&mut model, &mut data.loader, dev, &job, self.hooks.stop, self.hooks.observer)? {
             trainer::Outcome::Interrupted { .. } => Ok(None),

@@ -67,3 +67,45 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
 pub(super) fn world_identity(recipe: &Recipe) -> Option<Value> {
     recipe.world.as_ref().map(|config| json!({ "version": world::VERSION, "config": config }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const RECIPE: &str = r#"schema = 1
+[run]
+name = "r"
+[model]
+base = "b"
+[[data]]
+name = "news"
+path = "news.jsonl"
+kind = "text"
+[[stage]]
+name = "group1"
+kind = "train"
+text = ["news"]
+steps = 1
+batch_tokens = 64
+learning_rate = 1e-3
+"#;
+
+    /// What was begun before a stage could say it goes on; another selection is another run.
+    #[test]
+    fn the_trained_parameters_are_part_of_what_a_stage_is_made_from() {
+        let of = |set: &[(&str, &str)]| {
+            let set: Vec<_> = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let recipe = crate::recipe::parse(RECIPE, Path::new("r.toml"), &set).unwrap();
+            settings(&recipe, &recipe.stage[0])
+        };
+        let all = of(&[]);
+        assert!(all.keys().all(|key| !key.contains("trainable")));
+        assert_eq!(of(&[("stage.group1.trainable", "all")]), all);
+        let part = of(&[("stage.group1.trainable", "{ last_blocks = 2 }")]);
+        assert_eq!(part.get("stage.group1.trainable.last_blocks").map(String::as_str), Some("2"));
+        let error = require_same(Path::new("f"), "group1", &all, &part).unwrap_err().to_string();
+        assert!(error.contains("trainable.last_blocks: was (none), now 2"), "{error}");
+    }
+}

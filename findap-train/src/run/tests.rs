@@ -54,7 +54,8 @@ fn a_run_trains_and_measures_on_its_device() {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden");
     let text = RECIPE.replace("GOLDEN", golden).replace("FOLDER", folder.path().to_str().unwrap());
     let recipe = crate::recipe::parse(&text, Path::new("emulated.toml"), &[]).unwrap();
-    let recipe = recipe.resolve(Some(&folder.path().join("run")), 2048).unwrap();
+    let config = base_config(&recipe).unwrap();
+    let recipe = recipe.resolve(Some(&folder.path().join("run")), &config).unwrap();
     let device = Device::emulated(EmulatorOptions::PLAIN);
     let pairs = [(vec![2037, 5, 6], vec![7, 8, 9]), (vec![300], vec![12, 2000])];
     let mut measured = Vec::new();

@@ -7,11 +7,11 @@
 //! dev loss, before a checkpoint and at the end, no step is left unread. A step that is not finite changes no weight, and neither
 //! does the one queued behind it.
 
+mod arrays;
 mod options;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
 use findap_model::{Llama, Session};
 use findap_tensor::ops::reduce;
-use findap_tensor::{Arena, Device, StepStats, Sums, Tensor};
+use findap_tensor::{Arena, Device, StepStats, Sums};
 
 use crate::checkpoint::{self, State};
 use crate::error::{TrainError, io};
@@ -67,7 +67,7 @@ pub enum Outcome {
     },
 }
 
-/// Trains `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one. `dev` gives the rows of the
+/// Trains the selected parameters of `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one. `dev` gives the rows of the
 /// dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a checkpoint and an early
 /// return after the step at hand.
 ///
@@ -82,6 +82,7 @@ pub fn train(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
+    model.train_only(&job.options.trainable)?;
     let mut trainer = Trainer::new(model, loader, dev, job, observer)?;
     trainer.resume(model, loader, observer)?;
     trainer.open_metrics()?;
@@ -181,11 +182,13 @@ impl<'a> Trainer<'a> {
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
         let grads = model.zero_gradients_in(gradients)?;
         let optimizer = AdamW::new(&model.params, grads.spec(), job.options.adamw, job.options.state)?;
-        let checkpoint_bytes = optimizer.checkpoint_bytes(&model.params) as u64;
+        let checkpoint_bytes = optimizer.checkpoint_bytes() as u64;
+        let num_frozen = model.params.spec().len() - optimizer.trained().len();
+        let frozen_bytes = (num_frozen * model.params.dtype().size_bytes()) as u64;
         // The kept ones, the one being written, the best weights twice, the model.
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
         let copies = (job.options.keep_checkpoints as u64 + 1).saturating_sub(present);
-        folder::require_space(job.folder, (copies + 1) * checkpoint_bytes)?;
+        folder::require_space(job.folder, (copies + 1) * checkpoint_bytes + frozen_bytes)?;
         let arenas = [&model.params, &grads, &optimizer.first_moment, &optimizer.second_moment];
         let arenas = arenas.into_iter().chain(&optimizer.master).map(|arena| arena.tensor().bytes());
         let memory: usize = session.memory().iter().map(|(_, bytes)| *bytes).chain(arenas).sum();
@@ -236,15 +239,7 @@ impl<'a> Trainer<'a> {
                 changes,
             });
         }
-        match &mut self.optimizer.master {
-            None => read_arena(&path, "params", &mut model.params)?,
-            Some(master) => {
-                read_arena(&path, "params", master)?;
-                reduce::cast(model.params.tensor_mut(), master.tensor())?;
-            }
-        }
-        read_arena(&path, "first_moment", &mut self.optimizer.first_moment)?;
-        read_arena(&path, "second_moment", &mut self.optimizer.second_moment)?;
+        arrays::load(&path, &mut model.params, &mut self.optimizer)?;
         loader.seek(state.loader)?;
         observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
         self.saved_step = Some(state.step);
@@ -379,8 +374,7 @@ impl<'a> Trainer<'a> {
         if is_best {
             self.state.best = Some((self.state.step, loss));
             self.state.evaluations_since_best = 0;
-            let params = on_host(&model.params)?;
-            checkpoint::save(self.job.folder, "best", &self.state, &[("params", params.slice())], 1)?;
+            arrays::save_best(self.job.folder, &self.state, &model.params, self.optimizer.trained())?;
         } else {
             self.state.evaluations_since_best += 1;
         }
@@ -397,15 +391,7 @@ impl<'a> Trainer<'a> {
         let (lines, _) = self.metrics.as_mut().expect("invariant: opened before the first step");
         self.state.metrics_bytes = lines.sync()?;
         self.state.loader = loader.state();
-        let params = on_host(self.optimizer.master.as_ref().unwrap_or(&model.params))?;
-        let first_moment = on_host(&self.optimizer.first_moment)?;
-        let second_moment = on_host(&self.optimizer.second_moment)?;
-        let arrays = [
-            ("params", params.slice()),
-            ("first_moment", first_moment.slice()),
-            ("second_moment", second_moment.slice()),
-        ];
-        checkpoint::save(self.job.folder, "checkpoint", &self.state, &arrays, self.job.options.keep_checkpoints)?;
+        arrays::save(self.job.folder, &self.state, &model.params, &self.optimizer, self.job.options.keep_checkpoints)?;
         self.saved_step = Some(self.state.step);
         observer.event(Event::Saved { stage: self.job.stage.to_owned(), step: self.state.step });
         Ok(())
@@ -415,27 +401,8 @@ impl<'a> Trainer<'a> {
     fn restore_best(&self, model: &mut Llama) -> Result<(), TrainError> {
         if let Some((step, _)) = self.state.best.filter(|(step, _)| *step != self.state.step) {
             let path = self.job.folder.join(format!("best-{step}"));
-            checkpoint::verify(&path)?;
-            read_arena(&path, "params", &mut model.params)?;
+            arrays::load_best(&path, &mut model.params, self.optimizer.trained())?;
         }
         Ok(())
     }
-}
-
-/// The numbers of an arena in this process's memory: themselves, or a copy from the device.
-fn on_host(arena: &Arena) -> Result<Cow<'_, Tensor>, TrainError> {
-    Ok(match arena.device() {
-        Device::Cpu => Cow::Borrowed(arena.tensor()),
-        Device::Cuda(_) => Cow::Owned(arena.tensor().to_host()?),
-    })
-}
-
-/// Reads an array of a verified checkpoint to where the arena is.
-fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), TrainError> {
-    if arena.device() == Device::Cpu {
-        return Ok(checkpoint::read_array(checkpoint, name, arena.flat_mut())?);
-    }
-    let mut host = Tensor::zeros(arena.dtype(), 1, arena.spec().len());
-    checkpoint::read_array(checkpoint, name, host.slice_mut())?;
-    Ok(arena.tensor_mut().write(0, host.slice())?)
 }

@@ -1,6 +1,6 @@
 //! How a stage is trained.
 
-use findap_model::Recompute;
+use findap_model::{Recompute, Trainable};
 
 use crate::optimizer::{AdamWOptions, StateFormat};
 use crate::schedule::ScheduleOptions;
@@ -8,6 +8,8 @@ use crate::schedule::ScheduleOptions;
 /// How a stage is trained, whatever is minimised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
+    /// Which parameters are trained.
+    pub trainable: Trainable,
     /// The learning rate over the steps.
     pub schedule: ScheduleOptions,
     /// The constants of the optimizer.

@@ -1,5 +1,6 @@
 #[cfg(feature = "emulator")]
 mod device;
+mod frozen;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use findap_data::encode::RecordEncoder;
 use findap_data::loader::all_rows;
 use findap_data::{Capability, Domain, Fill, Format, Kind, Length, LoaderOptions, Source, TokenStore, Tokenizer};
-use findap_model::{Dtype, Recompute};
+use findap_model::{Dtype, Recompute, Trainable};
 use findap_tensor::Slice;
 use serde_json::Value;
 
@@ -79,6 +80,7 @@ fn first_step(rows: &[Value], kind: Kind, batch: usize, micro: usize) -> Loader 
 
 fn options() -> TrainOptions {
     TrainOptions {
+        trainable: Trainable::All,
         schedule: ScheduleOptions { warmup: WarmupLength::Steps(3), ..without_warmup(1e-3) },
         adamw: AdamWOptions::default(),
         state: StateFormat::Full,
