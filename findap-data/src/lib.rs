@@ -23,6 +23,7 @@ pub mod encode;
 pub mod error;
 pub mod files;
 pub mod inspect;
+pub mod journal;
 pub mod llm;
 pub mod loader;
 pub mod message;

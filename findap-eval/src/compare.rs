@@ -233,7 +233,8 @@ fn compare_cells(tasks: &[TaskDelta], resampled: &[Vec<f64>], options: CompareOp
 mod tests {
     use super::*;
     use crate::dataset::DataRoots;
-    use crate::engine::{Options, run};
+    use crate::engine::run;
+    use crate::options::Options;
     use crate::scripted::ScriptedModel;
     use crate::task::Task;
 

@@ -4,53 +4,20 @@
 //! journal, each finished question is one line of a file; a run that was stopped asks only what is not there.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use findap_data::journal::Journal;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{self, DataRoots};
+use crate::dataset;
 use crate::error::EvalError;
 use crate::model::{GenerateRequest, LanguageModel, ScoreRequest};
+use crate::options::Options;
 use crate::prompt::{Ask, Item, PromptOptions, prepare};
 use crate::results::{Results, RunInfo, TaskResult};
-use crate::sample::{Answer, judge};
+use crate::sample::{Answer, grade};
 use crate::task::{Kind, Task};
-
-/// How to run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where dataset paths lead.
-    pub data_roots: DataRoots,
-    /// Only the first rows of each task, or of each subset.
-    pub limit: Option<usize>,
-    /// Seed of drawn examples and of bootstrap errors.
-    pub seed: u64,
-    /// Chat template or plain text for all tasks, whatever they say.
-    pub chat: Option<bool>,
-    /// Number of solved examples for all tasks, whatever they say.
-    pub num_fewshot: Option<usize>,
-    /// Requests given to the model at once; does not change answers.
-    pub requests_per_call: usize,
-    /// A file that keeps answers, so that a stopped run goes on; removed by the caller once results are written.
-    pub journal: Option<PathBuf>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            data_roots: DataRoots::new(),
-            limit: None,
-            seed: 0,
-            chat: None,
-            num_fewshot: None,
-            requests_per_call: 256,
-            journal: None,
-        }
-    }
-}
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +67,8 @@ pub fn run(
         }
     }
 
-    let mut journal = Journal::open(options.journal.as_deref())?;
-    let mut answers: Vec<Option<Answer>> =
-        questions.iter().map(|question| journal.answers.remove(&question.key)).collect();
+    let (mut journal, mut known) = open_journal(options.journal.as_deref())?;
+    let mut answers: Vec<Option<Answer>> = questions.iter().map(|question| known.remove(&question.key)).collect();
     let mut num_done = answers.iter().flatten().count();
     let open: Vec<usize> = (0..questions.len()).filter(|index| answers[*index].is_none()).collect();
     // Both kinds in turn: a call holds requests of one kind.
@@ -115,11 +81,16 @@ pub fn run(
             } else {
                 ask_scores(model, &questions, &group)?
             };
+            if let Some(journal) = &mut journal {
+                let line = |(index, answer): (&usize, &Answer)| JournalLine {
+                    key: questions[*index].key.clone(),
+                    answer: answer.clone(),
+                };
+                journal.append(&group.iter().zip(&replies).map(line).collect::<Vec<_>>())?;
+            }
             for (index, answer) in group.iter().zip(replies) {
-                journal.append(&questions[*index].key, &answer)?;
                 answers[*index] = Some(answer);
             }
-            journal.flush()?;
             num_done += group.len();
             let task = group.last().map_or("", |index| questions[*index].task.name.as_str());
             if !progress(Progress { num_done, num_total: questions.len(), task }) {
@@ -131,7 +102,7 @@ pub fn run(
     let mut samples: Vec<Vec<_>> = tasks.iter().map(|_| Vec::new()).collect();
     for (question, answer) in questions.iter().zip(answers) {
         let answer = answer.expect("invariant: every open question was asked");
-        samples[question.task_index].push(judge(question.task, &question.item, answer));
+        samples[question.task_index].push(grade(question.task, &question.item, answer));
     }
     let results = tasks.iter().zip(samples).zip(num_original);
     Ok(Results {
@@ -220,59 +191,19 @@ fn ask_replies(model: &dyn LanguageModel, questions: &[Question], group: &[usize
     Ok(replies.into_iter().map(Answer::Reply).collect())
 }
 
-/// Answers on disk, one JSON object per line.
-struct Journal {
-    file: Option<(PathBuf, File)>,
-    answers: HashMap<String, Answer>,
-}
-
+/// An answer on disk.
 #[derive(Serialize, Deserialize)]
 struct JournalLine {
     key: String,
     answer: Answer,
 }
 
-impl Journal {
-    /// Reads what is there. A last line without its end was cut by a crash: it is dropped and asked again.
-    fn open(path: Option<&Path>) -> Result<Self, EvalError> {
-        let Some(path) = path else { return Ok(Self { file: None, answers: HashMap::new() }) };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
-        }
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(EvalError::io(path)(error)),
-        };
-        let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let mut answers = HashMap::new();
-        for (index, line) in
-            bytes[..complete].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
-        {
-            let line: JournalLine = serde_json::from_slice(line).map_err(|error| EvalError::Results {
-                path: path.to_owned(),
-                problem: format!(
-                    "line {} is not an answer ({error}); remove the file to ask everything again",
-                    index + 1
-                ),
-            })?;
-            answers.insert(line.key, line.answer);
-        }
-        let file = File::options().create(true).append(true).open(path).map_err(EvalError::io(path))?;
-        file.set_len(complete as u64).map_err(EvalError::io(path))?;
-        Ok(Self { file: Some((path.to_owned(), file)), answers })
+/// The journal, where one is wanted, and what it holds.
+fn open_journal(path: Option<&Path>) -> Result<(Option<Journal>, HashMap<String, Answer>), EvalError> {
+    let Some(path) = path else { return Ok((None, HashMap::new())) };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
     }
-
-    fn append(&mut self, key: &str, answer: &Answer) -> Result<(), EvalError> {
-        let Some((path, file)) = &mut self.file else { return Ok(()) };
-        let line = JournalLine { key: key.to_owned(), answer: answer.clone() };
-        let mut text = serde_json::to_string(&line).expect("invariant: finite numbers and text are JSON");
-        text.push('\n');
-        file.write_all(text.as_bytes()).map_err(EvalError::io(path.as_path()))
-    }
-
-    fn flush(&mut self) -> Result<(), EvalError> {
-        let Some((path, file)) = &mut self.file else { return Ok(()) };
-        file.flush().map_err(EvalError::io(path.as_path()))
-    }
+    let (journal, lines) = Journal::open::<JournalLine>(path)?;
+    Ok((Some(journal), lines.into_iter().map(|line| (line.key, line.answer)).collect()))
 }

@@ -16,6 +16,9 @@ pub enum EvalError {
         /// The reason the system gave.
         source: std::io::Error,
     },
+    /// The journal of answers cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] findap_data::journal::JournalError),
     /// The caller did not want to go on.
     #[error("the evaluation was stopped; the same command goes on from its journal")]
     Stopped,

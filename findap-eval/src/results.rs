@@ -7,9 +7,9 @@ use findap_data::{Capability, Domain};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::engine::Options;
 use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, standard_error};
+use crate::options::Options;
 use crate::sample::Sample;
 use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
 

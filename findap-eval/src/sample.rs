@@ -43,7 +43,7 @@ pub struct Sample {
 }
 
 /// Scores one answer.
-pub fn judge(task: &Task, item: &Item, answer: Answer) -> Sample {
+pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let (continuations, outcome) = match (&item.ask, &answer, &task.kind) {
         (Ask::Choices { texts, prefix, gold }, Answer::Scores(scores), _) => {
             let continuations = texts.iter().map(|text| format!("{prefix}{text}")).collect();

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::dataset::DataRoots;
-use crate::engine::{Options, Progress, run};
+use crate::engine::{Progress, run};
+use crate::options::Options;
 use crate::scripted::ScriptedModel;
 use crate::task::Metric;
 use crate::{EvalError, Registry, Results, Task};
@@ -237,7 +238,7 @@ fn a_stopped_run_asks_only_what_is_missing() {
     assert_eq!(model.num_requests.get(), 0);
     // Not a journal.
     std::fs::write(&journal, "hello\n").expect("writes");
-    assert!(matches!(evaluate(&model, &tasks, &options), Err(EvalError::Results { .. })));
+    assert!(matches!(evaluate(&model, &tasks, &options), Err(EvalError::Journal(_))));
 }
 
 #[test]

@@ -8,12 +8,11 @@ use console::style;
 use findap_data::inspect;
 use findap_data::mixture::Proportion;
 use findap_data::world::WorldConfig;
-use findap_train::folder::FolderLock;
 use findap_train::recipe::{Recipe, Stage};
-use findap_train::sources::{Sources, StageData};
+use findap_train::sources::StageData;
 use serde::Deserialize;
 
-use super::run::Common;
+use super::recipe::{Common, RecipeData};
 use crate::terminal;
 
 /// Makes, packs and shows the data of a recipe
@@ -83,37 +82,6 @@ fn synth(folder: &std::path::Path, set: &[String], tokenizer: Option<usize>) -> 
         println!("{}", place.display());
     }
     Ok(())
-}
-
-/// The data of a recipe's stages, made in its run folder as a run would make them.
-pub(crate) struct RecipeData<'a> {
-    sources: Sources<'a>,
-    _lock: FolderLock,
-}
-
-impl<'a> RecipeData<'a> {
-    /// Generates the world where there is one. Stages begin with the base model's tokenizer: no stage changes it.
-    pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
-        let folder = recipe.folder();
-        let lock = FolderLock::take(folder)?;
-        let time_seconds = findap_train::run::begun_at(folder)?;
-        findap_train::run::make_world(recipe, &mut |_| {})?;
-        let model =
-            recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
-        Ok(Self { sources: Sources::open(recipe, model, time_seconds)?, _lock: lock })
-    }
-
-    /// The data of a stage; `None` for one that has none yet.
-    pub(crate) fn of(&self, recipe: &Recipe, stage: &Stage) -> Result<Option<StageData>> {
-        Ok(match stage {
-            Stage::Train(stage) => Some(self.sources.train(stage)?),
-            // Pairs that a distillation has yet to write are not there to be shown.
-            Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
-                Some(self.sources.align(stage)?)
-            }
-            _ => None,
-        })
-    }
 }
 
 /// The stages of a recipe that have data, with it.

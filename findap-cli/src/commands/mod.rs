@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod plan;
+pub(crate) mod recipe;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod sampling;

@@ -9,8 +9,7 @@ use findap_tensor::{DeviceKind, Dtype, Tensor, ops};
 use findap_train::plan::StagePlan;
 use findap_train::recipe::{Recipe, Stage};
 
-use super::data::RecipeData;
-use super::run::Common;
+use super::recipe::{Common, RecipeData};
 use crate::terminal;
 
 /// Checks a recipe and says what it takes: rows, tokens, memory, operations, time; trains nothing
@@ -21,21 +20,6 @@ pub(crate) struct Arguments {
     /// Print the whole recipe with its overrides and defaults, and what its stages take, as one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// Values changed for one run.
-#[derive(clap::Args)]
-pub(crate) struct Overrides {
-    /// Change one value: stage.group1.learning_rate=1e-4; may be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
-    pub(crate) set: Vec<(String, String)>,
-}
-
-fn key_and_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("write KEY=VALUE".to_owned()),
-    }
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {

@@ -2,21 +2,21 @@
 
 use std::cell::RefCell;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use findap_eval::report::RunFolder;
 use findap_eval::table::{capability_lines, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_train::Event;
-use findap_train::recipe::{self, EvalTable, Recipe};
+use findap_train::recipe::{EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
-use super::plan::Overrides;
+use super::recipe::Common;
 use crate::signals;
 use crate::terminal::{self, Progress};
 
@@ -45,46 +45,6 @@ pub(crate) struct TrainArguments {
 pub(crate) struct DistillArguments {
     #[command(flatten)]
     common: Common,
-}
-
-/// What these commands share.
-#[derive(clap::Args)]
-pub(crate) struct Common {
-    /// Recipe (TOML)
-    recipe: PathBuf,
-    #[command(flatten)]
-    overrides: Overrides,
-    /// The run folder, instead of runs/NAME
-    #[arg(long, value_name = "DIR")]
-    run_dir: Option<PathBuf>,
-}
-
-impl Common {
-    /// The recipe as written, and as it runs.
-    pub(crate) fn load(&self) -> Result<(String, Recipe)> {
-        let (text, recipe) = self.read()?;
-        Ok((text, self.resolve(recipe)?))
-    }
-
-    /// What runs: with every open choice made, those that depend on the model by its configuration.
-    pub(crate) fn resolve(&self, recipe: Recipe) -> Result<Recipe> {
-        let config = findap_train::run::base_config(&recipe)?;
-        Ok(recipe.resolve(self.run_dir.as_deref(), &config)?)
-    }
-
-    /// The run folder, whatever else can be told.
-    pub(crate) fn folder(&self, recipe: &Recipe) -> PathBuf {
-        let default = || Path::new("runs").join(&recipe.run.name);
-        self.run_dir.clone().or_else(|| recipe.run.folder.clone()).unwrap_or_else(default)
-    }
-
-    /// The recipe as written, and with its overrides.
-    pub(crate) fn read(&self) -> Result<(String, Recipe)> {
-        let text =
-            std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
-        let recipe = recipe::parse(&text, &self.recipe, &self.overrides.set)?;
-        Ok((text, recipe))
-    }
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {

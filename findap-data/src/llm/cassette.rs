@@ -3,8 +3,6 @@
 //! Each reply is appended as it arrives, so a run that was stopped asks only for what it does not have yet.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ChatModel, ChatReply, ChatRequest, LlmError};
 use crate::files::sha256;
+use crate::journal::{self, Journal, JournalError};
 
 /// Requests handed to the recorded model at once; after each such group the replies are on disk.
 const GROUP: usize = 32;
@@ -26,34 +25,28 @@ struct Entry {
 pub struct Cassette<M> {
     path: PathBuf,
     model: Option<M>,
-    replies: Mutex<HashMap<String, ChatReply>>,
+    recording: Mutex<Recording>,
+}
+
+struct Recording {
+    replies: HashMap<String, ChatReply>,
+    /// Where new replies go, if a model makes any.
+    journal: Option<Journal>,
 }
 
 impl<M: ChatModel> Cassette<M> {
-    /// Opens a recording, which need not exist when `model` is given. Half-written lines, left by a kill, are ignored.
+    /// Opens a recording, which need not exist when `model` is given. What a kill has cut is ignored.
     ///
     /// # Errors
     /// [`LlmError::BadRecording`] if the file cannot be read or a line is not a recorded reply.
     pub fn open(path: &Path, model: Option<M>) -> Result<Cassette<M>, LlmError> {
-        let fail = |detail: String| LlmError::BadRecording { path: path.display().to_string(), detail };
-        let mut replies = HashMap::new();
-        match File::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && model.is_some() => {}
-            Err(error) => return Err(fail(error.to_string())),
-            Ok(file) => {
-                for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
-                    let line = line.map_err(|error| fail(error.to_string()))?;
-                    match serde_json::from_slice::<Entry>(&line) {
-                        Ok(entry) => {
-                            replies.insert(entry.key, entry.reply);
-                        }
-                        Err(error) if error.is_eof() => {}
-                        Err(error) => return Err(fail(format!("line {}: {error}", index + 1))),
-                    }
-                }
-            }
+        let (journal, entries): (_, Vec<Entry>) = match model {
+            Some(_) => Journal::open(path).map(|(journal, entries)| (Some(journal), entries)),
+            None => journal::read(path).map(|entries| (None, entries)),
         }
-        Ok(Cassette { path: path.to_path_buf(), model, replies: Mutex::new(replies) })
+        .map_err(|error| bad_recording(path, &error))?;
+        let replies = entries.into_iter().map(|entry| (entry.key, entry.reply)).collect();
+        Ok(Cassette { path: path.to_path_buf(), model, recording: Mutex::new(Recording { replies, journal }) })
     }
 
     /// The key of a request: SHA-256 of its JSON, in hex.
@@ -61,25 +54,10 @@ impl<M: ChatModel> Cassette<M> {
         let text = serde_json::to_vec(request).expect("invariant: requests serialise");
         sha256(&text)
     }
+}
 
-    fn append(&self, entries: &[Entry]) -> Result<(), LlmError> {
-        // A leading line break ends whatever an interrupted write left behind.
-        let mut text = String::from("\n");
-        for entry in entries {
-            text.push_str(&serde_json::to_string(entry).expect("invariant: replies serialise"));
-            text.push('\n');
-        }
-        let write = || -> std::io::Result<()> {
-            let is_new = !self.path.exists();
-            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-            file.write_all(if is_new { &text.as_bytes()[1..] } else { text.as_bytes() })?;
-            file.sync_data()
-        };
-        write().map_err(|error| LlmError::BadRecording {
-            path: self.path.display().to_string(),
-            detail: error.to_string(),
-        })
-    }
+fn bad_recording(path: &Path, error: &JournalError) -> LlmError {
+    LlmError::BadRecording { path: path.display().to_string(), detail: error.to_string() }
 }
 
 impl<M: ChatModel> ChatModel for Cassette<M> {
@@ -93,9 +71,9 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
     /// Replies are on disk after each group; what failed is not recorded and is asked again the next time.
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let keys: Vec<String> = requests.iter().map(Self::key).collect();
-        let mut replies = self.replies.lock().expect("invariant: no panic holds the lock");
+        let mut recording = self.recording.lock().expect("invariant: no panic holds the lock");
         let mut missing: Vec<usize> =
-            (0..requests.len()).filter(|&index| !replies.contains_key(&keys[index])).collect();
+            (0..requests.len()).filter(|&index| !recording.replies.contains_key(&keys[index])).collect();
         missing.sort_by_key(|index| (&keys[*index], *index));
         missing.dedup_by_key(|index| &keys[*index]);
         missing.sort_unstable();
@@ -110,10 +88,11 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
                     Err(error) => drop(errors.insert(&keys[index], error)),
                 }
             }
-            if let Err(error) = self.append(&entries) {
-                return vec![Err(error); requests.len()];
+            let journal = recording.journal.as_mut().expect("invariant: there is one where there is a model");
+            if let Err(error) = journal.append(&entries) {
+                return vec![Err(bad_recording(&self.path, &error)); requests.len()];
             }
-            replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
+            recording.replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
             if errors.values().any(|error| !error.is_of_request()) {
                 break;
             }
@@ -121,7 +100,7 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
         // Where the model behind it has failed as a whole, that is the reason for all that were not asked.
         let server_error = errors.values().find(|error| !error.is_of_request()).cloned();
         let reply_to = |key: &String| {
-            let known = replies.get(key).cloned();
+            let known = recording.replies.get(key).cloned();
             known.ok_or_else(|| {
                 let reason = errors.get(key.as_str()).or(server_error.as_ref()).cloned();
                 let path = self.path.display().to_string();
@@ -134,6 +113,8 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::dataset::DataRoots;
-use crate::engine::{Options, run};
+use crate::engine::run;
+use crate::options::Options;
 use crate::scripted::ScriptedModel;
 use crate::task::Task;
 

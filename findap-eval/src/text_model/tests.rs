@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::dataset::DataRoots;
-use crate::engine::{Options, run};
+use crate::engine::run;
+use crate::options::Options;
 use crate::prompt::{PromptOptions, prepare_row};
 use crate::task::{Metric, Task};
 
@@ -120,7 +121,7 @@ fn chat_prompts_with_two_examples_score_as_in_lm_eval() {
                         near(score.logp, want["resps"][index][0].as_f64().expect("a score"));
                         assert_eq!(Some(score.is_greedy), want["resps"][index][1].as_bool());
                     }
-                    let sample = crate::sample::judge(task, &item, crate::sample::Answer::Scores(scores));
+                    let sample = crate::sample::grade(task, &item, crate::sample::Answer::Scores(scores));
                     assert_eq!(Some(sample.outcome.values[&Metric::Acc]), want["acc"].as_f64());
                     assert_eq!(Some(sample.outcome.values[&Metric::AccNorm]), want["acc_norm"].as_f64());
                 }

@@ -1,0 +1,94 @@
+//! What the commands on a recipe share: its arguments, and its data.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use findap_train::folder::FolderLock;
+use findap_train::recipe::{self, Recipe, Stage};
+use findap_train::sources::{Sources, StageData};
+
+/// What these commands share.
+#[derive(clap::Args)]
+pub(crate) struct Common {
+    /// Recipe (TOML)
+    pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// The run folder, instead of runs/NAME
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+impl Common {
+    /// The recipe as written, and as it runs.
+    pub(crate) fn load(&self) -> Result<(String, Recipe)> {
+        let (text, recipe) = self.read()?;
+        Ok((text, self.resolve(recipe)?))
+    }
+
+    /// What runs: with every open choice made, those that depend on the model by its configuration.
+    pub(crate) fn resolve(&self, recipe: Recipe) -> Result<Recipe> {
+        let config = findap_train::run::base_config(&recipe)?;
+        Ok(recipe.resolve(self.run_dir.as_deref(), &config)?)
+    }
+
+    /// The run folder, whatever else can be told.
+    pub(crate) fn folder(&self, recipe: &Recipe) -> PathBuf {
+        let default = || Path::new("runs").join(&recipe.run.name);
+        self.run_dir.clone().or_else(|| recipe.run.folder.clone()).unwrap_or_else(default)
+    }
+
+    /// The recipe as written, and with its overrides.
+    pub(crate) fn read(&self) -> Result<(String, Recipe)> {
+        let text =
+            std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
+        let recipe = recipe::parse(&text, &self.recipe, &self.overrides.set)?;
+        Ok((text, recipe))
+    }
+}
+
+/// Values changed for one run.
+#[derive(clap::Args)]
+pub(crate) struct Overrides {
+    /// Change one value: stage.group1.learning_rate=1e-4; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// The data of a recipe's stages, made in its run folder as a run would make them.
+pub(crate) struct RecipeData<'a> {
+    pub(crate) sources: Sources<'a>,
+    _lock: FolderLock,
+}
+
+impl<'a> RecipeData<'a> {
+    /// Generates the world where there is one. Stages begin with the base model's tokenizer: no stage changes it.
+    pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
+        let folder = recipe.folder();
+        let lock = FolderLock::take(folder)?;
+        let time_seconds = findap_train::run::begun_at(folder)?;
+        findap_train::run::make_world(recipe, &mut |_| {})?;
+        let model =
+            recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
+        Ok(Self { sources: Sources::open(recipe, model, time_seconds)?, _lock: lock })
+    }
+
+    /// The data of a stage; `None` for one that has none yet.
+    pub(crate) fn of(&self, recipe: &Recipe, stage: &Stage) -> Result<Option<StageData>> {
+        Ok(match stage {
+            Stage::Train(stage) => Some(self.sources.train(stage)?),
+            // Pairs that a distillation has yet to write are not there to be shown.
+            Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
+                Some(self.sources.align(stage)?)
+            }
+            _ => None,
+        })
+    }
+}
