@@ -14,8 +14,10 @@ use findap_kernels::adamw::{AdamWStep, Segment, cuda as adamw};
 use findap_kernels::attention::Heads;
 use findap_kernels::attention::cuda::{self as attention, Target, Tiles};
 use findap_kernels::cross_entropy::cuda as cross_entropy;
-use findap_kernels::cuda::{Buffer, CudaError, Device, Executor, Gpu, Indices, Launch, Operand, Probe, probe};
-use findap_kernels::matmul::cuda::{self as matmul, Matrix, Product};
+use findap_kernels::cuda::{
+    Buffer, CudaError, Executor, Gpu, GpuInfo, Indices, Launch, Matrix, Operand, Probe, Product, probe,
+};
+use findap_kernels::matmul::cuda as matmul;
 use findap_kernels::rms_norm::cuda as rms_norm;
 use findap_kernels::swiglu::cuda as swiglu;
 use findap_kernels::{Dtype, Write as Mode};
@@ -63,7 +65,7 @@ fn name_device() -> ExitCode {
             return ExitCode::from(3);
         }
     };
-    let Device { name, memory_bytes, compute_capability: capability, multiprocessors, .. } = device;
+    let GpuInfo { name, memory_bytes, compute_capability: capability, multiprocessors, .. } = device;
     say(&format!(
         r#"{{"device": "{}", "compute_capability": "{}.{}", "multiprocessors": {multiprocessors}, "memory_bytes": {memory_bytes}, "driver_cuda": "{major}.{minor}"}}"#,
         escape(&name),
@@ -411,7 +413,7 @@ impl<'e> Bench<'e> {
 
     // ---- Products ----
 
-    /// Those of a step of an 8B Llama over 8192 tokens, and of one new token for each of 64 sequences.
+    /// The matmuls of a step of an 8B Llama over 8192 tokens, and of one new token for each of 64 sequences.
     fn product_shapes(&self) -> Vec<Shape> {
         let forward = |m, n, k| Shape { m, n, k, transpose_a: false, transpose_b: true, to_f32: false };
         let input_gradient = |m, n, k| Shape { transpose_b: false, ..forward(m, n, k) };
@@ -437,7 +439,7 @@ impl<'e> Bench<'e> {
         let Shape { m, n, k, transpose_a, transpose_b, to_f32 } = shape;
         let [a, b] = [numbers(m * k, 1), numbers(k * n, 2)];
         let [a_at, b_at] = [self.array(&a)?, self.array(&b)?];
-        let matrix = |array: &Array<'_>, pitch| Matrix { numbers: array.operand(), pitch };
+        let matrix = |array: &Array<'_>, pitch| Matrix { elements: array.operand(), pitch };
         let mut all_right = true;
         for is_own in [false, true] {
             // fresh, so that neither is checked by the other's result
@@ -664,7 +666,7 @@ struct Case<'c> {
     heads: Heads,
 }
 
-/// Of a row's largest number: probabilities and gradients of scores are rounded to bf16, whose errors of 2^-9 add up like a random
+/// The error allowed, as a part of a row's largest number: probabilities and gradients of scores are rounded to bf16, whose errors of 2^-9 add up like a random
 /// walk as their terms do; a wrong tile or factor is off by the size of the numbers.
 const OF_ROW: f64 = 0.03;
 
@@ -679,7 +681,7 @@ impl Case<'_> {
         self.row(x, token, self.heads.num_heads, head)
     }
 
-    /// Of the key head that a query head reads.
+    /// The first number of the key head that a query head reads.
     fn key_row(&self, x: &[bf16], token: usize, head: usize) -> Vec<f64> {
         let Heads { num_heads, num_kv_heads, .. } = self.heads;
         self.row(x, token, num_kv_heads, head / (num_heads / num_kv_heads))

@@ -13,7 +13,7 @@ pub(crate) struct Cache {
     /// Keys and values by block: `[slots * slot_len, k * e]`.
     layers: Vec<[Tensor; 2]>,
     slot_len: usize,
-    /// Of the tokens of a pass: their rows of the layers, their slots, how many tokens of those they see.
+    /// For the tokens of a pass: their rows of the layers, their slots, how many tokens of those they see.
     indices: Indices,
     slots: Indices,
     seq_lens: Indices,

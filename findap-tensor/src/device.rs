@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use findap_kernels::attention::cuda::Target;
+use findap_kernels::cuda::Product;
 use findap_kernels::cuda::{CudaError, Executor, Gpu, Launch, Operand};
-use findap_kernels::matmul::cuda::Product;
 use findap_kernels::{Bf16Isa, Dtype, matmul};
 
 use crate::error::TensorError;

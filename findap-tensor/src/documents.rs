@@ -58,7 +58,7 @@ pub struct DocumentMemory {
 pub(crate) struct Placed {
     pub(crate) ids: Indices,
     pub(crate) positions: Indices,
-    /// Those of [`embedding::cuda::SortedIds`].
+    /// The lists of [`embedding::cuda::SortedIds`].
     pub(crate) sorted_tokens: Indices,
     pub(crate) sorted_starts: Indices,
     pub(crate) sorted_positions: Indices,

@@ -20,6 +20,7 @@
 #![deny(missing_docs)]
 
 pub mod arena;
+mod columns;
 pub mod device;
 pub mod documents;
 mod error;
@@ -34,7 +35,7 @@ pub use arena::{Arena, ArenaSpec, TensorId};
 pub use device::{Cuda, Device, DeviceKind};
 pub use documents::Documents;
 pub use error::TensorError;
-pub use findap_kernels::cuda::{CudaError, Device as Gpu, Probe, probe};
+pub use findap_kernels::cuda::{CudaError, GpuInfo, Probe, probe};
 #[cfg(feature = "emulator")]
 pub use findap_kernels::emulator::Options as EmulatorOptions;
 pub use findap_kernels::isa::{Bf16Isa, Isa};

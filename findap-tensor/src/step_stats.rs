@@ -1,4 +1,4 @@
-//! What an optimizer step comes to: its loss and the norm of its gradients, known where they are computed.
+//! Loss and gradient norm of a step, accumulated on the device that computes them.
 //!
 //! The optimizer reads them there, to clip the gradients and to leave everything alone where they are not finite. The host reads
 //! them when the step is queued, or one step later; it waits for nothing else.
@@ -200,7 +200,7 @@ impl Drop for StepStats {
     }
 }
 
-/// Of the sums in the memory of a device.
+/// Where the sums lie in the memory of a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses(u64);
 
@@ -217,7 +217,7 @@ impl Addresses {
         Operand { address: self.0 + SUMS_BYTES as u64 - 8, ..self.loss() }
     }
 
-    /// Of the `u32` that says that a step was skipped.
+    /// The address of the `u32` that says that a step was skipped.
     pub(crate) fn skipped(self) -> u64 {
         self.0 + SUMS_BYTES as u64
     }

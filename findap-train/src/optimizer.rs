@@ -17,13 +17,13 @@ use findap_tensor::{Arena, ArenaSpec, Dtype, StepStats, TensorError};
 /// In which format training keeps what it adds up over steps: gradients, moments, and the weights themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFormat {
-    /// That of the weights; beside weights in bf16 f32, with a copy of the weights in f32.
+    /// The format of the weights; beside weights in bf16 f32, with a copy of the weights in f32.
     Full,
     /// bf16 for weights in bf16 on a device, and no copy. Weights and moments are rounded up or down at random so that the mean is kept:
     /// place, step and seed decide, so a run that goes on rounds as one that was not stopped. Gradients are summed in f32 within a
     /// micro-batch and then rounded to nearest.
     Bf16 {
-        /// Of the run.
+        /// The seed of the run.
         seed: u64,
     },
 }

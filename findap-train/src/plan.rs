@@ -18,7 +18,7 @@ pub struct StagePlan {
     pub rows: u64,
     /// Their tokens.
     pub tokens: u64,
-    /// Of these, with loss.
+    /// The tokens among them that bear loss.
     pub loss_tokens: u64,
     /// Rows left out because they are longer than the context.
     pub dropped_too_long: u64,

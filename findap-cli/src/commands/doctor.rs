@@ -97,7 +97,7 @@ fn examine() -> Findings {
 /// The GPUs that the driver sees, and where `run.device = "auto"` trains; with what to do where that is not a GPU.
 fn devices(has_driver: bool, advice: &mut Vec<String>) -> (Vec<String>, String) {
     let found = probe();
-    let describe = |gpu: &findap_tensor::Gpu| {
+    let describe = |gpu: &findap_tensor::GpuInfo| {
         let (major, minor) = gpu.compute_capability;
         let memory = terminal::bytes(gpu.memory_bytes as u64);
         // a tenth for activations and the driver

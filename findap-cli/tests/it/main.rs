@@ -1,6 +1,7 @@
 //! The integration tests of the workspace: one binary, so that there is one link step.
 
 mod bad_input;
+mod circles;
 mod demo;
 mod edges;
 mod recipe;

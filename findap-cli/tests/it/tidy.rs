@@ -9,11 +9,11 @@ use cargo_metadata::{MetadataCommand, Package};
 const LIBRARIES: [&str; 6] =
     ["findap-kernels", "findap-tensor", "findap-data", "findap-model", "findap-train", "findap-eval"];
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
-fn packages() -> Vec<Package> {
+pub(crate) fn packages() -> Vec<Package> {
     MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
         .no_deps()
@@ -24,7 +24,7 @@ fn packages() -> Vec<Package> {
 }
 
 /// Every Rust source below `folder`, with its text, in one order.
-fn rust_sources(folder: &Path) -> Vec<(PathBuf, String)> {
+pub(crate) fn rust_sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {
@@ -57,7 +57,7 @@ fn every_source() -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-fn complain_unless_empty(rule: &str, complaints: &[String]) {
+pub(crate) fn complain_unless_empty(rule: &str, complaints: &[String]) {
     assert!(complaints.is_empty(), "{rule}:\n{}", complaints.join("\n"));
 }
 
@@ -202,4 +202,76 @@ fn the_tests_that_guard_the_invariants_exist() {
     }
     assert!(count > 0, "the table of invariants was not found");
     complain_unless_empty("ARCHITECTURE.md names tests that do not exist", &complaints);
+}
+
+/// The groups of a file's imports: the standard library, other crates, this one.
+fn import_group(line: &str) -> usize {
+    let path = line.trim_start_matches("use ").trim_start_matches(':');
+    match path.split([':', ';', ' ']).next().unwrap_or_default() {
+        "std" | "core" | "alloc" => 0,
+        "crate" | "super" | "self" => 2,
+        _ => 1,
+    }
+}
+
+#[test]
+fn imports_stand_in_three_groups() {
+    let mut complaints = Vec::new();
+    for (path, text) in every_source() {
+        let mut last: Option<(usize, usize)> = None; // group and line where it ended
+        let mut open = None;
+        for (number, line) in text.lines().enumerate() {
+            if open.is_none() && line.starts_with("use ") && !line.starts_with("use {") {
+                let group = import_group(line);
+                if let Some((before, end)) = last {
+                    // The block goes on while nothing but blank lines and attributes stand between.
+                    let between: Vec<&str> = text.lines().skip(end + 1).take(number - end - 1).collect();
+                    let is_same_block = between.iter().all(|line| line.is_empty() || line.starts_with("#["));
+                    let has_blank = between.iter().any(|line| line.is_empty());
+                    if is_same_block && (group < before || (group > before) != has_blank) {
+                        complaints.push(format!("  {}:{}", path.display(), number + 1));
+                    }
+                }
+                open = Some(group);
+            }
+            if let Some(group) = open.filter(|_| line.ends_with(';')) {
+                last = Some((group, number));
+                open = None;
+            }
+        }
+    }
+    complain_unless_empty(
+        "imports stand as three groups, a blank line between: std, other crates, crate and super",
+        &complaints,
+    );
+}
+
+/// Files that time or compare many things one after the other, and read as lists.
+const LONG_FILES: [&str; 1] = ["findap-kernels/examples/bench_cuda.rs"];
+
+#[test]
+fn files_are_shorter_than_600_lines() {
+    let is_long = |(path, text): &(PathBuf, String)| {
+        text.lines().count() > 600 && !LONG_FILES.iter().any(|long| path.ends_with(long))
+    };
+    let complaints: Vec<String> =
+        every_source().iter().filter(|file| is_long(file)).map(|(path, _)| format!("  {}", path.display())).collect();
+    complain_unless_empty("a file has at most 600 lines", &complaints);
+}
+
+#[test]
+fn a_doc_comment_has_a_subject() {
+    let mut complaints = Vec::new();
+    for (path, text) in every_source() {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            let Some(said) = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! ")) else { continue };
+            let before = text.lines().nth(number.wrapping_sub(1)).unwrap_or_default().trim_start();
+            let begins = !before.starts_with("///") && !before.starts_with("//!");
+            if begins && ["Of ", "That of", "Those of", "As of"].iter().any(|opening| said.starts_with(opening)) {
+                complaints.push(format!("  {}:{}: {said}", path.display(), number + 1));
+            }
+        }
+    }
+    complain_unless_empty("a comment begins with what it speaks of", &complaints);
 }

@@ -17,7 +17,7 @@ impl LanguageModel for TextModel {
         TextModel::max_tokens(self)
     }
 
-    /// That of its directory. One that can no longer be read has none: the model is in memory already.
+    /// The fingerprint of its directory. One that can no longer be read has none: the model is in memory already.
     fn fingerprint(&self) -> String {
         findap_model::fingerprint(self.directory()).unwrap_or_default()
     }

@@ -77,11 +77,11 @@ pub struct Step<'a> {
 /// The norm of all gradients and the loss they are of, on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
-    /// Of one f64: the sum of squares before `grad_scale`.
+    /// The address of one f64: the sum of squares before `grad_scale`.
     pub squares: u64,
-    /// Of one f64, or 0: the loss.
+    /// The address of one f64, the loss, or 0.
     pub loss: u64,
-    /// Of one `u32`: becomes 1 with a step whose sum of squares or loss is not finite. That step is skipped, and so is every step
+    /// The address of one `u32`, which becomes 1 with a step whose sum of squares or loss is not finite. That step is skipped, and so is every step
     /// while it is not 0: those that were queued before the host could know.
     pub skipped: u64,
     /// The norm that gradients are clipped to, after `grad_scale`; `None` does not clip.

@@ -16,7 +16,7 @@ fn segments() -> Vec<Segment> {
 
 #[derive(Clone, Copy)]
 struct Case {
-    /// Of parameters, gradients and moments.
+    /// The formats of parameters, gradients and moments.
     dtypes: [Dtype; 3],
     has_master: bool,
     max_norm: Option<f64>,

@@ -109,7 +109,7 @@ pub fn decode(args: &Decode) -> Result<Vec<Launch>, KernelError> {
 struct Lengths {
     queries: usize,
     keys: usize,
-    /// Of one number a query head.
+    /// Numbers where each query head has one.
     rows: usize,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Vector<L> {
     pub(super) seen: usize,
     /// Keys that are not after any query.
     seen_by_all: usize,
-    /// Of these, keys that are too long ago for some query: the first ones.
+    /// The first of these, which are too long ago for some query.
     hidden: usize,
     /// The first key, from the first token of the document.
     first_key: f32,
@@ -62,7 +62,7 @@ pub(super) struct Softmax<L> {
 }
 
 impl<L: Lanes> Softmax<L> {
-    /// Of no keys: a largest score that is finite, so that it stays one where a window hides the first keys.
+    /// The state before any key: a largest score that is finite, so that it stays one where a window hides the first keys.
     ///
     /// # Safety
     /// The processor has the instructions of `L`.

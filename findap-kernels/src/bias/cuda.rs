@@ -6,7 +6,8 @@ mod tests;
 
 use super::check_rows;
 use crate::check;
-use crate::cuda::operand::{array, elementwise_by, one_of, to_u32};
+use crate::cuda::launch::elementwise_by;
+use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;

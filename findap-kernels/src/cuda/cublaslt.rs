@@ -10,8 +10,8 @@ use cudarc::cublaslt::sys;
 
 use super::error::CudaError;
 use super::libraries;
+use crate::cuda::{Matrix, Product};
 use crate::dtype::Dtype;
-use crate::matmul::cuda::{Matrix, Product};
 use crate::slice::Write;
 
 /// Bytes that algorithms may use on the device: what NVIDIA recommends for Hopper.
@@ -38,7 +38,7 @@ struct Key {
 #[derive(Clone, Copy)]
 struct Plan {
     operation: sys::cublasLtMatmulDesc_t,
-    /// Of a, b and c.
+    /// The formats of a, b and c.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
@@ -79,13 +79,13 @@ impl CublasLt {
             sizes: [m, n, k],
             transposes: [transpose_a, transpose_b],
             pitches: [a.pitch, b.pitch, c.pitch],
-            dtypes: [a.numbers.dtype, b.numbers.dtype, c.numbers.dtype],
+            dtypes: [a.elements.dtype, b.elements.dtype, c.elements.dtype],
         };
         let mut plans = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let plan = (*plans.entry(key).or_insert_with(|| self.plan(product).ok()))?;
         drop(plans);
         let (one, beta) = (1.0f32, if write == Write::Accumulate { 1.0f32 } else { 0.0 });
-        let pointer = |matrix: Matrix| matrix.numbers.address as *mut c_void;
+        let pointer = |matrix: Matrix| matrix.elements.address as *mut c_void;
         let [of_a, of_b, of_c] = plan.layouts;
         // SAFETY: everything lives for the call, and the operands until the stream has done it by the contract of this function.
         // The library's matrices are column-major: ours transposed, so the factors change places.
@@ -134,7 +134,7 @@ impl CublasLt {
             unsafe { lt::set_matmul_desc_attribute(operation, attribute, (&raw const value).cast(), 4)? };
         }
         let layout = |matrix: Matrix, rows: usize, columns: usize| {
-            let dtype = match matrix.numbers.dtype {
+            let dtype = match matrix.elements.dtype {
                 Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
                 _ => sys::cudaDataType::CUDA_R_32F,
             };

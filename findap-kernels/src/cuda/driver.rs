@@ -11,17 +11,19 @@ use cudarc::driver::DriverError;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys;
 
+use super::arg::{Swizzle, TensorMap, pointers, tensor_maps};
 use super::compile::{self, Compiler};
 use super::cublaslt::{CublasLt, WORKSPACE_BYTES};
 use super::error::CudaError;
-use super::launch::{Buffer, Event, Executor, Launch, Pinned, Swizzle, TensorMap, pointers, tensor_maps};
-use super::probe::{Device, Probe, message, probe};
+use super::executor::{Buffer, Event, Executor, Pinned};
+use super::launch::Launch;
+use super::probe::{GpuInfo, Probe, message, probe};
 use super::source::Source;
-use crate::matmul::cuda::Product;
+use crate::cuda::Product;
 
 /// A device in use. Work goes to one stream, in order; [`Executor::download`] and [`Gpu::synchronize`] wait for it.
 pub struct Gpu {
-    device: Device,
+    device: GpuInfo,
     handle: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -97,7 +99,7 @@ impl Gpu {
     }
 
     /// The device.
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &GpuInfo {
         &self.device
     }
 

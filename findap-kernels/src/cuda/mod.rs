@@ -10,26 +10,34 @@
 //! | [`probe()`] | the devices of this machine, or why there are none |
 //! | [`mod@source`] | the text of kernels; `prelude.cuh`, `hopper.cuh` and `common.cuh` stand before each |
 //! | [`compile`] | source to machine code for one architecture, kept on disk |
-//! | [`launch`] | the value that describes one run, and the trait that runs it |
+//! | [`launch`], [`arg`] | the value that describes one run, and its parameters |
+//! | [`executor`] | the trait that runs it, and memory of its own |
+//! | [`product`] | matrix products, which a library may compute |
 //! | [`driver`] | the executor that is a device |
 //! | [`operand`] | arrays in device memory, as the families' launches take them |
 
+pub mod arg;
 pub mod compile;
 mod cublaslt;
 pub mod driver;
 mod error;
+pub mod executor;
 pub mod launch;
 mod libraries;
 pub mod operand;
 mod probe;
+pub mod product;
 pub mod source;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use arg::{Arg, Swizzle, TensorMap};
 pub use compile::Compiler;
 pub use driver::Gpu;
 pub use error::CudaError;
-pub use launch::{Arg, Buffer, Event, Executor, Launch, Pinned, Swizzle, TensorMap};
+pub use executor::{Buffer, Event, Executor, Pinned};
+pub use launch::Launch;
 pub use operand::{Indices, Operand};
-pub use probe::{Device, Probe, Reason, probe};
+pub use probe::{GpuInfo, Probe, Reason, probe};
+pub use product::{Matrix, Product};
 pub use source::{Needs, Source};

@@ -1,7 +1,6 @@
 //! Arrays in device memory: an address, a length and a format.
 
-use super::launch::{Arg, Launch};
-use super::source::Source;
+use super::arg::Arg;
 use crate::check;
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -9,7 +8,7 @@ use crate::error::KernelError;
 /// Contiguous numbers in the memory of an executor. It owns nothing, as a pointer does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
-    /// Of the first number.
+    /// The address of the first number.
     pub address: u64,
     /// Numbers.
     pub len: usize,
@@ -28,7 +27,7 @@ impl Operand {
 /// writes them checks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Indices {
-    /// Of the first number.
+    /// The address of the first number.
     pub address: u64,
     /// Numbers.
     pub len: usize,
@@ -67,28 +66,4 @@ pub(crate) fn one_of<const N: usize, const M: usize>(
 pub(crate) fn to_u32(op: &'static str, arg: &'static str, x: usize) -> Result<u32, KernelError> {
     check::holds(op, arg, x as f64, x <= i32::MAX as usize, "at most 2^31 - 1")?;
     Ok(x as u32)
-}
-
-/// A launch in which each thread of 256 has 16 bytes of `over`.
-pub(crate) fn elementwise(
-    op: &'static str,
-    source: &'static Source,
-    kernel: &'static str,
-    over: &Operand,
-    args: Vec<Arg>,
-) -> Result<Launch, KernelError> {
-    elementwise_by(op, source, kernel, over.len, 16 / over.dtype.size_bytes(), args)
-}
-
-/// A launch in which each thread of 256 has `per_thread` of `len` numbers.
-pub(crate) fn elementwise_by(
-    op: &'static str,
-    source: &'static Source,
-    kernel: &'static str,
-    len: usize,
-    per_thread: usize,
-    args: Vec<Arg>,
-) -> Result<Launch, KernelError> {
-    let blocks = to_u32(op, "blocks", len.div_ceil(per_thread).div_ceil(256))?.max(1);
-    Ok(Launch { source, kernel, grid: [blocks, 1, 1], block: [256, 1, 1], shared_bytes: 0, args })
 }

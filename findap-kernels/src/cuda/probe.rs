@@ -13,7 +13,7 @@ use cudarc::driver::sys;
 
 /// One CUDA device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct GpuInfo {
     /// Its number for the driver, from 0; `CUDA_VISIBLE_DEVICES` renumbers.
     pub ordinal: usize,
     /// The product name.
@@ -36,7 +36,7 @@ pub enum Probe {
         /// The newest CUDA that the driver supports, major and minor.
         driver_version: (u32, u32),
         /// The devices, by ordinal.
-        devices: Vec<Device>,
+        devices: Vec<GpuInfo>,
     },
     /// No usable device, and why.
     Absent(Reason),
@@ -70,7 +70,7 @@ pub enum Reason {
 
 impl Probe {
     /// The devices; none where CUDA is absent.
-    pub fn devices(&self) -> &[Device] {
+    pub fn devices(&self) -> &[GpuInfo] {
         match self {
             Probe::Ready { devices, .. } => devices,
             Probe::Absent(_) => &[],
@@ -92,7 +92,7 @@ pub fn probe() -> Probe {
     }
 }
 
-fn ask() -> Result<((u32, u32), Vec<Device>), Reason> {
+fn ask() -> Result<((u32, u32), Vec<GpuInfo>), Reason> {
     // SAFETY: looks for a library by its public name and runs its initialisers, as any program linked with it does.
     if !unsafe { sys::is_culib_present() } {
         return Err(Reason::NoLibrary);
@@ -105,18 +105,18 @@ fn ask() -> Result<((u32, u32), Vec<Device>), Reason> {
     // SAFETY: writes one number to a valid place.
     named("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
     let count = named("cuDeviceGetCount", driver::device::get_count())?;
-    let devices = (0..count).map(describe).collect::<Result<Vec<Device>, Reason>>()?;
+    let devices = (0..count).map(describe).collect::<Result<Vec<GpuInfo>, Reason>>()?;
     let version = version.unsigned_abs();
     Ok(((version / 1000, version % 1000 / 10), devices))
 }
 
-fn describe(ordinal: c_int) -> Result<Device, Reason> {
+fn describe(ordinal: c_int) -> Result<GpuInfo, Reason> {
     use sys::CUdevice_attribute as Attribute;
     let device = named("cuDeviceGet", driver::device::get(ordinal))?;
     // SAFETY: `device` comes from the driver, here and below.
     let attribute = |attribute| unsafe { driver::device::get_attribute(device, attribute) };
     let attribute = |which| named("cuDeviceGetAttribute", attribute(which)).map(i32::unsigned_abs);
-    Ok(Device {
+    Ok(GpuInfo {
         ordinal: ordinal.unsigned_abs() as usize,
         name: named("cuDeviceGetName", driver::device::get_name(device))?,
         // SAFETY: as above.

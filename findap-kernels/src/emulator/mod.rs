@@ -11,7 +11,9 @@
 use std::ffi::{CString, c_char, c_void};
 use std::ops::Range;
 
-use crate::cuda::launch::{Arg, Event, Executor, Launch, Pinned, TensorMap, pointers, tensor_maps};
+use crate::cuda::arg::{Arg, TensorMap, pointers, tensor_maps};
+use crate::cuda::executor::{Event, Executor, Pinned};
+use crate::cuda::launch::Launch;
 use crate::cuda::{CudaError, Swizzle};
 
 #[cfg(test)]
@@ -50,13 +52,13 @@ pub enum Completion {
 pub struct Options {
     /// The order of threads and blocks.
     pub order: Order,
-    /// Of asynchronous copies.
+    /// When asynchronous copies are done.
     pub copies: Completion,
-    /// Of products of a warpgroup.
+    /// When products of a warpgroup are done.
     pub products: Completion,
     /// 1 leaves broken rules of the Hopper units unreported, so that only wrong data or a deadlock shows them.
     pub breaks_rules: u32,
-    /// Of the random order.
+    /// The seed of the random order.
     pub seed: u64,
 }
 

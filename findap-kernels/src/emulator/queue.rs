@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Emulator, MAX_SHARED_BYTES, Options};
 use crate::cuda::CudaError;
-use crate::cuda::launch::{Event, Executor, Launch, Pinned};
+use crate::cuda::executor::{Event, Executor, Pinned};
+use crate::cuda::launch::Launch;
 
 /// An executor on the CPU that puts everything off.
 #[derive(Debug)]
@@ -24,16 +25,16 @@ struct State {
     /// Pieces of work that have been done.
     done: u64,
     waits: u64,
-    /// Of the first piece that failed; nothing runs behind it.
+    /// The error of the first piece that failed; nothing runs behind it.
     failure: Option<CudaError>,
 }
 
 #[derive(Debug)]
 enum Work {
     Launch(Launch),
-    /// Of bytes that the driver has taken.
+    /// Copies of bytes that the driver has taken.
     Upload(u64, Vec<u8>),
-    /// Of bytes that the host has promised to leave alone, by their place.
+    /// Copies from bytes that the host has promised to leave alone, by their place.
     UploadPinned(u64, Range<usize>),
     DownloadPinned(Range<usize>, u64),
     Clear(u64, usize),

@@ -9,7 +9,7 @@ mod tests;
 
 use crate::check;
 use crate::cuda::operand::{aligned, one_of, to_u32};
-use crate::cuda::{Arg, Launch, Needs, Operand, Source};
+use crate::cuda::{Arg, Launch, Needs, Product, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
 use crate::slice::Write;
@@ -19,38 +19,6 @@ pub static SOURCE: Source = Source { file: "matmul/kernel.cu", text: include_str
 
 /// Columns and rows of c that a block computes.
 const TILE: usize = 64;
-
-/// A matrix whose rows may be further apart than they are long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matrix {
-    /// Its numbers, with those between the rows; those behind the last row may be missing.
-    pub numbers: Operand,
-    /// Numbers from the start of a row to that of the next.
-    pub pitch: usize,
-}
-
-/// The arguments of [`launch`], as in [`super::Gemm`]. f32, or bf16 with `c` in bf16 or f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Product {
-    /// Rows of `c`.
-    pub m: usize,
-    /// Columns of `c`.
-    pub n: usize,
-    /// Length of the sums.
-    pub k: usize,
-    /// `[m, k]`, or `[k, m]` with `transpose_a`.
-    pub a: Matrix,
-    /// Whether `a` is stored transposed.
-    pub transpose_a: bool,
-    /// `[k, n]`, or `[n, k]` with `transpose_b`.
-    pub b: Matrix,
-    /// Whether `b` is stored transposed.
-    pub transpose_b: bool,
-    /// `[m, n]`, written.
-    pub c: Matrix,
-    /// Whether the product replaces `c` or is added to it.
-    pub write: Write,
-}
 
 /// The product by our own kernel.
 ///
@@ -65,7 +33,7 @@ pub fn launch(args: &Product) -> Result<Launch, KernelError> {
     let Product { m, n, k, a, transpose_a, b, transpose_b, c, write } = *args;
     let format = one_of(
         OP,
-        [("a", a.numbers.dtype), ("b", b.numbers.dtype), ("c", c.numbers.dtype)],
+        [("a", a.elements.dtype), ("b", b.elements.dtype), ("c", c.elements.dtype)],
         [[Dtype::F32; 3], [Dtype::Bf16; 3], [Dtype::Bf16, Dtype::Bf16, Dtype::F32]],
     )?;
     let stored = |rows, columns, is_transposed| if is_transposed { (columns, rows) } else { (rows, columns) };
@@ -73,8 +41,8 @@ pub fn launch(args: &Product) -> Result<Launch, KernelError> {
     for (arg, matrix, (rows, columns)) in [(arg_a, a, a_shape), (arg_b, b, b_shape), ("c", c, (m, n))] {
         check::holds(OP, arg, rows as f64, rows > 0 && columns > 0, "of at least one row and one column")?;
         check::holds(OP, arg, matrix.pitch as f64, matrix.pitch >= columns, "of a pitch of at least its columns")?;
-        check::at_least(OP, arg, matrix.numbers.len, (rows - 1) * matrix.pitch + columns)?;
-        aligned(OP, arg, &matrix.numbers)?;
+        check::at_least(OP, arg, matrix.elements.len, (rows - 1) * matrix.pitch + columns)?;
+        aligned(OP, arg, &matrix.elements)?;
         let is_whole = format == 0 || arg == "c" || matrix.pitch.is_multiple_of(8);
         check::holds(OP, arg, matrix.pitch as f64, is_whole, "of a pitch that is a multiple of 8")?;
     }
@@ -94,7 +62,7 @@ pub fn launch(args: &Product) -> Result<Launch, KernelError> {
         block: [if format == 0 { 256 } else { 128 }, 1, 1],
         shared_bytes: 0,
         args: [
-            &[c.numbers.arg(), a.numbers.arg(), b.numbers.arg()],
+            &[c.elements.arg(), a.elements.arg(), b.elements.arg()],
             &sizes[..],
             &[c.pitch, a.pitch, b.pitch].map(|pitch| Arg::I64(pitch as i64)),
             &[Arg::U32(u32::from(write == Write::Accumulate))],

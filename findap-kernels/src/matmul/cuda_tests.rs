@@ -1,6 +1,7 @@
 use super::super::{Shape, reference};
 use super::*;
 use crate::cuda::tests::cases::{Array, assert_follows, numbers, on_every_executor, rounded, run, to_f32, wide};
+use crate::cuda::{Matrix, Operand};
 use crate::tolerance::floor;
 
 /// A matrix with rows `pitch` apart; what lies between them is NaN, which must not reach a result.
@@ -23,7 +24,7 @@ fn check(shape: Shape, dtypes: [Dtype; 2]) {
     let pitch = |columns: usize| columns.next_multiple_of(8) + 8;
     on_every_executor(SOURCE.needs, |executor| {
         let array = |x: &[f64], columns, dtype| Array::new(executor, &spread(x, columns, pitch(columns)), dtype);
-        let matrix = |array: &Array<'_>, columns| Matrix { numbers: array.operand(), pitch: pitch(columns) };
+        let matrix = |array: &Array<'_>, columns| Matrix { elements: array.operand(), pitch: pitch(columns) };
         let (a, b) = (array(&a, columns_a, dtype), array(&b, columns_b, dtype));
         let c = match write {
             Write::Accumulate => array(&old, n, dtype_c),
@@ -86,7 +87,7 @@ fn every_transpose_format_and_write_mode_follows_the_truth() {
 
 #[test]
 fn what_the_kernel_cannot_read_is_refused() {
-    let matrix = |address, len, dtype, pitch| Matrix { numbers: Operand { address, len, dtype }, pitch };
+    let matrix = |address, len, dtype, pitch| Matrix { elements: Operand { address, len, dtype }, pitch };
     let b = matrix(256, 64, Dtype::Bf16, 8);
     let good =
         Product { m: 8, n: 8, k: 8, a: b, transpose_a: false, b, transpose_b: false, c: b, write: Write::Overwrite };

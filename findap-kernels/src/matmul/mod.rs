@@ -18,6 +18,7 @@ use self::packed::Panels;
 pub use self::packed::{Packed, PackedFormat};
 pub use self::weight::{PackedWeight, Weight};
 use crate::check;
+use crate::dtype::Dtype;
 use crate::error::KernelError;
 use crate::isa::{Bf16Isa, Isa};
 use crate::slice::{Slice, SliceMut, Write};
@@ -84,9 +85,8 @@ pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
     let shape = Shape { m, n, k, transpose_a, transpose_b, write };
     let b = match b {
         Factor::Plain(b) => b,
-        Factor::Packed(Packed { k: packed_k, n: packed_n, panels: Panels::F32(panels) }) => {
-            check::length(OP, "b", packed_k * packed_n, k * n)?;
-            check::length(OP, "b", *packed_k, k)?;
+        Factor::Packed(packed @ Packed { panels: Panels::F32(panels), .. }) => {
+            packed.check(OP, k, n)?;
             let dtypes = [("a", a.dtype()), ("c", c.dtype())];
             let (Slice::F32(a), SliceMut::F32(c)) = (a, c) else {
                 return Err(check::unsupported(OP, dtypes));
@@ -95,7 +95,7 @@ pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
             return Ok(());
         }
         Factor::Packed(_) | Factor::Rounded(_) => {
-            return bf16::gemm(OP, bf16::Kernel::of(Bf16Isa::current()?), shape, a, b, c);
+            return gemm_in_bf16(OP, bf16::Kernel::of(Bf16Isa::current()?), shape, a, b, c);
         }
     };
     check::length(OP, "b", b.len(), k * n)?;
@@ -107,6 +107,31 @@ pub fn gemm(args: Gemm<'_>) -> Result<(), KernelError> {
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
+}
+
+/// The product of factors rounded to bf16, by a kernel; any of `a`, b and `c` may be in f32 or bf16.
+fn gemm_in_bf16(
+    op: &'static str,
+    kernel: &bf16::Kernel,
+    shape: Shape,
+    a: Slice<'_>,
+    b: Factor<'_>,
+    c: SliceMut<'_>,
+) -> Result<(), KernelError> {
+    let right = match b {
+        Factor::Packed(packed) => {
+            packed.check(op, shape.k, shape.n)?;
+            let Panels::Bf16(lines) = &packed.panels else {
+                return Err(check::unsupported(op, [("b", Dtype::F32)]));
+            };
+            bf16::Right::Packed(lines)
+        }
+        Factor::Plain(b) | Factor::Rounded(b) => {
+            check::length(op, "b", b.len(), shape.k * shape.n)?;
+            bf16::Right::Stored(b)
+        }
+    };
+    bf16::gemm(op, kernel, shape, a, right, c)
 }
 
 /// What a product is, apart from its operands.

@@ -18,8 +18,8 @@ pub enum PackedFormat {
 /// The right factor of products, packed once for many of them.
 #[derive(Debug)]
 pub struct Packed {
-    pub(super) k: usize,
-    pub(super) n: usize,
+    k: usize,
+    n: usize,
     pub(super) panels: Panels,
 }
 
@@ -54,6 +54,12 @@ impl Packed {
             Panels::F32(panels) => size_of_val(&panels.numbers[..]),
             Panels::Bf16(lines) => size_of_val(&lines[..]),
         }
+    }
+
+    /// Refuses other sizes.
+    pub(super) fn check(&self, op: &'static str, k: usize, n: usize) -> Result<(), KernelError> {
+        check::length(op, "b", self.k * self.n, k * n)?;
+        check::length(op, "b", self.k, k)
     }
 
     /// Takes the numbers of `b`, in f32 or bf16: stored `[k, n]`, or `[n, k]` with `is_transposed`.

@@ -22,7 +22,7 @@ use crate::error::KernelError;
 pub struct Pair {
     /// The reference's log-probabilities of the chosen answer, summed over its tokens.
     pub reference_chosen: f64,
-    /// Of the rejected answer.
+    /// The log-probability of the rejected answer.
     pub reference_rejected: f64,
     /// What the likelihood of the chosen answer is multiplied by.
     pub likelihood_scale: f64,

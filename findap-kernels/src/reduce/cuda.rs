@@ -5,7 +5,8 @@
 mod tests;
 
 use crate::check;
-use crate::cuda::operand::{aligned, array, elementwise_by, one_of, to_u32};
+use crate::cuda::launch::elementwise_by;
+use crate::cuda::operand::{aligned, array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -126,7 +127,7 @@ pub enum Rounding {
     Stochastic {
         /// Such as the number of the step.
         stream: u64,
-        /// Of the run.
+        /// The seed of the run.
         seed: u64,
     },
 }

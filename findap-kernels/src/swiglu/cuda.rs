@@ -4,7 +4,8 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use crate::cuda::operand::{array, elementwise, one_of};
+use crate::cuda::launch::elementwise;
+use crate::cuda::operand::{array, one_of};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
 use crate::error::KernelError;

@@ -95,11 +95,11 @@ impl Family {
 /// Which linear layers of a block add a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Biases {
-    /// Those of queries, keys and values.
+    /// The projections to queries, keys and values.
     pub qkv: bool,
-    /// The one after attention.
+    /// The projection of the result of attention.
     pub attention_out: bool,
-    /// Those of the MLP.
+    /// The three of the MLP.
     pub mlp: bool,
 }
 

@@ -47,7 +47,7 @@ struct Normed {
 
 struct Kept {
     entry: Normed,
-    /// Of queries and keys, where the model norms them.
+    /// The norms of queries and keys, where the model has them.
     qk_norms: Option<[Normed; 2]>,
     q: Tensor,
     k: Tensor,

@@ -71,7 +71,7 @@ pub struct Clip<'a> {
     /// Knows the loss and the squares of all gradients. Once a step on a device was left out, so are all later ones with this
     /// step statistics: they were queued before anybody could know.
     pub stats: &'a StepStats,
-    /// As of `torch.nn.utils.clip_grad_norm_`.
+    /// Maximum gradient norm, as in `torch.nn.utils.clip_grad_norm_`.
     pub max_norm: f64,
 }
 

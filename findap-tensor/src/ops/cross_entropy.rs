@@ -4,11 +4,12 @@ use findap_kernels::cross_entropy::cuda::{Pass, SoftmaxGradient, softmax_gradien
 use findap_kernels::cross_entropy::{self, Backward, Forward};
 pub use findap_kernels::cross_entropy::{IGNORE, MAX_CHUNK_ROWS, Sizes};
 use findap_kernels::cuda::{Indices, Operand};
-use findap_kernels::matmul::cuda::{Matrix, Product};
+use findap_kernels::cuda::{Matrix, Product};
 use findap_kernels::preference::{PreferenceStats, cuda as preference};
 use findap_kernels::{Dtype, Write, check, embedding, reduce};
 
-use crate::device::{Cuda, Device, Memory};
+use crate::columns::Columns;
+use crate::device::{Cuda, Device};
 use crate::error::TensorError;
 use crate::ops::linear::Weight;
 use crate::step_stats::StepStats;
@@ -28,7 +29,7 @@ pub struct Scores {
 /// Numbers by token in the memory of a device.
 #[derive(Debug)]
 pub(super) struct Placed {
-    pub(super) memory: Memory,
+    pub(super) columns: Columns,
     max_tokens: usize,
     /// For numbers on their way.
     staging: Vec<f32>,
@@ -53,25 +54,6 @@ pub(super) enum Column {
 
 const NUM_COLUMNS: usize = 9;
 
-impl Placed {
-    /// Bytes from the start of the memory.
-    pub(super) fn offset(&self, column: Column) -> usize {
-        column_bytes(self.max_tokens) * column as usize
-    }
-
-    pub(super) fn address(&self, column: Column) -> u64 {
-        self.memory.address() + self.offset(column) as u64
-    }
-
-    pub(super) fn operand(&self, column: Column, len: usize) -> Operand {
-        Operand { address: self.address(column), len, dtype: Dtype::F32 }
-    }
-}
-
-fn column_bytes(max_tokens: usize) -> usize {
-    4 * (max_tokens + 1).next_multiple_of(4)
-}
-
 impl Scores {
     /// For at most `max_tokens` tokens whose hidden states lie on `device`; there, makes room for a chunk of logits, too, and for the
     /// sums of gradients in the format `dweight`, if there will be any.
@@ -89,11 +71,10 @@ impl Scores {
             return Ok(Scores { logp, lse, weights, placed: None });
         };
         cuda.with_scratch(device_scratch_bytes(sizes, dweight), |_| Ok(()))?;
-        let mut memory = cuda.allocate("log-probabilities", NUM_COLUMNS * column_bytes(max_tokens))?;
-        memory.clear()?;
+        let columns = Columns::new(cuda, "log-probabilities", NUM_COLUMNS, max_tokens + 1)?;
         let (staging, rows) = (vec![0.0; max_tokens], Vec::with_capacity(max_tokens));
         let pairs = Vec::with_capacity(max_tokens / 2);
-        let placed = Some(Placed { memory, max_tokens, staging, pairs, rows });
+        let placed = Some(Placed { columns, max_tokens, staging, pairs, rows });
         Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), weights: Vec::new(), placed })
     }
 
@@ -104,8 +85,7 @@ impl Scores {
     /// [`TensorError::Cuda`], also for an earlier op that failed on the device.
     pub fn read(&mut self, n: usize) -> Result<&[f64], TensorError> {
         if let Some(placed) = &mut self.placed {
-            let offset = placed.offset(Column::Logp);
-            placed.memory.read(offset, bytemuck::cast_slice_mut(&mut placed.staging[..n]))?;
+            placed.columns.read(Column::Logp as usize, bytemuck::cast_slice_mut(&mut placed.staging[..n]))?;
             self.logp.iter_mut().zip(&placed.staging[..n]).for_each(|(logp, &x)| *logp = f64::from(x));
         }
         Ok(&self.logp[..n])
@@ -120,9 +100,13 @@ impl Scores {
             stats.add(-(self.logp[..n].iter().sum::<f64>() / divisor), &PreferenceStats::default());
             return Ok(());
         };
-        let device = placed.memory.cuda();
+        let device = placed.columns.cuda();
         let loss = stats.on(device)?.loss();
-        device.run(&[reduce::cuda::add_sum(&loss, -1.0 / divisor, &placed.operand(Column::Logp, n))?])
+        device.run(&[reduce::cuda::add_sum(
+            &loss,
+            -1.0 / divisor,
+            &placed.columns.operand(Column::Logp as usize, 0, n),
+        )?])
     }
 }
 
@@ -246,7 +230,7 @@ fn on_device(
     let pitch = pitch(vocab);
     let Weight::Plain(weight) = head.weight else { return Err(device.is_missing()) };
     let (hidden, weight) = (head.hidden.on(device)?, weight.on(device)?);
-    let placed = scores.placed.as_mut().filter(|placed| placed.memory.cuda().is(device));
+    let placed = scores.placed.as_mut().filter(|placed| placed.columns.cuda().is(device));
     let Some(placed) = placed else {
         return Err(device.is_missing());
     };
@@ -269,7 +253,7 @@ fn on_device(
     if let Some((dhidden, _)) = &gradients {
         device.clear(dhidden)?;
     }
-    let (num_rows, all_rows) = (placed.rows.len(), placed.address(Column::Rows));
+    let (num_rows, all_rows) = (placed.rows.len(), placed.columns.address(Column::Rows as usize, 0));
     let dweight_dtype = gradients.and_then(|(_, dweight)| dweight).map(|dweight| dweight.dtype);
     device.with_scratch(device_scratch_bytes(sizes, dweight_dtype), |address| {
         // a gradient in bf16 would be rounded, and lose what is small, with every chunk
@@ -285,7 +269,7 @@ fn on_device(
                 len: rows * dim,
                 dtype: hidden.dtype,
             });
-            let plain = |numbers| Matrix { numbers, pitch: dim };
+            let plain = |elements| Matrix { elements, pitch: dim };
             let choose = embedding::cuda::Forward { out: chosen, table: hidden, ids: tokens, dim };
             device.run(&[embedding::cuda::forward(&choose)?])?;
             device.multiply(&Product {
@@ -296,15 +280,15 @@ fn on_device(
                 transpose_a: false,
                 b: plain(weight),
                 transpose_b: true,
-                c: Matrix { numbers: logits, pitch },
+                c: Matrix { elements: logits, pitch },
                 write: Write::Overwrite,
             })?;
             device.run(&[softmax_gradient(&SoftmaxGradient {
                 logits,
-                logp: placed.operand(Column::Logp, n),
-                lse: placed.operand(Column::Lse, n),
-                targets: Indices { address: placed.address(Column::Targets), len: n },
-                weights: (pass != Pass::Forward).then(|| placed.operand(Column::Weights, n)),
+                logp: placed.columns.operand(Column::Logp as usize, 0, n),
+                lse: placed.columns.operand(Column::Lse as usize, 0, n),
+                targets: placed.columns.indices(Column::Targets as usize, 0, n),
+                weights: (pass != Pass::Forward).then(|| placed.columns.operand(Column::Weights as usize, 0, n)),
                 tokens: Some(tokens),
                 vocab,
                 pitch,
@@ -317,7 +301,7 @@ fn on_device(
                 dlogits = Operand { address, dtype: Dtype::Bf16, ..logits };
                 device.run(&[reduce::cuda::cast(&dlogits, &logits, reduce::cuda::Rounding::Nearest)?])?;
             }
-            let dlogits = Matrix { numbers: dlogits, pitch };
+            let dlogits = Matrix { elements: dlogits, pitch };
             device.multiply(&Product {
                 m: rows,
                 n: dim,
@@ -361,20 +345,19 @@ fn place_tokens(
     token_weights: Option<&[f64]>,
     pass: Pass,
 ) -> Result<(), TensorError> {
-    let offsets = [Column::Targets, Column::Weights, Column::Rows].map(|column| placed.offset(column));
-    let Placed { memory, staging, rows, .. } = placed;
+    let Placed { columns, staging, rows, .. } = placed;
     let has_weight = |t: usize| pass != Pass::Backward || token_weights.is_none_or(|weights| weights[t] != 0.0);
     rows.clear();
     rows.extend((0..targets.len()).filter(|&t| targets[t] != IGNORE && has_weight(t)).map(|t| t as u32));
-    memory.write(offsets[0], bytemuck::cast_slice(targets))?;
+    columns.write(Column::Targets as usize, bytemuck::cast_slice(targets))?;
     if let Some(weights) = token_weights {
         staging.iter_mut().zip(weights).for_each(|(x, &weight)| *x = weight as f32);
-        memory.write(offsets[1], bytemuck::cast_slice(&staging[..weights.len()]))?;
+        columns.write(Column::Weights as usize, bytemuck::cast_slice(&staging[..weights.len()]))?;
     }
-    memory.write(offsets[2], bytemuck::cast_slice(rows))?;
+    columns.write(Column::Rows as usize, bytemuck::cast_slice(rows))?;
     if pass != Pass::Backward {
-        // both columns: they are the first
-        memory.clear_part(0, offsets[1])?;
+        // log-probabilities and log-sums are the columns before the weights
+        columns.clear_first(Column::Weights as usize)?;
     }
     Ok(())
 }

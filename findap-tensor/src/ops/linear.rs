@@ -1,7 +1,7 @@
 //! y = x W^T, with W `[out, in]`, and its two gradients.
 
 use findap_kernels::Write;
-use findap_kernels::matmul::cuda::{Matrix, Product};
+use findap_kernels::cuda::{Matrix, Product};
 use findap_kernels::matmul::{self, Gemm, PackedWeight, gemm};
 
 use crate::error::TensorError;
@@ -133,7 +133,7 @@ fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Right<'_>) -> Result
         Right::OnHost(_) => c.columns,
     };
     if let (Some(device), Right::Stored(b)) = (c.cuda(), b) {
-        let matrix = |view: View<'_>| Ok::<_, TensorError>(Matrix { numbers: view.on(device)?, pitch: view.columns });
+        let matrix = |view: View<'_>| Ok::<_, TensorError>(Matrix { elements: view.on(device)?, pitch: view.columns });
         return device.multiply(&Product {
             m,
             n,

@@ -1,7 +1,7 @@
 //! Weights of the tokens of preference pairs, from the scores of the head.
 
 use findap_kernels::Dtype;
-use findap_kernels::cuda::{Indices, Operand};
+use findap_kernels::cuda::Operand;
 use findap_kernels::preference::{self, TokenWeights, check_pairs, cuda};
 pub use findap_kernels::preference::{Pair, PreferenceLoss, PreferenceStats};
 
@@ -41,19 +41,23 @@ pub fn token_weights(scores: &mut Scores, pairs: Pairs<'_>, stats: &mut StepStat
     check_pairs("preference::token_weights", targets, cu_seqlens, pairs, n)?;
     placed.pairs.clear();
     placed.pairs.extend(pairs.iter().map(cuda::pair_numbers));
-    let [bounds, numbers] = [Column::Bounds, Column::Pairs].map(|column| placed.offset(column));
-    placed.memory.write(bounds, bytemuck::cast_slice(cu_seqlens))?;
-    placed.memory.write(numbers, bytemuck::cast_slice(placed.pairs.as_flattened()))?;
-    let device = placed.memory.cuda();
+    placed.columns.write(Column::Bounds as usize, bytemuck::cast_slice(cu_seqlens))?;
+    placed.columns.write(Column::Pairs as usize, bytemuck::cast_slice(placed.pairs.as_flattened()))?;
+    let columns = &placed.columns;
+    let device = columns.cuda();
     let sums = stats.on(device)?;
     device.run(&[cuda::token_weights(&cuda::TokenWeights {
         loss: sums.loss(),
         terms: sums.terms(),
-        weights: placed.operand(Column::Weights, n),
-        logp: placed.operand(Column::Logp, n),
-        targets: Indices { address: placed.address(Column::Targets), len: n },
-        cu_seqlens: Indices { address: placed.address(Column::Bounds), len: cu_seqlens.len() },
-        pairs: Operand { address: placed.address(Column::Pairs), len: cuda::PAIR_LEN * pairs.len(), dtype: Dtype::F64 },
+        weights: columns.operand(Column::Weights as usize, 0, n),
+        logp: columns.operand(Column::Logp as usize, 0, n),
+        targets: columns.indices(Column::Targets as usize, 0, n),
+        cu_seqlens: columns.indices(Column::Bounds as usize, 0, cu_seqlens.len()),
+        pairs: Operand {
+            address: columns.address(Column::Pairs as usize, 0),
+            len: cuda::PAIR_LEN * pairs.len(),
+            dtype: Dtype::F64,
+        },
         rule,
     })?])
 }

@@ -1,11 +1,11 @@
 //! Tokens from logits: drawn, or weighed.
 
-use findap_kernels::cuda::{Indices, Operand};
 pub use findap_kernels::sample::Sampling;
 use findap_kernels::sample::{self, cuda};
 use findap_kernels::{Dtype, check};
 
-use crate::device::{Device, Memory};
+use crate::columns::Columns;
+use crate::device::Device;
 use crate::error::TensorError;
 use crate::tensor::{Tensor, ViewMut};
 
@@ -13,7 +13,7 @@ use crate::tensor::{Tensor, ViewMut};
 #[derive(Debug)]
 pub struct Logits {
     /// `[rows, v]`; on a device, rows begin at multiples of 8 numbers.
-    numbers: Tensor,
+    elements: Tensor,
     vocab: usize,
     tokens: Vec<u32>,
     logp: Vec<f64>,
@@ -32,9 +32,7 @@ pub struct Answers<'a> {
 /// Numbers by row in the memory of a device.
 #[derive(Debug)]
 struct Placed {
-    memory: Memory,
-    /// Words of one column.
-    stride: usize,
+    columns: Columns,
     /// For numbers on their way.
     staging: Vec<u32>,
 }
@@ -50,20 +48,6 @@ enum Column {
 /// The largest f32 below 1.
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
-impl Placed {
-    fn offset(&self, column: Column) -> usize {
-        4 * self.stride * column as usize
-    }
-
-    fn indices(&self, column: Column, start: usize, len: usize) -> Indices {
-        Indices { address: self.memory.address() + (self.offset(column) + 4 * start) as u64, len }
-    }
-
-    fn operand(&self, column: Column, start: usize, len: usize) -> Operand {
-        Operand { address: self.indices(column, start, len).address, len, dtype: Dtype::F32 }
-    }
-}
-
 impl Logits {
     /// Room for `max_rows` rows in the memory of `device`, in f32 there.
     ///
@@ -71,17 +55,16 @@ impl Logits {
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
     pub fn new(device: &Device, dtype: Dtype, max_rows: usize, vocab: usize) -> Result<Logits, TensorError> {
         let columns = if *device == Device::Cpu { vocab } else { vocab.next_multiple_of(8) };
-        let stride = max_rows.next_multiple_of(4);
         let placed = match device {
             Device::Cpu => None,
             Device::Cuda(cuda) => {
-                let mut memory = cuda.allocate("choices of tokens", 4 * 4 * stride)?;
-                memory.clear()?;
-                Some(Placed { memory, stride, staging: vec![0; 2 * stride] })
+                let columns = Columns::new(cuda, "choices of tokens", 4, max_rows)?;
+                let staging = vec![0; 2 * columns.stride()];
+                Some(Placed { columns, staging })
             }
         };
         Ok(Logits {
-            numbers: Tensor::zeros_on(device, "logits", dtype, max_rows, columns)?,
+            elements: Tensor::zeros_on(device, "logits", dtype, max_rows, columns)?,
             vocab,
             tokens: vec![0; max_rows],
             logp: vec![0.0; max_rows],
@@ -91,7 +74,7 @@ impl Logits {
 
     /// How many rows there is room for.
     pub fn max_rows(&self) -> usize {
-        self.numbers.num_rows()
+        self.elements.num_rows()
     }
 
     /// The first `n` rows, to be written.
@@ -99,7 +82,7 @@ impl Logits {
     /// # Panics
     /// If there are fewer.
     pub fn rows_mut(&mut self, n: usize) -> ViewMut<'_> {
-        self.numbers.rows_mut(n)
+        self.elements.rows_mut(n)
     }
 
     /// Draws a token for each of the first rows, by its own settings and number in [0, 1). The log-probabilities are those under
@@ -116,8 +99,7 @@ impl Logits {
             return Ok(self.answers(n));
         };
         placed.staging.iter_mut().zip(uniform).for_each(|(x, &u)| *x = (u as f32).min(BELOW_ONE).to_bits());
-        let offset = placed.offset(Column::Uniform);
-        placed.memory.write(offset, bytemuck::cast_slice(&placed.staging[..n]))?;
+        placed.columns.write(Column::Uniform as usize, bytemuck::cast_slice(&placed.staging[..n]))?;
         let mut start = 0;
         for alike in samplings.chunk_by(|a, b| a == b) {
             self.launch(start, alike.len(), alike[0], false)?;
@@ -129,7 +111,7 @@ impl Logits {
     /// The log-probability of a token for each of the first rows, and the most probable token.
     ///
     /// # Errors
-    /// As [`sample::rate`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
+    /// As [`sample::score_tokens`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
     pub fn score_tokens(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
         let n = targets.len();
         let Some(placed) = &mut self.placed else {
@@ -137,28 +119,28 @@ impl Logits {
             return Ok(self.answers(n));
         };
         check::ids("sample::rate", "targets", targets, self.vocab)?;
-        let offset = placed.offset(Column::Targets);
-        placed.memory.write(offset, bytemuck::cast_slice(targets))?;
+        placed.columns.write(Column::Targets as usize, bytemuck::cast_slice(targets))?;
         self.launch(0, n, Sampling::GREEDY, true)?;
         self.read(n)
     }
 
     /// The first `n` rows of logits in this process's memory, with room for their answers.
     fn on_host(&mut self, n: usize) -> sample::Rows<'_> {
-        let logits = self.numbers.slice().sub(0..n * self.vocab);
+        let logits = self.elements.slice().sub(0..n * self.vocab);
         sample::Rows { tokens: &mut self.tokens[..n], logp: &mut self.logp[..n], logits }
     }
 
     fn launch(&self, start: usize, rows: usize, sampling: Sampling, has_targets: bool) -> Result<(), TensorError> {
         let placed = self.placed.as_ref().expect("invariant: on a device only");
-        let (device, pitch) = (placed.memory.cuda(), self.numbers.columns());
-        let logits = self.numbers.part(start * pitch, rows, pitch).on(device)?;
+        let (columns, pitch) = (&placed.columns, self.elements.columns());
+        let device = columns.cuda();
+        let logits = self.elements.part(start * pitch, rows, pitch).on(device)?;
         device.run(&[cuda::sample(&cuda::Sample {
-            tokens: placed.indices(Column::Tokens, start, rows),
-            logp: placed.operand(Column::Logp, start, rows),
+            tokens: columns.indices(Column::Tokens as usize, start, rows),
+            logp: columns.operand(Column::Logp as usize, start, rows),
             logits,
-            uniform: placed.operand(Column::Uniform, start, rows),
-            targets: has_targets.then(|| placed.indices(Column::Targets, start, rows)),
+            uniform: columns.operand(Column::Uniform as usize, start, rows),
+            targets: has_targets.then(|| columns.indices(Column::Targets as usize, start, rows)),
             vocab: self.vocab,
             pitch,
             sampling,
@@ -168,8 +150,9 @@ impl Logits {
     /// Brings the answers of a device.
     fn read(&mut self, n: usize) -> Result<Answers<'_>, TensorError> {
         let placed = self.placed.as_mut().expect("invariant: on a device only");
-        placed.memory.read(0, bytemuck::cast_slice_mut(&mut placed.staging))?;
-        let (tokens, logp) = placed.staging.split_at(placed.stride);
+        // tokens and log-probabilities are the first two columns
+        placed.columns.read(Column::Tokens as usize, bytemuck::cast_slice_mut(&mut placed.staging))?;
+        let (tokens, logp) = placed.staging.split_at(placed.columns.stride());
         self.tokens[..n].copy_from_slice(&tokens[..n]);
         self.logp.iter_mut().zip(&logp[..n]).for_each(|(y, &x)| *y = f64::from(f32::from_bits(x)));
         Ok(self.answers(n))

@@ -18,7 +18,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Those of the model's shape, and these with their defaults.
+    /// The keys of the model's shape, and these with their defaults.
     pub(crate) fn read(
         numbers: &[(&'static str, usize)],
         words: &[(&'static str, &str)],

@@ -87,11 +87,11 @@ pub struct Solution {
 pub struct Statistics {
     /// Exercises.
     pub exercises: usize,
-    /// Of these, not solved: the policy could not be asked, for example because the question is too long.
+    /// Exercises among them that were not solved: the policy could not be asked, for example because the question is too long.
     pub unsolved: usize,
     /// Solutions sampled.
     pub solutions: usize,
-    /// Of these, judged right.
+    /// Solutions among them that were judged right.
     pub right: usize,
     /// Judged wrong.
     pub wrong: usize,

@@ -137,7 +137,7 @@ struct Trainer<'a> {
 /// What the host knows of a step as soon as it is queued.
 struct Queued {
     step: u64,
-    /// Of all steps until then.
+    /// Tokens of all steps until then.
     tokens_so_far: u64,
     learning_rate: f64,
     rows: Vec<RowRef>,

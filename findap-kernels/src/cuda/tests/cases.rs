@@ -27,7 +27,7 @@ struct Closing {
     worst: BTreeMap<&'static str, Worst>,
 }
 
-/// Of one family: the largest error by the largest error of the yardstick, and the error nearest to its bound.
+/// The errors of one family: the largest error by the largest error of the yardstick, and the error nearest to its bound.
 #[derive(Default)]
 struct Worst {
     by_yardstick: f64,

@@ -19,9 +19,8 @@ use rayon::prelude::*;
 
 use self::pack::LINE;
 pub(crate) use self::pack::{Line, STEP, a_panel, b_panels};
+use super::Shape;
 use super::cpu::{Costs, for_each_rectangle};
-use super::packed::Panels;
-use super::{Factor, Shape};
 use crate::check;
 use crate::dtype::Dtype;
 use crate::error::KernelError;
@@ -163,31 +162,16 @@ pub(super) fn pack(lines: &mut [Line], b: Slice<'_>, is_transposed: bool, [k, n]
     });
 }
 
-/// The arguments are checked here; any of `a`, b and `c` may be in f32 or bf16.
+/// Lengths were checked; any of `a`, b and `c` may be in f32 or bf16.
 pub(super) fn gemm(
     op: &'static str,
     kernel: &Kernel,
     shape: Shape,
     a: Slice<'_>,
-    b: Factor<'_>,
-    c: SliceMut<'_>,
+    right: Right<'_>,
+    mut c: SliceMut<'_>,
 ) -> Result<(), KernelError> {
     let Shape { m, n, k, .. } = shape;
-    let right = match b {
-        Factor::Packed(b) => {
-            check::length(op, "b", b.k * b.n, k * n)?;
-            check::length(op, "b", b.k, k)?;
-            let Panels::Bf16(lines) = &b.panels else {
-                return Err(check::unsupported(op, [("b", Dtype::F32)]));
-            };
-            Right::Packed(lines)
-        }
-        Factor::Plain(b) | Factor::Rounded(b) => {
-            check::length(op, "b", b.len(), k * n)?;
-            Right::Stored(b)
-        }
-    };
-    let mut c = c;
     let target = match &mut c {
         SliceMut::F32(c) => Target::F32(c.as_mut_ptr()),
         SliceMut::Bf16(c) => Target::Bf16(c.as_mut_ptr()),
@@ -249,7 +233,7 @@ struct Product<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Right<'a> {
+pub(super) enum Right<'a> {
     Stored(Slice<'a>),
     Packed(&'a [Line]),
 }

@@ -6,8 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::matmul::reference;
-use crate::matmul::{Packed, PackedFormat};
+use crate::matmul::{Factor, Packed, PackedFormat, gemm_in_bf16, reference};
 use crate::tolerance::{FORWARD, assert_follows, floor, scale};
 
 mod tile_unit;
@@ -41,7 +40,7 @@ fn widen(x: &[bf16]) -> Vec<f32> {
 
 fn run(kernel: &Kernel, shape: Shape, a: Slice<'_>, b: Factor<'_>, c: &[f32]) -> Vec<f32> {
     let mut c = c.to_vec();
-    gemm(OP, kernel, shape, a, b, (&mut c[..]).into()).unwrap();
+    gemm_in_bf16(OP, kernel, shape, a, b, (&mut c[..]).into()).unwrap();
     c
 }
 
@@ -76,7 +75,7 @@ fn check(shape: Shape) {
         }
         let start16 = round(&start);
         let mut got16 = start16.clone();
-        gemm(OP, kernel, shape, (&a[..]).into(), Factor::Packed(&packed), (&mut got16[..]).into()).unwrap();
+        gemm_in_bf16(OP, kernel, shape, (&a[..]).into(), Factor::Packed(&packed), (&mut got16[..]).into()).unwrap();
         let want = run(kernel, shape, (&a[..]).into(), Factor::Packed(&packed), &widen(&start16));
         assert_eq!(got16, round(&want), "a result in bf16 is rounded once: {what}");
     }
@@ -189,7 +188,8 @@ fn wrong_lengths_and_formats_are_refused() {
     let (x, wide) = ([0.0f32; 6], [0.0f64; 6]);
     let shape = shape(2, 2, 3, false, false, Write::Overwrite);
     let mut c = [7.0f32; 4];
-    let mut refuse = |a: Slice<'_>, b: Factor<'_>| gemm(OP, kernel, shape, a, b, (&mut c[..]).into()).unwrap_err();
+    let mut refuse =
+        |a: Slice<'_>, b: Factor<'_>| gemm_in_bf16(OP, kernel, shape, a, b, (&mut c[..]).into()).unwrap_err();
     let error = refuse((&x[..]).into(), Factor::Rounded((&x[..5]).into()));
     assert_eq!(error, KernelError::ShapeMismatch { op: OP, arg: "b", want: 6, got: 5 });
     let error = refuse((&x[..]).into(), Factor::Packed(&Packed::zeros(PackedFormat::Bf16, 2, 3)));
@@ -199,7 +199,8 @@ fn wrong_lengths_and_formats_are_refused() {
     }
     assert_eq!(c, [7.0; 4]);
     let mut wide_c = [0.0f64; 4];
-    let result = gemm(OP, kernel, shape, (&x[..]).into(), Factor::Rounded((&x[..]).into()), (&mut wide_c[..]).into());
+    let result =
+        gemm_in_bf16(OP, kernel, shape, (&x[..]).into(), Factor::Rounded((&x[..]).into()), (&mut wide_c[..]).into());
     assert!(matches!(result, Err(KernelError::UnsupportedDtype { .. })));
     assert!(matches!(
         Packed::zeros(PackedFormat::Bf16, 2, 3).pack((&wide[..]).into(), false),
