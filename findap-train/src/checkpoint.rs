@@ -25,7 +25,7 @@ const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 /// A manifest or state larger than this is not one.
 const JSON_LIMIT_BYTES: u64 = 16 << 20;
-/// Numbers converted at a time.
+/// Elements converted at a time.
 const CHUNK: usize = 1 << 16;
 
 /// Everything besides the arrays.
@@ -56,7 +56,7 @@ pub enum CheckpointError {
     Io {
         /// What was tried.
         action: &'static str,
-        /// Where.
+        /// The file or folder.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
@@ -71,7 +71,7 @@ pub enum CheckpointError {
     },
     /// Written by another version of the program.
     #[error(
-        "{}: it has format {found}, this program reads format {FORMAT}; go on with the version that wrote it, or delete the stage's folder \
+        "{}: it has format {found}, this program reads format {FORMAT}; continue with the version that wrote it, or delete the stage's folder \
          to begin the stage again",
         path.display()
     )]
@@ -86,7 +86,7 @@ pub enum CheckpointError {
 fn full_disk_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room and start the same run again, it goes on from the last checkpoint"
+            "; make room and start the same run again, it resumes from the last checkpoint"
         }
         _ => "",
     }
@@ -286,7 +286,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Checkpoin
 /// The newest checkpoint of `prefix` that verifies; `notes` gets one line for each that is damaged.
 ///
 /// # Errors
-/// [`CheckpointError::Format`] and [`CheckpointError::Io`]: it may be whole, so training must not go on from an older one.
+/// [`CheckpointError::Format`] and [`CheckpointError::Io`]: it may be whole, so training must not resume from an older one.
 pub fn find_latest(
     folder: &Path,
     prefix: &str,
@@ -410,7 +410,7 @@ mod tests {
         }
     }
 
-    /// It may hold days of work: going on from an older one would throw them away.
+    /// It may hold days of work: resuming from an older one would throw them away.
     #[test]
     fn a_checkpoint_of_another_format_stops_the_run() {
         let folder = tempfile::tempdir().unwrap();

@@ -64,7 +64,7 @@ pub enum TrainError {
         /// `process N on HOST`, as it wrote itself down.
         owner: String,
     },
-    /// What was begun with one recipe cannot go on with another.
+    /// What was begun with one recipe cannot be continued with another.
     #[error(
         "{}: stage `{stage}` was begun with other settings:\n{}\nput them back, or delete the stage's folder to begin it again",
         folder.display(), show_changes(changes)

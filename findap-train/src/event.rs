@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A stage begins, or goes on from a checkpoint.
+    /// A stage begins, or resumes from a checkpoint.
     StageStarted {
         /// The stage.
         stage: String,
@@ -25,12 +25,12 @@ pub enum Event {
         steps: u64,
         /// Loss of the step, per loss token (or per pair).
         loss: f64,
-        /// Rate of the step.
+        /// Learning rate of the step.
         learning_rate: f64,
         /// Speed over this step.
         tokens_per_s: f64,
     },
-    /// Work that is not an optimizer step went on: exercises sampled, reference log-probabilities computed.
+    /// Progress of work that is no optimizer step: exercises sampled, reference log-probabilities computed.
     Progress {
         /// The stage.
         stage: String,
@@ -38,16 +38,16 @@ pub enum Event {
         what: &'static str,
         /// Done so far.
         done: u64,
-        /// In all.
+        /// How many there are.
         total: u64,
     },
     /// The dev loss was measured.
     DevLoss {
         /// The stage.
         stage: String,
-        /// After this step.
+        /// The step after which.
         step: u64,
-        /// Per loss token (or per pair).
+        /// The loss, per loss token (or per pair).
         loss: f64,
         /// Whether it is the lowest so far.
         is_best: bool,
@@ -56,7 +56,7 @@ pub enum Event {
     Saved {
         /// The stage.
         stage: String,
-        /// After this step.
+        /// The step after which.
         step: u64,
     },
     /// A stage is done.

@@ -3,9 +3,9 @@
 //! With a state in bf16 every number that is kept is rounded in each step, to 8 bits. Rounded to nearest, a weight would not move: a step
 //! is some 1e-5, half a unit of a weight of 0.02 is 6e-5. A second moment would not fall where beta2 = 0.999 takes a thousandth of it
 //! away and half a unit is 1/512 to 1/256 of it, so that steps would be divided by gradients that are long past; and with beta1 = 0.9 a first
-//! moment would not notice gradients below a fiftieth of it. Rounded up or down with the probabilities that keep the mean, all three are right
-//! on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a function of place,
-//! step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
+//! moment would not notice gradients below a fiftieth of it. Stochastic rounding, up or down with the probabilities that keep the mean,
+//! makes all three right on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a
+//! function of index, step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use findap_tensor::ops::adamw::{self, AdamWStep, Clip, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, ArenaSpec, Dtype, StepStats, TensorError};
 
-/// In which format training keeps what it adds up over steps: gradients, moments, and the weights themselves.
+/// The format of what training adds up over steps: gradients, moments, and the weights themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFormat {
-    /// The format of the weights; beside weights in bf16 f32, with a copy of the weights in f32.
+    /// The format of the weights; f32 beside weights in bf16, with a copy of the weights in f32.
     Full,
-    /// bf16 for weights in bf16 on a device, and no copy. Weights and moments are rounded up or down at random so that the mean is kept:
-    /// place, step and seed decide, so a run that goes on rounds as one that was not stopped. Gradients are summed in f32 within a
-    /// micro-batch and then rounded to nearest.
+    /// bf16 for weights in bf16 on a device, and no copy. Weights and moments are rounded stochastically: index, step and seed decide,
+    /// so a resumed run rounds as one that was not stopped. Gradients are summed in f32 within a micro-batch and then rounded to
+    /// nearest.
     Bf16 {
-        /// The seed of the run.
+        /// The run's seed.
         seed: u64,
     },
 }
@@ -67,7 +67,7 @@ pub struct AdamW {
     pub second_moment: Arena,
     /// The parameters in f32, where the model's are their rounding to bf16.
     pub master: Option<Arena>,
-    /// By which numbers in bf16 are rounded up or down; none are without it.
+    /// Seed of stochastic rounding; `None` rounds to nearest.
     pub(crate) stochastic_seed: Option<u64>,
     plan: Plan,
     options: AdamWOptions,
@@ -90,7 +90,7 @@ impl AdamW {
         let has_master = dtype != params.dtype();
         let zeros = |purpose| Arena::zeros_on(&device, purpose, Arc::clone(trained), dtype);
         let segment = |entry: &Entry| Segment {
-            start: place(params.spec(), entry),
+            start: offset(params.spec(), entry),
             state_start: entry.start,
             len: entry.range().len(),
             weight_decay: if entry.is_vector { 0.0 } else { options.weight_decay },
@@ -132,7 +132,7 @@ impl AdamW {
     pub fn round_master(&self, params: &mut Arena) -> Result<(), TensorError> {
         let Some(master) = &self.master else { return Ok(()) };
         for entry in self.trained().entries() {
-            let start = place(params.spec(), entry);
+            let start = offset(params.spec(), entry);
             reduce::cast_part(params.tensor_mut(), start, master.tensor(), entry.start, entry.range().len())?;
         }
         Ok(())
@@ -173,7 +173,7 @@ impl AdamW {
     }
 }
 
-/// Where a trained parameter begins among all.
-pub(crate) fn place(params: &ArenaSpec, trained: &Entry) -> usize {
+/// Where a trained parameter begins among all parameters.
+pub(crate) fn offset(params: &ArenaSpec, trained: &Entry) -> usize {
     params.find(&trained.name).expect("invariant: what is trained is a parameter").start
 }

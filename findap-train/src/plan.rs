@@ -16,15 +16,15 @@ pub struct StagePlan {
     pub stage: String,
     /// Rows of one pass over the data.
     pub rows: u64,
-    /// Their tokens.
+    /// Tokens of these rows.
     pub tokens: u64,
-    /// The tokens among them that bear loss.
+    /// Tokens with loss among them.
     pub loss_tokens: u64,
     /// Rows left out because they are longer than the context.
     pub dropped_too_long: u64,
     /// Contexts they are packed into.
     pub contexts: usize,
-    /// Part of the contexts' space that holds tokens, in 0..=1.
+    /// Share of the contexts' space that holds tokens, in 0..=1.
     pub fill: f64,
     /// Optimizer steps of the whole stage.
     pub steps: u64,

@@ -27,7 +27,7 @@ pub struct StageData {
     pub sources: Vec<Source>,
     /// Their stores.
     pub stores: Vec<Arc<TokenStore>>,
-    /// Source to fingerprint, those of the dev loss too.
+    /// The fingerprint of each source, also of those of the dev loss.
     pub fingerprints: BTreeMap<String, String>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Sources<'a> {
     /// The data of a `train` stage.
     ///
     /// # Errors
-    /// Those of reading, tokenising, mixing and packing.
+    /// [`TrainError::Data`] from reading, tokenising, mixing and packing.
     pub fn train(&self, stage: &TrainStage) -> Result<StageData, TrainError> {
         let keys = &stage.optimization;
         let mix = MixtureOptions { join: stage.join, downsample: stage.downsample, seed: self.recipe.run.seed };

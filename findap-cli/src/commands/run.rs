@@ -52,7 +52,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     let began = Instant::now();
     match start(&recipe, &text, None)? {
         Ended::Interrupted => {
-            eprintln!("stopped; the same command goes on from here");
+            eprintln!("stopped; the same command resumes from here");
             Ok(STOPPED)
         }
         Ended::Finished(model) => {
@@ -78,7 +78,7 @@ pub(crate) fn execute_distill(arguments: &DistillArguments) -> Result<u8> {
 fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
     match start(recipe, text, Some(stage))? {
         Ended::Interrupted => {
-            eprintln!("stopped; the same command goes on from here");
+            eprintln!("stopped; the same command resumes from here");
             return Ok(STOPPED);
         }
         Ended::Finished(_) => println!("{}", recipe.folder().join(stage).display()),

@@ -18,7 +18,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// The keys of the model's shape, and these with their defaults.
+    /// Reads the keys of the model's shape, and these with their defaults.
     pub(crate) fn read(
         numbers: &[(&'static str, usize)],
         words: &[(&'static str, &str)],

@@ -6,7 +6,7 @@
 //! for the next step, the correction is chosen over the wrong step.
 //!
 //! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
-//! goes on after the last line. The pairs follow from these lines alone.
+//! resumes after the last line. The pairs follow from these lines alone.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -38,7 +38,7 @@ const GROUP: usize = 16;
 /// Ends a prompt of stepwise preference.
 pub const NEXT_STEP: &str = "What is the next step?";
 
-/// Where a distillation works, and with what.
+/// The folders, policy, device and seed of a distillation.
 #[derive(Debug, Clone, Copy)]
 pub struct DistillContext<'a> {
     /// The stage's folder: `samples.jsonl`, `judge.jsonl`, `statistics.json`.
@@ -49,7 +49,7 @@ pub struct DistillContext<'a> {
     pub model: &'a Path,
     /// Where the policy is sampled.
     pub device: &'a Device,
-    /// The format of its weights there.
+    /// The format of the policy's weights there.
     pub dtype: Dtype,
     /// The run's seed.
     pub seed: u64,
@@ -82,18 +82,18 @@ pub struct Solution {
     pub correction: Option<ScpVerdict>,
 }
 
-/// What came of it all.
+/// Counts over all exercises.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// Exercises.
     pub exercises: usize,
-    /// Exercises among them that were not solved: the policy could not be asked, for example because the question is too long.
+    /// Exercises without solutions: the policy could not be asked, for example because the question is too long.
     pub unsolved: usize,
     /// Solutions sampled.
     pub solutions: usize,
-    /// Solutions among them that were judged right.
+    /// Solutions judged right.
     pub right: usize,
-    /// Judged wrong.
+    /// Solutions judged wrong.
     pub wrong: usize,
     /// Solutions whose verdict could not be read; they are in no pair.
     pub unjudged: usize,
@@ -112,13 +112,13 @@ pub struct Pair {
     pub kind: PairKind,
     /// The exercise it came from.
     pub exercise: String,
-    /// What both answer.
+    /// The turns that both answer.
     pub prompt: Vec<Message>,
     /// The better answer.
     pub chosen: Vec<Message>,
     /// The worse answer.
     pub rejected: Vec<Message>,
-    /// Why: reference and the judge's words.
+    /// The reasons: reference and the judge's words.
     pub evidence: serde_json::Value,
 }
 
@@ -335,7 +335,7 @@ fn verdicts<V: DeserializeOwned>(
     Ok(ask(judge, &requests)?.into_iter().map(verdict).collect())
 }
 
-/// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its context.
+/// Whether the verdict names a step that stands in the solution right after the prefix it gives, and another step in its place.
 fn is_correction_of(verdict: &ScpVerdict, solution: &str) -> bool {
     let (wrong, right) = (verdict.first_incorrect_step.trim(), verdict.step_correction.trim());
     let rest = solution.trim_start().strip_prefix(verdict.reasoning_up_to_incorrect.trim());

@@ -161,7 +161,7 @@ pub enum StateKind {
     /// 32-bit floating point, with a copy of bfloat16 weights in 32 bits; 64-bit beside `compute = "f64"`.
     #[default]
     F32,
-    /// bfloat16, on a GPU and beside `compute = "bf16"`: no copy of the weights, which are rounded up or down at random (see
+    /// bfloat16, on a GPU and beside `compute = "bf16"`: no copy of the weights, which are rounded stochastically (see
     /// [`StateFormat::Bf16`]). All of Llama 3 8B is planned at 67 GiB, for one GPU of 80 GB. A micro-batch's part of a gradient
     /// that is smaller than 1/512 of the sum so far is lost: below some 100 micro-batches in a step that is less than the noise of their
     /// data; with more, make micro-batches larger.

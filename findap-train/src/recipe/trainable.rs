@@ -43,7 +43,7 @@ pub(super) fn serialize<S: Serializer>(trainable: &Trainable, serializer: S) -> 
     Selection { last_blocks, names }.serialize(serializer)
 }
 
-/// What was begun before there was this key goes on: its default is not written down.
+/// The default is not written down, so that a stage begun before there was this key can be resumed.
 pub(super) fn is_default(trainable: &Trainable) -> bool {
     *trainable == Trainable::All
 }

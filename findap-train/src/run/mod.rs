@@ -54,7 +54,7 @@ pub struct Hooks<'a> {
 pub enum Ended {
     /// Everything that was asked for is done; the folder of the last model.
     Finished(PathBuf),
-    /// Stopped on request; the same command goes on from here.
+    /// Stopped on request; the same command resumes from here.
     Interrupted,
 }
 
@@ -158,7 +158,7 @@ fn stages(
     Ok(Ended::Finished(current.folder))
 }
 
-/// When the run in this folder was begun, in seconds since 1970; the first call decides. A run that goes on after midnight has the
+/// When the run in this folder was begun, in seconds since 1970; the first call decides. A run resumed after midnight has the
 /// chat template of the day it was begun.
 ///
 /// # Errors

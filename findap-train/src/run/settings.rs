@@ -23,7 +23,7 @@ pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), 
     Ok(())
 }
 
-/// The part of an identity that a stage cannot go on without. How pairs are chosen may change: the samples serve again.
+/// The part of an identity without which a stage cannot be resumed. How pairs are chosen may change: the samples serve again.
 pub(super) fn at_the_beginning(mut identity: Identity) -> Identity {
     const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
     identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
@@ -57,7 +57,7 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
     identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
     identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
     if recipe.model.state != StateKind::default() {
-        // what was begun before there was this key goes on
+        // what was begun before there was this key can be resumed
         identity.insert("model.state".to_owned(), format!("{:?}", recipe.model.state));
     }
     identity
@@ -92,7 +92,7 @@ batch_tokens = 64
 learning_rate = 1e-3
 "#;
 
-    /// What was begun before a stage could say it goes on; another selection is another run.
+    /// What was begun before a stage could say it can be resumed; another selection is another run.
     #[test]
     fn the_trained_parameters_are_part_of_what_a_stage_is_made_from() {
         let of = |set: &[(&str, &str)]| {

@@ -7,7 +7,7 @@ use findap_tensor::{Arena, ArenaSpec, Device, Tensor};
 
 use crate::checkpoint::{self, State};
 use crate::error::TrainError;
-use crate::optimizer::{AdamW, place};
+use crate::optimizer::{AdamW, offset};
 
 /// Writes what the next step depends on.
 pub(super) fn save(
@@ -57,7 +57,7 @@ fn trained_on_host<'a>(params: &'a Arena, trained: &ArenaSpec) -> Result<Cow<'a,
     }
     let mut host = Tensor::zeros(params.dtype(), 1, trained.len());
     for entry in trained.entries() {
-        params.tensor().read(place(params.spec(), entry), host.slice_mut().sub(entry.range()))?;
+        params.tensor().read(offset(params.spec(), entry), host.slice_mut().sub(entry.range()))?;
     }
     Ok(Cow::Owned(host))
 }
@@ -70,13 +70,13 @@ fn read_trained(checkpoint: &Path, params: &mut Arena, trained: &ArenaSpec) -> R
     let mut host = Tensor::zeros(params.dtype(), 1, trained.len());
     checkpoint::read_array(checkpoint, "params", host.slice_mut())?;
     for entry in trained.entries() {
-        let start = place(params.spec(), entry);
+        let start = offset(params.spec(), entry);
         params.tensor_mut().write(start, host.slice().sub(entry.range()))?;
     }
     Ok(())
 }
 
-/// The numbers of an arena in this process's memory: themselves, or a copy from the device.
+/// The elements of an arena in this process's memory: the arena's own, or a copy from the device.
 fn on_host(arena: &Arena) -> Result<Cow<'_, Tensor>, TrainError> {
     Ok(match arena.device() {
         Device::Cpu => Cow::Borrowed(arena.tensor()),

@@ -42,7 +42,7 @@ pub struct Job<'a> {
     pub folder: &'a Path,
     /// How it is trained.
     pub options: TrainOptions,
-    /// What must be the same to go on from a checkpoint, key by key.
+    /// What must be the same to resume from a checkpoint, key by key.
     pub identity: Identity,
     /// What is minimised.
     pub objective: Objective,
@@ -67,9 +67,9 @@ pub enum Outcome {
     },
 }
 
-/// Trains the selected parameters of `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one. `dev` gives the rows of the
-/// dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a checkpoint and an early
-/// return after the step at hand.
+/// Trains the selected parameters of `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one.
+/// `dev` gives the rows of the dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a
+/// checkpoint and an early return after the step at hand.
 ///
 /// # Errors
 /// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`];
@@ -137,7 +137,7 @@ struct Trainer<'a> {
 /// What the host knows of a step as soon as it is queued.
 struct Queued {
     step: u64,
-    /// Tokens of all steps until then.
+    /// Tokens of all steps up to this one.
     tokens_so_far: u64,
     learning_rate: f64,
     rows: Vec<RowRef>,
@@ -241,7 +241,7 @@ impl<'a> Trainer<'a> {
         }
         arrays::load(&path, &mut model.params, &mut self.optimizer)?;
         loader.seek(state.loader)?;
-        observer.event(Event::Note(format!("{}: going on from {}", self.job.stage, path.display())));
+        observer.event(Event::Note(format!("{}: resuming from {}", self.job.stage, path.display())));
         self.saved_step = Some(state.step);
         self.state = state;
         Ok(())
