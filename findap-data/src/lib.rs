@@ -49,3 +49,8 @@ pub use packer::{Strategy, pack};
 pub use readers::{Format, Kind, ReadOptions, Record};
 pub use store::{Source, TokenStore};
 pub use tokenizer::Tokenizer;
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

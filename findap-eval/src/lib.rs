@@ -30,3 +30,8 @@ pub use task::Task;
 
 #[cfg(test)]
 mod tests;
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

@@ -21,7 +21,7 @@
 //! | [`aligned`] | memory that begins at a cache line |
 //! | [`check`] | the checks that families share |
 //! | [`isa`] | the vector instructions in use |
-//! | [`cuda`] | the devices of this machine; how CUDA kernels are compiled and launched |
+//! | `cuda` | the devices of this machine; how CUDA kernels are compiled and launched (feature `cuda`, on by default) |
 //! | `emulator` | the same kernels on the CPU, for tests (feature `emulator`) |
 //!
 //! A family's module has the functions that run on the CPU; its module `cuda` has those that make launches for a device.
@@ -34,7 +34,7 @@
 //! - Gradients of parameters add, gradients of activations overwrite unless [`Write::Accumulate`] is asked for.
 //! - Nothing is allocated in steady state: scratch comes in through the arguments or is a per-thread buffer that grows once.
 //! - Bad arguments are a [`KernelError`]; nothing here panics on them or prints. The environment is read by
-//!   [`Isa::current`] and [`Bf16Isa::current`], once, and where CUDA is looked for ([`cuda::Compiler::find`], [`cuda::Gpu::open`]).
+//!   [`Isa::current`] and [`Bf16Isa::current`], once, and where CUDA is looked for (`cuda::Compiler::find`, `cuda::Gpu::open`).
 //!
 //! # What it does not do
 //! Strides, broadcasting, shapes beyond flat lengths and memory management live in the tensor crate.
@@ -47,6 +47,7 @@ pub mod attention;
 pub mod bias;
 pub mod check;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod dtype;
 pub mod embedding;
@@ -74,3 +75,8 @@ pub use dtype::{Dtype, Element, Real};
 pub use error::KernelError;
 pub use isa::{Bf16Isa, Isa};
 pub use slice::{Slice, SliceMut, Write};
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

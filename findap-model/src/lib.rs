@@ -48,3 +48,8 @@ pub use session::{Pass, Recompute, Scored, Session, Tokens};
 pub use text::TextModel;
 pub use trainable::Trainable;
 pub use trained::Trained;
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

@@ -45,3 +45,8 @@ pub use indices::Indices;
 pub use packed::PackedArena;
 pub use step_stats::{StepStats, Sums};
 pub use tensor::{Tensor, View, ViewMut};
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

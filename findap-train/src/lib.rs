@@ -38,3 +38,8 @@ pub mod trainer;
 pub use error::TrainError;
 pub use event::{Event, Observer};
 pub use recipe::Recipe;
+
+/// The program of the README, which is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeProgram;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
+mod api;
 mod bench;
 mod bundle;
 mod kernels;
@@ -36,6 +37,8 @@ enum Chore {
     Test,
     /// Time kernels, training steps, generation and scoring on this CPU
     Bench(bench::Arguments),
+    /// Build the documentation and compare the public names of the library crates with those agreed on
+    Api(api::Arguments),
     /// Compile every CUDA kernel, without a GPU, and compare registers and spills with the snapshot
     Kernels(kernels::Arguments),
     /// Make a folder that tests and measures a GPU machine on which nothing is installed but the driver
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Train { further } => build(&["--bin", "findap"])
             .and_then(|()| become_command(built("findap").args(["run", "recipes/demo.toml"]).args(further))),
+        Chore::Api(arguments) => api::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Bundle(arguments) => bundle::run(&arguments),
         Chore::Kernels(arguments) => kernels::run(&arguments),

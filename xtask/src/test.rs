@@ -22,10 +22,12 @@ enum Work {
     Tests(&'static [&'static str]),
     /// Compiles the CUDA kernels for every architecture.
     Kernels,
+    /// Builds the documentation and compares the public names of the crates with those agreed on.
+    Api,
 }
 
 /// Cheapest first. The crate edges are tests of the integration binary: they run before the long tests, and again with them.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { name: "format", work: Work::Cargo(&["fmt", "--all", "--", "--check"]) },
     Step { name: "clippy", work: Work::Cargo(&["clippy", WORKSPACE, "--all-targets", "--", "-D", "warnings"]) },
     // As on a machine without a C++ compiler, and as the bundle's tests.
@@ -33,12 +35,17 @@ const STEPS: [Step; 7] = [
         name: "clippy without the emulator",
         work: Work::Cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
+    // As someone has it who wants the CPU's kernels alone, or packer and loader alone.
+    Step {
+        name: "without default features",
+        work: Work::Cargo(&["check", "-p", "findap-kernels", "-p", "findap-data", "--no-default-features"]),
+    },
     // Before the tests: it fetches the compiler that some of them use.
     Step { name: "kernels", work: Work::Kernels },
     // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
     Step { name: "crate edges", work: Work::Cargo(&["test", WORKSPACE, "--test", "it", "--", "edges::", "tidy::"]) },
     Step { name: "tests", work: Work::Tests(&["test", WORKSPACE, "--no-fail-fast", "--", "--show-output"]) },
-    Step { name: "doc", work: Work::Cargo(&["doc", "--workspace", "--no-deps"]) },
+    Step { name: "doc and public names", work: Work::Api },
 ];
 
 /// Stands for the workspace with the emulator of CUDA kernels, where there is a C++ compiler to build it.
@@ -59,9 +66,11 @@ pub(crate) fn run_every_check() -> Result<ExitCode> {
             Work::Tests(arguments) => run_tests(&announced(step.name, arguments, workspace), &mut closing)?,
             Work::Kernels => {
                 println!("==> {}: cargo xtask kernels", step.name);
-                super::kernels::run(&super::kernels::Arguments::default())
-                    .inspect_err(|error| println!("{error:#}"))
-                    .is_ok()
+                has_succeeded(super::kernels::run(&super::kernels::Arguments::default()))
+            }
+            Work::Api => {
+                println!("==> {}: cargo xtask api", step.name);
+                has_succeeded(super::api::run(&super::api::Arguments::default()))
             }
         };
         closing.steps.push((step.name, start.elapsed(), passed));
@@ -76,6 +85,11 @@ pub(crate) fn run_every_check() -> Result<ExitCode> {
     }
     print!("{closing}");
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says what went wrong, if anything did.
+fn has_succeeded(result: Result<ExitCode>) -> bool {
+    result.inspect_err(|error| println!("{error:#}")).is_ok()
 }
 
 fn verdict(passed: bool) -> &'static str {

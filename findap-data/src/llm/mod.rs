@@ -4,9 +4,11 @@
 //! rule that knows the answers. None of them knows which it talks to.
 
 mod cassette;
+#[cfg(feature = "http")]
 mod http;
 
 pub use cassette::Cassette;
+#[cfg(feature = "http")]
 pub use http::{HttpChatModel, HttpOptions};
 
 use serde::{Deserialize, Serialize};

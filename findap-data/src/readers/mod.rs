@@ -8,6 +8,7 @@
 //!
 //! Memory: one record, one CSV row or one Parquet batch; a JSON array file is read whole, up to a limit.
 
+#[cfg(feature = "parquet")]
 mod parquet_file;
 mod record;
 mod text_file;
@@ -232,7 +233,13 @@ pub fn read_values(path: &Path, options: &ReadOptions) -> Result<Values, DataErr
         Format::Jsonl => text_file::json_lines(path, options.max_record_bytes),
         Format::Json => text_file::json_array(path, metadata.len()),
         Format::Csv => text_file::csv(path),
+        #[cfg(feature = "parquet")]
         Format::Parquet => parquet_file::rows(path),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => {
+            let detail = "this program was built without the feature `parquet`".to_owned();
+            Err(fail(FileProblem::Parquet { detail }))
+        }
         Format::Auto => unreachable!("resolved above"),
     }
 }

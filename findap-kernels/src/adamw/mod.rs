@@ -7,6 +7,7 @@
 //! The formula and the order of rounding of `torch.optim.AdamW`. One pass: reads four arrays, writes three.
 //! Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

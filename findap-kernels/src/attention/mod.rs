@@ -14,6 +14,7 @@
 #[cfg(test)]
 mod cases;
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod reference;

@@ -3,6 +3,7 @@
 //! Backward: db += sum over the rows i of dy\[i].
 
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

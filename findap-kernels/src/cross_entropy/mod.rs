@@ -9,6 +9,7 @@
 //! Rows whose target is [`IGNORE`] (and, going backward, rows of weight 0) are never computed: the others are gathered
 //! first. `lse` is saved; logits are recomputed. Source of the scheme: Wijmans et al. 2024, arXiv:2411.09009.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t]. And the opposite of the look-up, out\[places\[t]] = x\[t],
 //! by which keys and values come to their places in a cache.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

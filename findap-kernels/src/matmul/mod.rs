@@ -7,6 +7,7 @@
 
 pub(crate) mod bf16;
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 mod packed;
 mod reference;

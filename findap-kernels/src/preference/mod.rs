@@ -9,6 +9,7 @@
 //! the likelihood, and s what each pair's is multiplied by: an average over tokens or over pairs is the caller's choice.
 //! Source: Rafailov et al. 2023, arXiv:2305.18290, equations 7 and 8; Pang et al. 2024, arXiv:2404.19733, equation 1.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

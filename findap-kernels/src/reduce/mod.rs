@@ -1,5 +1,6 @@
 //! Sums over whole arenas, and the elementwise passes that go with them.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

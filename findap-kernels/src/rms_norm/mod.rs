@@ -7,6 +7,7 @@
 //! Saved for the backward pass: rstd, one number a row. Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
 
 mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 mod reference;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!
 //! A rotation: the backward pass is the rotation by the opposite angle. Source: Su et al. 2021, arXiv:2104.09864, section 3.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;

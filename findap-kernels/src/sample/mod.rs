@@ -4,6 +4,7 @@
 //! whose probability reaches p (at least one token). Ties go to the lower id everywhere, so a choice depends on the logits
 //! and the uniform number alone. Source of top-p: Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;
@@ -100,10 +101,10 @@ pub fn sample_rows(rows: Rows<'_>, samplings: &[Sampling], uniform: &[f64]) -> R
     for_each_row(OP, rows, |row, logits| sample(logits, samplings[row], uniform[row]))
 }
 
-/// [`rate`] for each row and its token of `targets`: the most probable token, and the log-probability of that one.
+/// [`score_tokens`] for each row and its token of `targets`: the most probable token, and the log-probability of that one.
 ///
 /// # Errors
-/// As [`rate`]; [`KernelError::ShapeMismatch`].
+/// As [`score_tokens`]; [`KernelError::ShapeMismatch`].
 pub fn rate_rows(rows: Rows<'_>, targets: &[u32]) -> Result<(), KernelError> {
     const OP: &str = "sample::rate_rows";
     check::length(OP, "targets", targets.len(), rows.tokens.len())?;

@@ -4,6 +4,7 @@
 //!
 //! Source: Shazeer 2020, arXiv:2002.05202, eq. 5.
 
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(test)]
 mod tests;
