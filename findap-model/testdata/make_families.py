@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tiny models of other dense families with random weights, and what transformers says of them.
+"""Tiny models of other dense families with random weights, and what transformers says of them (torch 2.15, transformers 5.23).
 usage: family.py GOLDEN_DIR OUT_DIR   (GOLDEN_DIR has data/tokens.json, data/train.json, out/generate_tiny.json)"""
 import json, os, pathlib, sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
