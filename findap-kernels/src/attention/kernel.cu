@@ -433,7 +433,7 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
         u32 operand[1][QUERIES / 16][4];
         clear(p);
         multiply_by_rows<HEAD_DIM>(p, k_tile, warp * 16, q_tile, lane);
-        const bool edge = query_first < warp_first + 15, far = query_first + QUERIES - 1 - window >= warp_first;
+        const bool edge = query_first < warp_first + 15;
         // how far this thread's first key is past its first query
         const int ahead = warp_first + (lane >> 2) - query_first - (lane & 3) * 2 - SEEDED_BUG(MASK_OFF_BY_ONE);
         UNROLL
@@ -443,7 +443,14 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
             for (int r = 0; r < 4; r++) {
                 p[0][n][r] = exp2_approx(p[0][n][r] * factor - (r & 1 ? pair.z : pair.x));
                 if (edge && n * 8 + (r & 1) < ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
-                if (far && n * 8 + (r & 1) - window >= ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
+            }
+        }
+        if (query_first + QUERIES - 1 - window >= warp_first) { // a loop of its own: its numbers would not fit beside those above
+            UNROLL
+            for (int n = 0; n < QUERIES / 8; n++) {
+                UNROLL
+                for (int r = 0; r < 4; r++)
+                    if (n * 8 + (r & 1) - window >= ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
             }
         }
         round_to_operand<1, QUERIES / 8>(operand, p);
@@ -529,7 +536,7 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
         clear(ds);
         multiply_by_rows<HEAD_DIM>(p, q_tile, warp * 16, k_tiles + stage * KV_TILE, lane);
         multiply_by_rows<HEAD_DIM>(ds, dout_tile, warp * 16, v_tiles + stage * KV_TILE, lane);
-        const bool edge = key_first + KEYS > warp_first + 1, far = key_first < warp_first + 16 - window;
+        const bool edge = key_first + KEYS > warp_first + 1;
         // how far this thread's first query is past its first key
         const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
         UNROLL
@@ -538,8 +545,15 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
             for (int r = 0; r < 4; r++) {
                 float probability = exp2_approx(p[0][n][r] * factor - of_row[r >> 1].x);
                 if (edge && n * 8 + (r & 1) > ahead + (r >> 1) * 8) probability = 0.f;
-                if (far && n * 8 + (r & 1) <= ahead - window + (r >> 1) * 8) probability = 0.f;
                 ds[0][n][r] = probability * (ds[0][n][r] - of_row[r >> 1].y);
+            }
+        }
+        if (key_first < warp_first + 16 - window) { // as in the key gradient
+            UNROLL
+            for (int n = 0; n < KEYS / 8; n++) {
+                UNROLL
+                for (int r = 0; r < 4; r++)
+                    if (n * 8 + (r & 1) <= ahead - window + (r >> 1) * 8) ds[0][n][r] = 0.f;
             }
         }
         u32 operand[1][KEYS / 16][4];
