@@ -17,6 +17,9 @@ pub enum TrainError {
     /// Texts, tokens or templates.
     #[error(transparent)]
     Data(#[from] findap_data::DataError),
+    /// The samples of a distillation.
+    #[error(transparent)]
+    Journal(#[from] findap_data::journal::JournalError),
     /// The model or its arithmetic.
     #[error(transparent)]
     Model(#[from] findap_model::ModelError),

@@ -9,11 +9,10 @@
 //! resumes after the last line. The pairs follow from these lines alone.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use findap_data::journal::Journal;
 use findap_data::llm::{Cassette, ChatReply, Choice, FinishReason, HttpChatModel, HttpOptions, LlmError};
 use findap_data::reward_model::{
     Correctness, Exercise, FapVerdict, ScpVerdict, fap_prompt, parse_verdict, read_exercises, scp_prompt,
@@ -24,7 +23,7 @@ use findap_model::{Device, Dtype, TextModel};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::error::{TrainError, io};
+use crate::error::TrainError;
 use crate::event::{Event, Observer};
 use crate::folder::write_whole;
 use crate::recipe::{DistillStage, Judge, PairKind};
@@ -134,14 +133,13 @@ pub fn run(
 ) -> Result<bool, TrainError> {
     let exercises = read_exercises(&locate(context.run_folder, &stage.exercises), stage.limit)?;
     let path = context.folder.join("samples.jsonl");
-    let mut done = read_samples(&path)?;
+    let (mut journal, mut done) = Journal::open::<Sampled>(&path)?;
     let total = exercises.len() as u64;
     let name = stage.name.clone();
     observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
     if done.len() < exercises.len() {
         let policy = TextModel::load_to(context.device, context.model, context.dtype)?.with_time(context.time_seconds);
         let judge = judge(&stage.judge, context.folder)?;
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
         while done.len() < exercises.len() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
@@ -155,12 +153,7 @@ pub fn run(
                 }
             }
             judge_solutions(judge.as_ref(), group, &mut sampled)?;
-            let mut lines = String::new();
-            for record in &sampled {
-                lines.push_str(&json!(record).to_string());
-                lines.push('\n');
-            }
-            file.write_all(lines.as_bytes()).and_then(|()| file.sync_data()).map_err(io("write", &path))?;
+            journal.append(&sampled)?;
             done.extend(sampled);
             let (stage, done) = (name.clone(), done.len() as u64);
             observer.event(Event::Progress { stage, what: "exercises", done, total });
@@ -184,30 +177,6 @@ pub fn run(
         statistics.right, statistics.solutions, statistics.fap_pairs, statistics.scp_pairs
     )));
     Ok(true)
-}
-
-/// The lines that are complete; one that a kill cut short is removed.
-fn read_samples(path: &Path) -> Result<Vec<Sampled>, TrainError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io("read", path)(error)),
-    };
-    // Cut first: the end may lie inside of a character.
-    let complete = &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)];
-    if complete.len() < bytes.len() {
-        write_whole(path, complete)?;
-    }
-    let complete = std::str::from_utf8(complete).map_err(|error| io("read", path)(std::io::Error::other(error)))?;
-    let parse = |(line, text): (usize, &str)| {
-        serde_json::from_str(text).map_err(|error| {
-            io("read", path)(std::io::Error::other(format!(
-                "line {}: {error}; delete the file to sample again",
-                line + 1
-            )))
-        })
-    };
-    complete.lines().enumerate().map(parse).collect()
 }
 
 fn judge(judge: &Judge, folder: &Path) -> Result<Box<dyn ChatModel>, TrainError> {

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 fn exercise(id: &str) -> Exercise {
@@ -150,10 +152,11 @@ fn samples_are_continued_after_the_last_whole_line() {
     let whole = format!("{}\n", json!(sampled(&[RIGHT])[0]));
     let cut_inside_a_character = [whole.as_bytes(), b"{\"exercise\": \"\xe2\x82"].concat();
     fs::write(&path, cut_inside_a_character).unwrap();
-    assert_eq!(read_samples(&path).unwrap(), sampled(&[RIGHT]));
+    let read = || Journal::open::<Sampled>(&path).map(|(_, samples)| samples);
+    assert_eq!(read().unwrap(), sampled(&[RIGHT]));
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
     fs::write(&path, format!("nonsense\n{whole}")).unwrap();
-    assert!(read_samples(&path).unwrap_err().to_string().contains("line 1"));
+    assert!(read().unwrap_err().to_string().contains("samples.jsonl:1:"));
 }
 
 /// A policy that knows nothing solves nothing, so the stage ends in an error; what it has sampled stays.
@@ -172,7 +175,7 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
         let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
         let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
-        read_samples(&folder.path().join("samples.jsonl")).unwrap()
+        findap_data::journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap()
     };
     let on_cpu = samples(&Device::Cpu);
     assert_eq!(on_cpu[0].solutions.len(), 3);
