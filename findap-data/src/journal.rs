@@ -42,6 +42,8 @@ pub struct Journal {
     file: File,
     /// Bytes of whole records.
     len: u64,
+    /// Whether a write that failed may have left a part of a line behind them.
+    has_rest: bool,
 }
 
 impl Journal {
@@ -58,25 +60,28 @@ impl Journal {
         let io = |operation| move |source| JournalError::Io { operation, path: path.to_owned(), source };
         let file = File::options().create(true).append(true).open(path).map_err(io("open"))?;
         file.set_len(len).map_err(io("shorten"))?;
-        Ok((Journal { path: path.to_owned(), file, len }, records))
+        Ok((Journal { path: path.to_owned(), file, len, has_rest: false }, records))
     }
 
     /// Appends records, which are on the disk when this returns: call it for as many as may be lost together.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the journal then holds what it held before.
+    /// [`JournalError::Io`]; the journal then holds what it held before, once it is opened or appended to again.
     pub fn append<T: Serialize>(&mut self, records: &[T]) -> Result<(), JournalError> {
         let mut text = String::new();
         for record in records {
             text.push_str(&serde_json::to_string(record).expect("invariant: records are finite numbers and text"));
             text.push('\n');
         }
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        let rest_is_cut = if self.has_rest { self.file.set_len(self.len) } else { Ok(()) };
+        let written = rest_is_cut.and_then(|()| {
+            self.has_rest = true;
+            self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data())
+        });
         if let Err(source) = written {
-            // Whether or not this succeeds, opening the journal again removes the part of a line.
-            let _ = self.file.set_len(self.len);
             return Err(JournalError::Io { operation: "write", path: self.path.clone(), source });
         }
+        self.has_rest = false;
         self.len += text.len() as u64;
         Ok(())
     }

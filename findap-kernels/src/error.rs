@@ -19,7 +19,7 @@ pub enum KernelError {
         got: usize,
     },
     /// No version of the kernel exists for this combination of formats.
-    #[error("{op}: no version for {}; activations are f32 or f64 alike, and only weights may be bf16 (beside f32)", list(.dtypes))]
+    #[error("{op}: no version for {}; on the CPU all are f32 or f64, weights may be bf16 beside f32; on a device all are f32 or bf16, sums f32", list(.dtypes))]
     UnsupportedDtype {
         /// The kernel, `family::function`.
         op: &'static str,
