@@ -20,15 +20,6 @@ template <typename T> DEVICE void sum_rows(float* partial, const T* dy, u32 rows
     partial[(i64)blockIdx.y * columns + column] = sum;
 }
 
-template <typename G> DEVICE void add_partials(G* dbias, const float* partial, u32 num_partials, u32 columns) {
-    const u32 column = blockIdx.x * blockDim.x + threadIdx.x;
-    if (column >= columns) return;
-    float sum = 0.0f;
-    for (u32 p = 0; p < num_partials; p++)
-        sum += partial[(i64)p * columns + column];
-    store(dbias + column, to_f32(dbias[column]) + sum);
-}
-
 #define BIAS_FORWARD(suffix, T, W)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256) bias_fwd_##suffix(T* y, const W* bias, u32 columns, i64 n) {     \
         add_bias(y, bias, columns, n);                                                                                 \

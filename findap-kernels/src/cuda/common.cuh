@@ -1,4 +1,5 @@
-// What several kernels need, in terms of the prelude: loads of 16 bytes, sums over warps and blocks, random bits.
+// What several kernels need, in terms of the prelude: loads of 16 bytes, sums over warps and blocks, the last sum of a
+// gradient, random bits.
 //
 // No `asm` and no twin: the same text runs on a device and in the emulator.
 #pragma once
@@ -136,6 +137,19 @@ DEVICE uint4 transpose_quad(u32 (&word)[4], int lane) {
         }
     }
     return {word[0], word[1], word[2], word[3]};
+}
+
+// ---- Gradients of parameters ----
+
+// gradient[i] += the sum of its `num_partials` partial sums `[num_partials, columns]`, in their order: in f32, rounded once where the
+// gradient is bf16. A thread a column.
+template <typename G> DEVICE void add_partials(G* gradient, const float* partials, u32 num_partials, u32 columns) {
+    const u32 column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= columns) return;
+    float sum = 0.0f;
+    for (u32 p = 0; p < num_partials; p++)
+        sum += partials[(i64)p * columns + column];
+    store(gradient + column, to_f32(gradient[column]) + sum);
 }
 
 // ---- Random bits: Philox 4x32 with ten rounds, a function of a counter and a key ----

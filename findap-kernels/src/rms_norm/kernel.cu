@@ -114,16 +114,6 @@ RMS_NORM(f32, float, float)
 RMS_NORM(f32_bf16, float, bf16) // activations, then weights
 RMS_NORM(bf16, bf16, bf16)
 
-// dweight[i] += the sum over the blocks of the backward pass, in their order: in f32, rounded once where dweight is bf16.
-template <typename G> DEVICE void add_partials(G* dweight, const float* partial, u32 num_partials, u32 dim) {
-    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= dim) return;
-    float sum = 0.0f;
-    for (u32 b = 0; b < num_partials; b++)
-        sum += partial[(i64)b * dim + i];
-    store(dweight + i, to_f32(dweight[i]) + sum);
-}
-
 #define RMS_NORM_WEIGHT(suffix, G)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         rms_norm_bwd_weight_##suffix(G* dweight, const float* partial, u32 num_partials, u32 dim) {                    \
