@@ -181,6 +181,15 @@ pub enum RecordProblem {
         /// What is wrong.
         detail: String,
     },
+    /// Not an entry of a journal.
+    #[error(
+        "not an entry of this journal ({detail}); a kill cuts the last line only, so something else changed the file: remove the \
+         line, or the file to begin again"
+    )]
+    NotAnEntry {
+        /// What the parser said.
+        detail: String,
+    },
     /// Not a JSON value.
     #[error("not valid JSON ({detail}); write one whole JSON object per line (NaN and Infinity are not JSON)")]
     NotJson {

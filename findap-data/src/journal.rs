@@ -1,149 +1,248 @@
-//! Files to which records are appended as they come, one JSON value a line, so that a run that was killed repeats nothing that is there.
+//! Files of JSON lines that survive a kill: what is appended is on disk, and a line is whole or absent.
 //!
-//! A record is whole or absent: a last line without its end was cut by a kill, and is removed when the journal is opened. Any other line
-//! that is no record is an error, for nothing here could have written it.
+//! A kill in the middle of a write cuts the last line short. Opening the file removes that line and says so ([`Torn`]); whoever
+//! reads the journal does that piece of work again. Nothing else can be cut, so an unreadable line that has its end is an error.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Why a journal cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The system refuses.
-    #[error("cannot {operation} {path}: {source}", path = path.display())]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A line is no record.
-    #[error("{path}:{line}: {reason}; remove the file to begin anew", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
+use crate::error::{DataError, Location, RecordProblem};
 
-/// A journal that is open for appending.
+/// Appends entries to a file, one JSON object per line. A file has one journal at a time.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Bytes of whole records.
-    len: u64,
-    /// Whether a write that failed may have left a part of a line behind them.
-    has_rest: bool,
+    /// Bytes that are whole and on disk.
+    synced: u64,
+    /// Whether there may be more behind them, left by an append that failed.
+    is_dirty: bool,
+}
+
+/// What a journal held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entries<T> {
+    /// The whole lines, in their order.
+    pub entries: Vec<T>,
+    /// The line that was cut short.
+    pub torn: Option<Torn>,
+}
+
+/// A last line that a kill cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Torn {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Bytes that were there of it.
+    pub bytes: u64,
 }
 
 impl Journal {
-    /// Opens a journal, which need not exist, and reads its records. What a kill has cut is removed.
+    /// Opens a journal, or begins one where there is no file, and reads what it holds. A torn last line is removed from the file.
     ///
     /// # Errors
-    /// [`JournalError`].
-    pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Journal, Vec<T>), JournalError> {
-        let (records, len) = match std::fs::read(path) {
-            Ok(bytes) => parse(path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), 0),
-            Err(source) => return Err(JournalError::Io { operation: "read", path: path.to_owned(), source }),
-        };
-        let io = |operation| move |source| JournalError::Io { operation, path: path.to_owned(), source };
-        let file = File::options().create(true).append(true).open(path).map_err(io("open"))?;
-        file.set_len(len).map_err(io("shorten"))?;
-        Ok((Journal { path: path.to_owned(), file, len, has_rest: false }, records))
+    /// [`DataError::Io`]; [`DataError::Record`] with the line that is whole but no entry.
+    pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Journal, Entries<T>), DataError> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|error| DataError::io("make the folder", folder, error))?;
+        let is_new = !path.exists();
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.map_err(|error| DataError::io("open", path, error))?;
+        if is_new {
+            // The name, too, is on disk before the first entry is.
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| DataError::io("sync the folder of", path, error))?;
+        }
+        let bytes = fs::read(path).map_err(|error| DataError::io("read", path, error))?;
+        let synced = whole_lines(&bytes).len() as u64;
+        let entries = parse(path, &bytes)?;
+        let mut journal = Journal { path: path.to_owned(), file, synced, is_dirty: entries.torn.is_some() };
+        journal.cut()?;
+        Ok((journal, entries))
     }
 
-    /// Appends records, which are on the disk when this returns: call it for as many as may be lost together.
+    /// Reads a journal without changing the file; a torn last line is left out.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the journal then holds what it held before, once it is opened or appended to again.
-    pub fn append<T: Serialize>(&mut self, records: &[T]) -> Result<(), JournalError> {
-        let mut text = String::new();
-        for record in records {
-            text.push_str(&serde_json::to_string(record).expect("invariant: records are finite numbers and text"));
-            text.push('\n');
+    /// As [`Journal::open`], and [`DataError::Io`] where there is no file.
+    pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Entries<T>, DataError> {
+        let bytes = fs::read(path).map_err(|error| DataError::io("read", path, error))?;
+        parse(path, &bytes)
+    }
+
+    /// Appends entries in one write and one sync: on return all are on disk. A kill before that leaves a first part of them,
+    /// each whole. A sync takes 0.1 to 20 ms on a disk, so give together what was computed together.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]; then none of the entries counts, and the next append removes what was written of them.
+    ///
+    /// # Panics
+    /// If an entry has no form in JSON, such as a map whose keys are not text.
+    pub fn append<T: Serialize>(&mut self, entries: &[T]) -> Result<(), DataError> {
+        let mut text = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut text, entry).expect("invariant: an entry has a form in JSON");
+            text.push(b'\n');
         }
-        let rest_is_cut = if self.has_rest { self.file.set_len(self.len) } else { Ok(()) };
-        let written = rest_is_cut.and_then(|()| {
-            self.has_rest = true;
-            self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data())
-        });
-        if let Err(source) = written {
-            return Err(JournalError::Io { operation: "write", path: self.path.clone(), source });
+        self.cut()?;
+        self.is_dirty = true;
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        written.map_err(|error| DataError::io("append to", &self.path, error))?;
+        self.is_dirty = false;
+        self.synced += text.len() as u64;
+        Ok(())
+    }
+
+    /// Removes what stands behind the last whole line.
+    fn cut(&mut self) -> Result<(), DataError> {
+        if self.is_dirty {
+            let cut = self.file.set_len(self.synced).and_then(|()| self.file.sync_data());
+            cut.map_err(|error| DataError::io("cut", &self.path, error))?;
+            self.is_dirty = false;
         }
-        self.has_rest = false;
-        self.len += text.len() as u64;
         Ok(())
     }
 }
 
-/// The records of a journal that is there and stays as it is.
-///
-/// # Errors
-/// [`JournalError`].
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, JournalError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(parse(path, &bytes)?.0),
-        Err(source) => Err(JournalError::Io { operation: "read", path: path.to_owned(), source }),
-    }
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)]
 }
 
-/// The records, and the bytes of whole lines.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(Vec<T>, u64), JournalError> {
-    // Cut first: the end may lie inside of a character.
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
-    let records = lines.map(|(index, line)| {
-        serde_json::from_slice(line).map_err(|error| JournalError::Line {
+/// Empty lines are no entries: earlier versions of this program wrote them between groups.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Entries<T>, DataError> {
+    let whole = whole_lines(bytes);
+    let mut entries = Vec::new();
+    let mut num_lines = 0;
+    for line in whole.split_inclusive(|byte| *byte == b'\n') {
+        num_lines += 1;
+        if line == b"\n" {
+            continue;
+        }
+        let entry = serde_json::from_slice(line).map_err(|error| DataError::Record {
             path: path.to_owned(),
-            line: index + 1,
-            reason: error.to_string(),
-        })
-    });
-    Ok((records.collect::<Result<_, _>>()?, whole as u64))
+            location: Location::Line(num_lines),
+            problem: RecordProblem::NotAnEntry { detail: error.to_string() },
+        })?;
+        entries.push(entry);
+    }
+    let num_torn = (bytes.len() - whole.len()) as u64;
+    let torn = (num_torn > 0).then_some(Torn { line: num_lines + 1, bytes: num_torn });
+    Ok(Entries { entries, torn })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, BufRead};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
+    type Entry = (u64, String);
+
+    fn entry(n: u64) -> Entry {
+        (n, format!("\u{20ac} \"{n}\"\n"))
+    }
+
     #[test]
-    fn a_line_that_a_kill_has_cut_anywhere_is_gone_and_the_others_are_there() {
+    fn a_file_cut_at_any_byte_holds_its_whole_lines_and_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.jsonl");
-        let records = ["one", "zwei, mit \u{fc}", "three"];
-        Journal::open::<String>(&path).unwrap().0.append(&records).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        for cut in 0..=bytes.len() {
-            std::fs::write(&path, &bytes[..cut]).unwrap();
-            let num_whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(read::<String>(&path).unwrap(), records[..num_whole], "cut at {cut}");
-            let (mut journal, kept) = Journal::open::<String>(&path).unwrap();
-            assert_eq!(kept, records[..num_whole], "cut at {cut}");
-            journal.append(&["more"]).unwrap();
-            assert_eq!(read::<String>(&path).unwrap(), [&records[..num_whole], &["more"]].concat(), "cut at {cut}");
+        let path = folder.path().join("below/journal.jsonl");
+        let (mut journal, read) = Journal::open::<Entry>(&path).unwrap();
+        assert_eq!(read, Entries { entries: Vec::new(), torn: None });
+        journal.append(&[entry(0), entry(1)]).unwrap();
+        journal.append(&[entry(2)]).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for length in 0..=bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            let whole = bytes[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let end = whole_lines(&bytes[..length]).len();
+            let entries: Vec<Entry> = (0..whole).map(entry).collect();
+            let torn = (end < length).then_some(Torn { line: whole + 1, bytes: (length - end) as u64 });
+            let expected = Entries { entries, torn };
+            assert_eq!(Journal::read(&path).unwrap(), expected);
+            assert_eq!(fs::metadata(&path).unwrap().len(), length as u64, "reading changes nothing");
+            let (mut journal, read) = Journal::open::<Entry>(&path).unwrap();
+            assert_eq!(read, expected);
+            assert_eq!(fs::metadata(&path).unwrap().len(), end as u64);
+            journal.append(&(whole..3).map(entry).collect::<Vec<_>>()).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
         }
     }
 
     #[test]
-    fn a_line_that_is_no_record_is_named() {
+    fn an_unreadable_line_that_has_its_end_is_an_error_with_file_and_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        std::fs::write(&path, "\"one\"\n\n{\"torn\n\"two\"\n").unwrap();
-        let error = Journal::open::<String>(&path).unwrap_err().to_string();
-        assert!(error.contains("journal.jsonl:3: "), "{error}");
-        let error = read::<String>(&folder.path().join("absent")).unwrap_err().to_string();
-        assert!(error.contains("absent"), "{error}");
-        assert!(matches!(Journal::open::<String>(folder.path()), Err(JournalError::Io { .. })));
+        for (text, line) in [("hello\n", 1), ("\n[0,\"a\"]\n[1,\"half\n[2,\"b\"]\n", 3), ("[0,\"a\"]\n\u{20ac}\n[1", 2)]
+        {
+            fs::write(&path, text).unwrap();
+            let is_named = |error: DataError| {
+                let message = error.to_string();
+                assert!(message.contains("journal.jsonl") && message.contains(&format!("line {line}:")), "{message}");
+                matches!(error, DataError::Record { problem: RecordProblem::NotAnEntry { .. }, .. })
+            };
+            assert!(is_named(Journal::open::<Entry>(&path).unwrap_err()));
+            assert!(is_named(Journal::read::<Entry>(&path).unwrap_err()));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text, "a refusal changes nothing");
+        }
+        let missing = Journal::read::<Entry>(&folder.path().join("missing")).unwrap_err();
+        assert!(matches!(missing, DataError::Io { action: "read", .. }));
+    }
+
+    #[test]
+    fn what_a_failed_append_left_is_removed_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let (mut journal, _) = Journal::open::<Entry>(&path).unwrap();
+        journal.append(&[entry(0)]).unwrap();
+        let writable = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+        assert!(matches!(journal.append(&[entry(1)]), Err(DataError::Io { action: "append to", .. })));
+        journal.file = writable;
+        journal.file.write_all(b"[1,\"ha").unwrap();
+        journal.append(&[entry(2)]).unwrap();
+        assert_eq!(Journal::read::<Entry>(&path).unwrap().entries, [entry(0), entry(2)]);
+    }
+
+    const WRITER: &str = "FINDAP_TEST_JOURNAL";
+
+    /// The process that is killed: numbers go on from what is there, and each is told once it is on disk.
+    fn write_without_end(path: &Path) -> ! {
+        let (mut journal, read) = Journal::open::<Entry>(path).unwrap();
+        let mut next = read.entries.len() as u64;
+        loop {
+            let group: Vec<Entry> = (next..next + 3).map(|n| (n, "x".repeat(200_000))).collect();
+            journal.append(&group).unwrap();
+            next += 3;
+            writeln!(io::stdout(), "acknowledged {next}").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_writer_killed_at_any_moment_leaves_whole_lines_and_all_it_acknowledged() {
+        if let Some(path) = std::env::var_os(WRITER) {
+            write_without_end(Path::new(&path));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        for round in 0..12 {
+            let test = "journal::tests::a_writer_killed_at_any_moment_leaves_whole_lines_and_all_it_acknowledged";
+            let mut writer = Command::new(std::env::current_exe().unwrap());
+            writer.args(["--exact", test, "--nocapture"]).env(WRITER, &path).stdout(Stdio::piped());
+            let mut writer = writer.spawn().unwrap();
+            let lines = io::BufReader::new(writer.stdout.take().unwrap()).lines().map(Result::unwrap);
+            let mut numbers = lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
+            let acknowledged = numbers.by_ref().take(1 + round % 4).last().expect("the writer writes");
+            // A different moment of the next write in each round.
+            std::thread::sleep(std::time::Duration::from_micros(211 * round as u64));
+            writer.kill().unwrap();
+            writer.wait().unwrap();
+            let entries = Journal::read::<Entry>(&path).unwrap().entries;
+            assert!(entries.len() as u64 >= acknowledged, "{} of {acknowledged}", entries.len());
+            assert!(entries.iter().zip(0..).all(|((n, _), at)| *n == at), "round {round}");
+        }
     }
 }

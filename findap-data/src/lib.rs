@@ -9,6 +9,7 @@
 //! | [`mixture`], [`packer`], [`loader`] | which rows, in which contexts, in which optimizer step |
 //! | [`llm`] | text models behind one seam |
 //! | [`files`] | files that are whole or not there, and their hashes |
+//! | [`journal`] | files of JSON lines that survive a kill |
 //! | [`inspect`] | rows as a person wants to see them |
 //! | [`spelling`] | what a misspelt name was probably meant to be |
 //! | [`reward_model`] | what a generative reward model is asked, and its verdicts |

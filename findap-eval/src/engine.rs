@@ -201,9 +201,7 @@ struct JournalLine {
 /// The journal, where one is wanted, and what it holds.
 fn open_journal(path: Option<&Path>) -> Result<(Option<Journal>, HashMap<String, Answer>), EvalError> {
     let Some(path) = path else { return Ok((None, HashMap::new())) };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
-    }
-    let (journal, lines) = Journal::open::<JournalLine>(path)?;
-    Ok((Some(journal), lines.into_iter().map(|line| (line.key, line.answer)).collect()))
+    // A question whose line was cut short is asked again.
+    let (journal, read) = Journal::open::<JournalLine>(path)?;
+    Ok((Some(journal), read.entries.into_iter().map(|line| (line.key, line.answer)).collect()))
 }

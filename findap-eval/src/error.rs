@@ -18,7 +18,7 @@ pub enum EvalError {
     },
     /// The journal of answers cannot be read or written.
     #[error(transparent)]
-    Journal(#[from] findap_data::journal::JournalError),
+    Journal(#[from] findap_data::DataError),
     /// The caller did not want to go on.
     #[error("the evaluation was stopped; the same command goes on from its journal")]
     Stopped,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use findap_data::{DataError, Location};
+
 use crate::dataset::DataRoots;
 use crate::engine::{Progress, run};
 use crate::options::Options;
@@ -238,7 +240,8 @@ fn a_stopped_run_asks_only_what_is_missing() {
     assert_eq!(model.num_requests.get(), 0);
     // Not a journal.
     std::fs::write(&journal, "hello\n").expect("writes");
-    assert!(matches!(evaluate(&model, &tasks, &options), Err(EvalError::Journal(_))));
+    let refused = evaluate(&model, &tasks, &options);
+    assert!(matches!(refused, Err(EvalError::Journal(DataError::Record { location: Location::Line(1), .. }))));
 }
 
 #[test]

@@ -14,12 +14,9 @@ pub enum TrainError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// Texts, tokens or templates.
+    /// Texts, tokens, templates or journals.
     #[error(transparent)]
     Data(#[from] findap_data::DataError),
-    /// The samples of a distillation.
-    #[error(transparent)]
-    Journal(#[from] findap_data::journal::JournalError),
     /// The model or its arithmetic.
     #[error(transparent)]
     Model(#[from] findap_model::ModelError),

@@ -1,6 +1,6 @@
 //! A recording of a model's replies: JSON lines keyed by the SHA-256 of the request.
 //!
-//! Each reply is appended as it arrives, so a run that was stopped asks only for what it does not have yet.
+//! Replies are appended as they arrive, so a run that was stopped asks only for what it does not have yet.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{ChatModel, ChatReply, ChatRequest, LlmError};
+use crate::error::DataError;
 use crate::files::sha256;
-use crate::journal::{self, Journal, JournalError};
+use crate::journal::Journal;
 
 /// Requests handed to the recorded model at once; after each such group the replies are on disk.
 const GROUP: usize = 32;
@@ -25,28 +26,28 @@ struct Entry {
 pub struct Cassette<M> {
     path: PathBuf,
     model: Option<M>,
-    recording: Mutex<Recording>,
+    tape: Mutex<Tape>,
 }
 
-struct Recording {
+struct Tape {
     replies: HashMap<String, ChatReply>,
-    /// Where new replies go, if a model makes any.
+    /// There where new replies are recorded.
     journal: Option<Journal>,
 }
 
 impl<M: ChatModel> Cassette<M> {
-    /// Opens a recording, which need not exist when `model` is given. What a kill has cut is ignored.
+    /// Opens a recording, which need not exist when `model` is given. A last line that a kill cut short is no reply.
     ///
     /// # Errors
     /// [`LlmError::BadRecording`] if the file cannot be read or a line is not a recorded reply.
     pub fn open(path: &Path, model: Option<M>) -> Result<Cassette<M>, LlmError> {
-        let (journal, entries): (_, Vec<Entry>) = match model {
-            Some(_) => Journal::open(path).map(|(journal, entries)| (Some(journal), entries)),
-            None => journal::read(path).map(|entries| (None, entries)),
-        }
-        .map_err(|error| bad_recording(path, &error))?;
-        let replies = entries.into_iter().map(|entry| (entry.key, entry.reply)).collect();
-        Ok(Cassette { path: path.to_path_buf(), model, recording: Mutex::new(Recording { replies, journal }) })
+        let opened = match model {
+            Some(_) => Journal::open::<Entry>(path).map(|(journal, read)| (Some(journal), read)),
+            None => Journal::read(path).map(|read| (None, read)),
+        };
+        let (journal, read) = opened.map_err(|error| bad_recording(path, error))?;
+        let replies = read.entries.into_iter().map(|entry| (entry.key, entry.reply)).collect();
+        Ok(Cassette { path: path.to_path_buf(), model, tape: Mutex::new(Tape { replies, journal }) })
     }
 
     /// The key of a request: SHA-256 of its JSON, in hex.
@@ -56,8 +57,14 @@ impl<M: ChatModel> Cassette<M> {
     }
 }
 
-fn bad_recording(path: &Path, error: &JournalError) -> LlmError {
-    LlmError::BadRecording { path: path.display().to_string(), detail: error.to_string() }
+/// The error in a form that can be cloned, its path once.
+fn bad_recording(path: &Path, error: DataError) -> LlmError {
+    let detail = match error {
+        DataError::Io { action, source, .. } => format!("cannot {action} it: {source}"),
+        DataError::Record { location, problem, .. } => format!("{location}: {problem}"),
+        other => other.to_string(),
+    };
+    LlmError::BadRecording { path: path.display().to_string(), detail }
 }
 
 impl<M: ChatModel> ChatModel for Cassette<M> {
@@ -71,15 +78,16 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
     /// Replies are on disk after each group; what failed is not recorded and is asked again the next time.
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let keys: Vec<String> = requests.iter().map(Self::key).collect();
-        let mut recording = self.recording.lock().expect("invariant: no panic holds the lock");
+        let mut tape = self.tape.lock().expect("invariant: no panic holds the lock");
+        let Tape { replies, journal } = &mut *tape;
         let mut missing: Vec<usize> =
-            (0..requests.len()).filter(|&index| !recording.replies.contains_key(&keys[index])).collect();
+            (0..requests.len()).filter(|&index| !replies.contains_key(&keys[index])).collect();
         missing.sort_by_key(|index| (&keys[*index], *index));
         missing.dedup_by_key(|index| &keys[*index]);
         missing.sort_unstable();
         let mut errors: HashMap<&str, LlmError> = HashMap::new();
         for group in missing.chunks(GROUP) {
-            let Some(model) = &self.model else { break };
+            let (Some(model), Some(journal)) = (&self.model, &mut *journal) else { break };
             let asked: Vec<ChatRequest> = group.iter().map(|&index| requests[index].clone()).collect();
             let mut entries = Vec::new();
             for (&index, answer) in group.iter().zip(model.chat(&asked)) {
@@ -88,11 +96,10 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
                     Err(error) => drop(errors.insert(&keys[index], error)),
                 }
             }
-            let journal = recording.journal.as_mut().expect("invariant: there is one where there is a model");
             if let Err(error) = journal.append(&entries) {
-                return vec![Err(bad_recording(&self.path, &error)); requests.len()];
+                return vec![Err(bad_recording(&self.path, error)); requests.len()];
             }
-            recording.replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
+            replies.extend(entries.into_iter().map(|entry| (entry.key, entry.reply)));
             if errors.values().any(|error| !error.is_of_request()) {
                 break;
             }
@@ -100,7 +107,7 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
         // Where the model behind it has failed as a whole, that is the reason for all that were not asked.
         let server_error = errors.values().find(|error| !error.is_of_request()).cloned();
         let reply_to = |key: &String| {
-            let known = recording.replies.get(key).cloned();
+            let known = replies.get(key).cloned();
             known.ok_or_else(|| {
                 let reason = errors.get(key.as_str()).or(server_error.as_ref()).cloned();
                 let path = self.path.display().to_string();
@@ -113,7 +120,6 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
     use std::io::Write;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -154,7 +160,7 @@ mod tests {
         let open = || Cassette::open(&path, Some(Counting(&count))).expect("open");
         assert_eq!(text(&open().chat(&[request("a"), request("b")])[1]), "B");
         // What a kill in the middle of a write leaves.
-        let mut file = OpenOptions::new().append(true).open(&path).expect("open");
+        let mut file = std::fs::File::options().append(true).open(&path).expect("open");
         file.write_all(b"{\"key\": \"half").expect("write");
         assert_eq!(text(&open().chat(&[request("b"), request("c")])[1]), "C");
         assert_eq!(text(&open().chat(&[request("c")])[0]), "C");

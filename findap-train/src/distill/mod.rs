@@ -133,10 +133,15 @@ pub fn run(
 ) -> Result<bool, TrainError> {
     let exercises = read_exercises(&locate(context.run_folder, &stage.exercises), stage.limit)?;
     let path = context.folder.join("samples.jsonl");
-    let (mut journal, mut done) = Journal::open::<Sampled>(&path)?;
+    let (mut journal, read) = Journal::open::<Sampled>(&path)?;
+    let mut done = read.entries;
     let total = exercises.len() as u64;
     let name = stage.name.clone();
     observer.event(Event::StageStarted { stage: name.clone(), kind: "distill", steps: total, done: done.len() as u64 });
+    if let Some(torn) = read.torn {
+        let note = format!("{name}: line {} of samples.jsonl was cut short; that exercise is sampled again", torn.line);
+        observer.event(Event::Note(note));
+    }
     if done.len() < exercises.len() {
         let policy = TextModel::load_to(context.device, context.model, context.dtype)?.with_time(context.time_seconds);
         let judge = judge(&stage.judge, context.folder)?;

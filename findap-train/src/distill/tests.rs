@@ -152,11 +152,29 @@ fn samples_are_continued_after_the_last_whole_line() {
     let whole = format!("{}\n", json!(sampled(&[RIGHT])[0]));
     let cut_inside_a_character = [whole.as_bytes(), b"{\"exercise\": \"\xe2\x82"].concat();
     fs::write(&path, cut_inside_a_character).unwrap();
-    let read = || Journal::open::<Sampled>(&path).map(|(_, samples)| samples);
-    assert_eq!(read().unwrap(), sampled(&[RIGHT]));
+    fs::write(folder.path().join("exercises.jsonl"), format!("{}\n", json!(exercise("e")))).unwrap();
+    let context = DistillContext {
+        folder: folder.path(),
+        run_folder: folder.path(),
+        model: Path::new("not asked, since nothing is left to sample"),
+        device: &Device::Cpu,
+        dtype: Dtype::F32,
+        seed: 3,
+        time_seconds: 1_700_000_000,
+    };
+    let mut notes = Vec::new();
+    let mut observer = |event: Event| {
+        if let Event::Note(note) = event {
+            notes.push(note);
+        }
+    };
+    let result = run(&stage(), &context, &mut observer, &AtomicBool::new(false));
+    assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "no verdict, no pair: {result:?}");
+    assert!(notes[0].contains("line 2 of samples.jsonl"), "{notes:?}");
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
     fs::write(&path, format!("nonsense\n{whole}")).unwrap();
-    assert!(read().unwrap_err().to_string().contains("samples.jsonl:1:"));
+    let error = run(&stage(), &context, &mut |_: Event| {}, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
 }
 
 /// A policy that knows nothing solves nothing, so the stage ends in an error; what it has sampled stays.
@@ -175,7 +193,7 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
         let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
         let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
-        findap_data::journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap()
+        Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries
     };
     let on_cpu = samples(&Device::Cpu);
     assert_eq!(on_cpu[0].solutions.len(), 3);
