@@ -43,7 +43,10 @@ const STEPS: [Step; 8] = [
     // Before the tests: it fetches the compiler that some of them use.
     Step { name: "kernels", work: Work::Kernels },
     // The whole workspace is named so that features are unified as in the next step and nothing is built twice.
-    Step { name: "crate edges", work: Work::Cargo(&["test", WORKSPACE, "--test", "it", "--", "edges::", "tidy::"]) },
+    Step {
+        name: "crate edges",
+        work: Work::Cargo(&["test", WORKSPACE, "--test", "it", "--", "edges::", "tidy::", "circles::"]),
+    },
     Step { name: "tests", work: Work::Tests(&["test", WORKSPACE, "--no-fail-fast", "--", "--show-output"]) },
     Step { name: "doc and public names", work: Work::Api },
 ];

@@ -1,171 +1,332 @@
 //! No circles of files inside a crate.
 //!
-//! A file knows another where one of its `use` lines names it. The rule: these arrows form no circle, but for those between a module
-//! and the files below it. A folder is one room: its `mod.rs` holds what the files share (arguments of an op, a context) and calls
-//! them, and each of them reads it. Tests are no part of the rooms: they may look anywhere.
+//! A file uses another where a path in its code, be it in a `use` line or not, names something that the other defines; names that
+//! are exported further are followed to their definition. These uses form no circle. One use does not count: that of a `mod.rs`,
+//! or of the crate's root, by the files below it. A folder is one module, its `mod.rs` defines what the files of the folder share
+//! (the arguments of an op, an error) and calls them. Tests do not count: they may look anywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::tidy::{complain_unless_empty, packages, rust_sources};
+use syn::visit::{self, Visit};
+use syn::{Attribute, Item, ItemMod, ItemUse, Lit, Meta, UseTree};
 
-/// The files of a crate by the path of their module, such as `session::plan`; the root is empty.
-fn modules(src: &Path) -> BTreeMap<String, String> {
-    let path_of = |file: &Path| {
-        let below = file.strip_prefix(src).expect("a source of the crate").with_extension("");
-        let mut parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
-            parts.pop();
+use crate::tidy::{complain_unless_empty, packages};
+
+/// The names on the way to a module or an item, the crate's root left out.
+type Names = Vec<String>;
+
+/// What stands in a module, tests left out.
+#[derive(Default)]
+struct Module {
+    file: PathBuf,
+    /// Items defined here.
+    items: BTreeSet<String>,
+    /// What `use` lines bring in, by the name it has here.
+    imports: BTreeMap<String, Names>,
+    /// Modules of which all is brought in.
+    globs: Vec<Names>,
+    /// Every path in the code, as it is written.
+    paths: BTreeSet<Names>,
+}
+
+fn is_test(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        Meta::List(list) if list.path.is_ident("cfg") => {
+            let condition = list.tokens.to_string().replace(' ', "");
+            let mut words = condition.split(|c: char| !c.is_alphanumeric() && c != '_');
+            words.any(|word| word == "test") && !condition.contains("not(test")
         }
-        parts.join("::")
-    };
-    let is_test =
-        |path: &str| path.split("::").any(|part| part == "tests" || part.ends_with("_tests") || part == "cases");
-    let sources = rust_sources(src).into_iter().map(|(file, text)| (path_of(&file), text));
-    sources.filter(|(path, _)| !is_test(path)).collect()
+        other => other.path().is_ident("test"),
+    })
 }
 
-/// The text without comments and without what stands behind its first test module.
-fn code(text: &str) -> String {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
-}
-
-/// The paths that the `use` lines of a file name, groups taken apart.
-fn imports(text: &str) -> Vec<String> {
-    let code = code(text);
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices("use ") {
-        let begins = code[..at].chars().next_back().is_none_or(|before| before.is_whitespace());
-        if let Some(end) = code[at..].find(';').filter(|_| begins) {
-            expand("", &code[at + 4..at + end], &mut found);
+impl Module {
+    fn import(&mut self, tree: &UseTree, before: &Names) {
+        let with = |name: &syn::Ident| [before.clone(), vec![name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.import(&path.tree, &with(&path.ident)),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.import(tree, before)),
+            UseTree::Glob(_) => self.globs.push(before.clone()),
+            UseTree::Name(name) if name.ident == "self" => {
+                self.imports.insert(before.last().cloned().unwrap_or_default(), before.clone());
+            }
+            UseTree::Name(name) => drop(self.imports.insert(name.ident.to_string(), with(&name.ident))),
+            UseTree::Rename(rename) if rename.ident == "self" => {
+                self.imports.insert(rename.rename.to_string(), before.clone());
+            }
+            UseTree::Rename(rename) => drop(self.imports.insert(rename.rename.to_string(), with(&rename.ident))),
         }
     }
-    found
 }
 
-/// `a::{b, c::d}` behind `prefix`.
-fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
-    let tree = tree.trim();
-    let Some((head, rest)) = tree.split_once('{') else {
-        found.push(format!("{prefix}{}", tree.split(" as ").next().unwrap_or_default().trim()));
-        return;
-    };
-    let (mut depth, mut start) = (0, 0);
-    let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
-    let prefix = format!("{prefix}{}", head.trim());
-    for (at, character) in inner.char_indices().chain([(inner.len(), ',')]) {
-        match character {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                if !inner[start..at].trim().is_empty() {
-                    expand(&prefix, &inner[start..at], found);
+impl<'a> Visit<'a> for Module {
+    fn visit_item(&mut self, item: &'a Item) {
+        let (attributes, name) = match item {
+            Item::Const(it) => (&it.attrs, Some(&it.ident)),
+            Item::Enum(it) => (&it.attrs, Some(&it.ident)),
+            Item::Fn(it) => (&it.attrs, Some(&it.sig.ident)),
+            Item::Static(it) => (&it.attrs, Some(&it.ident)),
+            Item::Struct(it) => (&it.attrs, Some(&it.ident)),
+            Item::Trait(it) => (&it.attrs, Some(&it.ident)),
+            Item::Type(it) => (&it.attrs, Some(&it.ident)),
+            Item::Union(it) => (&it.attrs, Some(&it.ident)),
+            Item::Macro(it) => (&it.attrs, it.ident.as_ref()),
+            Item::Use(it) => (&it.attrs, None),
+            Item::Impl(it) => (&it.attrs, None),
+            Item::Mod(_) => return,
+            _ => return visit::visit_item(self, item),
+        };
+        if !is_test(attributes) {
+            self.items.extend(name.map(ToString::to_string));
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'a ItemUse) {
+        self.import(&item.tree, &Vec::new());
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'a syn::ImplItemFn) {
+        if !is_test(&function.attrs) {
+            visit::visit_impl_item_fn(self, function);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        self.paths.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+
+    fn visit_vis_restricted(&mut self, _: &'a syn::VisRestricted) {}
+
+    /// What is handed to a macro is no syntax yet: the paths are taken from its words.
+    fn visit_macro(&mut self, call: &'a syn::Macro) {
+        let text = call.tokens.to_string().replace(" :: ", "::");
+        let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        for path in text.split(|c| !is_word(c)).filter(|path| path.contains("::")) {
+            self.paths.insert(path.split("::").map(str::to_owned).collect());
+        }
+        visit::visit_macro(self, call);
+    }
+}
+
+/// The modules of a crate by their names.
+#[derive(Default)]
+struct Crate(BTreeMap<Names, Module>);
+
+impl Crate {
+    fn read(root: &Path) -> Crate {
+        let mut read = Crate::default();
+        read.add_file(root, Vec::new(), true);
+        read
+    }
+
+    fn add_file(&mut self, file: &Path, names: Names, owns_folder: bool) {
+        let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let folder = file.parent().expect("a source lies in a folder");
+        let below = if owns_folder { folder.to_owned() } else { file.with_extension("") };
+        self.add(file, names, &syntax.items, &mut |child, names, crate_| {
+            let name = child.ident.to_string();
+            let path = child.attrs.iter().find_map(path_attribute);
+            let (file, owns_folder) = match path {
+                Some(path) => (folder.join(path), false),
+                None => match below.join(format!("{name}.rs")) {
+                    file if file.exists() => (file, false),
+                    _ => (below.join(&name).join("mod.rs"), true),
+                },
+            };
+            crate_.add_file(&file, names, owns_folder);
+        });
+    }
+
+    /// Adds a module and those inside it; `in_file` adds one that has a file of its own.
+    fn add(&mut self, file: &Path, names: Names, items: &[Item], in_file: &mut dyn FnMut(&ItemMod, Names, &mut Crate)) {
+        let mut module = Module { file: file.to_owned(), ..Module::default() };
+        items.iter().for_each(|item| module.visit_item(item));
+        self.0.insert(names.clone(), module);
+        for item in items {
+            let Item::Mod(child) = item else { continue };
+            if is_test(&child.attrs) {
+                continue;
+            }
+            let names = [names.clone(), vec![child.ident.to_string()]].concat();
+            match &child.content {
+                Some((_, items)) => self.add(file, names, items, in_file),
+                None => in_file(child, names, self),
+            }
+        }
+    }
+
+    /// How far `path` leads from the module `from` by way of modules: to which, and what is left of it. `None` beyond the root.
+    fn walk<'p>(&self, from: &[String], path: &'p [String]) -> Option<(Names, &'p [String])> {
+        let (mut at, mut rest) = (from.to_owned(), path);
+        while let Some((name, after)) = rest.split_first() {
+            match name.as_str() {
+                "crate" => at.clear(),
+                "self" => {}
+                "super" => drop(at.pop()?),
+                _ => {
+                    let child = [&at[..], std::slice::from_ref(name)].concat();
+                    if !self.0.contains_key(&child) {
+                        break;
+                    }
+                    at = child;
                 }
-                start = at + 1;
             }
-            _ => {}
+            rest = after;
         }
+        Some((at, rest))
     }
-}
 
-/// The module that a path names from module `from`, or holds what it names.
-fn resolve(from: &str, path: &str, modules: &BTreeMap<String, String>) -> Option<String> {
-    let mut place: Vec<&str> = if from.is_empty() { Vec::new() } else { from.split("::").collect() };
-    let mut parts = path.split("::").peekable();
-    match *parts.peek()? {
-        "crate" => {
-            parts.next();
-            place.clear();
+    /// The module that defines what `path` names in the module `from`; none where another crate does, or where `path` names a module.
+    /// `tried` has what was looked at on the way, which would lead nowhere again.
+    fn definition(&self, from: &[String], path: &[String], tried: &mut BTreeSet<(Names, Names)>) -> Option<Names> {
+        let (at, rest) = self.walk(from, path)?;
+        let (name, after) = rest.split_first()?;
+        let module = self.0.get(&at)?;
+        if module.items.contains(name) {
+            return Some(at);
         }
-        "self" => {
-            parts.next();
-        }
-        "super" => {
-            while parts.next_if_eq(&"super").is_some() {
-                place.pop();
-            }
-        }
-        // a child of this module; other crates have no such module
-        first if modules.contains_key(&[&place[..], &[first]].concat().join("::")) => {}
-        _ => return None,
-    }
-    place.extend(parts);
-    while !modules.contains_key(&place.join("::")) {
-        place.pop()?;
-    }
-    Some(place.join("::"))
-}
-
-fn is_below(inner: &str, outer: &str) -> bool {
-    outer.is_empty() || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
-}
-
-/// A way from a file back to itself, if there is one.
-fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
-    fn walk(
-        at: &str,
-        arrows: &BTreeMap<String, BTreeSet<String>>,
-        way: &mut Vec<String>,
-        done: &mut BTreeSet<String>,
-    ) -> Option<Vec<String>> {
-        if let Some(start) = way.iter().position(|seen| seen == at) {
-            return Some(way[start..].to_vec());
-        }
-        if !done.insert(at.to_owned()) {
+        if !tried.insert((at.clone(), rest.to_owned())) {
             return None;
         }
-        way.push(at.to_owned());
-        let found = arrows.get(at).into_iter().flatten().find_map(|next| walk(next, arrows, way, done));
-        way.pop();
-        found
+        if let Some(import) = module.imports.get(name) {
+            // `use csv::csv`: the first is the name of another crate.
+            let is_foreign = import[0] == *name && !self.0.contains_key(&[&at[..], &import[..1]].concat());
+            if is_foreign {
+                return None;
+            }
+            return self.definition(&at, &[&import[..], after].concat(), tried);
+        }
+        module.globs.iter().find_map(|glob| {
+            let (from, left) = self.walk(&at, glob)?;
+            left.is_empty().then(|| self.definition(&from, rest, tried))?
+        })
     }
-    let mut done = BTreeSet::new();
-    arrows.keys().find_map(|start| walk(start, arrows, &mut Vec::new(), &mut done))
-}
 
-/// Who knows whom in a crate.
-fn arrows(modules: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (from, text) in modules {
-        for to in imports(text).iter().filter_map(|path| resolve(from, path, modules)) {
-            if to != *from && !is_below(&to, from) && !is_below(from, &to) {
-                arrows.entry(from.clone()).or_default().insert(to);
+    /// Which files use which, and by what.
+    fn uses(&self) -> BTreeMap<&Path, BTreeMap<&Path, String>> {
+        let mut uses: BTreeMap<&Path, BTreeMap<&Path, String>> = BTreeMap::new();
+        for (from, module) in &self.0 {
+            for path in module.imports.values().chain(&module.paths) {
+                let Some(to) = self.definition(from, path, &mut BTreeSet::new()) else { continue };
+                let file = self.0[&to].file.as_path();
+                if file != module.file && !from.starts_with(&to) {
+                    uses.entry(&module.file).or_default().entry(file).or_insert_with(|| path.join("::"));
+                }
             }
         }
+        uses
     }
-    arrows
+
+    /// The shortest circle through each file that is the first of it.
+    fn circles(&self) -> Vec<String> {
+        let uses = self.uses();
+        let mut found = Vec::new();
+        for start in uses.keys() {
+            let mut before: BTreeMap<&Path, &Path> = BTreeMap::new();
+            let mut open = VecDeque::from([*start]);
+            while let Some(file) = open.pop_front().filter(|_| !before.contains_key(start)) {
+                for next in uses.get(file).into_iter().flat_map(BTreeMap::keys) {
+                    if !before.contains_key(next) {
+                        before.insert(next, file);
+                        open.push_back(next);
+                    }
+                }
+            }
+            let mut way = vec![*start];
+            while let Some(file) = before.contains_key(start).then(|| before[way[way.len() - 1]]) {
+                way.push(file);
+                if file == *start {
+                    break;
+                }
+            }
+            if way.len() > 1 && way.iter().min() == Some(start) {
+                let steps = way.windows(2).rev().map(|step| {
+                    format!("{} uses {} of {}", step[1].display(), uses[step[1]][step[0]], step[0].display())
+                });
+                found.push(steps.collect::<Vec<_>>().join(", "));
+            }
+        }
+        found
+    }
+}
+
+fn path_attribute(attribute: &Attribute) -> Option<String> {
+    let Meta::NameValue(pair) = &attribute.meta else { return None };
+    match &pair.value {
+        syn::Expr::Lit(value) if pair.path.is_ident("path") => match &value.lit {
+            Lit::Str(path) => Some(path.value()),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 #[test]
 fn files_inside_a_crate_form_no_circles() {
-    let (mut complaints, mut num_arrows) = (Vec::new(), 0);
+    let (mut complaints, mut num_uses) = (Vec::new(), 0);
     for package in packages() {
-        let src: PathBuf = package.manifest_path.parent().expect("a manifest has a folder").join("src").into();
-        let arrows = arrows(&modules(&src));
-        num_arrows += arrows.values().map(BTreeSet::len).sum::<usize>();
-        if let Some(way) = circle(&arrows) {
-            complaints.push(format!("  {}: {} and back", package.name, way.join(" -> ")));
-        }
+        let src = package.manifest_path.parent().expect("a manifest has a folder").join("src");
+        let root = ["lib.rs", "main.rs"].map(|name| src.join(name)).into_iter().find(|root| root.exists());
+        let read = Crate::read(root.expect("a crate has a root").as_std_path());
+        num_uses += read.uses().values().map(BTreeMap::len).sum::<usize>();
+        let folder = format!("{src}/");
+        complaints
+            .extend(read.circles().iter().map(|circle| format!("  {}: {}", package.name, circle.replace(&folder, ""))));
     }
-    assert!(num_arrows > 300, "{num_arrows} arrows: were the sources read?");
-    complain_unless_empty("files that know each other in a circle", &complaints);
+    assert!(num_uses > 500, "{num_uses} uses: were the sources read?");
+    complain_unless_empty("files that use each other in a circle", &complaints);
 }
 
 #[test]
-fn a_circle_is_found() {
-    let of = |files: &[(&str, &str)]| {
-        let modules = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        circle(&arrows(&modules))
+fn circles_are_found_and_other_uses_are_not_circles() {
+    let circles = |files: &[(&str, &str)]| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        }
+        let found = Crate::read(&folder.path().join("lib.rs")).circles();
+        found.iter().map(|circle| circle.replace(&format!("{}/", folder.path().display()), "")).collect::<Vec<_>>()
     };
-    let names = |way: &[&str]| Some(way.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
-    let a_to_b = ("a", "use std::fmt;\nuse crate::{c::{self, D}, b::B as X};\n");
-    let found = of(&[("", ""), a_to_b, ("b", "use super::c::D;"), ("c", "\nuse crate::a;\n")]);
-    assert_eq!(found, names(&["a", "b", "c"]));
-    assert_eq!(of(&[("", "use a::A;"), a_to_b, ("b", "use super::c::D;"), ("c", "// use crate::a;")]), None);
-    // a folder is one room
-    assert_eq!(of(&[("m", "use self::x::X;"), ("m::x", "use super::M;\nuse crate::n;"), ("n", "")]), None);
-    let found =
-        of(&[("m", ""), ("m::x", "use super::y::Y;"), ("m::y", "use crate::n::N;"), ("n", "use crate::m::x::X;")]);
-    assert_eq!(found, names(&["m::x", "m::y", "n"]));
+    let root = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use c::C;\npub struct Root;");
+    let none: [&str; 0] = [];
+
+    // Through a group, a name that the root exports, and a path outside of any `use` line.
+    let a = ("a.rs", "use std::fmt;\nuse crate::{b::{self, B as X}};\npub struct A;");
+    let b = ("b.rs", "use super::C;\npub struct B;\nfn f() { crate::C; }");
+    let c = ("c.rs", "pub struct C;\nfn g() { let _ = crate::a::A; }");
+    assert_eq!(
+        circles(&[root, a, b, c]),
+        ["a.rs uses crate::b::B of b.rs, b.rs uses super::C of c.rs, c.rs uses crate::a::A of a.rs"]
+    );
+    let in_a_macro = ("c.rs", "pub struct C;\nfn g() { assert_eq!(crate::a::A, 1); }");
+    assert_eq!(circles(&[root, a, b, in_a_macro]).len(), 1);
+    let through_a_module = ("c.rs", "use crate::a;\npub struct C;\nfn g() -> a::A { todo!() }");
+    assert_eq!(circles(&[root, a, b, through_a_module]).len(), 1);
+
+    // Comments, tests, and what the root itself defines.
+    let quiet = ("c.rs", "// crate::a::A\npub struct C(crate::Root);\n#[cfg(test)]\nmod tests { use crate::a::A; }");
+    assert_eq!(circles(&[root, a, b, quiet]), none);
+    let module_alone = ("c.rs", "use crate::a;\npub struct C;");
+    assert_eq!(circles(&[root, a, b, module_alone]), none);
+
+    // A folder is one module: its mod.rs calls a file that uses what it defines.
+    let family = ("a/mod.rs", "mod inner;\nuse inner::f;\npub struct A;");
+    let inner = ("a/inner.rs", "use super::A;\nuse crate::b::B;\npub fn f(_: A) {}");
+    assert_eq!(circles(&[root, family, inner, ("b.rs", "pub struct B;"), quiet]), none);
+    // But a file outside of the folder closes a circle with it.
+    let outside = ("b.rs", "pub struct B(crate::a::A);");
+    let found = circles(&[root, family, inner, outside, quiet]);
+    assert_eq!(
+        found,
+        [
+            "a/inner.rs uses crate::b::B of b.rs, b.rs uses crate::a::A of a/mod.rs, a/mod.rs uses inner::f of a/inner.rs"
+        ]
+    );
 }
