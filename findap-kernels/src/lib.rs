@@ -1,4 +1,4 @@
-//! Kernels of a Llama trainer: each with its definition, a fast CPU version, a CUDA version and the tests of both.
+//! Kernels of a trainer of Llama-family models: each with its definition, a fast CPU version, a CUDA version and the tests of both.
 //!
 //! A kernel is a function over flat, contiguous, row-major memory. It takes one argument structure with named fields,
 //! checks every length and index once, and writes its outputs; it owns no memory and knows nothing about tensors.

@@ -10,7 +10,7 @@ use findap_model::{Dtype, GenerateRequest, Sampling, TextModel};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("give a model folder")?;
     let model = TextModel::load(folder.as_ref(), Dtype::F32)?;
-    println!("{} parameters", model.llama().params.spec().len());
+    println!("{} parameters", model.decoder().params.spec().len());
 
     let prompt = model.encode_chat(&[Message::user("What is 7 and 5?")])?;
     let answer = |text: &str| model.tokenizer().encode(text, false);

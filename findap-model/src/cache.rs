@@ -3,8 +3,8 @@
 use findap_tensor::ops::{attention, embedding};
 use findap_tensor::{Indices, Tensor};
 
+use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::llama::Llama;
 use crate::session::{AttentionCall, Pass, Session, Tokens};
 
 /// Slots of a fixed length, one for each sequence, where the model lies.
@@ -51,7 +51,7 @@ impl NextTokens {
 impl Cache {
     /// Room for `num_slots` sequences of `slot_len` tokens, filled by passes of at most `max_tokens`.
     pub(crate) fn new(
-        model: &Llama,
+        model: &Decoder,
         num_slots: usize,
         slot_len: usize,
         max_tokens: usize,
@@ -72,7 +72,7 @@ impl Cache {
     pub(crate) fn prefill<'a>(
         &mut self,
         session: &'a mut Session,
-        model: &'a Llama,
+        model: &'a Decoder,
         tokens: Tokens<'a>,
         slots: impl Iterator<Item = usize>,
     ) -> Result<Pass<'a>, ModelError> {
@@ -93,7 +93,7 @@ impl Cache {
     pub(crate) fn extend<'a>(
         &mut self,
         session: &'a mut Session,
-        model: &'a Llama,
+        model: &'a Decoder,
         next: &'a NextTokens,
     ) -> Result<Pass<'a>, ModelError> {
         let Cache { layers, slot_len, indices, slots, seq_lens } = self;

@@ -17,10 +17,10 @@ use safetensors::tensor::{Dtype as FileDtype, Metadata};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::decoder::{Decoder, WEIGHTS};
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
 use crate::layout::Layout;
-use crate::llama::{Llama, WEIGHTS};
 
 /// How a model is written.
 #[derive(Clone, Debug)]
@@ -56,21 +56,21 @@ const _: () = assert!(2 * CHUNK_BYTES <= MAX_FILL_BYTES);
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-impl Llama {
+impl Decoder {
     /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
     /// memory.
     ///
     /// # Errors
     /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
-    pub fn load(directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+    pub fn load(directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
         load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
     }
 
     /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
     ///
     /// # Errors
-    /// As [`Llama::load`]; [`ModelError::Device`].
-    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Llama, ModelError> {
+    /// As [`Decoder::load`]; [`ModelError::Device`].
+    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
         load_weights(device, directory, Config::load(directory)?, dtype)
     }
 }
@@ -79,7 +79,7 @@ impl Llama {
 ///
 /// All headers are read first; only when every tensor of `config` was found once, with the right shape and a dtype that can be
 /// read, is memory taken for them. So a small file cannot make this allocate more than its own bytes times the ratio of dtypes.
-fn load_weights(device: &Device, directory: &Path, config: Config, dtype: Dtype) -> Result<Llama, ModelError> {
+fn load_weights(device: &Device, directory: &Path, config: Config, dtype: Dtype) -> Result<Decoder, ModelError> {
     let layout = Layout::new(&config);
     let spec = &layout.spec;
     let places: HashMap<&str, usize> = spec.entries().iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
@@ -116,7 +116,7 @@ fn load_weights(device: &Device, directory: &Path, config: Config, dtype: Dtype)
     for shard in &mut shards {
         shard.read(&mut params, &mut chunk)?;
     }
-    Ok(Llama::new(config, params, layout))
+    Ok(Decoder::new(config, params, layout))
 }
 
 /// Files and the tensors they should hold.
@@ -279,7 +279,7 @@ fn convert(mut out: SliceMut<'_>, dtype: FileDtype, bytes: &[u8]) -> bool {
     }
 }
 
-impl Llama {
+impl Decoder {
     /// Writes a Hugging Face directory that transformers and vLLM load unchanged. The directory appears whole or not at all;
     /// one that is there already is replaced.
     ///

@@ -12,9 +12,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cache::{Cache, NextTokens};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::format::statistics_dtype;
-use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions, Tokens};
 
 /// One prompt and how to continue it.
@@ -80,7 +80,7 @@ impl Generator {
     ///
     /// # Errors
     /// [`ModelError::Device`] with the purpose and size of what does not fit.
-    pub fn new(model: &Llama, max_sequences: usize, max_len: usize) -> Result<Generator, ModelError> {
+    pub fn new(model: &Decoder, max_sequences: usize, max_len: usize) -> Result<Generator, ModelError> {
         let (config, device, dtype) = (&model.config, &model.params.device(), model.activation_dtype());
         let options = SessionOptions {
             dtype,
@@ -110,7 +110,7 @@ impl Generator {
     /// # Errors
     /// [`ModelError::TooLong`] for a prompt that leaves no room for a token; [`ModelError::Kernel`] for ids past the
     /// vocabulary or impossible sampling settings; [`ModelError::Device`].
-    pub fn generate(&mut self, model: &Llama, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
+    pub fn generate(&mut self, model: &Decoder, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests
             .iter()
             .map(|_| Generated { ids: Vec::new(), logprobs: Vec::new(), stop: StopReason::Length })
@@ -165,7 +165,12 @@ impl Generator {
     }
 
     /// Runs new prompts through the model, packed, and caches their keys and values.
-    fn prefill(&mut self, model: &Llama, requests: &[GenerateRequest], new: &mut [Running]) -> Result<(), ModelError> {
+    fn prefill(
+        &mut self,
+        model: &Decoder,
+        requests: &[GenerateRequest],
+        new: &mut [Running],
+    ) -> Result<(), ModelError> {
         let (mut ids, mut positions, mut cu_seqlens) = (Vec::new(), Vec::new(), vec![0]);
         for running in new.iter_mut() {
             let prompt = &requests[running.request].prompt;
@@ -181,7 +186,7 @@ impl Generator {
     }
 
     /// Adds the chosen token of each running sequence to the caches and computes the next logits.
-    fn decode(&mut self, model: &Llama, running: &mut [Running]) -> Result<(), ModelError> {
+    fn decode(&mut self, model: &Decoder, running: &mut [Running]) -> Result<(), ModelError> {
         let mut next = NextTokens::new();
         for r in running {
             next.push(r.next, r.slot, r.cached);

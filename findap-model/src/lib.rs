@@ -1,10 +1,10 @@
-//! Llama on explicit forward and backward passes, with Hugging Face directories in and out.
+//! A decoder of the Llama family on explicit forward and backward passes, with Hugging Face directories in and out.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | [`Config`]: `config.json` of Llama, Mistral, Qwen 2 and 3, in both spellings |
 //! | [`checkpoint`] | weights from and to a model directory |
-//! | [`llama`] | [`Llama`]: the parameters in one arena |
+//! | [`decoder`] | [`Decoder`]: the parameters in one arena |
 //! | [`session`] | [`Session`]: activations, forward, backward, the head |
 //! | [`generate`] | [`Generator`]: many sequences at once over a key-value cache |
 //! | [`trainable`] | [`Trainable`]: which parameters are trained, which frozen |
@@ -21,13 +21,13 @@
 mod cache;
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
 pub mod error;
 mod files;
 mod format;
 pub mod generate;
 mod layout;
 mod linear;
-pub mod llama;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -37,12 +37,12 @@ pub mod trainable;
 mod trained;
 
 pub use config::{Config, Family};
+pub use decoder::Decoder;
 pub use error::ModelError;
 pub use files::fingerprint;
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
-pub use llama::Llama;
 pub use score::Likelihood;
 pub use session::{Pass, Recompute, Scored, Session, Tokens};
 pub use text::TextModel;

@@ -5,9 +5,9 @@ use findap_tensor::Indices;
 use findap_tensor::ops::sample::Logits;
 
 use crate::cache::{Cache, NextTokens};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::format::statistics_dtype;
-use crate::llama::Llama;
 use crate::session::{Pass, Recompute, Session, SessionOptions, Tokens};
 
 /// The log-probability of some tokens after others.
@@ -47,8 +47,8 @@ struct Wanted {
 
 impl Scorer {
     /// For passes of at most `max_tokens` tokens, which ask for `logit_rows` predictions at a time.
-    pub(crate) fn new(llama: &Llama, max_tokens: usize, logit_rows: usize) -> Result<Scorer, ModelError> {
-        let (config, device, dtype) = (&llama.config, &llama.params.device(), llama.activation_dtype());
+    pub(crate) fn new(model: &Decoder, max_tokens: usize, logit_rows: usize) -> Result<Scorer, ModelError> {
+        let (config, device, dtype) = (&model.config, &model.params.device(), model.activation_dtype());
         let options = SessionOptions {
             dtype,
             max_tokens,
@@ -73,7 +73,7 @@ impl Scorer {
     /// The likelihood of each continuation after its context; see [`crate::TextModel::score`].
     pub(crate) fn score(
         &mut self,
-        llama: &Llama,
+        model: &Decoder,
         pairs: &[(Vec<u32>, Vec<u32>)],
     ) -> Result<Vec<Likelihood>, ModelError> {
         let mut scores = vec![Likelihood { logp: 0.0, is_greedy: true }; pairs.len()];
@@ -90,7 +90,7 @@ impl Scorer {
                 tokens <= max_tokens
             });
             let (pass, later) = rest.split_at(fits.count());
-            self.score_pass(llama, pass, slot_len, &mut scores)?;
+            self.score_pass(model, pass, slot_len, &mut scores)?;
             rest = later;
         }
         Ok(scores)
@@ -99,7 +99,7 @@ impl Scorer {
     /// Scores the continuations of some contexts that fit the session together.
     fn score_pass(
         &mut self,
-        llama: &Llama,
+        model: &Decoder,
         groups: &[Group<'_>],
         slot_len: usize,
         scores: &mut [Likelihood],
@@ -131,16 +131,16 @@ impl Scorer {
         let tokens = Tokens { ids: &ids, positions: &positions, cu_seqlens: &cu_seqlens };
         let num_turns = groups.iter().map(Group::num_turns).max().unwrap_or(1);
         if num_turns == 1 {
-            return predictions.add(session.forward(llama, tokens)?, &wanted, scores);
+            return predictions.add(session.forward(model, tokens)?, &wanted, scores);
         }
         let max_tokens = session.options().max_tokens;
         if cache.as_ref().is_none_or(|(_, built_for)| *built_for != slot_len) {
             *cache = None; // its memory first
-            *cache = Some((Cache::new(llama, max_tokens / slot_len, slot_len, max_tokens)?, slot_len));
+            *cache = Some((Cache::new(model, max_tokens / slot_len, slot_len, max_tokens)?, slot_len));
         }
         let (cache, _) = cache.as_mut().expect("invariant: just built");
         let slots = (0..groups.len()).filter(|&slot| groups[slot].num_read() > 0);
-        predictions.add(cache.prefill(session, llama, tokens, slots)?, &wanted, scores)?;
+        predictions.add(cache.prefill(session, model, tokens, slots)?, &wanted, scores)?;
         for turn in 1..num_turns {
             let (mut next, mut wanted) = (NextTokens::new(), Vec::new());
             for (slot, group) in groups.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Scorer {
                 }
             }
             if !wanted.is_empty() {
-                predictions.add(cache.extend(session, llama, &next)?, &wanted, scores)?;
+                predictions.add(cache.extend(session, model, &next)?, &wanted, scores)?;
             }
         }
         Ok(())

@@ -12,9 +12,9 @@ use findap_data::{ChatTemplate, Message, Tokenizer};
 use findap_tensor::ops::sample::Sampling;
 use findap_tensor::{Device, Dtype, TensorError};
 
+use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::generate::{GenerateRequest, Generated, Generator, StopReason};
-use crate::llama::Llama;
 use crate::score::{Likelihood, Scorer, longest_read};
 
 /// How much is done at once.
@@ -41,7 +41,7 @@ impl BatchLimits {
 #[derive(Debug)]
 pub struct TextModel {
     directory: PathBuf,
-    llama: Llama,
+    decoder: Decoder,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     buffers: Mutex<Buffers>,
@@ -68,10 +68,10 @@ impl TextModel {
     /// # Errors
     /// As [`TextModel::load`]; [`ModelError::Device`].
     pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<TextModel, ModelError> {
-        let llama = Llama::load_to(device, directory, dtype)?;
+        let decoder = Decoder::load_to(device, directory, dtype)?;
         let tokenizer = Tokenizer::load(directory)?;
         let template = ChatTemplate::find(directory)?;
-        Ok(TextModel { directory: directory.to_owned(), llama, tokenizer, template, buffers: Mutex::default() })
+        Ok(TextModel { directory: directory.to_owned(), decoder, tokenizer, template, buffers: Mutex::default() })
     }
 
     /// Lets the chat template tell this time, in seconds since 1970, as [`ChatTemplate::with_time`].
@@ -87,8 +87,8 @@ impl TextModel {
     }
 
     /// The weights.
-    pub fn llama(&self) -> &Llama {
-        &self.llama
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
     /// The tokenizer.
@@ -103,7 +103,7 @@ impl TextModel {
 
     /// Tokens of the longest sequence.
     pub fn max_tokens(&self) -> usize {
-        self.llama.config.max_positions
+        self.decoder.config.max_positions
     }
 
     /// Scores continuations: for each pair of context and continuation the log-probability of the continuation. Neighbouring
@@ -115,13 +115,13 @@ impl TextModel {
     /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for ids past the vocabulary; [`ModelError::Device`].
     pub fn score(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Result<Vec<Likelihood>, ModelError> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let limits = BatchLimits::of(&self.llama.params.device());
+        let limits = BatchLimits::of(&self.decoder.params.device());
         let longest = longest_read(pairs);
         if buffers.scorer.as_ref().is_none_or(|scorer| scorer.max_tokens() < longest) {
             buffers.scorer = None; // its memory first
-            buffers.scorer = Some(Scorer::new(&self.llama, longest.max(limits.score_tokens), limits.logit_rows)?);
+            buffers.scorer = Some(Scorer::new(&self.decoder, longest.max(limits.score_tokens), limits.logit_rows)?);
         }
-        buffers.scorer.as_mut().expect("invariant: just built").score(&self.llama, pairs)
+        buffers.scorer.as_mut().expect("invariant: just built").score(&self.decoder, pairs)
     }
 
     /// Continues prompts; see [`Generator::generate`]. Prompts of at most [`TextModel::max_tokens`] tokens with the new
@@ -138,14 +138,14 @@ impl TextModel {
             buffers.generator = Some((self.generator(length)?, length));
         }
         let (generator, _) = buffers.generator.as_mut().expect("invariant: just built");
-        generator.generate(&self.llama, requests)
+        generator.generate(&self.decoder, requests)
     }
 
     /// For as many sequences as the device has memory for.
     fn generator(&self, max_len: usize) -> Result<Generator, ModelError> {
-        let mut sequences = BatchLimits::of(&self.llama.params.device()).sequences;
+        let mut sequences = BatchLimits::of(&self.decoder.params.device()).sequences;
         loop {
-            match Generator::new(&self.llama, sequences, max_len) {
+            match Generator::new(&self.decoder, sequences, max_len) {
                 Err(ModelError::Device(TensorError::OutOfMemory { .. })) if sequences > 1 => sequences /= 2,
                 other => return other,
             }

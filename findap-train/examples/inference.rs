@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use common::{Keys, peak_memory_mib, use_threads};
 use findap_model::checkpoint::SaveOptions;
-use findap_model::{Dtype, GenerateRequest, Llama, Sampling, TextModel};
+use findap_model::{Decoder, Dtype, GenerateRequest, Sampling, TextModel};
 use serde_json::json;
 
 const NUMBERS: [(&str, usize); 5] =
@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "{}",
         json!({
-            "parameters": model.llama().params.spec().len(),
+            "parameters": model.decoder().params.spec().len(),
             "generated_tokens_per_s": num_generated as f64 / generate_s,
             "scored_items_per_s": pairs.len() as f64 / score_s,
             "generated_logp": is_greedy.then_some(generated_logp),
@@ -86,5 +86,5 @@ fn write_model(keys: &Keys, folder: &Path) -> Result<(), Box<dyn std::error::Err
         max_shard_bytes: 5_000_000_000,
     };
     std::fs::create_dir_all("target/inference")?;
-    Ok(Llama::init(keys.config()?, 0, Dtype::F32).save(folder, &options)?)
+    Ok(Decoder::init(keys.config()?, 0, Dtype::F32).save(folder, &options)?)
 }

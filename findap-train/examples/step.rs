@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::{Keys, peak_memory_mib, use_threads};
 use findap_data::Batch;
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, ModelError, Recompute, Session};
+use findap_model::{Decoder, ModelError, Recompute, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{StepStats, TensorError};
 use findap_train::objective::cross_entropy_weights;
@@ -52,7 +52,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let recompute = keys.choice("recompute", &kinds)?;
     let free_bytes = device.free_bytes();
     let n = keys.number("sequence");
-    let mut model = Llama::init_on(&device, keys.config()?, 0, dtype)?;
+    let mut model = Decoder::init_on(&device, keys.config()?, 0, dtype)?;
     let length = n.div_ceil(keys.number("documents"));
     let gradients = Some(state.dtype(dtype));
     let options =

@@ -1,7 +1,7 @@
 //! What a stage will take: rows, tokens, steps, memory by purpose, arithmetic. Nothing is trained for it.
 
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Config, Device, DeviceKind, Dtype, Llama, Trainable, Trained};
+use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Trainable, Trained};
 use serde::Serialize;
 
 use crate::error::TrainError;
@@ -75,7 +75,7 @@ impl StagePlan {
             fill: data.loader.fill(),
             steps,
             trained_parameters: trained.num_parameters(),
-            frozen_parameters: Llama::num_parameters(config) - trained.num_parameters(),
+            frozen_parameters: Decoder::num_parameters(config) - trained.num_parameters(),
             frozen_note: frozen_note(config, &options.trainable, &trained),
             memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
             memory: parts,
@@ -96,7 +96,7 @@ fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, me
     let embedding = config.vocab_size * config.hidden_size;
     let looked_up = if config.tie_word_embeddings { 0 } else { embedding };
     let is_embedding_trained = trainable.is_trained(EMBEDDING, config.num_layers);
-    let products = Llama::num_parameters(config) - looked_up;
+    let products = Decoder::num_parameters(config) - looked_up;
     let in_head = embedding + config.hidden_size;
     let frozen_share = trained.frozen_blocks() as f64 / config.num_layers as f64;
     let below = (products - in_head) as f64 * frozen_share;
@@ -110,7 +110,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// What is worth knowing of a selection of parameters; `None` where all are trained.
 pub fn frozen_note(config: &Config, trainable: &Trainable, trained: &Trained) -> Option<String> {
-    let (all, trained) = (Llama::num_parameters(config), trained.num_parameters());
+    let (all, trained) = (Decoder::num_parameters(config), trained.num_parameters());
     let is_head_frozen = config.tie_word_embeddings && !trainable.is_trained(EMBEDDING, config.num_layers);
     let head = if is_head_frozen { "; its head is the embedding table and stays frozen with it" } else { "" };
     (trained < all).then(|| format!("{trained} of {all} parameters are trained, the others are frozen{head}"))
@@ -149,7 +149,7 @@ pub fn step_memory(
     num_trained: usize,
     options: SessionOptions,
 ) -> Vec<(&'static str, usize)> {
-    let weights = Llama::num_parameters(config) * options.dtype.size_bytes();
+    let weights = Decoder::num_parameters(config) * options.dtype.size_bytes();
     let gradient_dtype = options.gradients.unwrap_or(options.dtype);
     let gradients = num_trained * gradient_dtype.size_bytes();
     let mut memory = vec![("weights", weights), ("gradients", gradients), ("optimizer moments", 2 * gradients)];
@@ -224,7 +224,7 @@ mod tests {
                 gradients: Some(gradients),
                 frozen_blocks: 0,
             };
-            step_memory(DeviceKind::Cuda, &config, Llama::num_parameters(&config), options)
+            step_memory(DeviceKind::Cuda, &config, Decoder::num_parameters(&config), options)
         };
         let sum = |parts: &[(&str, usize)]| parts.iter().map(|(_, bytes)| bytes).sum::<usize>();
         let parts = memory(Dtype::Bf16);
@@ -261,7 +261,11 @@ mod tests {
         assert_eq!(flops(&last, &part), forward + trained);
         assert_eq!(frozen_note(&untied, &Trainable::All, &all), None);
         let note = |config: &Config| frozen_note(config, &last, &of(config, &last)).unwrap();
-        assert!(note(&untied).starts_with(&format!("{} of {}", part.num_parameters(), Llama::num_parameters(&untied))));
+        assert!(note(&untied).starts_with(&format!(
+            "{} of {}",
+            part.num_parameters(),
+            Decoder::num_parameters(&untied)
+        )));
         assert!(note(&tied).contains("its head is the embedding table") && !note(&untied).contains("its head"));
     }
 

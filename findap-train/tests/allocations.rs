@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use findap_data::Batch;
 use findap_model::session::SessionOptions;
-use findap_model::{Dtype, Llama, Recompute, Session};
+use findap_model::{Decoder, Dtype, Recompute, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Device, StepStats};
 use findap_train::objective::cross_entropy_weights;
@@ -56,7 +56,7 @@ fn a_step_allocates_nothing() {
 /// Allocations of each of several steps.
 fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
-    let mut model = Llama::load(folder, dtype).expect("the golden model");
+    let mut model = Decoder::load(folder, dtype).expect("the golden model");
     let lengths = [100, 37, 63];
     let n: usize = lengths.iter().sum();
     let mut ids = (0..n as u32).map(|t| 7 + t * 31 % 1000);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use findap_model::Llama;
+use findap_model::Decoder;
 use findap_model::checkpoint::SaveOptions;
 use findap_tensor::Dtype;
 
@@ -31,7 +31,7 @@ enum Format {
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     ensure!(!arguments.output.exists(), "{} exists: name a folder that does not", arguments.output.display());
-    let model = Llama::load(&arguments.model, Dtype::F32)
+    let model = Decoder::load(&arguments.model, Dtype::F32)
         .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
     let dtype = match arguments.dtype {
         Format::Bf16 => Dtype::Bf16,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use findap_data::files::WholeFile;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Recompute, Session};
+use findap_model::{Decoder, Recompute, Session};
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceArguments;
@@ -53,7 +53,7 @@ struct Scored {
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let (device, dtype) = arguments.device.open()?;
-    let model = Llama::load_to(&device, &arguments.model, dtype)
+    let model = Decoder::load_to(&device, &arguments.model, dtype)
         .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
     let rows = read_rows(&arguments.input, &arguments.model, &model)?;
 
@@ -85,7 +85,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn score(model: &Llama, session: &mut Session, row: &Batch) -> Result<Scored> {
+fn score(model: &Decoder, session: &mut Session, row: &Batch) -> Result<Scored> {
     let mut logprobs = vec![None; row.num_tokens()];
     if !row.is_empty() {
         // The value at position t belongs to the token after it.
@@ -102,7 +102,7 @@ fn score(model: &Llama, session: &mut Session, row: &Batch) -> Result<Scored> {
 }
 
 /// Reads and tokenises the whole input first, so that a bad line is found before anything is computed or written.
-fn read_rows(input: &Path, model_folder: &Path, model: &Llama) -> Result<Vec<Batch>> {
+fn read_rows(input: &Path, model_folder: &Path, model: &Decoder) -> Result<Vec<Batch>> {
     let file = File::open(input).with_context(|| format!("cannot read {}", input.display()))?;
     let mut text_tools = TextTools { folder: model_folder, tokenizer: None, template: None };
     let mut reader = BufReader::new(file);
@@ -128,7 +128,7 @@ fn read_rows(input: &Path, model_folder: &Path, model: &Llama) -> Result<Vec<Bat
     Ok(rows)
 }
 
-fn batch(documents: Vec<Vec<u32>>, model: &Llama) -> Result<Batch> {
+fn batch(documents: Vec<Vec<u32>>, model: &Decoder) -> Result<Batch> {
     let mut batch = Batch::new();
     for ids in documents {
         let limit = model.config.max_positions;

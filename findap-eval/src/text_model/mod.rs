@@ -1,4 +1,4 @@
-//! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own Llama.
+//! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own decoder.
 
 use findap_data::{DataError, Message, Tokenizer};
 use findap_model::{Sampling, TextModel};

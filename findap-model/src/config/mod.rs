@@ -11,7 +11,7 @@ mod write;
 
 use serde_json::{Map, Value};
 
-/// The architecture of a decoder: Llama's, with the options in which its relatives differ.
+/// The architecture of a decoder: Decoder's, with the options in which its relatives differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The family, which names the files' keys and defaults.

@@ -53,7 +53,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds to `gradients` those of a loss with dLoss / dlogp = `token_weights` `[n]`, known before the log-probabilities of `targets`
-    /// `[n]`: the head then computes its logits once. `gradients` are those of [`crate::Llama::zero_gradients`].
+    /// `[n]`: the head then computes its logits once. `gradients` are those of [`crate::Decoder::zero_gradients`].
     ///
     /// # Errors
     /// As [`Pass::score`]; [`ModelError::Gradients`] for those of other parameters.

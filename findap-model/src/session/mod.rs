@@ -32,11 +32,11 @@ use self::block::Block;
 use self::buffers::Layers;
 use self::plan::{Buffers, Plan};
 use crate::config::Config;
+use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::format::statistics_dtype;
 use crate::layout::Layout;
 use crate::linear::Weights;
-use crate::llama::Llama;
 
 pub(crate) use self::block::AttentionCall;
 pub use self::head::{LogProbs, Scored};
@@ -71,10 +71,10 @@ pub struct SessionOptions {
     pub max_positions: usize,
     /// What the backward pass finds in memory.
     pub recompute: Recompute,
-    /// The format of the parameters' gradients, if there will be a backward pass: that of [`Llama::zero_gradients`], or on a device
+    /// The format of the parameters' gradients, if there will be a backward pass: that of [`Decoder::zero_gradients`], or on a device
     /// bf16 for bf16. Each backward pass then adds to it what it has summed in f32, rounding once.
     pub gradients: Option<Dtype>,
-    /// Blocks from the input on that are frozen, with the embedding ([`Llama::frozen_blocks`]): the backward pass ends above them, and
+    /// Blocks from the input on that are frozen, with the embedding ([`Decoder::frozen_blocks`]): the backward pass ends above them, and
     /// nothing of them is kept for it.
     pub frozen_blocks: usize,
 }
@@ -108,7 +108,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Pass<'a> {
     session: &'a mut Session,
-    model: &'a Llama,
+    model: &'a Decoder,
     tokens: Tokens<'a>,
 }
 
@@ -182,14 +182,14 @@ impl Session {
     ///
     /// # Errors
     /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for an id past the vocabulary or wrong boundaries.
-    pub fn forward<'a>(&'a mut self, model: &'a Llama, tokens: Tokens<'a>) -> Result<Pass<'a>, ModelError> {
+    pub fn forward<'a>(&'a mut self, model: &'a Decoder, tokens: Tokens<'a>) -> Result<Pass<'a>, ModelError> {
         self.forward_with(model, tokens, |_, call| call.among_themselves())
     }
 
     /// [`Session::forward`] with the attention of each block done by `attend(block, call)`.
     pub(crate) fn forward_with<'a>(
         &'a mut self,
-        model: &'a Llama,
+        model: &'a Decoder,
         tokens: Tokens<'a>,
         mut attend: impl FnMut(usize, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<Pass<'a>, ModelError> {
@@ -235,7 +235,7 @@ impl Session {
     /// Block `l` of the model, and the buffers it works on.
     fn block<'s>(
         &'s mut self,
-        model: &'s Llama,
+        model: &'s Decoder,
         l: usize,
         documents: &'s Documents<'_>,
     ) -> (Block<'s>, &'s mut Buffers<Layers>) {

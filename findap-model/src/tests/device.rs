@@ -14,7 +14,7 @@ use findap_tensor::{Arena, Device, Dtype, StepStats};
 use super::{FAMILIES, WeightedBatch, plain};
 use crate::checkpoint::SaveOptions;
 use crate::config::Config;
-use crate::llama::Llama;
+use crate::decoder::Decoder;
 use crate::session::{Recompute, Session, SessionOptions, Tokens, memory_bytes};
 
 /// Three documents and an empty one; some tokens bear no loss.
@@ -50,7 +50,7 @@ pub(super) fn devices() -> Vec<Device> {
     devices
 }
 
-fn session(model: &Llama, recompute: Recompute, gradients: Dtype) -> Session {
+fn session(model: &Decoder, recompute: Recompute, gradients: Dtype) -> Session {
     let (dtype, gradients) = (model.params.dtype(), Some(gradients));
     let frozen_blocks = model.frozen_blocks();
     let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients, frozen_blocks };
@@ -66,7 +66,7 @@ pub(super) fn results(logp: &[f64], grads: &Arena) -> Results {
     [("logp".to_owned(), logp.to_vec())].into_iter().chain(gradients).collect()
 }
 
-pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &WeightedBatch) -> Results {
+pub(super) fn in_one(model: &Decoder, recompute: Recompute, batch: &WeightedBatch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
     let pass = session.forward(model, batch.tokens()).unwrap();
@@ -82,7 +82,7 @@ pub(super) fn in_one(model: &Llama, recompute: Recompute, batch: &WeightedBatch)
 }
 
 /// As an objective does whose weights depend on the log-probabilities.
-fn in_two(model: &Llama, recompute: Recompute, batch: &WeightedBatch) -> Results {
+fn in_two(model: &Decoder, recompute: Recompute, batch: &WeightedBatch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
     let mut scored = session.forward(model, batch.tokens()).unwrap().score(&batch.documents.targets).unwrap();
@@ -120,12 +120,12 @@ pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, tru
 #[test]
 fn f32_passes_follow_the_cpu() {
     for name in ["tiny", "tiny_tied_bf16_sharded"].into_iter().chain(FAMILIES) {
-        let on_cpu = Llama::load(&golden(name), Dtype::F32).unwrap();
+        let on_cpu = Decoder::load(&golden(name), Dtype::F32).unwrap();
         let batch = batch(2048);
-        let truth = in_one(&Llama::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
+        let truth = in_one(&Decoder::load(&golden(name), Dtype::F64).unwrap(), Recompute::None, &batch);
         let yardstick = in_one(&on_cpu, Recompute::None, &batch);
         for device in devices() {
-            let model = Llama::load_to(&device, &golden(name), Dtype::F32).unwrap();
+            let model = Decoder::load_to(&device, &golden(name), Dtype::F32).unwrap();
             assert_eq!(numbers(&model), on_cpu.params.flat().to_f64_vec());
             let got = in_one(&model, Recompute::None, &batch);
             let what = format!("{name} f32 on {}", device.name());
@@ -137,7 +137,7 @@ fn f32_passes_follow_the_cpu() {
 }
 
 /// All gradients after so many passes over one batch, in f32 or bf16.
-fn gradients_after(passes: u32, model: &Llama, dtype: Dtype) -> Vec<f64> {
+fn gradients_after(passes: u32, model: &Decoder, dtype: Dtype) -> Vec<f64> {
     let batch = batch(model.config.vocab_size as u32);
     let mut grads = model.zero_gradients_in(dtype).unwrap();
     let mut session = session(model, Recompute::Block, dtype);
@@ -150,7 +150,7 @@ fn gradients_after(passes: u32, model: &Llama, dtype: Dtype) -> Vec<f64> {
 
 #[test]
 fn gradients_in_bf16_are_those_in_f32_rounded_once_a_pass() {
-    for weights in [Llama::load(&golden("tiny"), Dtype::Bf16).unwrap(), wide_heads(64)] {
+    for weights in [Decoder::load(&golden("tiny"), Dtype::Bf16).unwrap(), wide_heads(64)] {
         for device in devices() {
             let model = weights.copy_to(&device).unwrap();
             let exact = gradients_after(1, &model, Dtype::F32);
@@ -189,10 +189,10 @@ fn memory_on_a_device_is_known_before_a_session_is_built() {
 #[test]
 fn a_model_is_saved_from_a_device_as_from_the_cpu() {
     let name = "tiny_tied_bf16_sharded";
-    let on_cpu = Llama::load(&golden(name), Dtype::Bf16).unwrap();
+    let on_cpu = Decoder::load(&golden(name), Dtype::Bf16).unwrap();
     for device in devices() {
         let folder = tempfile::tempdir().unwrap();
-        let model = Llama::load_to(&device, &golden(name), Dtype::Bf16).unwrap();
+        let model = Decoder::load_to(&device, &golden(name), Dtype::Bf16).unwrap();
         for (place, model) in [("device", &model), ("cpu", &on_cpu)] {
             let options = SaveOptions { dtype: Dtype::Bf16, max_shard_bytes: 100_000, carry_from: None };
             model.save(&folder.path().join(place), &options).unwrap();
@@ -207,7 +207,7 @@ fn a_model_is_saved_from_a_device_as_from_the_cpu() {
     }
 }
 
-fn numbers(model: &Llama) -> Vec<f64> {
+fn numbers(model: &Decoder) -> Vec<f64> {
     model.params.tensor().to_host().unwrap().slice().to_f64_vec()
 }
 
@@ -215,7 +215,7 @@ fn numbers(model: &Llama) -> Vec<f64> {
 fn random_weights_are_the_same_on_a_device() {
     let config = wide_heads(64).config;
     for device in devices() {
-        let model = Llama::init_on(&device, config.clone(), 5, Dtype::Bf16).unwrap();
+        let model = Decoder::init_on(&device, config.clone(), 5, Dtype::Bf16).unwrap();
         assert_eq!(numbers(&model), wide_heads(64).params.flat().to_f64_vec());
     }
 }
@@ -223,7 +223,7 @@ fn random_weights_are_the_same_on_a_device() {
 #[test]
 fn a_session_refuses_what_a_device_could_not() {
     for device in devices() {
-        let model = Llama::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
+        let model = Decoder::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
         let mut session = session(&model, Recompute::None, Dtype::F32);
         let batch = batch(2048);
         let refused =
@@ -237,20 +237,20 @@ fn a_session_refuses_what_a_device_could_not() {
         let pass = session.forward(&model, batch.tokens()).unwrap();
         let error = pass.score(&[3000; 40]).unwrap_err().to_string();
         assert!(error.contains("targets[0]"), "{error}");
-        let on_cpu = Llama::load(&golden("tiny"), Dtype::F32).unwrap();
+        let on_cpu = Decoder::load(&golden("tiny"), Dtype::F32).unwrap();
         let error = session.forward(&on_cpu, batch.tokens()).unwrap_err().to_string();
         assert!(error.contains("the CPU"), "{error}");
     }
 }
 
 /// The same weights in another format of the CPU.
-pub(super) fn converted(model: &Llama, dtype: Dtype) -> Llama {
-    let mut converted = Llama::zeros(model.config.clone(), dtype);
+pub(super) fn converted(model: &Decoder, dtype: Dtype) -> Decoder {
+    let mut converted = Decoder::zeros(model.config.clone(), dtype);
     converted.params.flat_mut().copy_from_f64(&model.params.flat().to_f64_vec());
     converted
 }
 
-fn assert_bf16_follows(what: &str, weights: &Llama) {
+fn assert_bf16_follows(what: &str, weights: &Decoder) {
     let batch = batch(weights.config.vocab_size as u32);
     let truth = in_one(&converted(weights, Dtype::F64), Recompute::None, &batch);
     let yardstick = plain::passes(&converted(weights, Dtype::F32), &batch);
@@ -266,7 +266,7 @@ fn assert_bf16_follows(what: &str, weights: &Llama) {
 #[test]
 fn bf16_passes_follow_the_truth() {
     for name in ["tiny", "tiny_tied_bf16_sharded"].into_iter().chain(FAMILIES) {
-        assert_bf16_follows(&format!("{name} bf16"), &Llama::load(&golden(name), Dtype::Bf16).unwrap());
+        assert_bf16_follows(&format!("{name} bf16"), &Decoder::load(&golden(name), Dtype::Bf16).unwrap());
     }
 }
 
@@ -275,9 +275,9 @@ fn bf16_passes_follow_the_truth() {
 #[test]
 fn bf16_log_probabilities_are_off_as_weights_in_bf16_make_them() {
     let batch = batch(2048);
-    let logp = |model: &Llama| in_one(model, Recompute::None, &batch)[..1].to_vec();
-    let rounded = Llama::load(&golden("tiny"), Dtype::Bf16).unwrap();
-    let truth = logp(&Llama::load(&golden("tiny"), Dtype::F64).unwrap());
+    let logp = |model: &Decoder| in_one(model, Recompute::None, &batch)[..1].to_vec();
+    let rounded = Decoder::load(&golden("tiny"), Dtype::Bf16).unwrap();
+    let truth = logp(&Decoder::load(&golden("tiny"), Dtype::F64).unwrap());
     let yardstick = logp(&converted(&rounded, Dtype::F64));
     for device in devices() {
         let got = logp(&rounded.copy_to(&device).unwrap());
@@ -286,14 +286,14 @@ fn bf16_log_probabilities_are_off_as_weights_in_bf16_make_them() {
 }
 
 /// Head dims that tensor cores take, and a vocabulary that is no multiple of 8.
-pub(super) fn wide_heads(head_dim: usize) -> Llama {
+pub(super) fn wide_heads(head_dim: usize) -> Decoder {
     let config = serde_json::json!({
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": head_dim, "vocab_size": 203, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
         "initializer_range": 0.1, "tie_word_embeddings": false,
     });
     let serde_json::Value::Object(config) = config else { unreachable!("an object was written") };
-    Llama::init(Config::from_json(config).unwrap(), 5, Dtype::Bf16)
+    Decoder::init(Config::from_json(config).unwrap(), 5, Dtype::Bf16)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use findap_tensor::ops::sample::Sampling;
 use super::WeightedBatch;
 use super::device::{assert_follows, converted, devices, golden, in_one, wide_heads};
 use super::plain;
+use crate::decoder::Decoder;
 use crate::generate::{GenerateRequest, Generated, Generator};
-use crate::llama::Llama;
 use crate::session::Recompute;
 use crate::text::TextModel;
 
@@ -21,7 +21,7 @@ fn requests(vocab: u32, lengths: &[(u32, usize)], sampling: Sampling) -> Vec<Gen
     lengths.iter().enumerate().map(request).collect()
 }
 
-fn generate(model: &Llama, slots: usize, requests: &[GenerateRequest]) -> Vec<Generated> {
+fn generate(model: &Decoder, slots: usize, requests: &[GenerateRequest]) -> Vec<Generated> {
     Generator::new(model, slots, 24).unwrap().generate(model, requests).unwrap()
 }
 
@@ -51,12 +51,12 @@ const LENGTHS: [(u32, usize); 5] = [(9, 6), (3, 2), (14, 7), (1, 4), (6, 3)];
 
 #[test]
 fn greedy_tokens_on_a_device_are_those_of_the_cpu() {
-    let on_cpu = Llama::load(&golden("tiny"), Dtype::F32).unwrap();
+    let on_cpu = Decoder::load(&golden("tiny"), Dtype::F32).unwrap();
     let requests = requests(2048, &LENGTHS, Sampling::GREEDY);
     let want = generate(&on_cpu, 2, &requests);
-    let truth = generate(&Llama::load(&golden("tiny"), Dtype::F64).unwrap(), 2, &requests);
+    let truth = generate(&Decoder::load(&golden("tiny"), Dtype::F64).unwrap(), 2, &requests);
     for device in devices() {
-        let model = Llama::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
+        let model = Decoder::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
         // two slots for five requests: slots are used again
         let got = generate(&model, 2, &requests);
         for (got, want) in got.iter().zip(&want) {
@@ -73,9 +73,9 @@ fn draws_on_a_device_depend_on_the_request_alone() {
     let mut requests = requests(2048, &LENGTHS, Sampling { temperature: 0.8, top_k: 0, top_p: 0.9 });
     requests[1].sampling = Sampling { temperature: 1.5, top_k: 40, top_p: 1.0 };
     requests[3].sampling = Sampling::GREEDY;
-    let on_cpu = generate(&Llama::load(&golden("tiny"), Dtype::F32).unwrap(), 3, &requests);
+    let on_cpu = generate(&Decoder::load(&golden("tiny"), Dtype::F32).unwrap(), 3, &requests);
     for device in devices() {
-        let model = Llama::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
+        let model = Decoder::load_to(&device, &golden("tiny"), Dtype::F32).unwrap();
         let together = generate(&model, 3, &requests);
         assert_eq!(together, generate(&model, 3, &requests), "the same seeds again");
         // to the bit by our own products; a GPU's library may round those of other sizes otherwise, by some 2^-24 in each of a few dozen
@@ -97,7 +97,7 @@ fn draws_on_a_device_depend_on_the_request_alone() {
 }
 
 /// The tokens that a device makes in bf16, by the kernels that decode, against the truth and the plain run over the same tokens.
-fn assert_bf16_generation_follows(what: &str, weights: &Llama) {
+fn assert_bf16_generation_follows(what: &str, weights: &Decoder) {
     let requests = requests(weights.config.vocab_size as u32, &[(9, 8), (7, 8), (5, 8)], Sampling::GREEDY);
     for device in devices() {
         let made = generate(&weights.copy_to(&device).unwrap(), 3, &requests);
@@ -112,7 +112,7 @@ fn assert_bf16_generation_follows(what: &str, weights: &Llama) {
 
 #[test]
 fn bf16_generation_follows_the_truth() {
-    assert_bf16_generation_follows("tiny bf16", &Llama::load(&golden("tiny"), Dtype::Bf16).unwrap());
+    assert_bf16_generation_follows("tiny bf16", &Decoder::load(&golden("tiny"), Dtype::Bf16).unwrap());
     assert_bf16_generation_follows("wide heads bf16", &wide_heads(64));
 }
 

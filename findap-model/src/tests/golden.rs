@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{FAMILIES, golden};
 use crate::checkpoint::SaveOptions;
+use crate::decoder::Decoder;
 use crate::generate::{GenerateRequest, Generator, StopReason};
-use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions};
 
 fn json(path: &str) -> Value {
@@ -30,14 +30,14 @@ fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
     }
 }
 
-fn session(model: &Llama, dtype: Dtype, max_tokens: usize, gradients: Option<Dtype>) -> Session {
+fn session(model: &Decoder, dtype: Dtype, max_tokens: usize, gradients: Option<Dtype>) -> Session {
     let (recompute, frozen_blocks) = (Recompute::None, 0);
     let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute, gradients, frozen_blocks };
     Session::new(&model.config, options)
 }
 
 /// Log-probability of every token of packed documents given the earlier ones, 0 at each document's first.
-fn token_logps(model: &Llama, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> {
+fn token_logps(model: &Decoder, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> {
     let mut batch = Batch::new();
     documents.iter().for_each(|document| batch.push_unmasked(document));
     let mut session = session(model, dtype, batch.num_tokens(), None);
@@ -63,7 +63,7 @@ fn log_probabilities_are_those_of_transformers() {
         ("tiny_tied_bf16_sharded", "out/logits_tiny_tied_bf16_sharded.safetensors", Dtype::F32, 1e-5),
         ("tiny", "out/logits_tiny_rope64.safetensors", Dtype::F64, 1e-9),
     ] {
-        let model = Llama::load(&golden("models").join(name), dtype).unwrap();
+        let model = Decoder::load(&golden("models").join(name), dtype).unwrap();
         let bytes = std::fs::read(golden(file)).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let tag = dtype.name();
@@ -79,7 +79,7 @@ fn log_probabilities_are_those_of_transformers() {
 
 #[test]
 fn packed_documents_are_separate_documents_to_the_bit() {
-    let model = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
+    let model = Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap();
     for documents in packed_rows() {
         let packed = token_logps(&model, Dtype::F32, &documents);
         let mut changed = documents.clone();
@@ -104,7 +104,7 @@ fn both_spellings_of_the_configuration_mean_the_same() {
 
 #[test]
 fn gradients_of_a_training_step_are_those_of_torch() {
-    let model = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
+    let model = Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap();
     let (loss, grads) = first_step(&model, &json("data/train.json"));
     let report = json("out/train_tiny/report.json");
     assert!((loss - report["steps"][0]["loss"].as_f64().unwrap()).abs() < 1e-6);
@@ -112,7 +112,7 @@ fn gradients_of_a_training_step_are_those_of_torch() {
 }
 
 /// The loss of the first step, and its gradients.
-fn first_step(model: &Llama, train: &Value) -> (f64, Arena) {
+fn first_step(model: &Decoder, train: &Value) -> (f64, Arena) {
     let micro = train["steps"][0].as_array().unwrap();
     let rows: Vec<&Value> = micro.iter().flat_map(|m| m["rows"].as_array().unwrap()).collect();
     let mask = |d: &Value| ids(&d["mask"]);
@@ -143,7 +143,7 @@ fn other_families_are_those_of_transformers() {
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         // as for Llama: f32 sums in other orders; f64 with the same frequencies, which are f32
         for (dtype, tolerance) in [(Dtype::F32, 1e-5), (Dtype::F64, 1e-9)] {
-            let model = Llama::load(&golden("models").join(name), dtype).unwrap();
+            let model = Decoder::load(&golden("models").join(name), dtype).unwrap();
             for (i, documents) in packed_rows().iter().enumerate() {
                 let want = numbers(&tensors, &format!("packed{i}.loss.{}", dtype.name()));
                 let got: Vec<f64> = token_logps(&model, dtype, documents).iter().map(|l| -l).collect();
@@ -151,7 +151,7 @@ fn other_families_are_those_of_transformers() {
                 assert!(difference < tolerance, "{name} {} packed{i}: {difference:e}", dtype.name());
             }
         }
-        let model = Llama::load(&golden("models").join(name), Dtype::F32).unwrap();
+        let model = Decoder::load(&golden("models").join(name), Dtype::F32).unwrap();
         let golden = json(&format!("out/family_{name}.json"));
         let (loss, grads) = first_step(&model, &train);
         let want = golden["loss"].as_f64().unwrap();
@@ -176,11 +176,11 @@ fn same_gradients(grads: &Arena, file: &str) {
 
 #[test]
 fn greedy_generations_are_those_of_transformers() {
-    let model = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
+    let model = Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap();
     same_continuations(&model, json("out/generate_tiny.json").as_array().unwrap());
 }
 
-fn same_continuations(model: &Llama, cases: &[Value]) {
+fn same_continuations(model: &Decoder, cases: &[Value]) {
     let requests: Vec<GenerateRequest> = cases
         .iter()
         .map(|case| GenerateRequest {
@@ -203,7 +203,7 @@ fn same_continuations(model: &Llama, cases: &[Value]) {
 #[test]
 fn a_saved_model_is_the_model() {
     let source = golden("models/tiny_tied_bf16_sharded");
-    let model = Llama::load(&source, Dtype::Bf16).unwrap();
+    let model = Decoder::load(&source, Dtype::Bf16).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for (max_shard_bytes, files) in [(usize::MAX, 1), (100_000, 3)] {
         let target = folder.path().join("model");
@@ -213,7 +213,7 @@ fn a_saved_model_is_the_model() {
         let shards = written.filter(|f| f.ends_with(".safetensors")).count();
         assert!(shards >= files, "{shards} files");
         assert!(target.join("tokenizer.json").is_file() && target.join("chat_template.jinja").is_file());
-        let again = Llama::load(&target, Dtype::Bf16).unwrap();
+        let again = Decoder::load(&target, Dtype::Bf16).unwrap();
         assert_eq!(model.params.flat().to_f64_vec(), again.params.flat().to_f64_vec());
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the model");

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::WeightedBatch;
 use crate::config::Config;
+use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::llama::Llama;
 use crate::session::{Recompute, Session, SessionOptions};
 use crate::trainable::Trainable;
 
@@ -26,7 +26,7 @@ fn variants() -> Vec<Value> {
 }
 
 /// A small model; vectors are drawn, too, so that none is neutral.
-fn model(variant: &Value) -> Llama {
+fn model(variant: &Value) -> Decoder {
     let mut config = json!({
         "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 37, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
@@ -34,7 +34,7 @@ fn model(variant: &Value) -> Llama {
     });
     let config = config.as_object_mut().unwrap();
     config.extend(variant.as_object().unwrap().clone());
-    let mut model = Llama::init(Config::from_json(config.clone()).unwrap(), 5, Dtype::F64);
+    let mut model = Decoder::init(Config::from_json(config.clone()).unwrap(), 5, Dtype::F64);
     let mut params = model.params.flat().to_f64_vec();
     for entry in model.params.spec().entries().iter().filter(|entry| entry.is_vector) {
         params[entry.range()].iter_mut().enumerate().for_each(|(i, x)| *x += 0.2 * (i as f64 * 1.7).sin());
@@ -53,7 +53,7 @@ fn batch() -> WeightedBatch {
     WeightedBatch { documents, weights: (0..13).map(|t| f64::from(t) * 0.1 - 0.55).collect() }
 }
 
-fn session(model: &Llama, recompute: Recompute) -> Session {
+fn session(model: &Decoder, recompute: Recompute) -> Session {
     let options = SessionOptions {
         dtype: Dtype::F64,
         max_tokens: 16,
@@ -65,12 +65,12 @@ fn session(model: &Llama, recompute: Recompute) -> Session {
     Session::new(&model.config, options)
 }
 
-fn loss(model: &Llama, session: &mut Session, batch: &WeightedBatch) -> f64 {
+fn loss(model: &Decoder, session: &mut Session, batch: &WeightedBatch) -> f64 {
     let scored = session.forward(model, batch.tokens()).unwrap().score(&batch.documents.targets).unwrap();
     scored.into_logp().unwrap().iter().zip(&batch.weights).map(|(l, w)| l * w).sum()
 }
 
-fn gradients(model: &Llama, recompute: Recompute, fused: bool) -> Arena {
+fn gradients(model: &Decoder, recompute: Recompute, fused: bool) -> Arena {
     let (batch, mut session, mut grads) = (batch(), session(model, recompute), model.zero_gradients().unwrap());
     let pass = session.forward(model, batch.tokens()).unwrap();
     if fused {

@@ -9,8 +9,8 @@ use half::bf16;
 
 use super::WeightedBatch;
 use super::device::{Results, results};
+use crate::decoder::Decoder;
 use crate::linear::Linear;
-use crate::llama::Llama;
 use crate::session::{Tokens, rope_tables};
 
 fn tensor(rows: usize, columns: usize) -> Tensor {
@@ -61,7 +61,7 @@ struct Kept {
 }
 
 /// What a session computes from these weights, which bf16 has.
-pub(super) fn passes(model: &Llama, batch: &WeightedBatch) -> Results {
+pub(super) fn passes(model: &Decoder, batch: &WeightedBatch) -> Results {
     let (config, layout, params) = (&model.config, &model.layout, &model.params);
     let (n, d, f) = (batch.documents.num_tokens(), config.hidden_size, config.intermediate_size);
     let (q_width, kv_width, e) = (config.q_width(), config.kv_width(), config.head_dim);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use findap_model::{Config, Llama};
+use findap_model::{Config, Decoder};
 use findap_tensor::Dtype;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::support::{copy_of, edit_config, golden, golden_json};
 fn refused(case: &str, culprit: &str, edit: impl FnOnce(&mut Value)) {
     let folder = copy_of("tiny_v4");
     edit_config(folder.path(), edit);
-    let Err(error) = Llama::load(folder.path(), Dtype::F32) else { panic!("{case}: loaded") };
+    let Err(error) = Decoder::load(folder.path(), Dtype::F32) else { panic!("{case}: loaded") };
     let message = error.to_string();
     assert!(message.contains(culprit), "{case}: the message does not name {culprit:?}: {message}");
 }
@@ -93,12 +93,12 @@ fn files_that_are_no_config_are_refused_by_name() {
     ] {
         let folder = copy_of("tiny");
         fs::write(folder.path().join("config.json"), text).unwrap();
-        let Err(error) = Llama::load(folder.path(), Dtype::F32) else { panic!("{case}: loaded") };
+        let Err(error) = Decoder::load(folder.path(), Dtype::F32) else { panic!("{case}: loaded") };
         assert!(error.to_string().contains("config.json"), "{case}: {error}");
     }
     let folder = copy_of("tiny");
     fs::remove_file(folder.path().join("config.json")).unwrap();
-    let Err(error) = Llama::load(folder.path(), Dtype::F32) else { panic!("loaded") };
+    let Err(error) = Decoder::load(folder.path(), Dtype::F32) else { panic!("loaded") };
     assert!(error.to_string().contains("config.json"), "{error}");
 }
 
@@ -106,8 +106,8 @@ fn files_that_are_no_config_are_refused_by_name() {
 fn both_spellings_give_the_same_model() {
     let folder = copy_of("tiny_v4");
     fs::copy(golden("models/tiny/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    let old = Llama::load(folder.path(), Dtype::F32).unwrap();
-    let new = Llama::load(&golden("models/tiny"), Dtype::F32).unwrap();
+    let old = Decoder::load(folder.path(), Dtype::F32).unwrap();
+    let new = Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap();
     assert_eq!(old.config.inverse_frequencies(), new.config.inverse_frequencies());
     assert_eq!(old.params.flat().to_f64_vec(), new.params.flat().to_f64_vec());
 
@@ -116,7 +116,7 @@ fn both_spellings_give_the_same_model() {
         let name = scaling.remove("rope_type").unwrap();
         scaling.insert("type".into(), name);
     });
-    let oldest = Llama::load(folder.path(), Dtype::F32).unwrap();
+    let oldest = Decoder::load(folder.path(), Dtype::F32).unwrap();
     assert_eq!(oldest.config.inverse_frequencies(), new.config.inverse_frequencies());
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use findap_model::Llama;
+use findap_model::Decoder;
 use findap_tensor::Dtype;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ const QUERY: &str = "model.layers.0.self_attn.q_proj.weight";
 
 /// Loads a folder that must be refused; the message must name `culprit`.
 fn refused(case: &str, folder: &Path, culprit: &str) {
-    let Err(error) = Llama::load(folder, Dtype::F32) else { panic!("{case}: loaded") };
+    let Err(error) = Decoder::load(folder, Dtype::F32) else { panic!("{case}: loaded") };
     let message = error.to_string();
     assert!(message.contains(culprit), "{case}: the message does not name {culprit:?}: {message}");
     assert!(message.len() < 2000, "{case}: the message is {} bytes long", message.len());
@@ -155,7 +155,7 @@ fn odd_but_legal_files_load() {
     for (case, bytes) in [("space padding", padded), ("no metadata", without_metadata), ("any order", reversed)] {
         let folder = copy_of("tiny");
         fs::write(folder.path().join(WEIGHTS), bytes).unwrap();
-        let model = Llama::load(folder.path(), Dtype::F32).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let model = Decoder::load(folder.path(), Dtype::F32).unwrap_or_else(|error| panic!("{case}: {error}"));
         let entry = model.params.spec().find(QUERY).expect("the query projection");
         assert_eq!(model.params.flat().to_f64_vec()[entry.range()], expected[QUERY], "{case}");
     }
@@ -242,11 +242,11 @@ fn broken_indexes_are_refused() {
 #[test]
 fn wrong_totals_and_extra_tensors_do_not_stop_a_load() {
     let total = with_index(|index| index["metadata"]["total_size"] = json!(7));
-    Llama::load(total.path(), Dtype::F32).expect("scripts in the wild get total_size wrong");
+    Decoder::load(total.path(), Dtype::F32).expect("scripts in the wild get total_size wrong");
     let unlisted = with_index(|index| drop(index["weight_map"].as_object_mut().unwrap().remove(QUERY)));
-    Llama::load(unlisted.path(), Dtype::F32).expect("the tensor is there, in a shard that other tensors name");
+    Decoder::load(unlisted.path(), Dtype::F32).expect("the tensor is there, in a shard that other tensors name");
     let bare = with_index(|index| drop(index.as_object_mut().unwrap().remove("metadata")));
-    Llama::load(bare.path(), Dtype::F32).expect("metadata is optional");
+    Decoder::load(bare.path(), Dtype::F32).expect("metadata is optional");
 }
 
 #[test]

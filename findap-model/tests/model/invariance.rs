@@ -3,7 +3,7 @@
 
 use findap_data::Batch;
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Arena, DeviceKind, Llama, Recompute, Scored, Session};
+use findap_model::{Arena, Decoder, DeviceKind, Recompute, Scored, Session};
 use findap_tensor::Dtype;
 use serde_json::Value;
 
@@ -11,12 +11,12 @@ use crate::support::{golden, golden_json, golden_tensors, ids, max_difference};
 
 /// A model and a session in one activation dtype.
 struct Scorer {
-    model: Llama,
+    model: Decoder,
     session: Session,
 }
 
 impl Scorer {
-    fn new(model: Llama, dtype: Dtype) -> Scorer {
+    fn new(model: Decoder, dtype: Dtype) -> Scorer {
         let session = Session::new(
             &model.config,
             SessionOptions {
@@ -33,7 +33,7 @@ impl Scorer {
 
     fn load(name: &str, dtype: Dtype) -> Scorer {
         let model =
-            Llama::load(&golden(&format!("models/{name}")), dtype).unwrap_or_else(|error| panic!("{name}: {error}"));
+            Decoder::load(&golden(&format!("models/{name}")), dtype).unwrap_or_else(|error| panic!("{name}: {error}"));
         Scorer::new(model, dtype)
     }
 
@@ -72,7 +72,7 @@ const F32_TOLERANCE: f64 = 1e-5;
 
 #[test]
 fn weights_kept_in_bf16_give_the_same_numbers_as_widened_ones() {
-    let model = Llama::load(&golden("models/tiny_tied_bf16_sharded"), Dtype::Bf16).unwrap();
+    let model = Decoder::load(&golden("models/tiny_tied_bf16_sharded"), Dtype::Bf16).unwrap();
     let mut scorer = Scorer::new(model, Dtype::F32);
     check_losses(&mut scorer, "logits_tiny_tied_bf16_sharded", "f32", F32_TOLERANCE);
 }
@@ -120,7 +120,7 @@ fn relative_difference(gradients: &Arena, expected: &std::collections::BTreeMap<
 fn preference_log_probabilities_and_gradients_agree() {
     let report = golden_json("out/dpo_tiny/report.json");
     let pairs = golden_json("data/pairs.json");
-    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
+    let policy = Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
     let mut policy = Scorer::new(policy, Dtype::F32);
     let mut reference = Scorer::load("tiny", Dtype::F32);
     let beta = report["beta"].as_f64().unwrap();

@@ -18,7 +18,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use findap_data::files::file_sha256;
 use findap_data::{Loader, world};
 use findap_model::checkpoint::SaveOptions;
-use findap_model::{Config, Device, Dtype, Llama, Trained};
+use findap_model::{Config, Decoder, Device, Dtype, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -241,7 +241,7 @@ impl Run<'_, '_> {
         options: &TrainOptions,
         data: &StageData,
         current: &Current,
-    ) -> Result<Llama, TrainError> {
+    ) -> Result<Decoder, TrainError> {
         let device = self.device()?;
         let config = Config::load(&current.folder)?;
         let memory = plan::training_memory(device.kind(), self.dtype(), options, &config, data)?;
@@ -250,7 +250,7 @@ impl Run<'_, '_> {
         if let Some(note) = plan::frozen_note(&config, &options.trainable, &trained) {
             self.note(format!("{stage}: {note}"));
         }
-        Ok(Llama::load_to(&device, &current.folder, self.dtype())?)
+        Ok(Decoder::load_to(&device, &current.folder, self.dtype())?)
     }
 
     /// The device of the recipe, taken into use at the first call.
@@ -294,8 +294,8 @@ impl Run<'_, '_> {
                 } else {
                     // drawn in f32 and rounded once, when it is saved or loaded
                     let dtype = if self.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.dtype() };
-                    let llama = Llama::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
-                    self.save(&llama, &folder, tokenizer.clone())?;
+                    let model = Decoder::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
+                    self.save(&model, &folder, tokenizer.clone())?;
                     let done = Done { identity, model: None, steps: 0, best: None, seconds: 0.0 };
                     write_json(&marker, &done)?;
                 }
@@ -430,7 +430,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn save(&self, model: &Llama, folder: &Path, carry_from: Option<PathBuf>) -> Result<(), TrainError> {
+    fn save(&self, model: &Decoder, folder: &Path, carry_from: Option<PathBuf>) -> Result<(), TrainError> {
         let dtype = match self.recipe.model.save_dtype {
             SaveDtype::Bf16 => Dtype::Bf16,
             SaveDtype::F32 => Dtype::F32,

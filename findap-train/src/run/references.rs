@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use findap_data::{Loader, RowRef};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Recompute, Session};
+use findap_model::{Decoder, Recompute, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -60,7 +60,7 @@ pub(super) fn references(
 /// # Errors
 /// [`TrainError::Model`].
 pub(crate) fn reference_logprobs(
-    model: &Llama,
+    model: &Decoder,
     loader: &Loader,
     stage: &str,
     stop: &AtomicBool,

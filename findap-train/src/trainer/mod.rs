@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use findap_data::{Loader, MicroBatch, RowRef, Step};
 use findap_model::session::SessionOptions;
-use findap_model::{Llama, Session};
+use findap_model::{Decoder, Session};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, Device, StepStats, Sums};
 
@@ -75,7 +75,7 @@ pub enum Outcome {
 /// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`];
 /// [`TrainError::StateNeedsGpu`]; others.
 pub fn train(
-    model: &mut Llama,
+    model: &mut Decoder,
     loader: &mut Loader,
     dev: Option<&Loader>,
     job: &Job<'_>,
@@ -147,7 +147,7 @@ struct Queued {
 
 impl<'a> Trainer<'a> {
     fn new(
-        model: &Llama,
+        model: &Decoder,
         loader: &Loader,
         dev: Option<&Loader>,
         job: &'a Job<'a>,
@@ -223,7 +223,7 @@ impl<'a> Trainer<'a> {
 
     fn resume(
         &mut self,
-        model: &mut Llama,
+        model: &mut Decoder,
         loader: &mut Loader,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
@@ -265,7 +265,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// Queues the next step and reads the one before it; on the CPU, reads it, too.
-    fn step(&mut self, model: &mut Llama, loader: &mut Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    fn step(
+        &mut self,
+        model: &mut Decoder,
+        loader: &mut Loader,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
         let queued = self.queue_step(model, loader);
         // what is wrong with the step before comes first
         self.settle(observer)?;
@@ -276,7 +281,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn queue_step(&mut self, model: &mut Llama, loader: &mut Loader) -> Result<Queued, TrainError> {
+    fn queue_step(&mut self, model: &mut Decoder, loader: &mut Loader) -> Result<Queued, TrainError> {
         let begun = Instant::now();
         let Some(Step { micro_batches }) = loader.next_step() else {
             let problem = "its loader ended before its last step".to_owned();
@@ -327,7 +332,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The gradients of a step, and its loss in the step statistics.
-    fn forward_backward(&mut self, model: &Llama, micro_batches: &[MicroBatch]) -> Result<StepTotals, TrainError> {
+    fn forward_backward(&mut self, model: &Decoder, micro_batches: &[MicroBatch]) -> Result<StepTotals, TrainError> {
         self.stats.begin()?;
         reduce::clear(self.grads.tensor_mut())?;
         let totals = StepTotals::of(micro_batches);
@@ -356,7 +361,7 @@ impl<'a> Trainer<'a> {
         board.write(*step, &fields[1..])
     }
 
-    fn evaluate(&mut self, model: &mut Llama, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    fn evaluate(&mut self, model: &mut Decoder, observer: &mut dyn Observer) -> Result<(), TrainError> {
         self.settle(observer)?;
         let totals = StepTotals::of(&self.dev);
         self.stats.begin()?;
@@ -382,7 +387,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn save(&mut self, model: &Llama, loader: &Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    fn save(&mut self, model: &Decoder, loader: &Loader, observer: &mut dyn Observer) -> Result<(), TrainError> {
         self.settle(observer)?;
         if self.saved_step == Some(self.state.step) {
             return Ok(());
@@ -398,7 +403,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Puts the weights of the lowest dev loss into the model.
-    fn restore_best(&self, model: &mut Llama) -> Result<(), TrainError> {
+    fn restore_best(&self, model: &mut Decoder) -> Result<(), TrainError> {
         if let Some((step, _)) = self.state.best.filter(|(step, _)| *step != self.state.step) {
             let path = self.job.folder.join(format!("best-{step}"));
             arrays::load_best(&path, &mut model.params, self.optimizer.trained())?;

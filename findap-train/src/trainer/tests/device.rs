@@ -44,7 +44,7 @@ const BF16: Formats = (Dtype::Bf16, StateFormat::Full);
 const ALL_IN_BF16: Formats = (Dtype::Bf16, StateFormat::Bf16 { seed: 3 });
 
 /// Three steps of two micro-batches each, with an evaluation in between.
-fn three_steps(folder: &Path, device: &Device, formats: Formats, stop_after: Option<u64>) -> (Llama, Vec<Value>) {
+fn three_steps(folder: &Path, device: &Device, formats: Formats, stop_after: Option<u64>) -> (Decoder, Vec<Value>) {
     three_steps_of(&Trainable::All, folder, device, formats, stop_after)
 }
 
@@ -54,7 +54,7 @@ fn three_steps_of(
     device: &Device,
     (dtype, state): Formats,
     stop_after: Option<u64>,
-) -> (Llama, Vec<Value>) {
+) -> (Decoder, Vec<Value>) {
     let options = TrainOptions {
         trainable: trainable.clone(),
         schedule: without_warmup(1e-3),
@@ -64,7 +64,7 @@ fn three_steps_of(
         save_every_steps: Some(2),
         ..options()
     };
-    let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
+    let mut model = Decoder::load_to(device, &golden("models/tiny"), dtype).unwrap();
     let stop = AtomicBool::new(false);
     let mut observer = |event: Event| {
         let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
@@ -77,7 +77,7 @@ fn three_steps_of(
     (model, metrics(folder))
 }
 
-fn parameters(model: &Llama) -> Vec<f64> {
+fn parameters(model: &Decoder) -> Vec<f64> {
     model.params.tensor().to_host().unwrap().slice().to_f64_vec()
 }
 
@@ -157,7 +157,7 @@ fn a_part_is_trained_on_a_device_and_goes_on_bit_for_bit() {
         let (resumed, resumed_lines) = three_steps_of(&part, folder.path(), &device, formats, None);
         assert_eq!(parameters(&resumed), parameters(&whole), "{formats:?}");
         assert_eq!(resumed_lines, lines, "{formats:?}");
-        let base = Llama::load(&golden("models/tiny"), formats.0).unwrap();
+        let base = Decoder::load(&golden("models/tiny"), formats.0).unwrap();
         let on_cpu = whole.copy_to(&Device::Cpu).unwrap();
         assert_eq!(frozen::changed(&on_cpu, &base), frozen::expected(&part, &base), "{formats:?}");
         if formats == F32 {
@@ -184,7 +184,7 @@ fn small_steps(device: &Device, (dtype, state): Formats, rounds_stochastically: 
     };
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), options, Loss::CrossEntropy.into());
-    let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
+    let mut model = Decoder::load_to(device, &golden("models/tiny"), dtype).unwrap();
     let before = parameters(&model);
     let mut batches = loader(&rows()[..2], Kind::Packed, 2, 2, Length::Steps(SMALL_STEPS));
     let mut losses = Vec::new();
@@ -232,7 +232,7 @@ fn a_state_in_bf16_is_refused_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let options = TrainOptions { state: ALL_IN_BF16.1, ..options() };
     let job = job(folder.path(), options, Loss::CrossEntropy.into());
-    let mut model = Llama::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
+    let mut model = Decoder::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
     let stop = AtomicBool::new(false);
     let error = train(&mut model, &mut train_loader(1), None, &job, &stop, &mut |_: Event| {}).unwrap_err();
     assert!(matches!(error, TrainError::StateNeedsGpu { .. }) && error.to_string().contains("model.state"), "{error}");
@@ -242,8 +242,8 @@ fn a_state_in_bf16_is_refused_on_the_cpu() {
 fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
     let objective = || dpo_objective(&pairs(), NllMean::Token, 1.0, &tiny());
     let (rows, objective) = (pairs()[..1].to_vec(), objective());
-    let gradients = |model: &Llama| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
-    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
+    let gradients = |model: &Decoder| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
+    let policy = Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
     let (grads, sums) = gradients(&policy);
     for device in devices() {
         let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
@@ -266,7 +266,7 @@ fn a_step_on_a_device_waits_once_at_most() {
     for (device, (rows, kind, objective)) in cases {
         let is_emulator = device.name().starts_with("the emulator");
         let folder = tempfile::tempdir().unwrap();
-        let mut model = Llama::load_to(&device, &golden("models/tiny"), Dtype::F32).unwrap();
+        let mut model = Decoder::load_to(&device, &golden("models/tiny"), Dtype::F32).unwrap();
         let mut waits = Vec::new();
         let mut observer = |event: Event| {
             if let Event::Step { step, .. } = event {
@@ -292,7 +292,7 @@ fn a_loss_that_is_not_finite_ends_the_stage_on_a_device_and_changes_nothing() {
     let run = |device: &Device, (dtype, state): Formats, save_every_steps| {
         let folder = tempfile::tempdir().unwrap();
         let options = TrainOptions { schedule: without_warmup(1e30), state, save_every_steps, ..options() };
-        let mut model = Llama::load_to(device, &golden("models/tiny"), dtype).unwrap();
+        let mut model = Decoder::load_to(device, &golden("models/tiny"), dtype).unwrap();
         let mut steps = loader(&rows(), Kind::Packed, 1, 1, Length::Steps(12));
         let job = job(folder.path(), options, Loss::CrossEntropy.into());
         let stop = AtomicBool::new(false);

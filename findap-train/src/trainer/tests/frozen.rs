@@ -8,7 +8,7 @@ fn last_block() -> TrainOptions {
 }
 
 /// The names of the parameters that differ.
-pub(super) fn changed(a: &Llama, b: &Llama) -> Vec<String> {
+pub(super) fn changed(a: &Decoder, b: &Decoder) -> Vec<String> {
     let entries = a.params.spec().entries().iter();
     let differs = |range: std::ops::Range<usize>| {
         a.params.flat().sub(range.clone()).to_f64_vec() != b.params.flat().sub(range).to_f64_vec()
@@ -16,7 +16,7 @@ pub(super) fn changed(a: &Llama, b: &Llama) -> Vec<String> {
     entries.filter(|entry| differs(entry.range())).map(|entry| entry.name.clone()).collect()
 }
 
-pub(super) fn expected(trainable: &Trainable, model: &Llama) -> Vec<String> {
+pub(super) fn expected(trainable: &Trainable, model: &Decoder) -> Vec<String> {
     let names = model.params.spec().entries().iter().map(|entry| entry.name.clone());
     names.filter(|name| trainable.is_trained(name, model.config.num_layers)).collect()
 }
@@ -54,7 +54,7 @@ fn a_stopped_run_of_a_part_goes_on_bit_for_bit_from_checkpoints_of_that_part() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let options = TrainOptions { evaluate_every_steps: Some(2), dev_tokens: 2000, ..last_block() };
         let run = |folder: &Path, stop_after: Option<u64>| {
-            let mut model = Llama::load(&golden("models/tiny"), dtype).unwrap();
+            let mut model = Decoder::load(&golden("models/tiny"), dtype).unwrap();
             let stop = AtomicBool::new(false);
             let mut observer = |event: Event| {
                 let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
@@ -71,7 +71,7 @@ fn a_stopped_run_of_a_part_goes_on_bit_for_bit_from_checkpoints_of_that_part() {
         let resumed = run(folder.path(), None);
         assert_eq!(resumed.params.flat().to_f64_vec(), whole.params.flat().to_f64_vec(), "{dtype}");
         assert_eq!(metrics(folder.path()), metrics(whole_folder.path()), "{dtype}");
-        let base = Llama::load(&golden("models/tiny"), dtype).unwrap();
+        let base = Decoder::load(&golden("models/tiny"), dtype).unwrap();
         assert_eq!(changed(&whole, &base), expected(&options.trainable, &whole), "{dtype}");
         let trained = whole.zero_gradients().unwrap();
         assert!(trained.spec().len() < whole.params.spec().len());

@@ -105,8 +105,8 @@ fn job(folder: &Path, options: TrainOptions, objective: Objective) -> Job<'_> {
 
 static SOURCES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["golden".to_owned()]);
 
-fn tiny() -> Llama {
-    Llama::load(&golden("models/tiny"), Dtype::F32).unwrap()
+fn tiny() -> Decoder {
+    Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap()
 }
 
 fn run(
@@ -114,7 +114,7 @@ fn run(
     steps: u64,
     options: &TrainOptions,
     stop_after: Option<u64>,
-) -> Result<(Llama, Outcome, Vec<Event>), TrainError> {
+) -> Result<(Decoder, Outcome, Vec<Event>), TrainError> {
     let mut model = tiny();
     let stop = AtomicBool::new(false);
     let mut events = Vec::new();
@@ -154,11 +154,11 @@ fn assert_relative(got: f64, want: f64, bound: f64, what: &str) {
 }
 
 /// Weights or gradients stored as a safetensors file, read through a model folder made for it.
-fn reference_tensors(path: &str) -> Llama {
+fn reference_tensors(path: &str) -> Decoder {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(golden("models/tiny/config.json"), folder.path().join("config.json")).unwrap();
     std::fs::copy(golden(path), folder.path().join("model.safetensors")).unwrap();
-    Llama::load(folder.path(), Dtype::F32).unwrap()
+    Decoder::load(folder.path(), Dtype::F32).unwrap()
 }
 
 fn assert_gradients(got: &Arena, want: &Arena, bound: f64) {
@@ -195,7 +195,7 @@ fn first_gradients(
     (rows, kind): (Vec<Value>, Kind),
     batch: usize,
     micro: usize,
-    model: &Llama,
+    model: &Decoder,
     objective: Objective,
 ) -> (Arena, Sums) {
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +217,7 @@ fn gradients_of_the_first_step_are_the_references() {
 
 #[test]
 fn threads_do_not_change_a_bit_of_a_step_in_bf16() {
-    let model = Llama::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
+    let model = Decoder::load(&golden("models/tiny"), Dtype::Bf16).unwrap();
     let step = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -240,7 +240,7 @@ fn one_batch_of_eight_is_eight_of_one() {
     assert_gradients(&eight, &one, 1e-5);
 }
 
-fn dpo_objective(rows: &[Value], nll_mean: NllMean, nll_weight: f64, reference: &Llama) -> Objective {
+fn dpo_objective(rows: &[Value], nll_mean: NllMean, nll_weight: f64, reference: &Decoder) -> Objective {
     let references = reference_logprobs(
         reference,
         &first_step(rows, Kind::Preference, 6, 6),
@@ -256,7 +256,7 @@ fn dpo_objective(rows: &[Value], nll_mean: NllMean, nll_weight: f64, reference: 
 #[test]
 fn alignment_is_the_references() {
     let report = json("out/dpo_tiny/report.json");
-    let policy = Llama::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
+    let policy = Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
     for (nll_mean, nll, total) in
         [(NllMean::Token, "nll_token_mean", "total_token"), (NllMean::Pair, "nll_pair_mean", "total_pair")]
     {
@@ -292,7 +292,7 @@ fn a_policy_that_is_its_reference_has_loss_ln_2() {
     assert!((sums.loss - std::f64::consts::LN_2).abs() < 1e-15, "{}", sums.loss);
 }
 
-fn same_bits(a: &Llama, b: &Llama) -> bool {
+fn same_bits(a: &Decoder, b: &Decoder) -> bool {
     match (a.params.flat(), b.params.flat()) {
         (Slice::F32(a), Slice::F32(b)) => a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()),
         _ => false,

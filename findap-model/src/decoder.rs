@@ -1,4 +1,4 @@
-//! The parameters of a Llama model.
+//! The parameters of a decoder.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::linear::Gradients;
 use crate::trainable::Trainable;
 use crate::trained::Trained;
 
-/// A Llama model: its configuration and its parameters in one arena.
+/// A decoder of the Llama family: its configuration and its parameters in one arena.
 #[derive(Clone, Debug)]
-pub struct Llama {
+pub struct Decoder {
     /// The architecture.
     pub config: Config,
     /// All parameters.
@@ -28,20 +28,20 @@ pub struct Llama {
 /// The purpose of the parameters' memory.
 pub(crate) const WEIGHTS: &str = "weights";
 
-impl Llama {
+impl Decoder {
     /// The model of these parameters, all of them trained.
-    pub(crate) fn new(config: Config, params: Arena, layout: Layout) -> Llama {
+    pub(crate) fn new(config: Config, params: Arena, layout: Layout) -> Decoder {
         let trained = Arc::new(Trained::all(&layout));
-        Llama { config, params, layout: Arc::new(layout), trained }
+        Decoder { config, params, layout: Arc::new(layout), trained }
     }
 
     /// A copy of this model on `device`.
     ///
     /// # Errors
     /// [`ModelError::Device`].
-    pub fn copy_to(&self, device: &Device) -> Result<Llama, ModelError> {
+    pub fn copy_to(&self, device: &Device) -> Result<Decoder, ModelError> {
         let params = self.params.copy_to(device, WEIGHTS)?;
-        Ok(Llama {
+        Ok(Decoder {
             params,
             config: self.config.clone(),
             layout: Arc::clone(&self.layout),
@@ -50,15 +50,15 @@ impl Llama {
     }
 
     /// Fresh weights: matrices normal with `initializer_range`, norms 1, biases 0. The same seed gives the same weights.
-    pub fn init(config: Config, seed: u64, dtype: Dtype) -> Llama {
-        Llama::init_on(&Device::Cpu, config, seed, dtype).expect("invariant: the CPU's memory is not asked for")
+    pub fn init(config: Config, seed: u64, dtype: Dtype) -> Decoder {
+        Decoder::init_on(&Device::Cpu, config, seed, dtype).expect("invariant: the CPU's memory is not asked for")
     }
 
-    /// [`Llama::init`] in the memory of `device`, a part of a tensor at a time.
+    /// [`Decoder::init`] in the memory of `device`, a part of a tensor at a time.
     ///
     /// # Errors
     /// [`ModelError::Device`].
-    pub fn init_on(device: &Device, config: Config, seed: u64, dtype: Dtype) -> Result<Llama, ModelError> {
+    pub fn init_on(device: &Device, config: Config, seed: u64, dtype: Dtype) -> Result<Decoder, ModelError> {
         const PART: usize = 1 << 22;
         let deviation = config.initializer_range;
         let layout = Layout::new(&config);
@@ -80,14 +80,14 @@ impl Llama {
                 params.tensor_mut().write(start, part.slice())?;
             }
         }
-        Ok(Llama::new(config, params, layout))
+        Ok(Decoder::new(config, params, layout))
     }
 
     /// All weights zero.
-    pub fn zeros(config: Config, dtype: Dtype) -> Llama {
+    pub fn zeros(config: Config, dtype: Dtype) -> Decoder {
         let layout = Layout::new(&config);
         let params = Arena::zeros(Arc::clone(&layout.spec), dtype);
-        Llama::new(config, params, layout)
+        Decoder::new(config, params, layout)
     }
 
     /// Weights of a model of this configuration.
@@ -108,7 +108,7 @@ impl Llama {
         self.zero_gradients_in(statistics_dtype(self.params.dtype()))
     }
 
-    /// The same in a format that the backward pass adds to: that of [`Llama::zero_gradients`], or on a device bf16 for bf16.
+    /// The same in a format that the backward pass adds to: that of [`Decoder::zero_gradients`], or on a device bf16 for bf16.
     ///
     /// # Errors
     /// [`ModelError::Device`].
