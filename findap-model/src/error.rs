@@ -38,6 +38,14 @@ pub enum ModelError {
         /// What is wrong, with the tensor's name where there is one.
         reason: String,
     },
+    /// A path holds no model in the layout that is read, but something else that is known.
+    #[error("{path} {reason}")]
+    NoModel {
+        /// The path.
+        path: PathBuf,
+        /// What it holds, and what to do.
+        reason: String,
+    },
     /// A path would leave the model directory.
     #[error("{index}: `{name}` is not a file name inside the model directory; it was not opened")]
     OutsideDirectory {
@@ -46,7 +54,7 @@ pub enum ModelError {
         /// The name.
         name: String,
     },
-    /// A tensor is missing or has another shape.
+    /// A tensor is missing, has another shape, or is one that the model has no place for.
     #[error("tensor `{name}`: {reason}")]
     Tensor {
         /// The name in the file.

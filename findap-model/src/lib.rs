@@ -24,6 +24,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 mod files;
+mod foreign;
 mod format;
 pub mod generate;
 mod layout;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{Biases, Config, Family, RopeScaling};
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
+use crate::foreign;
 use crate::layout::Layout;
 
 /// No width or vocabulary of a real model is larger.
@@ -25,9 +26,16 @@ impl Config {
     /// Reads `config.json` of a model directory.
     ///
     /// # Errors
-    /// [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`] naming the key.
+    /// [`ModelError::NoModel`] for what is no model folder, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
+    /// naming the key.
     pub fn load(directory: &Path) -> Result<Config, ModelError> {
-        Config::from_json(read_object(&directory.join("config.json"), FILE_LIMIT_BYTES)?)
+        let path = directory.join("config.json");
+        if !path.exists()
+            && let Some(reason) = foreign::folder(directory)
+        {
+            return Err(ModelError::NoModel { path: directory.to_owned(), reason });
+        }
+        Config::from_json(read_object(&path, FILE_LIMIT_BYTES)?)
     }
 
     /// Reads the keys of a configuration.
@@ -37,6 +45,7 @@ impl Config {
     pub fn from_json(raw: Map<String, Value>) -> Result<Config, ModelError> {
         let keys = Keys(&raw);
         let family = keys.family()?;
+        keys.check_architecture()?;
         keys.refuse_unsupported()?;
         let hidden_size = keys.size("hidden_size")?;
         let num_heads = keys.count("num_attention_heads")?;
@@ -66,13 +75,7 @@ impl Config {
         if !head_dim.is_multiple_of(2) {
             return Err(bad("head_dim", format!("is {head_dim}; rotary positions need an even number")));
         }
-        let rope = keys.object("rope_parameters")?;
-        let theta = rope.and_then(|r| r.get("rope_theta")).or_else(|| raw.get("rope_theta"));
-        let rope_theta = positive("rope_theta", theta, Some(10_000.0))?;
-        let scaling = match keys.object("rope_scaling")? {
-            Some(scaling) if rope.is_none() => Some(scaling),
-            _ => rope,
-        };
+        let (rope_theta, rope_scaling) = keys.rope()?;
         let vocab_size = keys.size("vocab_size")?;
         let num_layers = keys.count("num_hidden_layers")?;
         let max_positions = match (keys.has("max_position_embeddings"), family) {
@@ -100,7 +103,7 @@ impl Config {
             max_positions,
             rms_norm_eps: positive("rms_norm_eps", raw.get("rms_norm_eps"), Some(1e-6))?,
             rope_theta,
-            rope_scaling: scaling.map_or(Ok(RopeScaling::None), rope_scaling)?,
+            rope_scaling,
             biases,
             has_qk_norm: family == Family::Qwen3,
             windows: keys.windows(family, num_layers)?,
@@ -133,6 +136,21 @@ impl<'a> Keys<'a> {
                 bad("model_type", format!("is {}; dense decoders of the types {known} are supported", shortened(value)))
             }),
         }
+    }
+
+    /// Refuses a model with another head, such as a classifier: what its class predicts is no next token.
+    fn check_architecture(&self) -> Result<(), ModelError> {
+        let Some(classes) = self.0.get("architectures").and_then(Value::as_array).filter(|classes| !classes.is_empty())
+        else {
+            return Ok(());
+        };
+        let predicts_tokens =
+            |class: &Value| class.as_str().is_some_and(|class| class.to_ascii_lowercase().ends_with("forcausallm"));
+        if classes.iter().any(predicts_tokens) {
+            return Ok(());
+        }
+        let names = shortened(Value::Array(classes.clone()));
+        Err(bad("architectures", format!("is {names}; a model that predicts the next token (..ForCausalLM) is needed")))
     }
 
     /// Refuses by name what would change the arithmetic in a way that is not computed here.
@@ -223,6 +241,34 @@ impl<'a> Keys<'a> {
         Ok(listed)
     }
 
+    /// Base and scaling of the rotary positions: those of `rope_scaling` if it is there, else of `rope_parameters`, as in
+    /// transformers 5. Where both are there and say different things the one that is meant cannot be known.
+    fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
+        let read = |rope: Option<&Map<String, Value>>| {
+            let theta = rope.and_then(|rope| rope.get("rope_theta")).or_else(|| self.0.get("rope_theta"));
+            let scaling = rope.map_or(Ok(RopeScaling::None), rope_scaling)?;
+            Ok((positive("rope_theta", theta, Some(10_000.0))?, scaling))
+        };
+        let [scaling, parameters] = [self.object("rope_scaling")?, self.object("rope_parameters")?];
+        match (scaling.filter(|rope| !rope.is_empty()), parameters.filter(|rope| !rope.is_empty())) {
+            (Some(scaling), Some(parameters)) => {
+                let (by_scaling, by_parameters) = (read(Some(scaling))?, read(Some(parameters))?);
+                if by_scaling != by_parameters {
+                    let said = |(theta, scaling): (f64, RopeScaling)| format!("base {theta}, scaling {scaling:?}");
+                    let reason = format!(
+                        "means {}, but `rope_parameters` beside it {}; remove the one that is not meant",
+                        said(by_scaling),
+                        said(by_parameters)
+                    );
+                    return Err(bad("rope_scaling", reason));
+                }
+                Ok(by_scaling)
+            }
+            (Some(rope), None) | (None, Some(rope)) => read(Some(rope)),
+            (None, None) => read(None),
+        }
+    }
+
     fn size(&self, key: &'static str) -> Result<usize, ModelError> {
         self.number(key, SIZE_LIMIT)
     }
@@ -277,7 +323,17 @@ fn rope_scaling(keys: &Map<String, Value>) -> Result<RopeScaling, ModelError> {
     if keys.get("partial_rotary_factor").and_then(Value::as_f64).is_some_and(|factor| factor != 1.0) {
         return Err(bad("partial_rotary_factor", "is not 1; heads are rotated as a whole".into()));
     }
-    match kind.and_then(Value::as_str).unwrap_or_default() {
+    if let Some(nested) = keys.iter().find_map(|(key, value)| value.is_object().then_some(key)) {
+        let reason =
+            format!("has `{}` for some of the blocks; one setting for all blocks is supported", shortened(nested));
+        return Err(bad("rope_parameters", reason));
+    }
+    let kind = match kind {
+        None | Some(Value::Null) => "",
+        Some(Value::String(kind)) => kind,
+        Some(other) => return Err(bad("rope_scaling.rope_type", format!("is {}; text is needed", shortened(other)))),
+    };
+    match kind {
         "" if !keys.contains_key("factor") => Ok(RopeScaling::None),
         "" => Err(bad("rope_scaling.rope_type", "is missing, but there is a factor".into())),
         "default" => Ok(RopeScaling::None),

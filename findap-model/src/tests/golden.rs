@@ -201,6 +201,22 @@ fn same_continuations(model: &Decoder, cases: &[Value]) {
 }
 
 #[test]
+fn every_file_of_a_tokenizer_goes_with_a_saved_model() {
+    let model = Decoder::load(&golden("models/tiny"), Dtype::F32).unwrap();
+    let [source, target] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let carried = ["tokenizer.model", "added_tokens.json", "vocab.json", "merges.txt", "USE_POLICY.md"];
+    for name in carried.into_iter().chain(["optimizer.pt"]) {
+        std::fs::write(source.path().join(name), name).unwrap();
+    }
+    let carry_from = Some(source.path().to_owned());
+    model.save(target.path(), &SaveOptions { dtype: Dtype::F32, max_shard_bytes: usize::MAX, carry_from }).unwrap();
+    for name in carried {
+        assert_eq!(std::fs::read_to_string(target.path().join(name)).unwrap(), name);
+    }
+    assert!(!target.path().join("optimizer.pt").exists());
+}
+
+#[test]
 fn a_saved_model_is_the_model() {
     let source = golden("models/tiny_tied_bf16_sharded");
     let model = Decoder::load(&source, Dtype::Bf16).unwrap();

@@ -72,6 +72,36 @@ fn impossible_values_are_refused_by_key() {
 }
 
 #[test]
+fn two_spellings_of_rope_agree_or_are_refused() {
+    let with_both = |edit: fn(&mut Value)| {
+        move |config: &mut Value| {
+            let mut parameters = config["rope_scaling"].clone();
+            parameters["rope_theta"] = config["rope_theta"].clone();
+            edit(&mut parameters);
+            config["rope_parameters"] = parameters;
+        }
+    };
+    refused("another scaling", "rope_parameters", with_both(|rope| rope["factor"] = json!(9.0)));
+    refused("no scaling", "rope_parameters", with_both(|rope| *rope = json!({"rope_type": "default"})));
+    refused("another base", "rope_parameters", with_both(|rope| rope["rope_theta"] = json!(1.0)));
+    let folder = copy_of("tiny_v4");
+    edit_config(folder.path(), with_both(|_| {}));
+    Config::load(folder.path()).expect("both say the same");
+    let by_block = json!({"full_attention": {"rope_type": "default", "rope_theta": 1e4}});
+    refused("one for each kind of block", "full_attention", |config| {
+        config["rope_scaling"] = Value::Null;
+        config["rope_parameters"] = by_block;
+    });
+}
+
+#[test]
+fn models_that_do_not_predict_tokens_are_refused() {
+    for classes in [json!(["LlamaForSequenceClassification"]), json!(["LlamaModel"]), json!([3])] {
+        refused("another head", "architectures", |config| config["architectures"] = classes);
+    }
+}
+
+#[test]
 fn impossible_rope_scalings_are_refused() {
     refused("unknown type", "yarn", |config| config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 8.0}));
     refused("no type", "rope_type", |config| config["rope_scaling"] = json!({"factor": 8.0}));

@@ -102,6 +102,110 @@ fn with_header(edit: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Vec<u8
     safetensors_bytes(header.to_string().as_bytes(), &data)
 }
 
+/// The tiny model's weights and a vector more, in f32.
+fn with_tensor(name: &str, numbers: &[f32]) -> Vec<u8> {
+    let (mut header, mut data) = split_safetensors(&fs::read(golden("models/tiny").join(WEIGHTS)).unwrap());
+    let offsets = [data.len(), data.len() + 4 * numbers.len()];
+    header[name] = json!({"dtype": "F32", "shape": [numbers.len()], "data_offsets": offsets});
+    data.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+    safetensors_bytes(header.to_string().as_bytes(), &data)
+}
+
+#[test]
+fn tensors_that_the_model_has_no_place_for_are_refused_by_name() {
+    for (name, why) in [
+        ("model.layers.0.self_attn.q_proj.bias", "attention_bias"),
+        ("model.layers.0.self_attn.q_norm.weight", "Qwen 3"),
+        ("model.layers.9.input_layernorm.weight", "asks for no such tensor"),
+        ("score.weight", "asks for no such tensor"),
+        ("model.layers.0.mlp.experts.3.up_proj.weight", "experts"),
+        ("model.layers.0.mlp.up_proj.qweight", "quantised"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "merge_and_unload"),
+    ] {
+        let bytes = with_tensor(name, &[1.0]);
+        weights_refused(name, &bytes, name);
+        weights_refused(name, &bytes, why);
+    }
+    let (header, data) = split_safetensors(&fs::read(golden("models/tiny").join(WEIGHTS)).unwrap());
+    let without_prefix = header.to_string().replace("\"model.", "\"");
+    weights_refused(
+        "names without prefix",
+        &safetensors_bytes(without_prefix.as_bytes(), &data),
+        "`embed_tokens.weight`",
+    );
+}
+
+#[test]
+fn a_stored_head_is_the_embedding_it_is_tied_to_or_refused() {
+    let tied = |edit: fn(&mut [u8])| {
+        let folder = copy_of("tiny");
+        edit_config(folder.path(), |config| config["tie_word_embeddings"] = json!(true));
+        let (header, mut data) = split_safetensors(&fs::read(folder.path().join(WEIGHTS)).unwrap());
+        let range = |name: &str| {
+            let offset = |i: usize| header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+            offset(0)..offset(1)
+        };
+        data.copy_within(range(EMBEDDING), range("lm_head.weight").start);
+        edit(&mut data[range("lm_head.weight")]);
+        fs::write(folder.path().join(WEIGHTS), safetensors_bytes(header.to_string().as_bytes(), &data)).unwrap();
+        folder
+    };
+    let equal = tied(|_| {});
+    Decoder::load(equal.path(), Dtype::F32).expect("the head is the embedding");
+    let other = tied(|head| *head.last_mut().unwrap() ^= 1);
+    refused("another head", other.path(), "lm_head.weight");
+    refused("another head", other.path(), "tie_word_embeddings");
+}
+
+#[test]
+fn folders_that_hold_something_else_are_called_by_its_name() {
+    let holding = |files: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        }
+        folder
+    };
+    for (files, name) in [
+        (&["adapter_config.json", "adapter_model.safetensors"][..], "LoRA"),
+        (&["model-Q4_K_M.gguf"], "GGUF"),
+        (&["pytorch_model.bin"], "PyTorch"),
+        (&["consolidated.00.pth", "params.json"], "Meta"),
+        (&["snapshots/0a1b/config.json"], "snapshots/0a1b"),
+        (&["export/config.json"], "did you mean"),
+        (&["tf_model.h5"], "another framework"),
+    ] {
+        refused(name, holding(files).path(), name);
+    }
+    // with a configuration, but without weights that are read
+    for (file, name) in [("pytorch_model.bin", "PyTorch"), ("adapter_config.json", "LoRA"), ("model.gguf", "GGUF")] {
+        let folder = copy_of("tiny");
+        fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+        fs::write(folder.path().join(file), "{}").unwrap();
+        refused(name, folder.path(), name);
+    }
+    let folder = copy_of("tiny");
+    fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    refused("a model beside an adapter", folder.path(), "LoRA");
+    refused("a file", &golden("models/tiny").join(WEIGHTS), "give its folder");
+    refused("a name of the hub", Path::new("some-one/some-model"), "hf download some-one/some-model");
+}
+
+#[test]
+fn a_single_file_beside_an_index_of_others_is_refused_naming_both() {
+    let folder = copy_of("tiny_tied_bf16_sharded");
+    fs::copy(golden("models/tiny").join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+    refused("two models", folder.path(), WEIGHTS);
+    refused("two models", folder.path(), INDEX);
+    let folder = copy_of("tiny");
+    let tensors = read_tensors(&folder.path().join(WEIGHTS)).into_keys().map(|name| (name, json!(WEIGHTS)));
+    let index = json!({"weight_map": tensors.collect::<serde_json::Map<_, _>>()});
+    fs::write(folder.path().join(INDEX), index.to_string()).unwrap();
+    Decoder::load(folder.path(), Dtype::F32).expect("the index names the single file");
+}
+
 #[test]
 fn wrong_tensors_are_refused_by_name() {
     let renamed = with_header(|header| {
@@ -152,7 +256,13 @@ fn odd_but_legal_files_load() {
         let entries: Vec<_> = std::mem::take(header).into_iter().rev().collect();
         header.extend(entries);
     });
-    for (case, bytes) in [("space padding", padded), ("no metadata", without_metadata), ("any order", reversed)] {
+    let rotary_tables = with_tensor("model.layers.0.self_attn.rotary_emb.inv_freq", &[0.5; 8]);
+    for (case, bytes) in [
+        ("space padding", padded),
+        ("no metadata", without_metadata),
+        ("any order", reversed),
+        ("rotary tables", rotary_tables),
+    ] {
         let folder = copy_of("tiny");
         fs::write(folder.path().join(WEIGHTS), bytes).unwrap();
         let model = Decoder::load(folder.path(), Dtype::F32).unwrap_or_else(|error| panic!("{case}: {error}"));
@@ -240,7 +350,7 @@ fn broken_indexes_are_refused() {
 }
 
 #[test]
-fn wrong_totals_and_extra_tensors_do_not_stop_a_load() {
+fn wrong_totals_do_not_stop_a_load() {
     let total = with_index(|index| index["metadata"]["total_size"] = json!(7));
     Decoder::load(total.path(), Dtype::F32).expect("scripts in the wild get total_size wrong");
     let unlisted = with_index(|index| drop(index["weight_map"].as_object_mut().unwrap().remove(QUERY)));

@@ -1,0 +1,50 @@
+//! Weights from and to a Hugging Face directory.
+//!
+//! Reading trusts nothing: only regular files inside the directory are opened, headers are checked by the safetensors crate,
+//! and every shape is compared with the configuration before a number is read. Writing is whole or absent: a sibling
+//! directory is filled, synced and renamed.
+
+mod read;
+mod shard;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use findap_tensor::{Device, Dtype};
+
+use crate::config::Config;
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+
+/// How a model is written.
+#[derive(Clone, Debug)]
+pub struct SaveOptions {
+    /// Storage format of the weights.
+    pub dtype: Dtype,
+    /// A new file is begun before this many bytes of tensors.
+    pub max_shard_bytes: usize,
+    /// The directory whose tokenizer, chat template and generation settings are copied along.
+    pub carry_from: Option<PathBuf>,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Decoder {
+    /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
+    /// memory.
+    ///
+    /// # Errors
+    /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
+    pub fn load(directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
+        read::load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
+    }
+
+    /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`]; [`ModelError::Device`].
+    pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
+        read::load_weights(device, directory, Config::load(directory)?, dtype)
+    }
+}
