@@ -73,7 +73,7 @@ pub fn read_exercises(path: &Path, limit: Option<usize>) -> Result<Vec<Exercise>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Correctness {
-    /// The same final answer.
+    /// Its final answer is that of the reference.
     Correct,
     /// Another one, none, or more than one.
     Wrong,

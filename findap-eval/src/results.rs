@@ -87,7 +87,7 @@ pub struct TaskSummary {
     pub metrics: Vec<MetricValue>,
     /// How subsets are averaged.
     pub subset_mean: SubsetMean,
-    /// The same for each subset: name, rows, values.
+    /// Name, rows and values of each subset.
     pub subsets: Vec<SubsetSummary>,
 }
 

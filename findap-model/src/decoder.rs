@@ -108,7 +108,7 @@ impl Decoder {
         self.zero_gradients_in(statistics_dtype(self.params.dtype()))
     }
 
-    /// The same in a format that the backward pass adds to: that of [`Decoder::zero_gradients`], or on a device bf16 for bf16.
+    /// [`Decoder::zero_gradients`] in another format that the backward pass can add to: on a device, bf16 for weights in bf16.
     ///
     /// # Errors
     /// [`ModelError::Device`].

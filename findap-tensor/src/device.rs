@@ -55,7 +55,7 @@ impl Device {
         Device::Cuda(Cuda::new(Box::new(findap_kernels::emulator::Queue::new(options)), 2))
     }
 
-    /// The same with so much shared memory for a block.
+    /// An emulated device that has `max_shared_bytes` of shared memory for a block.
     #[cfg(feature = "emulator")]
     pub fn emulated_with_shared_bytes(options: findap_kernels::emulator::Options, max_shared_bytes: u32) -> Device {
         let queue = findap_kernels::emulator::Queue::new(options).with_shared_bytes(max_shared_bytes);

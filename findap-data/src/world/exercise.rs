@@ -75,7 +75,7 @@ pub(super) fn word_problem(draw: &mut Draw, id: String, num_steps: usize) -> Exe
     }
 }
 
-/// The same with a number as the answer, never options: one way of scoring per evaluation file.
+/// A word problem whose answer is a number, never one of some options: an evaluation file is scored in one way.
 pub(super) fn open_word_problem(draw: &mut Draw, id: String, num_steps: usize) -> Exercise {
     loop {
         let exercise = word_problem(draw, id.clone(), num_steps);

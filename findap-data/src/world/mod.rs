@@ -60,7 +60,7 @@ pub struct WorldConfig {
     pub seed: u64,
     /// Invented entities of each kind of the general half; 3/8 of them are for evaluation, 1/8 for development.
     pub entities_per_kind: usize,
-    /// The same for the kinds of the finance half.
+    /// Invented entities of each kind of the finance half, divided in the same way.
     pub finance_entities_per_kind: usize,
     /// Texts of the general half.
     pub general_texts: usize,

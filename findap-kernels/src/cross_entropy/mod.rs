@@ -123,6 +123,13 @@ pub fn check_targets(op: &'static str, targets: &[u32], vocab: usize) -> Result<
     }
 }
 
+/// The rows that the head computes, in order: those with a target, of which a backward pass alone, for which the log-sums are
+/// known, needs only those whose weight is not 0.
+pub fn loss_rows<'a>(targets: &'a [u32], backward_weights: Option<&'a [f64]>) -> impl Iterator<Item = usize> + 'a {
+    let has_weight = move |t: usize| backward_weights.is_none_or(|weights| weights[t] != 0.0);
+    (0..targets.len()).filter(move |&t| targets[t] != IGNORE && has_weight(t))
+}
+
 struct Gradient<'a> {
     token_weights: &'a [f64],
     dhidden: SliceMut<'a>,
@@ -158,23 +165,18 @@ fn run(op: &'static str, args: Forward<'_>, mut gradient: Option<Gradient<'_>>) 
         lse.fill(0.0);
     }
     let weights = gradient.as_ref().map(|g| g.token_weights);
-    let bears_loss = |t: usize| targets[t] != IGNORE && !(knows_lse && weights.is_some_and(|w| w[t] == 0.0));
-    // Rows are taken in chunks from the tokens as they come: no list of them is stored.
-    let mut next = 0;
-    let mut rows = [0usize; MAX_CHUNK_ROWS];
+    let mut remaining = loss_rows(targets, weights.filter(|_| knows_lse));
+    let mut chunk = [0usize; MAX_CHUNK_ROWS];
     loop {
         let mut count = 0;
-        while next < n && count < chunk_rows.min(MAX_CHUNK_ROWS) {
-            if bears_loss(next) {
-                rows[count] = next;
-                count += 1;
-            }
-            next += 1;
+        for (row, t) in chunk[..chunk_rows.min(MAX_CHUNK_ROWS)].iter_mut().zip(remaining.by_ref()) {
+            *row = t;
+            count += 1;
         }
         if count == 0 {
             return Ok(());
         }
-        let rows = &rows[..count];
+        let rows = &chunk[..count];
         let (logits, rest) = scratch.reborrow().split_at(chunk_rows * vocab);
         let mut logits = logits.sub(0..count * vocab);
         let (gathered, dgathered) = rest.split_at(chunk_rows * dim);

@@ -48,12 +48,12 @@ pub fn forward(args: &Forward) -> Result<Launch, KernelError> {
 /// The arguments of [`scatter`], as in [`super::Scatter`], in one format.
 #[derive(Clone, Copy, Debug)]
 pub struct Scatter {
-    /// `[rows, dim]`; the rows of `places` are written.
+    /// `[rows, dim]`; the rows of `indices` are written.
     pub out: Operand,
     /// `[n, dim]`.
     pub x: Operand,
     /// `[n]`, each below `rows`, no two equal: whoever wrote them has seen to it.
-    pub places: Indices,
+    pub indices: Indices,
     /// Numbers per row, a multiple of 8.
     pub dim: usize,
 }
@@ -64,13 +64,13 @@ pub struct Scatter {
 /// As [`forward`].
 pub fn scatter(args: &Scatter) -> Result<Launch, KernelError> {
     const OP: &str = "embedding::scatter";
-    let Scatter { out, x, places, dim } = *args;
+    let Scatter { out, x, indices, dim } = *args;
     check_dim(OP, dim)?;
     array(OP, "out", &out, out.len / dim * dim)?;
-    array(OP, "x", &x, places.len * dim)?;
+    array(OP, "x", &x, indices.len * dim)?;
     let format = one_of(OP, [("out", out.dtype), ("x", x.dtype)], [[Dtype::F32; 2], [Dtype::Bf16; 2]])?;
     let kernel = ["embedding_scatter_f32", "embedding_scatter_bf16"][format];
-    rows(OP, kernel, places.len, dim, x.dtype, vec![out.arg(), x.arg(), places.arg(), Arg::U32(dim as u32)])
+    rows(OP, kernel, indices.len, dim, x.dtype, vec![out.arg(), x.arg(), indices.arg(), Arg::U32(dim as u32)])
 }
 
 /// The tokens of a batch by value: what [`backward`] walks through.
@@ -87,7 +87,7 @@ pub struct SortedIds {
 /// Sorts the tokens of a batch, on the host, where they come from.
 pub fn sort(ids: &[u32]) -> SortedIds {
     let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
-    positions.sort_by_key(|&position| ids[position as usize]); // stable: places stay in order
+    positions.sort_by_key(|&position| ids[position as usize]); // stable: positions of one id stay in order
     let (mut tokens, mut starts) = (Vec::new(), Vec::new());
     for (k, &position) in positions.iter().enumerate() {
         let token = ids[position as usize];

@@ -61,16 +61,16 @@ fn every_shape_and_format_is_exact() {
 fn rows_reach_their_places_and_no_others() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         for (count, rows, dim) in [(1, 1, 8), (30, 77, 24), (5, 9, 2056)] {
-            let places: Vec<u32> = (0..count).map(|t| (t * 4 % rows) as u32).collect();
+            let indices: Vec<u32> = (0..count).map(|t| (t * 4 % rows) as u32).collect();
             let x = rounded(&numbers(count * dim, 1), dtype);
             let old = rounded(&numbers(rows * dim, 2), dtype);
             let mut want = old.clone();
             let out = (&mut want[..]).into();
-            cpu::scatter(cpu::Scatter { out, x: (&x[..]).into(), places: &places, dim }).unwrap();
+            cpu::scatter(cpu::Scatter { out, x: (&x[..]).into(), indices: &indices, dim }).unwrap();
             on_every_executor(SOURCE.needs, |executor| {
                 let (out, x) = (Array::new(executor, &old, dtype), Array::new(executor, &x, dtype));
-                let on_device = IndexArray::new(executor, &places);
-                let args = Scatter { out: out.operand(), x: x.operand(), places: on_device.indices(), dim };
+                let on_device = IndexArray::new(executor, &indices);
+                let args = Scatter { out: out.operand(), x: x.operand(), indices: on_device.indices(), dim };
                 run(executor, &[scatter(&args).unwrap()]);
                 assert_eq!(out.read(), want, "{dtype} {count} of {rows} rows of {dim}");
             });

@@ -1,5 +1,5 @@
 // Rows of a table by token, and the sum of their gradients: out[t] = table[ids[t]],  dtable[ids[t]] += dout[t]; and rows put in
-// their places: out[places[t]] = x[t].
+// their rows: out[indices[t]] = x[t].
 //
 // Forward and scatter: block (t, part) copies 256 loads of row t. Backward: positions come sorted by token and, within one, by place; block
 // (u, part) has 256 loads of the row of distinct token u and adds its positions in their order, so no two blocks write one
@@ -16,14 +16,14 @@ template <typename T, typename W> DEVICE void gather(T* out, const W* table, con
     store_floats(out + (i64)blockIdx.x * dim + i, a);
 }
 
-// No two places are equal.
-template <typename T> DEVICE void scatter(T* out, const T* x, const u32* places, u32 dim) {
+// No two indices are equal.
+template <typename T> DEVICE void scatter(T* out, const T* x, const u32* indices, u32 dim) {
     constexpr int N = PER_LOAD<T>;
     const u32 i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
     if (i >= dim) return;
     float a[N];
     load_floats(a, x + (i64)blockIdx.x * dim + i);
-    store_floats(out + (i64)places[blockIdx.x] * dim + i, a);
+    store_floats(out + (i64)indices[blockIdx.x] * dim + i, a);
 }
 
 template <typename T, typename G>
@@ -57,8 +57,8 @@ EMBEDDING_FORWARD(bf16, bf16, bf16)
 
 #define EMBEDDING_SCATTER(suffix, T)                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        embedding_scatter_##suffix(T* out, const T* x, const u32* places, u32 dim) {                                   \
-        scatter(out, x, places, dim);                                                                                  \
+        embedding_scatter_##suffix(T* out, const T* x, const u32* indices, u32 dim) {                                   \
+        scatter(out, x, indices, dim);                                                                                  \
     }                                                                                                                  \
     KERNEL_ENTRY(embedding_scatter_##suffix);
 

@@ -1,5 +1,5 @@
-//! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t]. And the opposite of the look-up, out\[places\[t]] = x\[t],
-//! by which keys and values come to their places in a cache.
+//! Token embeddings: out\[t] = table\[ids\[t]], and dtable\[ids\[t]] += dout\[t]. And the opposite of the look-up, out\[indices\[t]] = x\[t],
+//! by which keys and values come to their rows in a cache.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -40,12 +40,12 @@ pub struct Backward<'a> {
 /// The arguments of [`scatter`].
 #[derive(Debug)]
 pub struct Scatter<'a> {
-    /// `[rows, dim]`; the rows of `places` are written.
+    /// `[rows, dim]`; the rows of `indices` are written.
     pub out: SliceMut<'a>,
     /// `[n, dim]`.
     pub x: Slice<'a>,
     /// `[n]`, each below `rows`, no two equal.
-    pub places: &'a [u32],
+    pub indices: &'a [u32],
     /// Numbers per row.
     pub dim: usize,
 }
@@ -97,23 +97,23 @@ pub fn backward(args: Backward<'_>) -> Result<(), KernelError> {
 /// As [`forward`].
 pub fn scatter(args: Scatter<'_>) -> Result<(), KernelError> {
     const OP: &str = "embedding::scatter";
-    let Scatter { out, x, places, dim } = args;
+    let Scatter { out, x, indices, dim } = args;
     check::holds(OP, "dim", dim as f64, dim > 0, "at least 1")?;
-    check::length(OP, "x", x.len(), places.len() * dim)?;
+    check::length(OP, "x", x.len(), indices.len() * dim)?;
     check::length(OP, "out", out.len(), out.len() / dim * dim)?;
-    check::ids(OP, "places", places, out.len() / dim)?;
+    check::ids(OP, "indices", indices, out.len() / dim)?;
     let dtypes = [("out", out.dtype()), ("x", x.dtype())];
     match (out, x) {
-        (SliceMut::F32(out), Slice::F32(x)) => put(out, x, places, dim),
-        (SliceMut::F64(out), Slice::F64(x)) => put(out, x, places, dim),
+        (SliceMut::F32(out), Slice::F32(x)) => put(out, x, indices, dim),
+        (SliceMut::F64(out), Slice::F64(x)) => put(out, x, indices, dim),
         _ => return Err(check::unsupported(OP, dtypes)),
     }
     Ok(())
 }
 
-fn put<T: Real>(out: &mut [T], x: &[T], places: &[u32], dim: usize) {
-    for (row, &place) in x.chunks_exact(dim).zip(places) {
-        out[place as usize * dim..][..dim].copy_from_slice(row);
+fn put<T: Real>(out: &mut [T], x: &[T], indices: &[u32], dim: usize) {
+    for (row, &index) in x.chunks_exact(dim).zip(indices) {
+        out[index as usize * dim..][..dim].copy_from_slice(row);
     }
 }
 

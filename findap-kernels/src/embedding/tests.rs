@@ -36,10 +36,11 @@ fn an_id_past_the_table_is_refused_before_anything_is_written() {
 fn rows_are_put_in_their_places() {
     let x = [1.0f32, 2.0, 3.0, 4.0];
     let mut out = [0.0f32; 8];
-    let mut put = |places: &[u32]| scatter(Scatter { out: (&mut out[..]).into(), x: (&x[..]).into(), places, dim: 2 });
+    let mut put =
+        |indices: &[u32]| scatter(Scatter { out: (&mut out[..]).into(), x: (&x[..]).into(), indices, dim: 2 });
     assert_eq!(
         put(&[1, 4]),
-        Err(KernelError::IdOutOfRange { op: "embedding::scatter", arg: "places", index: 1, id: 4, limit: 4 })
+        Err(KernelError::IdOutOfRange { op: "embedding::scatter", arg: "indices", index: 1, id: 4, limit: 4 })
     );
     put(&[3, 1]).unwrap();
     assert_eq!(out, [0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 1.0, 2.0]);

@@ -46,7 +46,7 @@ impl Queue {
         Self { emulator: Emulator { options }, max_shared_bytes: MAX_SHARED_BYTES, state: Mutex::default() }
     }
 
-    /// The same with so much shared memory for a block.
+    /// This queue on a device that has `max_shared_bytes` of shared memory for a block.
     pub fn with_shared_bytes(self, max_shared_bytes: u32) -> Self {
         Self { max_shared_bytes, ..self }
     }

@@ -105,8 +105,8 @@ pub fn sample_rows(rows: Rows<'_>, samplings: &[Sampling], uniform: &[f64]) -> R
 ///
 /// # Errors
 /// As [`score_tokens`]; [`KernelError::ShapeMismatch`].
-pub fn rate_rows(rows: Rows<'_>, targets: &[u32]) -> Result<(), KernelError> {
-    const OP: &str = "sample::rate_rows";
+pub fn score_rows(rows: Rows<'_>, targets: &[u32]) -> Result<(), KernelError> {
+    const OP: &str = "sample::score_rows";
     check::length(OP, "targets", targets.len(), rows.tokens.len())?;
     for_each_row(OP, rows, |row, logits| score_tokens(logits, targets[row]).map(|(logp, best)| (best, logp)))
 }
@@ -166,7 +166,7 @@ struct Ranking<'a, T> {
     /// exp((logit - best) / temperature).
     weights: Vec<T>,
     /// The group of each token.
-    places: Vec<u16>,
+    group_of: Vec<u16>,
     /// The most probable first.
     groups: Vec<Group>,
 }
@@ -184,41 +184,41 @@ const SPREAD: f64 = 24.0;
 
 impl<'a, T: Real> Ranking<'a, T> {
     fn new(logits: &'a [T], best: T, temperature: f64) -> Self {
-        let (mut weights, mut places) = (vec![T::ZERO; logits.len()], vec![0u16; logits.len()]);
+        let (mut weights, mut group_of) = (vec![T::ZERO; logits.len()], vec![0u16; logits.len()]);
         // so that 0, the best, times it is 0
         let scale = T::from_f64(temperature.recip().min(1e30));
         let to_groups = T::from_f64(GROUPS as f64 / SPREAD);
         vectorised(
             #[inline(always)]
             || {
-                for ((weight, place), &x) in weights.iter_mut().zip(&mut places).zip(logits) {
+                for ((weight, group_index), &x) in weights.iter_mut().zip(&mut group_of).zip(logits) {
                     let below = (best - x) * scale;
                     *weight = (T::ZERO - below).exp_vector();
                     // rounding is monotonic: no token is in a group after that of a less probable one
-                    *place = ((below * to_groups).to_f64() as u32).min(GROUPS as u32 - 1) as u16;
+                    *group_index = ((below * to_groups).to_f64() as u32).min(GROUPS as u32 - 1) as u16;
                 }
             },
         );
         let mut groups = vec![Group::default(); GROUPS];
-        for (&place, weight) in places.iter().zip(&weights) {
-            let group = &mut groups[usize::from(place)];
+        for (&group_index, weight) in group_of.iter().zip(&weights) {
+            let group = &mut groups[usize::from(group_index)];
             group.tokens += 1;
             group.weight += weight.to_f64();
         }
-        Ranking { logits, weights, places, groups }
+        Ranking { logits, weights, group_of, groups }
     }
 
     /// The shortest prefix of the ranking of whose number of tokens and weight `is_reached` holds, which must then hold for longer ones;
     /// otherwise all of it. Its number of tokens, its weight and its last token.
     fn prefix(&self, is_reached: impl Fn(usize, f64) -> bool) -> (usize, f64, u32) {
         let (mut count, mut weight, mut last) = (0, 0.0, 0);
-        for (place, group) in self.groups.iter().enumerate() {
+        for (index, group) in self.groups.iter().enumerate() {
             if !is_reached(count + group.tokens, weight + group.weight) {
                 count += group.tokens;
                 weight += group.weight;
                 continue;
             }
-            for id in self.sorted(place as u16) {
+            for id in self.sorted(index as u16) {
                 count += 1;
                 weight += self.weights[id as usize].to_f64();
                 last = id;
@@ -231,8 +231,8 @@ impl<'a, T: Real> Ranking<'a, T> {
     }
 
     /// The tokens of a group.
-    fn sorted(&self, place: u16) -> Vec<u32> {
-        let of_group = self.places.iter().enumerate().filter(|(_, at)| **at == place);
+    fn sorted(&self, index: u16) -> Vec<u32> {
+        let of_group = self.group_of.iter().enumerate().filter(|(_, at)| **at == index);
         let mut ids: Vec<u32> = of_group.map(|(id, _)| id as u32).collect();
         // 0 makes zeros of either sign equal
         let logit = |id: u32| self.logits[id as usize].to_f64() + 0.0;

@@ -141,15 +141,15 @@ fn rows_are_answered_as_they_are_alone() {
     }
     let targets = [3, 1, 4, 1, 5];
     let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
-    rate_rows(rows, &targets).unwrap();
+    score_rows(rows, &targets).unwrap();
     for row in 0..5 {
         let alone = score_tokens((&logits[row * 100..][..100]).into(), targets[row]).unwrap();
         assert_eq!((logp[row], tokens[row]), alone);
     }
     let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..499]).into() };
-    assert!(matches!(rate_rows(rows, &targets), Err(KernelError::ShapeMismatch { arg: "logits", .. })));
+    assert!(matches!(score_rows(rows, &targets), Err(KernelError::ShapeMismatch { arg: "logits", .. })));
     let rows = Rows { tokens: &mut tokens, logp: &mut logp, logits: (&logits[..]).into() };
-    assert!(matches!(rate_rows(rows, &[100; 5]), Err(KernelError::IdOutOfRange { .. })));
+    assert!(matches!(score_rows(rows, &[100; 5]), Err(KernelError::IdOutOfRange { .. })));
 }
 
 #[test]

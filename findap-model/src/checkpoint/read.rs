@@ -37,19 +37,19 @@ pub(super) fn load_weights(
     let mut shards = open_shards(directory)?;
     let tensors = Tensors::find(&shards, &layout, directory)?;
     if let Some(head) = &tensors.tied_head {
-        let embedding = tensors.places.iter().find(|place| place.entry == layout.embedding.index());
+        let embedding = tensors.locations.iter().find(|location| location.entry == layout.embedding.index());
         check_tied_head(&mut shards, head, embedding.expect("invariant: all tensors were found"))?;
     }
     let mut params = Arena::zeros_on(device, WEIGHTS, Arc::clone(spec), dtype)?;
     let mut chunk = Vec::new();
-    for place in &tensors.places {
-        shards[place.shard].read_to(&mut params, place.entry, &place.stored, &mut chunk)?;
+    for location in &tensors.locations {
+        shards[location.shard].read_to(&mut params, location.entry, &location.stored, &mut chunk)?;
     }
     Ok(Decoder::new(config, params, layout))
 }
 
 /// Where a tensor of the model is stored.
-struct Place {
+struct Location {
     /// Its place in the arena's order.
     entry: usize,
     /// Its file, by its place among the open ones.
@@ -60,9 +60,9 @@ struct Place {
 /// The tensors of a model in its files.
 struct Tensors {
     /// One for each of the arena, in the order of files and of each file's bytes.
-    places: Vec<Place>,
+    locations: Vec<Location>,
     /// The head that a file holds though the configuration ties it to the embedding.
-    tied_head: Option<Place>,
+    tied_head: Option<Location>,
 }
 
 impl Tensors {
@@ -73,7 +73,7 @@ impl Tensors {
         let by_name: HashMap<&str, usize> = entries.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
         let is_tied = !by_name.contains_key(HEAD);
         let mut found = vec![false; entries.len()];
-        let mut tensors = Tensors { places: Vec::new(), tied_head: None };
+        let mut tensors = Tensors { locations: Vec::new(), tied_head: None };
         let mut unknown = None;
         for (shard, file) in shards.iter().enumerate() {
             for (name, stored) in file.tensors() {
@@ -101,9 +101,9 @@ impl Tensors {
                     return Err(file.refuses(&name, reason));
                 }
                 let is_repeated = match is_tied && name == HEAD {
-                    true => tensors.tied_head.replace(Place { entry, shard, stored }).is_some(),
+                    true => tensors.tied_head.replace(Location { entry, shard, stored }).is_some(),
                     false => {
-                        tensors.places.push(Place { entry, shard, stored });
+                        tensors.locations.push(Location { entry, shard, stored });
                         std::mem::replace(&mut found[entry], true)
                     }
                 };
@@ -131,7 +131,7 @@ fn is_rotary_buffer(name: &str) -> bool {
 
 /// Refuses a head that is stored beside the embedding it is said to be and is another matrix. Source: transformers 5 takes the
 /// stored head then, version 4 the embedding.
-fn check_tied_head(shards: &mut [Shard], head: &Place, embedding: &Place) -> Result<(), ModelError> {
+fn check_tied_head(shards: &mut [Shard], head: &Location, embedding: &Location) -> Result<(), ModelError> {
     const PART: usize = 1 << 16;
     let len: usize = embedding.stored.shape.iter().product();
     let [mut stored, mut wanted] = [vec![0.0; PART], vec![0.0; PART]];

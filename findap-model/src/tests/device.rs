@@ -243,7 +243,7 @@ fn a_session_refuses_what_a_device_could_not() {
     }
 }
 
-/// The same weights in another format of the CPU.
+/// A copy of the weights in another format, on the CPU.
 pub(super) fn converted(model: &Decoder, dtype: Dtype) -> Decoder {
     let mut converted = Decoder::zeros(model.config.clone(), dtype);
     converted.params.flat_mut().copy_from_f64(&model.params.flat().to_f64_vec());

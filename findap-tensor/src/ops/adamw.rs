@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 #[derive(Debug)]
 pub struct Plan {
     segments: Vec<Segment>,
-    /// The same for parameters that lie as their gradients do.
+    /// The segments for a master copy, whose numbers lie as the gradients do.
     of_master: Vec<Segment>,
     placed: Option<(cuda::Tiles, Memory)>,
 }

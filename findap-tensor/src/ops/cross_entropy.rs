@@ -313,7 +313,7 @@ fn on_device(
                 c: plain(dchosen),
                 write: Write::Overwrite,
             })?;
-            let scatter = embedding::cuda::Scatter { out: dhidden, x: dchosen, places: tokens, dim };
+            let scatter = embedding::cuda::Scatter { out: dhidden, x: dchosen, indices: tokens, dim };
             device.run(&[embedding::cuda::scatter(&scatter)?])?;
             let Some(dweight) = dweight else { continue };
             device.multiply(&Product {
@@ -346,9 +346,9 @@ fn place_tokens(
     pass: Pass,
 ) -> Result<(), TensorError> {
     let Placed { columns, staging, rows, .. } = placed;
-    let has_weight = |t: usize| pass != Pass::Backward || token_weights.is_none_or(|weights| weights[t] != 0.0);
+    let backward_weights = token_weights.filter(|_| pass == Pass::Backward);
     rows.clear();
-    rows.extend((0..targets.len()).filter(|&t| targets[t] != IGNORE && has_weight(t)).map(|t| t as u32));
+    rows.extend(cross_entropy::loss_rows(targets, backward_weights).map(|t| t as u32));
     columns.write(Column::Targets as usize, bytemuck::cast_slice(targets))?;
     if let Some(weights) = token_weights {
         staging.iter_mut().zip(weights).for_each(|(x, &weight)| *x = weight as f32);

@@ -40,18 +40,18 @@ pub fn gather(out: ViewMut<'_>, x: View<'_>, rows: &Indices) -> Result<(), Tenso
     Ok(embedding::forward(Forward { out: out.host()?, table: x.host()?, ids: rows.values(), dim })?)
 }
 
-/// out\[places] = x `[n, d]`; no two places are equal.
+/// out\[indices] = x `[n, d]`; no two indices are equal.
 ///
 /// # Errors
 /// As [`embedding::scatter`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
-pub fn scatter(out: ViewMut<'_>, x: View<'_>, places: &Indices) -> Result<(), TensorError> {
+pub fn scatter(out: ViewMut<'_>, x: View<'_>, indices: &Indices) -> Result<(), TensorError> {
     let dim = x.columns;
     if let Some(device) = out.cuda() {
-        check::ids("embedding::scatter", "places", places.values(), out.rows)?;
-        let (out, x, places) = (out.on(device)?, x.on(device)?, places.on(device)?);
-        return device.run(&[cuda::scatter(&cuda::Scatter { out, x, places, dim })?]);
+        check::ids("embedding::scatter", "indices", indices.values(), out.rows)?;
+        let (out, x, indices) = (out.on(device)?, x.on(device)?, indices.on(device)?);
+        return device.run(&[cuda::scatter(&cuda::Scatter { out, x, indices, dim })?]);
     }
-    Ok(embedding::scatter(Scatter { out: out.host()?, x: x.host()?, places: places.values(), dim })?)
+    Ok(embedding::scatter(Scatter { out: out.host()?, x: x.host()?, indices: indices.values(), dim })?)
 }
 
 /// dtable\[ids] += dout; the table in f32 for dout in bf16, or on a device bf16, for which the sum of f32 is rounded once.

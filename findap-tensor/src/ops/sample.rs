@@ -115,7 +115,7 @@ impl Logits {
     pub fn score_tokens(&mut self, targets: &[u32]) -> Result<Answers<'_>, TensorError> {
         let n = targets.len();
         let Some(placed) = &mut self.placed else {
-            sample::rate_rows(self.on_host(n), targets)?;
+            sample::score_rows(self.on_host(n), targets)?;
             return Ok(self.answers(n));
         };
         check::ids("sample::rate", "targets", targets, self.vocab)?;
