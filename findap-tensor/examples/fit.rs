@@ -1,4 +1,4 @@
-//! A matrix found by gradient descent, forward and backward by hand: `cargo run -p findap-tensor --example fit`
+//! Finds a matrix by gradient descent, with forward and backward passes by hand: `cargo run -p findap-tensor --example fit`
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 

@@ -37,14 +37,14 @@ pub struct Entry {
     pub rows: usize,
     /// Numbers per row.
     pub columns: usize,
-    /// Whether it is a vector: no weight decay, and a shape of one dimension in files.
+    /// Whether it is a vector, which has no weight decay and, in files, a shape of one dimension.
     pub is_vector: bool,
     /// Where it starts in the arena.
     pub start: usize,
 }
 
 impl Entry {
-    /// Its numbers in the arena.
+    /// The range of its numbers in the arena.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.rows * self.columns
     }
@@ -58,14 +58,14 @@ pub struct Arena {
     state: u64,
 }
 
-/// A number that no arena has had.
+/// Returns a state number that no arena has had.
 fn new_state() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl ArenaSpec {
-    /// No tensors.
+    /// Makes a spec without tensors.
     pub fn new() -> ArenaSpec {
         ArenaSpec { entries: Vec::new(), len: 0 }
     }
@@ -82,7 +82,7 @@ impl ArenaSpec {
 
     fn push(&mut self, name: String, rows: usize, columns: usize, is_vector: bool) -> TensorId {
         self.entries.push(Entry { name, rows, columns, is_vector, start: self.len });
-        // beyond any memory rather than around it: sizes may be a stranger's
+        // saturates, so that sizes from a hostile file ask for too much memory instead of wrapping around
         self.len = self.len.saturating_add(rows.saturating_mul(columns));
         TensorId(self.entries.len() - 1)
     }
@@ -97,12 +97,12 @@ impl ArenaSpec {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    /// One of them.
+    /// The tensor at this place.
     pub fn entry(&self, id: TensorId) -> &Entry {
         &self.entries[id.0]
     }
 
-    /// Numbers in all tensors together.
+    /// Count of numbers in all tensors together.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -120,13 +120,13 @@ impl Default for ArenaSpec {
 }
 
 impl Arena {
-    /// All tensors zero, in this process's memory.
+    /// Makes an arena of zeros in this process's memory.
     pub fn zeros(spec: Arc<ArenaSpec>, dtype: Dtype) -> Arena {
         let data = Tensor::zeros(dtype, 1, spec.len());
         Arena { spec, data, state: new_state() }
     }
 
-    /// All tensors zero, in the memory of `device`; `purpose` is for the error.
+    /// Makes an arena of zeros in the memory of `device`; the error names the `purpose`.
     ///
     /// # Errors
     /// As [`Tensor::zeros_on`].
@@ -150,12 +150,12 @@ impl Arena {
         self.data.dtype()
     }
 
-    /// Where they lie.
+    /// The device that has the tensors.
     pub fn device(&self) -> Device {
         self.data.device()
     }
 
-    /// Another number whenever the contents may have changed: arenas of one state have the same numbers.
+    /// A counter that changes whenever the contents may have changed: arenas of one state have the same numbers.
     pub fn state(&self) -> u64 {
         self.state
     }
@@ -171,7 +171,7 @@ impl Arena {
         &mut self.data
     }
 
-    /// All numbers in order, of an arena on the host.
+    /// All numbers in order, for an arena on the host.
     ///
     /// # Panics
     /// As [`Tensor::slice`].
@@ -179,7 +179,7 @@ impl Arena {
         self.data.slice()
     }
 
-    /// All numbers in order, to be written, of an arena on the host.
+    /// All numbers in order, to be written, for an arena on the host.
     ///
     /// # Panics
     /// As [`Tensor::slice_mut`].
@@ -201,7 +201,7 @@ impl Arena {
         self.data.part_mut(entry.start, entry.rows, entry.columns)
     }
 
-    /// A copy in the memory of `device`; `purpose` is for the error.
+    /// Copies the arena to the memory of `device`; the error names the `purpose`.
     ///
     /// # Errors
     /// As [`Arena::zeros_on`] and [`Tensor::read`].

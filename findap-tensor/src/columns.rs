@@ -6,16 +6,16 @@ use findap_kernels::cuda::{Indices, Operand};
 use crate::device::{Cuda, Memory};
 use crate::error::TensorError;
 
-/// Columns one after the other, each for as many rows; `C as usize` is the place of a column.
+/// Columns of equal length one after the other; `column` counts them from 0.
 #[derive(Debug)]
 pub(crate) struct Columns {
     memory: Memory,
-    /// Words of a column: a multiple of 4, so that each begins at a multiple of 16 bytes.
+    /// Words per column: a multiple of 4, so that each column begins at a multiple of 16 bytes.
     stride: usize,
 }
 
 impl Columns {
-    /// All words 0; `purpose` is for the error.
+    /// Allocates columns of zeros; the error names the `purpose`.
     pub(crate) fn new(cuda: &Cuda, purpose: &'static str, count: usize, rows: usize) -> Result<Columns, TensorError> {
         let stride = rows.next_multiple_of(4);
         let mut memory = cuda.allocate(purpose, 4 * stride * count)?;

@@ -21,7 +21,7 @@ pub enum Device {
     Cuda(Cuda),
 }
 
-/// What decides how much memory work takes, of a device that need not be here.
+/// The kind of a device. It decides how much memory work takes, and the device need not be present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
     /// This process's memory and processors.
@@ -39,7 +39,7 @@ impl Device {
         }
     }
 
-    /// Takes a GPU into use, by its number.
+    /// Opens the GPU with this number.
     ///
     /// # Errors
     /// [`TensorError::Cuda`] with what is missing.
@@ -49,13 +49,13 @@ impl Device {
         Ok(Device::Cuda(Cuda::new(Box::new(gpu), multiprocessors)))
     }
 
-    /// A device whose kernels run on the CPU, for tests; whatever is queued runs when it is waited for.
+    /// Makes a device whose kernels run on the CPU, for tests. Queued work runs when the host waits for it.
     #[cfg(feature = "emulator")]
     pub fn emulated(options: findap_kernels::emulator::Options) -> Device {
         Device::Cuda(Cuda::new(Box::new(findap_kernels::emulator::Queue::new(options)), 2))
     }
 
-    /// An emulated device that has `max_shared_bytes` of shared memory for a block.
+    /// Makes an emulated device with `max_shared_bytes` of shared memory per block.
     #[cfg(feature = "emulator")]
     pub fn emulated_with_shared_bytes(options: findap_kernels::emulator::Options, max_shared_bytes: u32) -> Device {
         let queue = findap_kernels::emulator::Queue::new(options).with_shared_bytes(max_shared_bytes);
@@ -70,7 +70,7 @@ impl Device {
         }
     }
 
-    /// The product name of a device; `the CPU`.
+    /// The product name of a GPU, or `the CPU`.
     pub fn name(&self) -> String {
         match self {
             Device::Cpu => "the CPU".to_owned(),
@@ -78,7 +78,7 @@ impl Device {
         }
     }
 
-    /// Bytes that may still be allocated on a device, where it can tell.
+    /// Bytes that may still be allocated on a device; `None` for the CPU and where the device cannot tell.
     pub fn free_bytes(&self) -> Option<usize> {
         match self {
             Device::Cpu => None,
@@ -86,7 +86,7 @@ impl Device {
         }
     }
 
-    /// Bytes of a device's memory that its ops share while they run, and keep for those that come.
+    /// Bytes of a device's memory that its ops share as scratch and keep for later ops.
     pub fn scratch_bytes(&self) -> usize {
         match self {
             Device::Cpu => 0,
@@ -126,9 +126,9 @@ pub struct Cuda {
 struct Shared {
     executor: Box<dyn Executor + Send + Sync>,
     target: Target,
-    /// Address and bytes of what ops need while they run: grows to the largest need, which the first step shows.
+    /// Address and bytes of the ops' scratch memory. It grows to the largest need, which the first step shows.
     scratch: Mutex<(u64, usize)>,
-    /// Where bytes wait for being copied to the device.
+    /// The ring in which bytes wait to be copied to the device.
     staging: Mutex<Staging>,
 }
 
@@ -172,7 +172,7 @@ impl Cuda {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// The error for what should have been put on this device first.
+    /// The error for an operand that should have been put on this device first.
     pub(crate) fn is_missing(&self) -> TensorError {
         TensorError::OtherDevice { wanted: format!("{self:?}"), found: "the CPU".to_owned() }
     }
@@ -186,7 +186,7 @@ impl Cuda {
         self.shared.target
     }
 
-    /// Memory of undefined contents.
+    /// Allocates memory of undefined contents.
     pub(crate) fn allocate(&self, purpose: &'static str, bytes: usize) -> Result<Memory, TensorError> {
         Ok(Memory { cuda: self.clone(), address: self.shared.allocate(purpose, bytes)?, bytes })
     }
@@ -212,7 +212,7 @@ impl Cuda {
         }
     }
 
-    /// Runs `queue` with the address of memory for so many bytes that nothing else touches meanwhile.
+    /// Runs `queue` with the address of `bytes` of scratch memory, which nothing else touches meanwhile.
     pub(crate) fn with_scratch<T>(
         &self,
         bytes: usize,
@@ -255,8 +255,7 @@ impl Memory {
         self.address
     }
 
-    /// Copies `bytes` to the place `offset` bytes behind the start. They are taken when this returns; it does not wait for what is
-    /// queued.
+    /// Copies `bytes` to `offset` bytes behind the start, without waiting for queued work. The slice may be reused when this returns.
     ///
     /// # Panics
     /// If they reach past the end.
@@ -267,7 +266,7 @@ impl Memory {
         })
     }
 
-    /// Has `fill` write `len` bytes that are copied to the place `offset` bytes behind the start.
+    /// Lets `fill` write `len` bytes, which are copied to `offset` bytes behind the start.
     ///
     /// # Panics
     /// If they reach past the end or are more than [`PIECE_BYTES`].
@@ -283,7 +282,7 @@ impl Memory {
         Ok(staging.upload(&**executor, self.address + offset as u64, len, fill)?)
     }
 
-    /// Copies to `bytes` from the place `offset` bytes behind the start, after everything queued so far.
+    /// Copies to `bytes` from `offset` bytes behind the start, after everything queued so far.
     ///
     /// # Panics
     /// If they reach past the end.
@@ -293,7 +292,7 @@ impl Memory {
         unsafe { self.cuda.shared.executor.download(self.address + offset as u64, bytes) }.map_err(TensorError::from)
     }
 
-    /// Other memory with the same contents.
+    /// Allocates other memory with the same contents.
     pub(crate) fn copy(&self) -> Result<Memory, TensorError> {
         let mut bytes = vec![0; self.bytes];
         self.read(0, &mut bytes)?;
@@ -307,7 +306,7 @@ impl Memory {
         self.clear_part(0, self.bytes)
     }
 
-    /// Sets so many bytes from the place `offset` bytes behind the start to 0.
+    /// Sets `bytes` bytes to 0, from `offset` bytes behind the start on.
     ///
     /// # Panics
     /// If they reach past the end.

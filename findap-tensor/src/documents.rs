@@ -22,12 +22,12 @@ pub struct Documents<'a> {
 }
 
 impl<'a> Documents<'a> {
-    /// For ops on the CPU.
+    /// Makes documents for ops on the CPU.
     pub fn on_host(ids: &'a [u32], positions: &'a [u32], cu_seqlens: &'a [u32]) -> Self {
         Documents { ids, positions, cu_seqlens, placed: None }
     }
 
-    /// For ops on a device: the same documents as those last written to `memory`.
+    /// Makes documents for ops on a device; they must be those last written to `memory`.
     pub fn on_device(
         ids: &'a [u32],
         positions: &'a [u32],
@@ -53,7 +53,7 @@ pub struct DocumentMemory {
     placed: Option<Placed>,
 }
 
-/// Where it all lies.
+/// The arrays in the memory of a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Placed {
     pub(crate) ids: Indices,
@@ -65,11 +65,11 @@ pub(crate) struct Placed {
     pub(crate) tiles: PlacedTiles,
 }
 
-/// Words between the starts of arrays: 16 bytes.
+/// Arrays start at multiples of this many words (16 bytes).
 const ALIGNED: usize = 4;
 
 impl DocumentMemory {
-    /// For at most `max_tokens` tokens in any documents.
+    /// Allocates memory for at most `max_tokens` tokens in any number of documents.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].

@@ -26,7 +26,7 @@ pub enum TensorError {
         /// Bytes left.
         free_bytes: usize,
     },
-    /// Operands of one op lie on different devices, or a function of the host met memory of a device.
+    /// Operands of one op lie on different devices, or a host function was given memory of a device.
     #[error("an operand lies on {found}, where one on {wanted} is needed")]
     OtherDevice {
         /// Where it should be.

@@ -1,4 +1,4 @@
-//! Whole numbers that say where something lies.
+//! Integers by which ops find rows, slots and lengths.
 
 use findap_kernels::cuda;
 
@@ -13,7 +13,7 @@ pub struct Indices {
 }
 
 impl Indices {
-    /// Room for `capacity` numbers that ops on `device` read.
+    /// Makes room for `capacity` numbers that ops on `device` read.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -25,7 +25,7 @@ impl Indices {
         Ok(Indices { values: Vec::with_capacity(capacity), memory })
     }
 
-    /// Replaces them.
+    /// Replaces the numbers.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].

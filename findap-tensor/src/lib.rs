@@ -15,7 +15,7 @@
 //! | [`ops`] | the kernels, called by shape: on the CPU or queued on the device that has the operands |
 //!
 //! # What it does not do
-//! No strides, no broadcasting, no reference counts, no gradients of its own.
+//! It has no strides, no broadcasting, no reference counts and no automatic differentiation.
 
 #![deny(missing_docs)]
 

@@ -1,12 +1,11 @@
-//! Matrices of an arena as products on the CPU read them.
+//! Matrices of an arena, packed for products on the CPU.
 
 use findap_kernels::matmul::{PackedFormat, PackedWeight};
 
 use crate::arena::{Arena, ArenaSpec, TensorId};
 use crate::error::TensorError;
 
-/// Copies of some matrices of an arena, packed for their products. They are made again when the arena has changed, and so once per
-/// optimizer step.
+/// Packed copies of some matrices of an arena. They are made again when the arena has changed, and so once per optimizer step.
 #[derive(Debug)]
 pub struct PackedArena {
     matrices: Vec<(TensorId, PackedWeight)>,
@@ -15,7 +14,7 @@ pub struct PackedArena {
 }
 
 impl PackedArena {
-    /// Room for these matrices; without a backward pass, half of it.
+    /// Makes room for these matrices; without a backward pass, half as much.
     pub fn new(format: PackedFormat, spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> PackedArena {
         let room = |&id: &TensorId| {
             let entry = spec.entry(id);
@@ -24,7 +23,7 @@ impl PackedArena {
         PackedArena { matrices: ids.iter().map(room).collect(), state: None }
     }
 
-    /// What [`PackedArena::bytes`] will say.
+    /// The bytes that [`PackedArena::bytes`] will report.
     pub fn bytes_of(format: PackedFormat, spec: &ArenaSpec, ids: &[TensorId], needs_backward: bool) -> usize {
         let bytes = |&id: &TensorId| {
             let entry = spec.entry(id);
@@ -38,7 +37,7 @@ impl PackedArena {
         self.matrices.iter().map(|(_, matrix)| matrix.bytes()).sum()
     }
 
-    /// Takes the matrices of `arena`, unless it is as it was the last time.
+    /// Packs the matrices of `arena`, unless it has not changed since the last time.
     ///
     /// # Errors
     /// [`TensorError::Kernel`] for matrices of other sizes, or in f64; [`TensorError::OtherDevice`].
@@ -54,10 +53,10 @@ impl PackedArena {
         Ok(())
     }
 
-    /// One matrix.
+    /// One packed matrix.
     ///
     /// # Panics
-    /// If it is none of those that there was room for.
+    /// If `id` is not one of the matrices given to [`PackedArena::new`].
     pub fn get(&self, id: TensorId) -> &PackedWeight {
         let found = self.matrices.iter().find(|(with, _)| *with == id);
         &found.expect("invariant: the matrices that a model multiplies were named").1

@@ -7,24 +7,24 @@ use findap_kernels::cuda::{CudaError, Event, Executor, Pinned};
 
 /// Bytes of the largest piece.
 pub(crate) const PIECE_BYTES: usize = 2 << 20;
-/// Tens of micro-batches of 8192 tokens, or eight pieces of a weight file.
+/// Bytes of the ring: room for tens of micro-batches of 8192 tokens, or for eight pieces of a weight file.
 const RING_BYTES: usize = 8 * PIECE_BYTES;
-/// A bound on the events.
+/// The most pieces in the ring at once, which bounds the number of events.
 const MAX_PIECES: usize = 256;
 /// Pieces begin at a multiple of this.
 const ALIGNED: usize = 256;
 
-/// Pieces go around the ring in order; one waits only for what the ring still has at its place.
+/// A ring of page-locked memory. Pieces go around it in order; a piece waits only for earlier pieces that still occupy its place.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    /// Made for the first piece.
+    /// The memory, allocated for the first piece.
     ring: Option<Pinned>,
     next: usize,
     under_way: VecDeque<(Range<usize>, Event)>,
 }
 
 impl Staging {
-    /// Has `fill` write `len` bytes and queues their copy to `address`, which are bytes of one allocation of the executor.
+    /// Lets `fill` write `len` bytes and queues their copy to `address`, inside one allocation of the executor.
     ///
     /// # Panics
     /// For more than [`PIECE_BYTES`].

@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 pub struct Sums {
     /// The loss.
     pub loss: f64,
-    /// What it is made of where it compares answers; else 0.
+    /// The terms of a loss that compares answers; 0 for other losses.
     pub terms: PreferenceStats,
     /// The sum of squares of all gradients; finite only if every one is.
     pub squares: f64,
@@ -31,16 +31,16 @@ impl Sums {
         self.squares.sqrt()
     }
 
-    /// Whether the step may be made.
+    /// Whether loss and gradients are finite, so that the step may be made.
     pub fn are_finite(&self) -> bool {
         self.loss.is_finite() && self.squares.is_finite()
     }
 }
 
-/// The sums of the step at hand, and of those closed and not yet read: two at most.
+/// The sums of the current step, and of closed steps that are not read yet: two at most.
 #[derive(Debug)]
 pub struct StepStats {
-    /// On the host.
+    /// The sums of the current step, for statistics on the host.
     open: Sums,
     closed: VecDeque<Closed>,
     placed: Option<Placed>,
@@ -49,7 +49,7 @@ pub struct StepStats {
 #[derive(Debug)]
 enum Closed {
     Known(Sums),
-    /// In this place of the host's memory, behind the event.
+    /// A copy on its way to this place of the pinned memory; it is there after the event.
     UnderWay(usize, Event),
 }
 
@@ -66,7 +66,7 @@ const MAX_CLOSED: usize = 2;
 const SUMS_BYTES: usize = 8 * (2 + PreferenceStats::LEN);
 
 impl StepStats {
-    /// For steps on `device`.
+    /// Makes statistics for steps on `device`.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -99,7 +99,7 @@ impl StepStats {
         self.placed.as_mut().map_or(Ok(()), |placed| placed.memory.write(0, &loss.to_ne_bytes()))
     }
 
-    /// Adds a part of the loss that is on the host, and of its terms.
+    /// Adds a part of the loss and of its terms, for statistics on the host.
     pub(crate) fn add(&mut self, loss: f64, terms: &PreferenceStats) {
         self.open.loss += loss;
         self.open.terms.add(terms);
@@ -123,7 +123,7 @@ impl StepStats {
         })
     }
 
-    /// Ends the step: [`StepStats::read`] has its sums after those of the step before. Waits for nothing.
+    /// Ends the step: [`StepStats::read`] returns its sums after those of the step before. Waits for nothing.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].
@@ -147,7 +147,7 @@ impl StepStats {
         Ok(())
     }
 
-    /// The sums of the oldest step that was closed and not read yet. Waits for that step.
+    /// Reads the sums of the oldest closed step that was not read yet. Waits for that step.
     ///
     /// # Errors
     /// [`TensorError::Cuda`], also for an earlier op that failed on the device.
@@ -171,7 +171,7 @@ impl StepStats {
         }
     }
 
-    /// The sums so far of the step at hand, of statistics on the host.
+    /// The sums of the current step so far, for statistics on the host.
     pub(crate) fn open(&self) -> Sums {
         self.open
     }
@@ -261,7 +261,7 @@ mod tests {
             let third = stats.read().unwrap();
             assert!(third.loss == 2.5 && !third.are_finite());
             assert!(device.waits() <= before + 2, "one wait for each at most");
-            step(&mut stats, 0.5, 1.0); // not read: the step statistics waits for it when it goes
+            step(&mut stats, 0.5, 1.0); // not read: the statistics wait for it when they are dropped
         }
     }
 }

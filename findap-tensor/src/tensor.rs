@@ -28,18 +28,18 @@ enum Data {
 /// Numbers that an op reads, and the memory they are in.
 #[derive(Clone, Copy, Debug)]
 pub enum Numbers<'a> {
-    /// This process's.
+    /// Numbers in this process's memory.
     Host(Slice<'a>),
-    /// A device's.
+    /// Numbers in a device's memory.
     Device(DeviceSlice<'a>),
 }
 
 /// Numbers that an op writes, and the memory they are in.
 #[derive(Debug)]
 pub enum NumbersMut<'a> {
-    /// This process's.
+    /// Numbers in this process's memory.
     Host(SliceMut<'a>),
-    /// A device's.
+    /// Numbers in a device's memory.
     Device(DeviceSlice<'a>),
 }
 
@@ -76,7 +76,7 @@ pub struct ViewMut<'a> {
 pub const MAX_FILL_BYTES: usize = crate::staging::PIECE_BYTES;
 
 impl Tensor {
-    /// A tensor of zeros in this process's memory.
+    /// Makes a tensor of zeros in this process's memory.
     pub fn zeros(dtype: Dtype, rows: usize, columns: usize) -> Tensor {
         let len = rows * columns;
         let data = match dtype {
@@ -87,7 +87,7 @@ impl Tensor {
         Tensor { rows, columns, data }
     }
 
-    /// A tensor of zeros in the memory of `device`; `purpose` is for the error.
+    /// Makes a tensor of zeros in the memory of `device`; the error names the `purpose`.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -104,7 +104,7 @@ impl Tensor {
         Ok(Tensor { rows, columns, data: Data::Device(memory, dtype) })
     }
 
-    /// Where it lies.
+    /// The device whose memory has the numbers.
     pub fn device(&self) -> Device {
         match &self.data {
             Data::Device(memory, _) => Device::Cuda(memory.cuda().clone()),
@@ -132,12 +132,12 @@ impl Tensor {
         self.columns
     }
 
-    /// How many numbers.
+    /// Count of numbers.
     pub fn len(&self) -> usize {
         self.rows * self.columns
     }
 
-    /// Whether there are none.
+    /// Whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -147,7 +147,7 @@ impl Tensor {
         self.len() * self.dtype().size_bytes()
     }
 
-    /// All numbers of a tensor on the host.
+    /// All numbers, for a tensor on the host.
     ///
     /// # Panics
     /// If it is on a device; [`Tensor::read`] copies from there.
@@ -160,7 +160,7 @@ impl Tensor {
         }
     }
 
-    /// All numbers of a tensor on the host, to be written.
+    /// All numbers, to be written, for a tensor on the host.
     ///
     /// # Panics
     /// If it is on a device; [`Tensor::write`] copies to there.
@@ -173,7 +173,7 @@ impl Tensor {
         }
     }
 
-    /// Copies numbers of the tensor's format to the place `start`.
+    /// Copies numbers of the tensor's format to it, from number `start` on.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].
@@ -193,7 +193,7 @@ impl Tensor {
         Ok(())
     }
 
-    /// Has `fill` write `len` numbers at the place `start`. On a device they are copied there while the host goes on.
+    /// Lets `fill` write `len` numbers from number `start` on. To a device they are copied while the host goes on.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].
@@ -219,7 +219,7 @@ impl Tensor {
         Ok(fill(self.slice_mut().sub(start..start + len)))
     }
 
-    /// Copies numbers from the place `start` on, after everything queued so far.
+    /// Copies numbers from number `start` on out of the tensor, after everything queued so far.
     ///
     /// # Errors
     /// [`TensorError::Cuda`], also for an earlier op that failed on the device.
@@ -239,7 +239,7 @@ impl Tensor {
         Ok(())
     }
 
-    /// A copy in this process's memory.
+    /// Copies the tensor to this process's memory.
     ///
     /// # Errors
     /// As [`Tensor::read`].
@@ -249,7 +249,7 @@ impl Tensor {
         Ok(host)
     }
 
-    /// The memory of a tensor on a device.
+    /// The memory of a tensor on a device; `None` on the host.
     pub(crate) fn memory_mut(&mut self) -> Option<&mut Memory> {
         match &mut self.data {
             Data::Device(memory, _) => Some(memory),
@@ -334,7 +334,7 @@ fn device_slice(memory: &Memory, dtype: Dtype, total: usize, start: usize, len: 
     DeviceSlice { cuda: memory.cuda(), operand: Operand { address, len, dtype } }
 }
 
-/// Numbers as they lie in memory.
+/// The bytes of numbers as they lie in memory.
 fn bytes<'a>(numbers: &Slice<'a>) -> &'a [u8] {
     match *numbers {
         Slice::F32(x) => bytemuck::cast_slice(x),
@@ -414,7 +414,7 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
-    /// [`View::reshaped`], to be written.
+    /// The same as [`View::reshaped`], to be written.
     ///
     /// # Panics
     /// If they are not as many.

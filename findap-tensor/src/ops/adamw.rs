@@ -1,4 +1,4 @@
-//! The optimizer.
+//! AdamW over a whole arena, on the CPU or a device.
 
 use findap_kernels::KernelError;
 use findap_kernels::adamw::{self, cuda};
@@ -10,7 +10,7 @@ use crate::ops::reduce;
 use crate::step_stats::StepStats;
 use crate::tensor::Tensor;
 
-/// Which parameters of an arena are updated, where the device reads it.
+/// The list of parameters that a step updates, in the memory of the device that reads it.
 #[derive(Debug)]
 pub struct Plan {
     segments: Vec<Segment>,
@@ -20,7 +20,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For parameters on `device`.
+    /// Makes a plan for parameters on `device`.
     ///
     /// # Errors
     /// [`KernelError::BadArgument`] for a segment on a device that starts at no multiple of 8; [`TensorError::OutOfMemory`],
@@ -46,7 +46,7 @@ impl Plan {
 pub struct Step<'a> {
     /// Updated.
     pub params: &'a mut Tensor,
-    /// The trained parameters at full precision, of which those in `params` are the rounding, for bf16.
+    /// For `params` in bf16: the trained parameters in f32, of which `params` are the rounding.
     pub master: Option<&'a mut Tensor>,
     /// The gradients.
     pub grads: &'a Tensor,
@@ -56,20 +56,20 @@ pub struct Step<'a> {
     pub second_moment: &'a mut Tensor,
     /// Which parameters are updated; those outside are frozen.
     pub plan: &'a Plan,
-    /// What the gradients are clipped by and the step is left out for.
+    /// The clipping, and the condition under which the step is skipped.
     pub clip: Option<Clip<'a>>,
     /// The numbers of this step.
     pub rule: AdamWStep,
-    /// On a device: the seed by which parameters and moments in bf16 are rounded up or down so that the mean is kept, a function of
-    /// place, step and seed. Without it, to nearest. What is rounded to a master copy's bf16 is so always.
+    /// Seed of the stochastic rounding of parameters and moments in bf16 on a device, a function of place, step and seed; `None`
+    /// rounds to nearest. Parameters with a master copy are always rounded to nearest.
     pub stochastic_seed: Option<u64>,
 }
 
-/// Brings gradients down to a norm, and changes nothing for a step whose loss or gradients are not finite.
+/// Clips the gradients to a norm, and skips a step whose loss or gradients are not finite.
 #[derive(Clone, Copy, Debug)]
 pub struct Clip<'a> {
-    /// Knows the loss and the squares of all gradients. Once a step on a device was left out, so are all later ones with this
-    /// step statistics: they were queued before anybody could know.
+    /// The loss and the sum of squares of all gradients. Once a step on a device was skipped, all later steps with these statistics
+    /// are skipped, too: they were queued before the host could know.
     pub stats: &'a StepStats,
     /// Maximum gradient norm, as in `torch.nn.utils.clip_grad_norm_`.
     pub max_norm: f64,

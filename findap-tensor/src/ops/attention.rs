@@ -21,8 +21,8 @@ pub struct Qkv<'a> {
     pub v: View<'a>,
 }
 
-/// out `[n, heads * e]`, lse `[n, heads]`, in f32 for the others in bf16. `products` is the format of their factors: on the CPU as
-/// [`attention::Forward::products`], on a device always that of q.
+/// Computes out `[n, heads * e]` and lse `[n, heads]`; lse is f32 where the others are bf16. `products` is the format of the products'
+/// factors: on the CPU as [`attention::Forward::products`], on a device always that of q.
 ///
 /// # Errors
 /// As [`attention::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -61,12 +61,12 @@ pub fn forward(
     })?)
 }
 
-/// Whether a device has no tensor-core kernels for these numbers.
+/// Whether a device has no tensor-core kernels for this format and head dim.
 fn is_plain(q: View<'_>, heads: Heads) -> bool {
     q.dtype() != Dtype::Bf16 || ![64, 128].contains(&heads.head_dim)
 }
 
-/// What the forward pass left: out and lse.
+/// The results of the forward pass that the backward pass reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<'a> {
     /// `[n, heads * e]`.
@@ -75,7 +75,7 @@ pub struct Saved<'a> {
     pub lse: View<'a>,
 }
 
-/// The gradients of q, k and v; `products` as in [`forward`].
+/// Computes the gradients of q, k and v; `products` is as in [`forward`].
 ///
 /// # Errors
 /// As [`forward`].
@@ -130,7 +130,7 @@ pub struct Cache<'a> {
     pub max_len: usize,
 }
 
-/// Attention of one new token of each sequence over the first `seq_lens` tokens of its slot of the cache.
+/// Computes attention of one new token per sequence over the first `seq_lens` tokens of its slot of the cache.
 ///
 /// # Errors
 /// As [`attention::decode`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].

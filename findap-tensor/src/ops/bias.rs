@@ -18,7 +18,8 @@ pub fn forward(y: ViewMut<'_>, bias: View<'_>) -> Result<(), TensorError> {
     Ok(bias::forward(Forward { y: y.host()?, bias: bias.host()? })?)
 }
 
-/// dbias `[1, c]` += the sum of the rows of dy `[n, c]`; with dy in bf16, in f32, or on a device bf16: the sum of f32 is rounded once.
+/// dbias `[1, c]` += the sum of the rows of dy `[n, c]`. For dy in bf16, dbias is f32, or on a device bf16: the sum in f32 is then
+/// rounded once.
 ///
 /// # Errors
 /// As [`forward`].

@@ -15,9 +15,9 @@ use crate::ops::linear::Weight;
 use crate::step_stats::StepStats;
 use crate::tensor::{View, ViewMut};
 
-/// What the head says of each token: log-probabilities of the targets, and the log of the sum of exponentials that the backward
-/// pass needs; and the weights that an objective gives them ([`preference::token_weights`](super::preference::token_weights)). In f64 on the CPU, in
-/// f32 on a device.
+/// The head's results by token, in f64 on the CPU and f32 on a device: log-probabilities of the targets, and the log of the sum of
+/// exponentials, which the backward pass needs. An objective may leave token weights beside them
+/// ([`preference::token_weights`](super::preference::token_weights)).
 #[derive(Debug)]
 pub struct Scores {
     pub(super) logp: Vec<f64>,
@@ -31,9 +31,9 @@ pub struct Scores {
 pub(super) struct Placed {
     pub(super) columns: Columns,
     max_tokens: usize,
-    /// For numbers on their way.
+    /// Host memory for numbers on their way to or from the device.
     staging: Vec<f32>,
-    /// For those of pairs.
+    /// Host memory for the numbers of pairs.
     pub(super) pairs: Vec<[f64; preference::PAIR_LEN]>,
     /// The tokens that bear loss.
     rows: Vec<u32>,
@@ -46,17 +46,17 @@ pub(super) enum Column {
     Weights,
     Targets,
     Rows,
-    /// Where documents begin: one more than tokens at most.
+    /// Where documents begin; at most one number more than there are tokens.
     Bounds,
-    /// Three numbers in f64 of each pair, of two tokens at least: the last three columns.
+    /// Three f64 numbers per pair; a pair has two tokens at least, so the last three columns hold them.
     Pairs,
 }
 
 const NUM_COLUMNS: usize = 9;
 
 impl Scores {
-    /// For at most `max_tokens` tokens whose hidden states lie on `device`; there, makes room for a chunk of logits, too, and for the
-    /// sums of gradients in the format `dweight`, if there will be any.
+    /// Makes room for at most `max_tokens` tokens whose hidden states lie on `device`. A device also gets room for a chunk of logits
+    /// and, if there will be gradients in the format `dweight`, for their sums.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -78,8 +78,7 @@ impl Scores {
         Ok(Scores { logp: vec![0.0; max_tokens], lse: Vec::new(), weights: Vec::new(), placed })
     }
 
-    /// The log-probabilities of the last `n` targets given; 0 where there is no loss. From a device, after everything queued so
-    /// far.
+    /// Reads the log-probabilities `[n]` of the targets given last; 0 where there is no loss. Waits for everything queued on a device.
     ///
     /// # Errors
     /// [`TensorError::Cuda`], also for an earlier op that failed on the device.
@@ -91,7 +90,7 @@ impl Scores {
         Ok(&self.logp[..n])
     }
 
-    /// Adds minus the last `n` log-probabilities, divided by `divisor`, to the loss of a step; without waiting for a device.
+    /// Adds minus the sum of the `n` log-probabilities, divided by `divisor`, to the loss of a step. Does not wait for a device.
     ///
     /// # Errors
     /// [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -117,11 +116,11 @@ pub struct Head<'a> {
     pub hidden: View<'a>,
     /// `[v, d]`.
     pub weight: Weight<'a>,
-    /// `[n]`, or [`IGNORE`].
+    /// `[n]`: the next token, or [`IGNORE`] where there is no loss.
     pub targets: &'a [u32],
     /// Rows of logits computed at a time; on the CPU at most [`MAX_CHUNK_ROWS`].
     pub chunk_rows: usize,
-    /// On the CPU, at least `Sizes::scratch_len` numbers; elsewhere not looked at.
+    /// On the CPU, at least `Sizes::scratch_len` numbers; a device does not use it.
     pub scratch: ViewMut<'a>,
 }
 
@@ -131,7 +130,7 @@ impl<'a> Head<'a> {
         Sizes { dim, vocab, chunk_rows: self.chunk_rows }
     }
 
-    /// The arguments, and the weights that an objective has left.
+    /// The kernel's arguments, and the token weights that an objective has left.
     fn kernel(self, scores: &'a mut Scores) -> Result<(Forward<'a>, &'a [f64]), TensorError> {
         let (sizes, n) = (self.sizes(), self.targets.len());
         let forward = Forward {
@@ -147,7 +146,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Log-probabilities only.
+/// Computes the log-probabilities only.
 ///
 /// # Errors
 /// As [`cross_entropy::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -165,12 +164,12 @@ pub struct Gradients<'a> {
     pub token_weights: Option<&'a [f64]>,
     /// `[n, d]`, written; 0 for rows without loss.
     pub dhidden: ViewMut<'a>,
-    /// `[v, d]`, added to; in f32 for the others in bf16, or on a device bf16, for which the sum of f32 is rounded once. `None` for
-    /// a frozen weight.
+    /// `[v, d]`, added to; `None` for a frozen weight. Where the others are bf16 it is f32, or on a device bf16: the sum in f32 is then
+    /// rounded once.
     pub dweight: Option<ViewMut<'a>>,
 }
 
-/// Gradients for weights that were computed from the log-probabilities of [`forward`].
+/// Computes the gradients for token weights that depend on the log-probabilities of [`forward`].
 ///
 /// # Errors
 /// As [`forward`].
@@ -181,7 +180,7 @@ pub fn backward(scores: &mut Scores, head: Head<'_>, gradients: Gradients<'_>) -
     Ok(cross_entropy::backward(on_host(scores, head, gradients)?)?)
 }
 
-/// Both at once, for weights known beforehand.
+/// Computes log-probabilities and gradients in one pass, for token weights known beforehand.
 ///
 /// # Errors
 /// As [`forward`].
@@ -199,24 +198,23 @@ fn on_host<'a>(scores: &'a mut Scores, head: Head<'a>, gradients: Gradients<'a>)
     Ok(Backward { token_weights, dhidden: dhidden.host()?, dweight: dweight.map(ViewMut::host).transpose()?, forward })
 }
 
-/// Numbers from row to row of the logits on a device.
+/// Distance between rows of the logits on a device, in numbers.
 fn pitch(vocab: usize) -> usize {
     vocab.next_multiple_of(8)
 }
 
-/// Bytes on a device beside gradients of the weight in the format `dweight`: a chunk, and for bf16 the sum over the chunks in f32.
+/// Bytes that a head needs on a device beside its weight's gradient in `dweight`: a chunk, and for bf16 the sum over chunks in f32.
 pub fn device_scratch_bytes(sizes: Sizes, dweight: Option<Dtype>) -> usize {
     let sums = if dweight == Some(Dtype::Bf16) { 4 * sizes.vocab * sizes.dim } else { 0 };
     chunk_bytes(sizes) + sums
 }
 
-/// Bytes of a chunk on a device: its logits in f32, and their gradients in bf16 where that is the format of the product; its
-/// hidden states and their gradients.
+/// Bytes of a chunk on a device: logits in f32, their gradients in bf16 where products are bf16, hidden states and their gradients.
 fn chunk_bytes(sizes: Sizes) -> usize {
     sizes.chunk_rows * (6 * pitch(sizes.vocab) + 8 * sizes.dim)
 }
 
-/// The rows that bear loss, by chunks. Logits are f32 whatever the format of hidden states and weights.
+/// Runs the head over the rows that bear loss, chunk by chunk. Logits are f32 whatever the format of hidden states and weights.
 fn on_device(
     device: &Cuda,
     scores: &mut Scores,
@@ -262,7 +260,7 @@ fn on_device(
         for start in (0..num_rows).step_by(chunk_rows) {
             let rows = chunk_rows.min(num_rows - start);
             let tokens = Indices { address: all_rows + 4 * start as u64, len: rows };
-            // one behind the other: logits, their gradients in bf16, hidden states, their gradients
+            // in this order: logits, their gradients in bf16, hidden states, their gradients
             let logits = Operand { address, len: rows * pitch, dtype: Dtype::F32 };
             let [chosen, dchosen] = [6 * pitch, 6 * pitch + 4 * dim].map(|before| Operand {
                 address: address + (chunk_rows * before) as u64,
@@ -337,8 +335,8 @@ fn on_device(
     })
 }
 
-/// Sends targets, weights and the list of rows that bear loss to the device, where log-probabilities become 0 for a pass that
-/// computes them.
+/// Sends targets, weights and the list of rows that bear loss to the device. For a pass that computes log-probabilities it sets them to
+/// 0 first.
 fn place_tokens(
     placed: &mut Placed,
     targets: &[u32],
@@ -373,7 +371,7 @@ mod tests {
     const DIM: usize = 16;
     const VOCAB: usize = 37;
 
-    /// Spread over -1..1 and the same on every machine; bf16 has each of them.
+    /// Numbers spread over -1..1, the same on every machine and each exact in bf16.
     fn numbers(len: usize, seed: usize) -> Vec<f64> {
         (0..len).map(|i| ((i * 37 + seed * 101) % 129) as f64 / 64.0 - 1.0).collect()
     }
@@ -395,7 +393,7 @@ mod tests {
         hidden: Vec<f64>,
         targets: Vec<u32>,
         weights: Vec<f64>,
-        /// What dweight is added to.
+        /// The value of every dweight before the pass adds to it.
         dweight: f64,
     }
 

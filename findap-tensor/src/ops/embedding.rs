@@ -1,4 +1,4 @@
-//! Rows of a table by token, and other rows by their number.
+//! Rows of a table by token id, and rows of a matrix by index.
 
 use findap_kernels::check;
 use findap_kernels::embedding::{self, Backward, Forward, Scatter, cuda};
@@ -40,7 +40,7 @@ pub fn gather(out: ViewMut<'_>, x: View<'_>, rows: &Indices) -> Result<(), Tenso
     Ok(embedding::forward(Forward { out: out.host()?, table: x.host()?, ids: rows.values(), dim })?)
 }
 
-/// out\[indices] = x `[n, d]`; no two indices are equal.
+/// out\[indices] = x `[n, d]`; all indices must differ.
 ///
 /// # Errors
 /// As [`embedding::scatter`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -54,7 +54,7 @@ pub fn scatter(out: ViewMut<'_>, x: View<'_>, indices: &Indices) -> Result<(), T
     Ok(embedding::scatter(Scatter { out: out.host()?, x: x.host()?, indices: indices.values(), dim })?)
 }
 
-/// dtable\[ids] += dout; the table in f32 for dout in bf16, or on a device bf16, for which the sum of f32 is rounded once.
+/// dtable\[ids] += dout. For dout in bf16, dtable is f32, or on a device bf16: the sum in f32 is then rounded once.
 ///
 /// # Errors
 /// As [`forward`].

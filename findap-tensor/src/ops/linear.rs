@@ -10,9 +10,9 @@ use crate::tensor::{View, ViewMut};
 /// W `[out, in]`, as its products read it.
 #[derive(Clone, Copy, Debug)]
 pub enum Weight<'a> {
-    /// As it is stored.
+    /// The matrix as it is stored.
     Plain(View<'a>),
-    /// Packed for products on the CPU; operands beside it may be f32.
+    /// A copy packed for products on the CPU; operands beside it may be f32.
     Packed(&'a PackedWeight),
 }
 
@@ -68,7 +68,7 @@ pub fn backward_input<'w>(
     multiply(dx, write, Factor::plain(dy), weight)
 }
 
-/// dW `[out, in]` += dy^T x; with the others in bf16, in f32, or on a device bf16: the sum of f32 is rounded once.
+/// dW `[out, in]` += dy^T x. Where the others are bf16, dW is f32, or on a device bf16: the sum in f32 is then rounded once.
 ///
 /// # Errors
 /// As [`forward`].
@@ -76,7 +76,7 @@ pub fn backward_weight(dweight: ViewMut<'_>, dy: View<'_>, x: View<'_>) -> Resul
     multiply(dweight, Write::Accumulate, Factor::transposed(dy), Right::plain(x))
 }
 
-/// [`backward_weight`] on the CPU with dy and x rounded to bf16.
+/// Computes [`backward_weight`] on the CPU with dy and x rounded to bf16.
 ///
 /// # Errors
 /// As [`forward`].
@@ -111,7 +111,7 @@ impl<'a> Factor<'a> {
 #[derive(Clone, Copy)]
 enum Right<'a> {
     Stored(Factor<'a>),
-    /// In another form, which only products on the CPU read.
+    /// A factor in a form that only products on the CPU read.
     OnHost(matmul::Factor<'a>),
 }
 
@@ -125,7 +125,7 @@ impl<'a> Right<'a> {
     }
 }
 
-/// The sizes are those of the factors; that they fit each other and `c` is found by the kernels. On a device, rows of `c` may be longer.
+/// Multiplies two factors into `c`; the kernels check that the sizes fit. On a device, rows of `c` may be longer than the product's.
 fn multiply(c: ViewMut<'_>, write: Write, a: Factor<'_>, b: Right<'_>) -> Result<(), TensorError> {
     let (m, k) = a.shape();
     let n = match b {

@@ -1,4 +1,4 @@
-//! The kernels, with their sizes taken from the shapes of the operands. Lengths that disagree are found by the kernels.
+//! The kernels, with their sizes taken from the shapes of the operands. The kernels find lengths that disagree.
 //!
 //! An op runs where its first operand lies; the others must lie there, too. On a device it is queued and the call returns.
 

@@ -12,7 +12,7 @@ use crate::step_stats::StepStats;
 /// Pairs as packed documents: 2 i and 2 i + 1 are the chosen and the rejected answer of pair i, each behind its prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
-    /// `[n]`, as the head had them; only tokens of answers have any.
+    /// `[n]`: the targets that the head had; only tokens of answers have one.
     pub targets: &'a [u32],
     /// `[2 pairs + 1]`.
     pub cu_seqlens: &'a [u32],
@@ -22,7 +22,7 @@ pub struct Pairs<'a> {
     pub rule: PreferenceLoss,
 }
 
-/// Leaves the weights in `scores`, and adds loss and terms to those of the step. Does not wait for a device.
+/// Leaves the token weights in `scores`, and adds the pairs' loss and its terms to `stats`. Does not wait for a device.
 ///
 /// # Errors
 /// As [`preference::token_weights`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].

@@ -28,7 +28,7 @@ pub fn cast(out: &mut Tensor, x: &Tensor) -> Result<(), TensorError> {
     cast_part(out, 0, x, 0, len.max(x.len()))
 }
 
-/// [`cast`] of `len` numbers of `x` from `x_start` on, to those of `out` from `start` on.
+/// Casts `len` numbers of `x` from `x_start` on to those of `out` from `start` on, as [`cast`] does.
 ///
 /// # Errors
 /// As [`cast`].

@@ -1,4 +1,4 @@
-//! Normalisation of rows.
+//! RMS normalisation of rows, alone or with the residual addition before it.
 
 use findap_kernels::cuda::Operand;
 use findap_kernels::rms_norm::{self, Backward, Forward, ForwardAdd, cuda};
@@ -7,7 +7,7 @@ use findap_kernels::{Dtype, Write};
 use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
 
-/// out `[n, d]` = norm of x; rstd `[n, 1]`, in f32 for x in bf16.
+/// Computes out `[n, d]` = norm of x, and rstd `[n, 1]`, which is f32 for x in bf16.
 ///
 /// # Errors
 /// As [`rms_norm::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -28,7 +28,7 @@ pub fn forward(
     Ok(rms_norm::forward(Forward { out, rstd, x, weight, rows, dim, eps })?)
 }
 
-/// sum `[n, d]` = x + residual, out = norm of sum.
+/// Computes sum `[n, d]` = x + residual and out = norm of sum.
 ///
 /// # Errors
 /// As [`forward`].
@@ -72,8 +72,8 @@ pub struct Saved<'a> {
     pub weight: View<'a>,
 }
 
-/// dx (+)= the gradient of the input; dweight += that of the weight, if it is trained, in f32 for the others in bf16, or on a
-/// device bf16, for which the sum of f32 is rounded once.
+/// dx (+)= the gradient of the input; dweight += that of the weight, if it is trained. Where the others are bf16, dweight is f32, or on
+/// a device bf16: the sum in f32 is then rounded once.
 ///
 /// # Errors
 /// As [`forward`].

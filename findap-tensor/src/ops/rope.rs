@@ -8,7 +8,7 @@ use crate::documents::Documents;
 use crate::error::TensorError;
 use crate::tensor::{View, ViewMut};
 
-/// cos and sin by position: `[max_positions, head_dim / 2]` each; in f32 for x in bf16.
+/// Tables of cos and sin by position, `[max_positions, head_dim / 2]` each; f32 for x in bf16.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// Cosines.
@@ -17,7 +17,7 @@ pub struct Tables<'a> {
     pub sin: View<'a>,
 }
 
-/// Rotates x `[n, heads * head_dim]`.
+/// Rotates x `[n, heads * head_dim]` in place.
 ///
 /// # Errors
 /// As [`rope::forward`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
@@ -25,7 +25,7 @@ pub fn forward(x: ViewMut<'_>, tables: Tables<'_>, documents: &Documents<'_>) ->
     rotate(x, tables, documents, rope::forward, cuda::forward)
 }
 
-/// Rotates a gradient back.
+/// Rotates a gradient `[n, heads * head_dim]` back, in place.
 ///
 /// # Errors
 /// As [`forward`].

@@ -1,4 +1,4 @@
-//! Tokens from logits: drawn, or weighed.
+//! Tokens from logits: drawn, or scored.
 
 pub use findap_kernels::sample::Sampling;
 use findap_kernels::sample::{self, cuda};
@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::error::TensorError;
 use crate::tensor::{Tensor, ViewMut};
 
-/// Rows of logits, and what is read off them. On a device the logits stay there, and one copy brings the answers of all rows.
+/// Rows of logits and the answers computed from them. On a device the logits stay there; one copy brings the answers of all rows.
 #[derive(Debug)]
 pub struct Logits {
     /// `[rows, v]`; on a device, rows begin at multiples of 8 numbers.
@@ -33,7 +33,7 @@ pub struct Answers<'a> {
 #[derive(Debug)]
 struct Placed {
     columns: Columns,
-    /// For numbers on their way.
+    /// Host memory for numbers on their way to or from the device.
     staging: Vec<u32>,
 }
 
@@ -49,7 +49,7 @@ enum Column {
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl Logits {
-    /// Room for `max_rows` rows in the memory of `device`, in f32 there.
+    /// Makes room for `max_rows` rows in the memory of `device`, where `dtype` is f32 unless it is the CPU.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -85,9 +85,9 @@ impl Logits {
         self.elements.rows_mut(n)
     }
 
-    /// Draws a token for each of the first rows, by its own settings and number in [0, 1). The log-probabilities are those under
-    /// the unmodified logits. A device rounds the number to f32 and weights to 2^-40, so it may choose the neighbour in the order
-    /// of probabilities where the number falls next to the border between two tokens.
+    /// Draws a token for each of the first rows, by its own settings and uniform number in [0, 1). The log-probabilities are those
+    /// under the unmodified logits. A device rounds the number to f32 and weights to 2^-40: next to the border between two
+    /// tokens it may choose the other one.
     ///
     /// # Errors
     /// As [`sample::sample`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
@@ -108,7 +108,7 @@ impl Logits {
         self.read(n)
     }
 
-    /// The log-probability of a token for each of the first rows, and the most probable token.
+    /// Computes the log-probability of a given token for each of the first rows, and the most probable token.
     ///
     /// # Errors
     /// As [`sample::score_tokens`]; [`TensorError::Cuda`], also for an earlier op that failed on the device.
@@ -147,7 +147,7 @@ impl Logits {
         })?])
     }
 
-    /// Brings the answers of a device.
+    /// Copies the answers from the device.
     fn read(&mut self, n: usize) -> Result<Answers<'_>, TensorError> {
         let placed = self.placed.as_mut().expect("invariant: on a device only");
         // tokens and log-probabilities are the first two columns

@@ -1,4 +1,4 @@
-//! The gated unit.
+//! SwiGLU, the gated unit of the MLP.
 
 use findap_kernels::swiglu::{self, Backward, Forward, cuda};
 
@@ -17,7 +17,7 @@ pub fn forward(out: ViewMut<'_>, gate: View<'_>, up: View<'_>) -> Result<(), Ten
     Ok(swiglu::forward(Forward { out: out.host()?, gate: gate.host()?, up: up.host()? })?)
 }
 
-/// The gradients of gate and up.
+/// Computes the gradients of gate and up, `[n, f]` each.
 ///
 /// # Errors
 /// As [`forward`].
