@@ -1,6 +1,6 @@
-//! How likely a model finds each answer to a question: `cargo run --release -p findap-model --example likelihood -- MODEL`
+//! Prints how likely a model finds each answer to a question: `cargo run --release -p findap-model --example likelihood -- MODEL`
 //!
-//! MODEL is a Llama folder as Hugging Face lays it out, such as `assets/tiny-instruct`.
+//! MODEL is a model folder as Hugging Face lays it out, such as `assets/tiny-instruct`.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 

@@ -1,4 +1,4 @@
-//! Keys and values of tokens that were read, so that later tokens of the same sequences need only their own pass.
+//! The key-value cache: later tokens of a sequence need only their own pass.
 
 use findap_tensor::ops::{attention, embedding};
 use findap_tensor::{Indices, Tensor};
@@ -7,35 +7,35 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::session::{AttentionCall, Pass, Session, Tokens};
 
-/// Slots of a fixed length, one for each sequence, where the model lies.
+/// Slots of a fixed length, one for each sequence, on the model's device.
 #[derive(Debug)]
 pub(crate) struct Cache {
     /// Keys and values by block: `[slots * slot_len, k * e]`.
     layers: Vec<[Tensor; 2]>,
     slot_len: usize,
-    /// For the tokens of a pass: their rows of the layers, their slots, how many tokens of those they see.
+    /// Three numbers for each token of a pass: its row of the layers, its slot, and how many tokens of the slot it sees.
     indices: Indices,
     slots: Indices,
     seq_lens: Indices,
 }
 
-/// Tokens that follow those of their slots.
+/// New tokens of cached sequences, each with its slot.
 #[derive(Debug)]
 pub(crate) struct NextTokens {
     ids: Vec<u32>,
     slots: Vec<u32>,
     positions: Vec<u32>,
-    /// As many documents as tokens.
+    /// Document boundaries; each token is a document of its own.
     cu_seqlens: Vec<u32>,
 }
 
 impl NextTokens {
-    /// None.
+    /// Makes an empty list.
     pub(crate) fn new() -> NextTokens {
         NextTokens { ids: Vec::new(), slots: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] }
     }
 
-    /// Adds a token at `position` of its sequence; the slot holds the tokens before it, or they are added before it.
+    /// Adds a token at `position` of its sequence. The tokens before it must be in the slot already, or be added first.
     pub(crate) fn push(&mut self, id: u32, slot: usize, position: usize) {
         self.ids.push(id);
         self.slots.push(slot as u32);
@@ -49,7 +49,7 @@ impl NextTokens {
 }
 
 impl Cache {
-    /// Room for `num_slots` sequences of `slot_len` tokens, filled by passes of at most `max_tokens`.
+    /// Makes room for `num_slots` sequences of `slot_len` tokens, filled by passes of at most `max_tokens`.
     pub(crate) fn new(
         model: &Decoder,
         num_slots: usize,
@@ -88,8 +88,8 @@ impl Cache {
         })
     }
 
-    /// Runs tokens through the model that go on from their slots, whose tokens they become. In f32 on the CPU the hidden states are
-    /// to the last bit those of a pass over the whole sequences.
+    /// Runs new tokens of cached sequences through the model and adds them to their slots. In f32 on the CPU, hidden states are
+    /// bit-identical to those of a pass over the whole sequences.
     pub(crate) fn extend<'a>(
         &mut self,
         session: &'a mut Session,

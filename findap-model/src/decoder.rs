@@ -25,17 +25,17 @@ pub struct Decoder {
     trained: Arc<Trained>,
 }
 
-/// The purpose of the parameters' memory.
+/// The name of the parameters' memory in reports and errors.
 pub(crate) const WEIGHTS: &str = "weights";
 
 impl Decoder {
-    /// The model of these parameters, all of them trained.
+    /// Makes a model of these parameters, all of them trained.
     pub(crate) fn new(config: Config, params: Arena, layout: Layout) -> Decoder {
         let trained = Arc::new(Trained::all(&layout));
         Decoder { config, params, layout: Arc::new(layout), trained }
     }
 
-    /// A copy of this model on `device`.
+    /// Copies this model to `device`.
     ///
     /// # Errors
     /// [`ModelError::Device`].
@@ -49,12 +49,12 @@ impl Decoder {
         })
     }
 
-    /// Fresh weights: matrices normal with `initializer_range`, norms 1, biases 0. The same seed gives the same weights.
+    /// Draws random weights: matrices normal with `initializer_range`, norms 1, biases 0. Equal seeds give equal weights.
     pub fn init(config: Config, seed: u64, dtype: Dtype) -> Decoder {
         Decoder::init_on(&Device::Cpu, config, seed, dtype).expect("invariant: the CPU's memory is not asked for")
     }
 
-    /// [`Decoder::init`] in the memory of `device`, a part of a tensor at a time.
+    /// Draws the weights of [`Decoder::init`] into the memory of `device`, a part of a tensor at a time.
     ///
     /// # Errors
     /// [`ModelError::Device`].
@@ -83,24 +83,24 @@ impl Decoder {
         Ok(Decoder::new(config, params, layout))
     }
 
-    /// All weights zero.
+    /// Makes a model whose weights are all zero.
     pub fn zeros(config: Config, dtype: Dtype) -> Decoder {
         let layout = Layout::new(&config);
         let params = Arena::zeros(Arc::clone(&layout.spec), dtype);
         Decoder::new(config, params, layout)
     }
 
-    /// Weights of a model of this configuration.
+    /// Count of the weights of a model of this configuration.
     pub fn num_parameters(config: &Config) -> usize {
         Layout::new(config).spec.len()
     }
 
-    /// The format of activations beside these weights: theirs, and f32 for bf16 on the CPU, which rounds only what it multiplies.
+    /// The format of activations: that of the weights, but f32 beside bf16 on the CPU, which rounds only the factors of products.
     pub fn activation_dtype(&self) -> Dtype {
         activation_dtype(self.params.device().kind(), self.params.dtype())
     }
 
-    /// Gradients of the trained parameters, zero, where the parameters are and in their format; in f32 for bf16.
+    /// Makes zero gradients of the trained parameters on their device and in their format; f32 for parameters in bf16.
     ///
     /// # Errors
     /// [`ModelError::Device`].
@@ -108,7 +108,7 @@ impl Decoder {
         self.zero_gradients_in(statistics_dtype(self.params.dtype()))
     }
 
-    /// [`Decoder::zero_gradients`] in another format that the backward pass can add to: on a device, bf16 for weights in bf16.
+    /// Makes [`Decoder::zero_gradients`] in another format that the backward pass can add to: bf16 for weights in bf16 on a device.
     ///
     /// # Errors
     /// [`ModelError::Device`].
@@ -117,7 +117,7 @@ impl Decoder {
         Ok(Arena::zeros_on(&self.params.device(), "gradients", spec, dtype)?)
     }
 
-    /// Trains these parameters only: gradients that are made from now on are theirs alone.
+    /// Selects the parameters to train: gradients made from now on are for these alone.
     ///
     /// # Errors
     /// [`ModelError::Trainable`] for a selection that this model cannot obey.
@@ -126,12 +126,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Blocks from the input on that are frozen, with the embedding: for [`SessionOptions`](crate::session::SessionOptions).
+    /// Count of frozen blocks from the input on, 0 if the embedding is trained; for [`SessionOptions`](crate::session::SessionOptions).
     pub fn frozen_blocks(&self) -> usize {
         self.trained.frozen_blocks()
     }
 
-    /// Gradients for a backward pass to add to.
+    /// The arena's gradients by parameter, for a backward pass to add to.
     pub(crate) fn gradients<'a>(&'a self, arena: &'a mut Arena) -> Result<Gradients<'a>, ModelError> {
         let (got, want) = (arena.spec().len(), self.trained.spec.len());
         if got != want {
@@ -141,7 +141,7 @@ impl Decoder {
     }
 }
 
-/// The normal numbers of a generator's stream from number `first` on. Each takes four words, so that every thread finds its own.
+/// Fills `numbers` with a generator's normal numbers from number `first` on. Each takes four words, so threads can start anywhere.
 fn draw_normal(numbers: &mut [f64], rng: &ChaCha8Rng, first: usize) {
     const WORDS: usize = 4;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(numbers.len() / 65536 + 1);
@@ -157,7 +157,7 @@ fn draw_normal(numbers: &mut [f64], rng: &ChaCha8Rng, first: usize) {
     });
 }
 
-/// A normal number by the method of Box and Muller.
+/// Draws a normal number by the method of Box and Muller.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()

@@ -27,7 +27,7 @@ pub enum ModelError {
     Config {
         /// The key.
         key: &'static str,
-        /// What it is, and what it may be.
+        /// The value, and which values are allowed.
         reason: String,
     },
     /// A weight file is damaged or hostile.
@@ -38,12 +38,12 @@ pub enum ModelError {
         /// What is wrong, with the tensor's name where there is one.
         reason: String,
     },
-    /// A path holds no model in the layout that is read, but something else that is known.
+    /// A path holds no model in the layout that is read, but something else that is recognised.
     #[error("{path} {reason}")]
     NoModel {
         /// The path.
         path: PathBuf,
-        /// What it holds, and what to do.
+        /// What the path holds, and what to do.
         reason: String,
     },
     /// A path would leave the model directory.
@@ -62,13 +62,13 @@ pub enum ModelError {
         /// What was found and what the configuration needs.
         reason: String,
     },
-    /// A selection of trained parameters that the model cannot obey.
+    /// A selection of trained parameters does not fit the model.
     #[error("trained parameters: {reason}")]
     Trainable {
-        /// What is wrong with it.
+        /// What is wrong with the selection.
         reason: String,
     },
-    /// More tokens or positions than the session was built for.
+    /// A batch has more tokens or positions than the session was built for.
     #[error("{what}: {got}, but the session was built for at most {limit}; raise `{setting}`")]
     TooLong {
         /// What is too long.
@@ -80,12 +80,12 @@ pub enum ModelError {
         /// What to raise.
         setting: &'static str,
     },
-    /// Gradients that are not those of the trained parameters.
+    /// The gradients are not those of the trained parameters.
     #[error("the gradients have {got} numbers, but {want} of the model are trained; make them with `zero_gradients`")]
     Gradients {
-        /// Numbers of the gradients.
+        /// Count of numbers in the gradients.
         got: usize,
-        /// Trained numbers of the model.
+        /// Count of the model's trained numbers.
         want: usize,
     },
     /// A kernel refused its arguments.

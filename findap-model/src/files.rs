@@ -1,4 +1,4 @@
-//! The small JSON files of a model directory, read without trusting them, and what identifies the whole directory.
+//! The small JSON files of a model directory, read without trusting them, and the directory's fingerprint.
 
 use std::fs;
 use std::io::Read as _;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
 
-/// The object in a JSON file of at most `limit_bytes`. Pipes and devices are refused unopened; deep nesting is an error.
+/// Reads the object in a JSON file of at most `limit_bytes`. Pipes and devices are refused unopened; deep nesting is an error.
 pub(crate) fn read_object(path: &Path, limit_bytes: u64) -> Result<Map<String, Value>, ModelError> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };
     let json = |reason: String| ModelError::Json { path: path.to_owned(), reason };
@@ -30,7 +30,7 @@ pub(crate) fn read_object(path: &Path, limit_bytes: u64) -> Result<Map<String, V
     }
 }
 
-/// A message of foreign code, cut to a length that a terminal can show: hostile files have names of megabytes.
+/// Cuts a message of another crate to a length that a terminal can show: hostile files have names of megabytes.
 pub(crate) fn shortened(message: impl ToString) -> String {
     const LIMIT_CHARS: usize = 300;
     let message = message.to_string();
@@ -40,7 +40,7 @@ pub(crate) fn shortened(message: impl ToString) -> String {
     }
 }
 
-/// SHA-256 over everything of a model directory that decides what it says: weights, configuration, tokenizer, chat template; in hex.
+/// SHA-256, in hex, over the files that decide a model's output: weights, configuration, tokenizer, chat template.
 ///
 /// # Errors
 /// [`ModelError::Io`].

@@ -1,15 +1,15 @@
-//! What people have in place of a Hugging Face folder of plain weights, called by its name, with what to do about it.
+//! Recognises what people give in place of a Hugging Face folder of plain weights, and says what to do about it.
 
 use std::fs;
 use std::path::Path;
 
-/// The file that makes a folder one of an adapter; transformers then loads the base model that it names.
+/// The file that marks an adapter's folder; transformers then loads the base model that it names.
 pub(crate) const ADAPTER: &str = "adapter_config.json";
 
 const CONVERT: &str = "load it with transformers and call `save_pretrained`, which writes safetensors";
 const QUANTISED: &str = "quantised weights are not supported; use the folder of the model they were made from";
 
-/// What a path without `config.json` or without weights holds; none where nothing known is found.
+/// Describes what a path without `config.json` or weights holds; `None` where nothing known is found.
 pub(crate) fn folder(path: &Path) -> Option<String> {
     let Ok(metadata) = fs::metadata(path) else {
         let parts = path.to_str().map(|text| text.split('/').filter(|part| !part.is_empty()).count());
@@ -30,7 +30,7 @@ pub(crate) fn folder(path: &Path) -> Option<String> {
         });
     }
     let mut names: Vec<String> =
-        // what cannot be listed or has no name in UTF-8 is none of the files looked for
+        // an entry that cannot be listed or whose name is not UTF-8 is none of the files looked for
         fs::read_dir(path).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
     if names.iter().any(|name| name == ADAPTER) {
@@ -54,7 +54,7 @@ pub(crate) fn folder(path: &Path) -> Option<String> {
     models.next().map(|model| format!("is no model folder itself; did you mean {}?", model.display()))
 }
 
-/// What a file of another format is.
+/// Describes a file of another weight format, by its name.
 fn file(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -73,7 +73,7 @@ fn file(name: &str) -> Option<String> {
     Some(reason)
 }
 
-/// Whether a tensor shows that all weights are in a form that is not read here.
+/// Whether a tensor's name shows that the weights are in a form that is not read here.
 pub(crate) fn is_of_another_format(tensor: &str) -> bool {
     is_quantised(tensor) || is_adapter(tensor)
 }

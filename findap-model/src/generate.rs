@@ -1,9 +1,9 @@
 //! Generation of many sequences at once over a key-value cache.
 //!
-//! A fixed number of slots; a slot whose sequence has ended is given to the next request at once. New prompts are packed and
+//! There is a fixed number of slots; a slot whose sequence has ended is given to the next request at once. New prompts are packed and
 //! run through one forward pass that fills their slots; every other pass adds one token to every running sequence.
 //!
-//! Everything happens where the model lies. On a device, keys and values never leave it, and one copy a pass brings the chosen tokens
+//! Everything happens on the model's device. There, keys and values never leave it, and one copy a pass brings the chosen tokens
 //! and their log-probabilities.
 
 use findap_tensor::ops::sample::{Logits, Sampling};
@@ -26,10 +26,10 @@ pub struct GenerateRequest {
     pub max_new: usize,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// The uniform numbers of this request's draws depend on this number alone: one for each token, from ChaCha8, on every device.
-    /// The tokens follow from them and the logits; a GPU's library may round those otherwise when other requests run beside.
+    /// Seed of the uniform numbers that draw this request's tokens: one per token, from ChaCha8, the same on every device. Tokens
+    /// also depend on the logits, which a GPU's library may round differently when other requests run beside this one.
     pub seed: u64,
-    /// Tokens that end the continuation; the one met is its last token.
+    /// Tokens that end the continuation, which then includes the one drawn.
     pub stop_ids: Vec<u32>,
 }
 
@@ -59,13 +59,13 @@ pub struct Generator {
     session: Session,
     cache: Cache,
     logits: Logits, // [slots, v]
-    /// Rows of hidden states that tokens are chosen from.
+    /// Rows of the hidden states from which tokens are chosen.
     rows: Indices,
     max_sequences: usize,
     max_len: usize,
 }
 
-/// A sequence in a slot.
+/// A running sequence and its slot.
 struct Running {
     request: usize,
     slot: usize,
@@ -76,7 +76,7 @@ struct Running {
 }
 
 impl Generator {
-    /// Room for `max_sequences` sequences of `max_len` tokens, prompt included, where the model lies.
+    /// Makes room for `max_sequences` sequences of `max_len` tokens, prompt included, on the model's device.
     ///
     /// # Errors
     /// [`ModelError::Device`] with the purpose and size of what does not fit.
@@ -91,7 +91,7 @@ impl Generator {
             frozen_blocks: 0,
         };
         let mut session = Session::on(device, config, options)?;
-        // Weights in bf16 are there to save memory.
+        // Who takes weights in bf16 wants to save memory.
         if *device == Device::Cpu && model.params.dtype() == Dtype::F32 {
             session = session.packing_weights(config);
         }
@@ -105,7 +105,7 @@ impl Generator {
         })
     }
 
-    /// Continues every prompt; results in the order of the requests.
+    /// Continues every prompt; results are in the order of the requests.
     ///
     /// # Errors
     /// [`ModelError::TooLong`] for a prompt that leaves no room for a token; [`ModelError::Kernel`] for ids past the

@@ -1,4 +1,4 @@
-//! Which tensors a model has, under their names in Hugging Face files, and in which order they lie.
+//! The tensors of a model, their names in Hugging Face files, and their order in the arena.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use findap_tensor::{ArenaSpec, TensorId};
 use crate::config::Config;
 use crate::linear::Linear;
 
-/// Which tensor of the arena is which.
+/// The id in the arena of each tensor of a model.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) spec: Arc<ArenaSpec>,
     pub(crate) embedding: TensorId,
     pub(crate) blocks: Vec<BlockParams>,
     pub(crate) final_norm: TensorId,
-    /// Its weight is the embedding where they are tied.
+    /// The head; its weight is the embedding where they are tied.
     pub(crate) head: Linear,
 }
 
@@ -39,7 +39,7 @@ impl BlockParams {
         [self.q, self.k, self.v, self.o, self.gate, self.up, self.down]
     }
 
-    /// All of them.
+    /// All tensors of the block.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = TensorId> {
         let of_linears = self.linears().into_iter().flat_map(|linear| [Some(linear.weight), linear.bias]).flatten();
         let norms = [self.attention_norm, self.mlp_norm].into_iter().chain(self.qk_norm.into_iter().flatten());
@@ -86,7 +86,7 @@ impl Layout {
         Layout { spec: Arc::new(spec), embedding, blocks, final_norm, head: Linear { weight: head, bias: None } }
     }
 
-    /// The weights of matmuls.
+    /// The weights by which matmuls multiply.
     pub(crate) fn multiplied(&self) -> Vec<TensorId> {
         let of_blocks = self.blocks.iter().flat_map(BlockParams::linears);
         of_blocks.chain([self.head]).map(|linear| linear.weight).collect()

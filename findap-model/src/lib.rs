@@ -11,7 +11,7 @@
 //! | [`text`] | [`TextModel`]: a model directory, text in and text out |
 //!
 //! # Invariants
-//! - The model knows no objectives: a loss enters the backward pass as one weight per token, dLoss / dlogp.
+//! - The model does not know objectives: a loss enters the backward pass as one weight per token, dLoss / dlogp.
 //! - Gradients of parameters add, gradients of activations overwrite.
 //! - Nothing is allocated once a [`Session`] is built.
 //! - Packed documents do not influence each other.

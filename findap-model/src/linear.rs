@@ -1,4 +1,4 @@
-//! The linear layers: y = x W^T + b, and its gradients. Blocks and the head multiply by weights here only.
+//! The linear layers: y = x W^T + b, and its gradients. Blocks multiply by weights only here.
 
 use findap_tensor::ops::linear::Weight;
 use findap_tensor::ops::{bias, linear};
@@ -22,7 +22,7 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// A matrix as matmuls read it.
+    /// A matrix in the form that matmuls read.
     pub(crate) fn matrix(self, id: TensorId) -> Weight<'a> {
         match self.packed {
             Some(packed) => Weight::Packed(packed.get(id)),
@@ -58,7 +58,7 @@ impl Linear {
         self.bias.map_or(Ok(()), |id| bias::forward(y, weights.stored(id)))
     }
 
-    /// dx (+)= dy W; what is trained of W and b gets its gradient added.
+    /// dx `[n, in]` (+)= dy `[n, out]` W; the gradients of W and b are added to where they are trained.
     pub(crate) fn backward(
         self,
         (dx, write): (ViewMut<'_>, Write),

@@ -1,5 +1,5 @@
-//! The likelihood of continuations: each context is read once, with its first continuation behind it; the others then take turns
-//! behind the cached context.
+//! The likelihood of continuations. Each context is read once, together with its first continuation; the others then take turns
+//! after the cached context.
 
 use findap_tensor::Indices;
 use findap_tensor::ops::sample::Logits;
@@ -10,12 +10,12 @@ use crate::error::ModelError;
 use crate::format::statistics_dtype;
 use crate::session::{Pass, Recompute, Session, SessionOptions, Tokens};
 
-/// The log-probability of some tokens after others.
+/// The likelihood of a continuation after its context.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Likelihood {
     /// Sum of the log-probabilities, natural logarithm.
     pub logp: f64,
-    /// Whether each token is the most probable at its place.
+    /// Whether each token of the continuation is the most probable one at its place.
     pub is_greedy: bool,
 }
 
@@ -23,12 +23,12 @@ pub struct Likelihood {
 #[derive(Debug)]
 pub(crate) struct Scorer {
     session: Session,
-    /// The contexts of a pass that have several continuations, and the length of its slots.
+    /// Cache of the contexts of a pass that have several continuations, and the length of its slots.
     cache: Option<(Cache, usize)>,
     predictions: Predictions,
 }
 
-/// What is asked of the tokens of a pass.
+/// The tokens whose likelihood a pass is asked for, and the memory to compute it.
 #[derive(Debug)]
 struct Predictions {
     logits: Logits,
@@ -41,12 +41,12 @@ struct Wanted {
     /// The row of hidden states that predicts it.
     row: usize,
     token: u32,
-    /// The pair to whose score it counts.
+    /// The pair whose score it is a part of.
     pair: usize,
 }
 
 impl Scorer {
-    /// For passes of at most `max_tokens` tokens, which ask for `logit_rows` predictions at a time.
+    /// Makes buffers for passes of at most `max_tokens` tokens, of which `logit_rows` predictions are computed at a time.
     pub(crate) fn new(model: &Decoder, max_tokens: usize, logit_rows: usize) -> Result<Scorer, ModelError> {
         let (config, device, dtype) = (&model.config, &model.params.device(), model.activation_dtype());
         let options = SessionOptions {
@@ -78,7 +78,7 @@ impl Scorer {
     ) -> Result<Vec<Likelihood>, ModelError> {
         let mut scores = vec![Likelihood { logp: 0.0, is_greedy: true }; pairs.len()];
         let (groups, max_tokens) = (groups(pairs), self.max_tokens());
-        // Contexts that are read once lie in slots of one length.
+        // All cached contexts lie in slots of one length.
         let has_turns = groups.iter().any(|group| group.num_turns() > 1);
         let slot_len = longest_read(pairs).next_multiple_of(64).clamp(1, max_tokens);
         let max_groups = if has_turns { max_tokens / slot_len } else { usize::MAX };
@@ -117,7 +117,7 @@ impl Scorer {
             let first = start + context.len() - usize::from(!context.is_empty());
             let of_first = continuation.iter().enumerate();
             wanted.extend(of_first.map(|(at, &token)| Wanted { row: first + at, token, pair: group.first_pair }));
-            // what comes right behind the context is predicted by its last token
+            // the first token after the context is predicted by the context's last token
             let others = group.pairs.iter().enumerate().skip(1);
             let first_of = |(at, (_, other)): (usize, &(Vec<u32>, Vec<u32>))| {
                 Some(Wanted { row: first, token: *other.first()?, pair: group.first_pair + at })
@@ -177,25 +177,25 @@ impl Predictions {
     }
 }
 
-/// Tokens of the longest pair that are read.
+/// Count of the tokens read of the longest pair.
 pub(crate) fn longest_read(pairs: &[(Vec<u32>, Vec<u32>)]) -> usize {
     pairs.iter().map(|(context, continuation)| num_read(context, continuation)).max().unwrap_or(0)
 }
 
-/// Neighbouring pairs of one context.
+/// Neighbouring pairs that share a context.
 struct Group<'a> {
     pairs: &'a [(Vec<u32>, Vec<u32>)],
-    /// Where they begin among all pairs.
+    /// Index of the first of them among all pairs.
     first_pair: usize,
 }
 
 impl Group<'_> {
-    /// Passes until every continuation was read: the first goes with the context, one-token ones are never read.
+    /// Passes until every continuation was read. The first is read with the context; those of one token need no reading.
     fn num_turns(&self) -> usize {
         1 + self.pairs.iter().skip(1).rposition(|(_, continuation)| continuation.len() > 1).map_or(0, |last| last + 1)
     }
 
-    /// Tokens of the first pass: those of the first pair, and the whole context for the others.
+    /// Tokens of the first pass: those read of the first pair, but at least the whole context if other pairs need it.
     fn num_read(&self) -> usize {
         let (context, continuation) = &self.pairs[0];
         let has_others = self.pairs[1..].iter().any(|(_, other)| !other.is_empty());
@@ -214,7 +214,7 @@ fn groups(pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Group<'_>> {
         .collect()
 }
 
-/// Tokens that are read to score a continuation: all but the last.
+/// Count of the tokens read to score a continuation: all but the last.
 fn num_read(context: &[u32], continuation: &[u32]) -> usize {
     (context.len() + continuation.len()).saturating_sub(1)
 }

@@ -17,7 +17,7 @@ use crate::error::ModelError;
 use crate::generate::{GenerateRequest, Generated, Generator, StopReason};
 use crate::score::{Likelihood, Scorer, longest_read};
 
-/// How much is done at once.
+/// How much one pass does at most.
 struct BatchLimits {
     /// Tokens of one packed scoring pass.
     score_tokens: usize,
@@ -28,7 +28,7 @@ struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// As many as keep the device busy; on the CPU few, so that they stay in its caches.
+    /// Limits that keep a GPU busy; those of the CPU are small, so that activations stay in its caches.
     fn of(device: &Device) -> BatchLimits {
         match device {
             Device::Cpu => BatchLimits { score_tokens: 2048, logit_rows: 64, sequences: 64 },
@@ -37,7 +37,7 @@ impl BatchLimits {
     }
 }
 
-/// A model directory, ready for text.
+/// A model with its tokenizer and chat template, ready for text.
 #[derive(Debug)]
 pub struct TextModel {
     directory: PathBuf,
@@ -55,7 +55,7 @@ struct Buffers {
 }
 
 impl TextModel {
-    /// Loads weights, tokenizer and, where there is one, chat template of a model directory.
+    /// Loads a model directory: weights, tokenizer and, where there is one, chat template.
     ///
     /// # Errors
     /// [`ModelError`]; [`ModelError::Data`] for a damaged tokenizer or template.
@@ -63,7 +63,7 @@ impl TextModel {
         TextModel::load_to(&Device::Cpu, directory, dtype)
     }
 
-    /// [`TextModel::load`] with the weights in the memory of `device`, which computes everything; f32 or bf16 on a GPU.
+    /// Loads a model directory with the weights in the memory of `device`, which computes everything; f32 or bf16 on a GPU.
     ///
     /// # Errors
     /// As [`TextModel::load`]; [`ModelError::Device`].
@@ -74,7 +74,7 @@ impl TextModel {
         Ok(TextModel { directory: directory.to_owned(), decoder, tokenizer, template, buffers: Mutex::default() })
     }
 
-    /// Lets the chat template tell this time, in seconds since 1970, as [`ChatTemplate::with_time`].
+    /// Sets the time that the chat template tells, in seconds since 1970, as [`ChatTemplate::with_time`] does.
     #[must_use]
     pub fn with_time(mut self, now_seconds: u64) -> TextModel {
         self.template = self.template.map(|template| template.with_time(now_seconds));
@@ -101,15 +101,15 @@ impl TextModel {
         self.template.as_ref()
     }
 
-    /// Tokens of the longest sequence.
+    /// Longest sequence, in tokens.
     pub fn max_tokens(&self) -> usize {
         self.decoder.config.max_positions
     }
 
-    /// Scores continuations: for each pair of context and continuation the log-probability of the continuation. Neighbouring
-    /// pairs of one context share its reading; in f32 on the CPU no bit of the result depends on that. Contexts
-    /// hold at least one token; `context + continuation` may be one token longer than [`TextModel::max_tokens`], for
-    /// the last token is only predicted.
+    /// Scores continuations: computes the log-probability of the continuation for each pair of context and continuation.
+    /// Neighbouring pairs with one context read it once; in f32 on the CPU no bit of the result depends on that. A context
+    /// has at least one token. `context + continuation` may be one token longer than [`TextModel::max_tokens`], for the last
+    /// token is only predicted.
     ///
     /// # Errors
     /// [`ModelError::TooLong`]; [`ModelError::Kernel`] for ids past the vocabulary; [`ModelError::Device`].
@@ -124,8 +124,8 @@ impl TextModel {
         buffers.scorer.as_mut().expect("invariant: just built").score(&self.decoder, pairs)
     }
 
-    /// Continues prompts; see [`Generator::generate`]. Prompts of at most [`TextModel::max_tokens`] tokens with the new
-    /// ones.
+    /// Continues prompts; see [`Generator::generate`]. A prompt and its new tokens are at most [`TextModel::max_tokens`]
+    /// together.
     ///
     /// # Errors
     /// [`ModelError::TooLong`], [`ModelError::Kernel`], [`ModelError::Device`].
@@ -141,7 +141,7 @@ impl TextModel {
         generator.generate(&self.decoder, requests)
     }
 
-    /// For as many sequences as the device has memory for.
+    /// Makes a generator for as many sequences as the device has memory for.
     fn generator(&self, max_len: usize) -> Result<Generator, ModelError> {
         let mut sequences = BatchLimits::of(&self.decoder.params.device()).sequences;
         loop {
@@ -152,7 +152,7 @@ impl TextModel {
         }
     }
 
-    /// Ids of a conversation up to where the reply begins.
+    /// Encodes a conversation up to where the reply begins.
     ///
     /// # Errors
     /// [`ModelError::NoChatTemplate`]; [`ModelError::Data`] where the template refuses the conversation.
@@ -160,7 +160,7 @@ impl TextModel {
         Ok(self.chat_template()?.encode_prompt(&self.tokenizer, messages)?)
     }
 
-    /// Text of a conversation up to where the reply begins.
+    /// Renders a conversation as text up to where the reply begins.
     ///
     /// # Errors
     /// As [`TextModel::encode_chat`].

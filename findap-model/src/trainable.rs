@@ -1,4 +1,4 @@
-//! Which parameters training changes; the others are frozen: no gradient, no moments.
+//! Selects the parameters that training changes; the others are frozen and have no gradient and no moments.
 
 use crate::error::ModelError;
 
@@ -8,8 +8,8 @@ pub enum Trainable {
     /// Every parameter.
     #[default]
     All,
-    /// So many blocks before the head, the final norm, and the head where it is a tensor of its own. A head that is the embedding table
-    /// stays frozen with it: training it would change what every frozen block reads.
+    /// This many last blocks, the final norm, and the head where it is a tensor of its own. A head that is the embedding table stays
+    /// frozen with it: training it would change what every frozen block reads.
     LastBlocks(usize),
     /// The parameters whose names match one of these patterns, in which `*` stands for any characters: `*.self_attn.*`.
     Names(Vec<String>),
@@ -28,7 +28,7 @@ impl Trainable {
         }
     }
 
-    /// Refuses a selection that a model with parameters of these `names` cannot obey.
+    /// Refuses a selection that does not fit a model with parameters of these `names`.
     ///
     /// # Errors
     /// [`ModelError::Trainable`]: no block or more blocks than there are, no pattern, or a pattern that matches no name.
@@ -64,7 +64,7 @@ fn block_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
-/// Whether all of `text` matches; `*` stands for any characters, also none.
+/// Whether the whole of `text` matches `pattern`; `*` stands for any characters, also none.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };

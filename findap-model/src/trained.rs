@@ -1,4 +1,4 @@
-//! Which parameters are trained: the others have no gradient, no moments, and no activation that only they would need.
+//! The trained parameters of a model. The others have no gradient, no moments, and no activation that only they would need.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::trainable::Trainable;
 pub struct Trained {
     /// The trained tensors in the order of the model's, for gradients and moments.
     pub(crate) spec: Arc<ArenaSpec>,
-    /// For each tensor of the model its place there; `None` for a frozen one.
+    /// The id in `spec` of each tensor of the model; `None` for a frozen one.
     pub(crate) ids: Vec<Option<TensorId>>,
-    /// Blocks from the input on that hold nothing trained, with the embedding.
+    /// Count of blocks from the input on that hold nothing trained; 0 if the embedding is trained.
     frozen_blocks: usize,
 }
 
@@ -29,17 +29,17 @@ impl Trained {
         Trained::select(&Layout::new(config), trainable)
     }
 
-    /// Numbers that are trained.
+    /// Count of the numbers that are trained.
     pub fn num_parameters(&self) -> usize {
         self.spec.len()
     }
 
-    /// Blocks from the input on that are frozen, with the embedding.
+    /// Count of frozen blocks from the input on; 0 if the embedding is trained.
     pub fn frozen_blocks(&self) -> usize {
         self.frozen_blocks
     }
 
-    /// [`Trained::of`] a model of this layout.
+    /// Selects the parameters of a model of this layout, as [`Trained::of`] does.
     pub(crate) fn select(layout: &Layout, trainable: &Trainable) -> Result<Trained, ModelError> {
         let num_layers = layout.blocks.len();
         trainable.check(layout.spec.entries().iter().map(|entry| entry.name.as_str()), num_layers)?;
@@ -70,7 +70,7 @@ impl Trained {
         Trained { spec: Arc::new(spec), ids, frozen_blocks }
     }
 
-    /// All parameters.
+    /// Selects all parameters.
     pub(crate) fn all(layout: &Layout) -> Trained {
         Trained::new(layout, |_| true)
     }

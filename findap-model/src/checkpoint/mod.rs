@@ -23,7 +23,7 @@ pub struct SaveOptions {
     pub dtype: Dtype,
     /// A new file is begun before this many bytes of tensors.
     pub max_shard_bytes: usize,
-    /// The directory whose tokenizer, chat template and generation settings are copied along.
+    /// The directory from which tokenizer, chat template and generation settings are copied.
     pub carry_from: Option<PathBuf>,
 }
 
@@ -40,7 +40,7 @@ impl Decoder {
         read::load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
     }
 
-    /// Reads a Hugging Face directory to the memory of `device`, a part of a tensor at a time; f32 or bf16.
+    /// Reads a Hugging Face directory into the memory of `device`, a part of a tensor at a time; `dtype` is f32 or bf16.
     ///
     /// # Errors
     /// As [`Decoder::load`]; [`ModelError::Device`].

@@ -25,7 +25,7 @@ const HEAD: &str = "lm_head.weight";
 /// Reads all weights of a directory.
 ///
 /// All headers are read first; only when every tensor of `config` was found once, with the right shape and a dtype that can be
-/// read, is memory taken for them. So a small file cannot make this allocate more than its own bytes times the ratio of dtypes.
+/// read, is memory taken for them. So memory never exceeds the bytes of the files times the ratio of dtypes.
 pub(super) fn load_weights(
     device: &Device,
     directory: &Path,
@@ -50,16 +50,16 @@ pub(super) fn load_weights(
 
 /// Where a tensor of the model is stored.
 struct Location {
-    /// Its place in the arena's order.
+    /// Index of the tensor in the arena's order.
     entry: usize,
-    /// Its file, by its place among the open ones.
+    /// Index of its file among the open ones.
     shard: usize,
     stored: Stored,
 }
 
-/// The tensors of a model in its files.
+/// Where the files hold each tensor of a model.
 struct Tensors {
-    /// One for each of the arena, in the order of files and of each file's bytes.
+    /// One location for each tensor of the arena, ordered by file and by the bytes in it.
     locations: Vec<Location>,
     /// The head that a file holds though the configuration ties it to the embedding.
     tied_head: Option<Location>,
@@ -129,7 +129,7 @@ fn is_rotary_buffer(name: &str) -> bool {
     buffers.iter().any(|buffer| name.ends_with(buffer))
 }
 
-/// Refuses a head that is stored beside the embedding it is said to be and is another matrix. Source: transformers 5 takes the
+/// Refuses a stored head that differs from the embedding to which the configuration ties it. Source: transformers 5 takes the
 /// stored head then, version 4 the embedding.
 fn check_tied_head(shards: &mut [Shard], head: &Location, embedding: &Location) -> Result<(), ModelError> {
     const PART: usize = 1 << 16;
@@ -177,7 +177,7 @@ fn open_shards(directory: &Path) -> Result<Vec<Shard>, ModelError> {
     Ok(shards)
 }
 
-/// Files and the tensors they should hold.
+/// Reads the index: the files and the tensors each should hold.
 fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>, ModelError> {
     let json = |reason: String| ModelError::Json { path: index.to_owned(), reason };
     let mut value = read_object(index, INDEX_LIMIT_BYTES)?;

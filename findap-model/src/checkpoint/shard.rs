@@ -13,10 +13,10 @@ use safetensors::tensor::{Dtype as FileDtype, Metadata};
 use crate::error::ModelError;
 use crate::files::shortened;
 
-/// The header of a weight file is no longer than this: the limit of the safetensors crate.
+/// Longest header of a weight file: the limit of the safetensors crate.
 const HEADER_LIMIT_BYTES: u64 = 100_000_000;
 
-/// Bytes read and converted at a time. A number has at least 2 of them, and at most 4 where it goes to a device.
+/// Bytes read and converted at a time. A stored number has at least 2 bytes, and on a device at most 4.
 const CHUNK_BYTES: usize = 1 << 20;
 const _: () = assert!(2 * CHUNK_BYTES <= MAX_FILL_BYTES);
 
@@ -46,7 +46,7 @@ pub(super) struct Stored {
 }
 
 impl Shard {
-    /// Opens `name` if it is a regular file in the directory. `named_by` is the file that asks for it.
+    /// Opens `name` if it is a regular file in the directory. `named_by` is the file that refers to it.
     pub(super) fn open(directory: &Path, name: &str, named_by: &Path) -> Result<Shard, ModelError> {
         let outside = || ModelError::OutsideDirectory { index: named_by.to_owned(), name: shortened(name) };
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']) {
@@ -95,7 +95,7 @@ impl Shard {
         ModelError::Weights { path: self.path.clone(), reason }
     }
 
-    /// Why `tensor` of this file is refused.
+    /// The error that refuses `tensor` of this file.
     pub(super) fn refuses(&self, tensor: &str, reason: String) -> ModelError {
         let reason = shortened(format!("{reason} (in {})", self.path.display()));
         ModelError::Tensor { name: shortened(tensor), reason }
@@ -114,8 +114,8 @@ impl Shard {
         })
     }
 
-    /// Reads a tensor and converts it; each number is rounded once at most. Read, not mapped: a file that shrinks meanwhile is an
-    /// error and not a signal. What goes to a device is copied there while the next chunk is read.
+    /// Reads a tensor and converts it; each number is rounded at most once. The file is read and not mapped, so that a file that
+    /// shrinks meanwhile is an error and not a signal. A chunk is copied to a device while the next one is read.
     pub(super) fn read_to(
         &mut self,
         params: &mut Arena,
@@ -142,12 +142,12 @@ impl Shard {
         Ok(())
     }
 
-    /// The numbers of a tensor from `start` on.
+    /// Reads the numbers of a tensor from `start` on.
     pub(super) fn read_part(&mut self, stored: &Stored, start: usize, out: &mut [f64]) -> Result<(), ModelError> {
         let size_bytes = stored.dtype.bitsize() / 8;
         let mut bytes = vec![0; out.len() * size_bytes];
         self.read_at(stored.bytes.0 + start * size_bytes, &mut bytes)?;
-        // whether they are finite is asked where they are loaded
+        // the caller that loads them checks that they are finite
         convert(SliceMut::F64(out), stored.dtype, &bytes);
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Shard {
     }
 }
 
-/// Widens or rounds stored numbers; tells whether all are finite.
+/// Widens or rounds stored numbers; returns whether all are finite.
 fn convert(mut out: SliceMut<'_>, dtype: FileDtype, bytes: &[u8]) -> bool {
     fn numbers<const N: usize>(out: &mut SliceMut<'_>, bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> bool {
         let mut finite = true;

@@ -12,7 +12,7 @@ use super::{INDEX, SINGLE, SaveOptions};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 
-/// Files of a model directory that are not weights and go with the model, as far as they are there.
+/// Files beside the weights that are copied with a model where they exist.
 const CARRIED: [&str; 13] = [
     "tokenizer.json",
     "tokenizer.model",
@@ -101,7 +101,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The tensors of each file, by their place in the spec.
+    /// The tensors of each file, by their index in the spec.
     fn shards(&self, options: &SaveOptions) -> Vec<Vec<usize>> {
         let mut shards: Vec<Vec<usize>> = vec![Vec::new()];
         let mut bytes = 0;

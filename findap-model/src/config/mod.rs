@@ -1,4 +1,4 @@
-//! `config.json` of a model: both spellings in, the older one out, unknown keys kept.
+//! `config.json` of a model: reads both spellings, writes the older one, keeps unknown keys.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,7 +11,7 @@ mod write;
 
 use serde_json::{Map, Value};
 
-/// The architecture of a decoder: Decoder's, with the options in which its relatives differ.
+/// The architecture of a decoder: Llama's, with the options in which the other families differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The family, which names the files' keys and defaults.
@@ -42,11 +42,11 @@ pub struct Config {
     pub biases: Biases,
     /// Whether each head of queries and keys is normed before it is rotated.
     pub has_qk_norm: bool,
-    /// For each block how many tokens a query sees, itself included; `None` for all before it.
+    /// How many tokens a query of each block sees, itself included; `None` for no limit.
     pub windows: Vec<Option<usize>>,
     /// Whether the head uses the embedding table.
     pub tie_word_embeddings: bool,
-    /// Standard deviation of fresh weights.
+    /// Standard deviation of randomly drawn weights.
     pub initializer_range: f64,
     /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
@@ -57,18 +57,18 @@ pub struct Config {
 /// The families of models that differ from Llama in the options of [`Config`] alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Llama 2 and 3, and all who call themselves so.
+    /// Llama 2 and 3, and other models whose `model_type` is `llama`.
     Llama,
-    /// Mistral: a sliding window.
+    /// Mistral: attention may have a sliding window.
     Mistral,
-    /// Qwen 2 and 2.5: biases of queries, keys and values.
+    /// Qwen 2 and 2.5: queries, keys and values have biases.
     Qwen2,
-    /// Qwen 3, dense: norms of each head's queries and keys.
+    /// Qwen 3, dense: each head's queries and keys are normed.
     Qwen3,
 }
 
 impl Family {
-    /// All of them.
+    /// Every family.
     pub const ALL: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 
     /// `model_type` in `config.json`.
@@ -99,21 +99,21 @@ pub struct Biases {
     pub qkv: bool,
     /// The projection of the result of attention.
     pub attention_out: bool,
-    /// The three of the MLP.
+    /// The three projections of the MLP.
     pub mlp: bool,
 }
 
 /// How rotary frequencies are changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No change.
     None,
-    /// All divided by a factor.
+    /// All frequencies are divided by a factor.
     Linear {
         /// The factor.
         factor: f64,
     },
-    /// Long waves divided by a factor, short ones kept, a ramp between: Llama 3.1.
+    /// Frequencies of long waves are divided by a factor, those of short waves kept, with a ramp between (Llama 3.1).
     Llama3 {
         /// The factor for long waves.
         factor: f64,
@@ -139,7 +139,7 @@ impl Config {
 
     /// The rotary frequencies, one per pair of numbers of a head.
     ///
-    /// Computed in f32 as transformers does, also for f64 models, so that positions mean the same.
+    /// They are computed in f32 as in transformers, for f64 models too, so that positions mean the same.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
         let plain = (0..self.head_dim / 2).map(|i| {
             let exponent = (2 * i) as f32 / self.head_dim as f32;
@@ -152,7 +152,7 @@ impl Config {
                 let (factor, low, high) = (factor as f32, low_frequency_factor as f32, high_frequency_factor as f32);
                 let context = original_max_positions as f32;
                 let scale = |frequency: f32| {
-                    // a number over a tensor is its reciprocal times the number in torch; the last bit depends on it
+                    // torch computes `number / tensor` as reciprocal times number; the last bit depends on it
                     let wavelength = frequency.recip() * (2.0 * std::f32::consts::PI);
                     if wavelength < context / high {
                         frequency

@@ -1,4 +1,4 @@
-//! A configuration from JSON, every value checked. What is missing has the default of the family's class in transformers.
+//! Reads a configuration from JSON and checks every value. A missing key has the default of the family's class in transformers.
 
 use std::path::Path;
 
@@ -10,23 +10,23 @@ use crate::files::{read_object, shortened};
 use crate::foreign;
 use crate::layout::Layout;
 
-/// No width or vocabulary of a real model is larger.
+/// Largest width or vocabulary that is accepted; no real model has a larger one.
 const SIZE_LIMIT: u64 = 1 << 24;
 
-/// No real model has more blocks or heads; each block is a dozen small allocations before any weight is read.
+/// Largest number of blocks or heads that is accepted; each block costs a dozen small allocations before any weight is read.
 const COUNT_LIMIT: u64 = 1 << 12;
 
-/// More than any machine holds.
+/// Largest number of parameters that is accepted; no machine holds more.
 const MAX_PARAMETERS: usize = 1 << 44;
 
-/// A configuration larger than this is not a configuration.
+/// Largest `config.json` that is read.
 const FILE_LIMIT_BYTES: u64 = 16 << 20;
 
 impl Config {
     /// Reads `config.json` of a model directory.
     ///
     /// # Errors
-    /// [`ModelError::NoModel`] for what is no model folder, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
+    /// [`ModelError::NoModel`] for a path that is no model folder, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
     /// naming the key.
     pub fn load(directory: &Path) -> Result<Config, ModelError> {
         let path = directory.join("config.json");
@@ -138,7 +138,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses a model with another head, such as a classifier: what its class predicts is no next token.
+    /// Refuses a model with another head, such as a classifier, which predicts no next token.
     fn check_architecture(&self) -> Result<(), ModelError> {
         let Some(classes) = self.0.get("architectures").and_then(Value::as_array).filter(|classes| !classes.is_empty())
         else {
@@ -153,7 +153,7 @@ impl<'a> Keys<'a> {
         Err(bad("architectures", format!("is {names}; a model that predicts the next token (..ForCausalLM) is needed")))
     }
 
-    /// Refuses by name what would change the arithmetic in a way that is not computed here.
+    /// Refuses, by name, every key that would change the arithmetic in a way that is not implemented here.
     fn refuse_unsupported(&self) -> Result<(), ModelError> {
         match self.0.get("hidden_act") {
             None | Some(Value::Null) => {}
@@ -241,8 +241,8 @@ impl<'a> Keys<'a> {
         Ok(listed)
     }
 
-    /// Base and scaling of the rotary positions: those of `rope_scaling` if it is there, else of `rope_parameters`, as in
-    /// transformers 5. Where both are there and say different things the one that is meant cannot be known.
+    /// Base and scaling of the rotary positions: from `rope_scaling` if it is there, else from `rope_parameters`, as in
+    /// transformers 5. Refuses a file in which the two disagree.
     fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
         let read = |rope: Option<&Map<String, Value>>| {
             let theta = rope.and_then(|rope| rope.get("rope_theta")).or_else(|| self.0.get("rope_theta"));

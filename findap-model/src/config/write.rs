@@ -1,11 +1,11 @@
-//! A configuration as the JSON that transformers and vLLM read.
+//! Writes a configuration as the JSON that transformers and vLLM read.
 
 use serde_json::{Map, Value};
 
 use super::{Config, RopeScaling};
 
 impl Config {
-    /// The keys to write: the older spelling, with every key that was read and is not understood here.
+    /// The keys of `config.json` in the older spelling, with every key that was read and is unknown here.
     pub fn to_json(&self, dtype: &str) -> Map<String, Value> {
         let mut raw = self.raw.clone();
         for replaced in ["rope_parameters", "dtype"] {

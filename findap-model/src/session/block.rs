@@ -1,4 +1,4 @@
-//! One block, with the residual x:
+//! One block of the decoder, forward and backward. With the residual x:
 //! a = norm(x);  q, k, v = a Wq, a Wk, a Wv (each head of q and k normed, where the model has such norms), q and k rotated;
 //! m = x + attention(q, k, v) Wo;  b = norm(m);  y = swiglu(b Wgate, b Wup) Wdown;  the next x = m + y.
 //! Both additions are fused with the norm that follows, across the border between blocks.
@@ -14,7 +14,7 @@ use crate::error::ModelError;
 use crate::layout::BlockParams;
 use crate::linear::{Gradients, Weights};
 
-/// The outputs and inputs of one attention.
+/// The outputs and inputs of one block's attention.
 pub(crate) struct AttentionCall<'a> {
     pub(crate) out: ViewMut<'a>,
     pub(crate) lse: ViewMut<'a>,
@@ -25,14 +25,14 @@ pub(crate) struct AttentionCall<'a> {
 }
 
 impl AttentionCall<'_> {
-    /// Attention among the tokens of the pass themselves.
+    /// Computes attention among the tokens of the pass.
     pub(crate) fn among_themselves(self) -> Result<(), ModelError> {
         let AttentionCall { out, lse, qkv, documents, heads, products } = self;
         Ok(attention::forward(out, lse, qkv, documents, heads, products)?)
     }
 }
 
-/// Block `l` of a model, with what its passes read besides activations.
+/// Block `l` of a model, with all that its passes read besides activations.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     pub(super) l: usize,
@@ -40,7 +40,7 @@ pub(super) struct Block<'a> {
     pub(super) weights: Weights<'a>,
     pub(super) documents: &'a Documents<'a>,
     pub(super) heads: Heads,
-    /// cos and sin.
+    /// The rotary tables, cos and sin.
     pub(super) rope: &'a [Tensor; 2],
     pub(super) eps: f64,
     /// The format in which attention multiplies.
@@ -57,7 +57,7 @@ impl Block<'_> {
         Tables { cos: cos.all(), sin: sin.all() }
     }
 
-    /// From the normed input to the result of the MLP, which `sublayer_out` then holds.
+    /// Computes the block from its normed input to the result of the MLP, which `sublayer_out` then holds.
     pub(super) fn forward(
         &self,
         b: &mut Buffers<Layers>,
@@ -74,7 +74,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Queries, keys and values of the normed input; queries and keys before their norm, where there is one.
+    /// Computes queries, keys and values of the normed input; queries and keys before their norm, where there is one.
     fn project(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, p) = (self.l, self.num_tokens(), self.params);
         let (q, k) = match p.qk_norm {
@@ -87,7 +87,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Norms each head of queries and keys, where the model does that, and turns them by their positions.
+    /// Norms each head of queries and keys, where the model does that, and rotates them by their positions.
     fn rotate(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, e) = (self.l, self.num_tokens(), self.heads.head_dim);
         if let Some([q_norm, k_norm]) = self.params.qk_norm {
@@ -117,7 +117,7 @@ impl Block<'_> {
         attend(l, AttentionCall { out, lse, qkv, documents, heads, products })
     }
 
-    /// The residual after attention, and its norm.
+    /// Computes the residual after attention, and its norm.
     fn add_attention(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, p) = (self.l, self.num_tokens(), self.params);
         p.o.forward(b.sublayer_out.shared_mut(n), b.attention_out.rows(l, n), self.weights)?;
@@ -140,7 +140,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Computes again what was not kept. Nothing is to be done for the last block, which is still in memory.
+    /// Computes again what was not kept. The last block is still in memory and needs nothing.
     pub(super) fn restore(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, p) = (self.l, self.num_tokens(), self.params);
         let norm = |out: &mut Layers, rstd: &mut Layers, x: &Layers, weight| {
@@ -173,7 +173,7 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// From the gradient of the block's output, in `d_residual`, to that of its input there.
+    /// Turns the gradient of the block's output, in `d_residual`, into that of its input, and adds to `gradients`.
     pub(super) fn backward(&self, b: &mut Buffers<Layers>, gradients: &mut Gradients<'_>) -> Result<(), ModelError> {
         let (l, n, p, weights) = (self.l, self.num_tokens(), self.params, self.weights);
         use Write::{Accumulate, Overwrite};
@@ -204,7 +204,7 @@ impl Block<'_> {
             },
         )?;
 
-        // Attention: the same.
+        // Attention: the gradient of its result is that of the residual, too.
         let dy = b.d_residual.shared(n);
         p.o.backward((b.d_attention_out.shared_mut(n), Overwrite), dy, b.attention_out.rows(l, n), weights, gradients)?;
         let qkv = Qkv { q: b.q.rows(l, n), k: b.k.rows(l, n), v: b.v.rows(l, n) };

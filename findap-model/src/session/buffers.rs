@@ -1,4 +1,4 @@
-//! The memory of a plan.
+//! The tensors that a plan asks for.
 
 use findap_tensor::{Device, Tensor, TensorError, View, ViewMut};
 
@@ -17,7 +17,7 @@ impl Layers {
         self.slots[self.row.slot(l)].rows(n)
     }
 
-    /// [`Layers::rows`], to be written.
+    /// The first `n` tokens of layer `l`, to be written.
     pub(crate) fn rows_mut(&mut self, l: usize, n: usize) -> ViewMut<'_> {
         self.slots[self.row.slot(l)].rows_mut(n)
     }
@@ -27,7 +27,7 @@ impl Layers {
         self.slots[0].rows(n)
     }
 
-    /// [`Layers::shared`], to be written.
+    /// The first `n` tokens of a buffer that all layers share, to be written.
     pub(crate) fn shared_mut(&mut self, n: usize) -> ViewMut<'_> {
         self.slots[0].rows_mut(n)
     }

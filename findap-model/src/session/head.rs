@@ -1,4 +1,4 @@
-//! The end of a pass: logits or log-probabilities of its hidden states, and the way back from there.
+//! The end of a forward pass, logits or log-probabilities of its hidden states, and the backward pass from there.
 
 use findap_tensor::ops::cross_entropy::{self, Head, Scores};
 use findap_tensor::ops::sample::Logits;
@@ -10,26 +10,26 @@ use crate::error::ModelError;
 use crate::layout::Layout;
 use crate::linear::{Gradients, Weights};
 
-/// A pass whose head has said how probable the targets are.
+/// A pass whose head has computed the log-probabilities of the targets.
 #[derive(Debug)]
 pub struct Scored<'a> {
     pass: Pass<'a>,
     targets: &'a [u32],
 }
 
-/// The log-probabilities of the targets of a pass, where they were computed.
+/// The log-probabilities of a pass's targets, on the device that computed them.
 #[derive(Debug)]
 pub struct LogProbs<'a> {
     scores: &'a mut Scores,
     num_tokens: usize,
 }
 
-/// Where the weights of the tokens come from: dLoss / dlogp of each.
+/// The source of the token weights, dLoss / dlogp of each token.
 #[derive(Clone, Copy)]
 enum TokenWeights<'a> {
-    /// From the caller.
+    /// Weights `[n]` from the caller.
     Given(&'a [f64]),
-    /// An objective has left them in the scores.
+    /// Weights that an objective has left in the scores.
     InScores,
 }
 
@@ -52,11 +52,11 @@ impl<'a> Pass<'a> {
         Ok(Scored { pass: Pass { session, model, tokens }, targets })
     }
 
-    /// Adds to `gradients` those of a loss with dLoss / dlogp = `token_weights` `[n]`, known before the log-probabilities of `targets`
-    /// `[n]`: the head then computes its logits once. `gradients` are those of [`crate::Decoder::zero_gradients`].
+    /// Adds a loss's gradients to `gradients`, which are from [`crate::Decoder::zero_gradients`]. dLoss / dlogp = `token_weights` `[n]`
+    /// is known before the log-probabilities of `targets` `[n]`, so that the head computes its logits once.
     ///
     /// # Errors
-    /// As [`Pass::score`]; [`ModelError::Gradients`] for those of other parameters.
+    /// As [`Pass::score`]; [`ModelError::Gradients`] for gradients of other parameters.
     ///
     /// # Panics
     /// If the session was built without a backward pass.
@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
         Ok(LogProbs { num_tokens: self.tokens.ids.len(), scores: &mut self.session.scores })
     }
 
-    /// The logits of chosen rows of the hidden states.
+    /// Computes the logits of chosen rows of the hidden states.
     pub(crate) fn logits(&mut self, rows: &Indices, out: &mut Logits) -> Result<(), ModelError> {
         let Session { packed, buffers, .. } = &mut *self.session;
         let (n, layout) = (rows.values().len(), &self.model.layout);
@@ -80,7 +80,7 @@ impl<'a> Pass<'a> {
         Ok(linear::forward(out.rows_mut(n), buffers.sublayer_out.shared(n), weights.matrix(layout.head.weight))?)
     }
 
-    /// The gradient of the last residual, with those of the head and of the last norm.
+    /// Computes the gradient of the last residual, and adds those of the head and of the last norm.
     fn head_backward(
         &mut self,
         targets: &[u32],
@@ -122,7 +122,7 @@ impl<'a> Pass<'a> {
         Ok(rms_norm::backward(dx, Write::Overwrite, dweight, b.d_normed.shared(n), saved)?)
     }
 
-    /// All blocks that have a trained parameter in or before them, last to first, and the embedding.
+    /// Runs the backward pass of the blocks from the last to the first with a trained parameter in or before it, and of the embedding.
     fn blocks_backward(&mut self, gradients: &mut Arena) -> Result<(), ModelError> {
         let mut gradients: Gradients<'_> = self.model.gradients(gradients)?;
         let documents = &self.session.documents(self.tokens);
@@ -148,7 +148,7 @@ impl<'a> Scored<'a> {
         LogProbs { num_tokens: self.pass.tokens.ids.len(), scores: &mut self.pass.session.scores }
     }
 
-    /// The log-probabilities `[n]`, natural logarithm, at the end of a pass that needs no gradients. Waits for a device.
+    /// Reads the log-probabilities `[n]`, natural logarithm, and ends a pass that needs no gradients. Waits for a device.
     ///
     /// # Errors
     /// As [`LogProbs::read`].
@@ -156,13 +156,13 @@ impl<'a> Scored<'a> {
         LogProbs { num_tokens: self.pass.tokens.ids.len(), scores: &mut self.pass.session.scores }.read()
     }
 
-    /// What the head has said of the tokens, for an objective that leaves its token weights there.
+    /// The scores of the head, for an objective that leaves its token weights there.
     pub fn scores_mut(&mut self) -> &mut Scores {
         &mut self.pass.session.scores
     }
 
-    /// Adds to `gradients` those of a loss with dLoss / dlogp = `token_weights` `[n]`; with `None`, of the weights that an objective
-    /// has left in [`Scored::scores_mut`].
+    /// Adds to `gradients` those of a loss with dLoss / dlogp = `token_weights` `[n]`; `None` takes the weights that an objective has
+    /// left in [`Scored::scores_mut`].
     ///
     /// # Errors
     /// [`ModelError::Kernel`] if lengths disagree; [`ModelError::Gradients`] for gradients of other parameters; [`ModelError::Device`].
@@ -177,7 +177,7 @@ impl<'a> Scored<'a> {
 }
 
 impl<'a> LogProbs<'a> {
-    /// The numbers `[n]`, 0 where the target was `IGNORE`. Waits for a device.
+    /// Reads the log-probabilities `[n]`, 0 where the target was `IGNORE`. Waits for a device.
     ///
     /// # Errors
     /// [`ModelError::Device`], also for an earlier op that failed on the device.
@@ -185,7 +185,7 @@ impl<'a> LogProbs<'a> {
         Ok(self.scores.read(self.num_tokens)?)
     }
 
-    /// Adds minus their sum, divided by `divisor`, to the loss of a step, without waiting for a device.
+    /// Adds minus the sum of the log-probabilities, divided by `divisor`, to the loss of a step. Does not wait for a device.
     ///
     /// # Errors
     /// [`ModelError::Device`], also for statistics that lie elsewhere.

@@ -10,7 +10,7 @@
 //! scored.backward(token_weights, &mut gradients)?;          weights computed from the log-probabilities
 //! ```
 //!
-//! A pass holds what its backward pass needs, the tokens included, and ends with it.
+//! A [`Pass`] holds what its backward pass needs, the tokens included, and is used up by it.
 
 mod block;
 mod buffers;
@@ -45,9 +45,9 @@ pub use self::plan::{Recompute, memory_bytes};
 /// Packed documents, one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens<'a> {
-    /// `[n]`.
+    /// Token ids `[n]`.
     pub ids: &'a [u32],
-    /// `[n]`, from 0 in each document.
+    /// Positions `[n]`, from 0 in each document.
     pub positions: &'a [u32],
     /// `[documents + 1]`: where documents begin, and n.
     pub cu_seqlens: &'a [u32],
@@ -59,46 +59,46 @@ impl<'a> From<&'a Batch> for Tokens<'a> {
     }
 }
 
-/// What a session is built for.
+/// The sizes and formats that a session is built for.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Format of arithmetic: f32, bf16 with sums in f32, or, on the CPU, f64. Activations have it, too; but beside bf16 they are f32 on
-    /// the CPU, which rounds them for matmuls only.
+    /// Format of arithmetic: f32, bf16 with sums in f32, or, on the CPU, f64. Activations have the same format, except that the CPU
+    /// keeps them in f32 beside bf16 and rounds them for matmuls only.
     pub dtype: Dtype,
     /// Tokens of the largest batch.
     pub max_tokens: usize,
     /// Longest document, in tokens.
     pub max_positions: usize,
-    /// What the backward pass finds in memory.
+    /// What the backward pass recomputes instead of keeping it in memory.
     pub recompute: Recompute,
-    /// The format of the parameters' gradients, if there will be a backward pass: that of [`Decoder::zero_gradients`], or on a device
-    /// bf16 for bf16. Each backward pass then adds to it what it has summed in f32, rounding once.
+    /// The format of the parameters' gradients, or `None` without a backward pass: that of [`Decoder::zero_gradients`], or bf16 for
+    /// bf16 on a device. Each backward pass then adds to them what it has summed in f32, rounding once.
     pub gradients: Option<Dtype>,
-    /// Blocks from the input on that are frozen, with the embedding ([`Decoder::frozen_blocks`]): the backward pass ends above them, and
-    /// nothing of them is kept for it.
+    /// Count of frozen blocks from the input on ([`Decoder::frozen_blocks`]). The backward pass ends above them, and none of their
+    /// activations are kept for it.
     pub frozen_blocks: usize,
 }
 
 /// The memory of forward and backward passes over at most `max_tokens` tokens. Everything is allocated here, once.
 ///
-/// It runs on one device, on which the model and the gradients must lie, too. There, passes are queued, and only reading a result
-/// waits for them.
+/// A session runs on one device, on which the model and the gradients must lie, too. On a GPU, passes are queued, and only reading
+/// a result waits for them.
 #[derive(Debug)]
 pub struct Session {
     options: SessionOptions,
     plan: Plan,
     buffers: Buffers<Layers>,
     heads: Heads,
-    /// For each block how many tokens a query sees.
+    /// How many tokens a query of each block sees; `None` for no limit.
     windows: Vec<Option<usize>>,
     eps: f64,
     vocab: usize,
-    /// cos and sin: `[max_positions, e / 2]`.
+    /// The rotary tables, cos and sin: `[max_positions, e / 2]` each.
     rope: [Tensor; 2],
-    /// On the CPU; a device has its own.
+    /// The head's scratch memory on the CPU; a device has its own.
     head_scratch: Tensor,
     scores: Scores,
-    /// Where a device reads the tokens of the batch.
+    /// The memory from which a device reads the tokens of the batch.
     documents: Option<Arc<DocumentMemory>>,
     /// The weights packed for matmuls on the CPU: in bf16, or where few rows share a weight.
     packed: Option<PackedArena>,
@@ -113,12 +113,12 @@ pub struct Pass<'a> {
 }
 
 impl Session {
-    /// Allocates everything on the CPU for batches of at most `options.max_tokens` tokens.
+    /// Builds a session on the CPU.
     pub fn new(config: &Config, options: SessionOptions) -> Session {
         Session::on(&Device::Cpu, config, options).expect("invariant: the CPU's memory is not asked for")
     }
 
-    /// Allocates everything on `device`.
+    /// Builds a session on `device`.
     ///
     /// # Errors
     /// [`ModelError::Device`] with the purpose and size of what does not fit.
@@ -153,9 +153,9 @@ impl Session {
         })
     }
 
-    /// Lets a session on the CPU in f32 that has no backward pass keep a packed copy of the weights, as large as they are: for passes
-    /// of few tokens, where packing them each time takes longer than the matmuls. Only of small models, whose memory nobody misses.
-    /// No bit of a result depends on it.
+    /// Keeps a packed copy of a small model's weights, for a session on the CPU in f32 without a backward pass. In passes of few
+    /// tokens, packing weights each time takes longer than the matmuls. The copy is as large as the weights, so large models
+    /// have none. Results are bit-identical with and without it.
     #[must_use]
     pub(crate) fn packing_weights(mut self, config: &Config) -> Session {
         const MAX_BYTES: usize = 1 << 29;
@@ -172,7 +172,7 @@ impl Session {
         &self.options
     }
 
-    /// Bytes by purpose.
+    /// Bytes of memory by purpose.
     pub fn memory(&self) -> Vec<(&'static str, usize)> {
         let buffers = self.buffers.named().into_iter().map(|(_, layers)| (layers.row.purpose, layers.bytes()));
         self.plan.memory_of(buffers, self.packed.as_ref().map_or(0, PackedArena::bytes))
@@ -186,7 +186,7 @@ impl Session {
         self.forward_with(model, tokens, |_, call| call.among_themselves())
     }
 
-    /// [`Session::forward`] with the attention of each block done by `attend(block, call)`.
+    /// Computes [`Session::forward`] with the attention of each block done by `attend(block, call)`.
     pub(crate) fn forward_with<'a>(
         &'a mut self,
         model: &'a Decoder,
@@ -252,7 +252,7 @@ impl Session {
         (block, &mut self.buffers)
     }
 
-    /// The tokens of a pass, where its ops read them.
+    /// The tokens of a pass, in the memory that its ops read.
     fn documents<'t>(&self, tokens: Tokens<'t>) -> Documents<'t> {
         let Tokens { ids, positions, cu_seqlens } = tokens;
         match &self.documents {

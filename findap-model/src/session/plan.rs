@@ -1,5 +1,5 @@
-//! What the passes keep in memory, each buffer said once: allocation, the report, the forecast and the choice of a layer's memory all
-//! read the rows of one [`Plan`].
+//! The plan of a session's memory, with each buffer in one row. Allocation, the report, the forecast and the choice of a layer's slot
+//! all read the rows of a [`Plan`].
 
 use findap_tensor::ops::cross_entropy::{self, MAX_CHUNK_ROWS, Sizes};
 use findap_tensor::{DeviceKind, Dtype, PackedArena, PackedFormat};
@@ -9,19 +9,19 @@ use crate::config::Config;
 use crate::format::{activation_dtype, statistics_dtype};
 use crate::layout::Layout;
 
-/// What the backward pass finds in memory, and what it computes again, to the same bits.
+/// Which activations the backward pass finds in memory, and which it computes again, to the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recompute {
-    /// Keeps everything except the outputs of norms and of SwiGLU, which one pass over what is kept gives again.
+    /// Keeps everything except the outputs of norms and of SwiGLU, which are recomputed elementwise.
     None,
-    /// Also recomputes gate and up: half of a block's memory for two more matmuls of seven.
+    /// Recomputes gate and up, too: halves a block's memory at the cost of two more matmuls beside seven.
     Mlp,
     /// Keeps the input of each block and recomputes the rest.
     Block,
 }
 
 impl Recompute {
-    /// From the most memory to the least.
+    /// Every policy, from the most memory to the least.
     pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Mlp, Recompute::Block];
 }
 
@@ -40,7 +40,7 @@ const PURPOSES: [Purpose; 6] = [RESIDUALS, BLOCKS, GRADIENTS, HEAD, ROTARY, PACK
 /// Declares [`Buffers`] with a field for each name.
 macro_rules! buffers {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        /// One `T` for each buffer of `[n, columns]` numbers, where n is the number of tokens: its row in a [`Plan`], or its memory.
+        /// One `T` for each buffer of `[n, columns]` numbers, n the number of tokens: its row in a [`Plan`], or its memory.
         #[derive(Debug)]
         pub(crate) struct Buffers<T> {
             $($(#[doc = $doc])* pub(crate) $name: T,)*
@@ -52,7 +52,7 @@ macro_rules! buffers {
                 vec![$((stringify!($name), &self.$name),)*]
             }
 
-            /// What `f` makes of every buffer.
+            /// Maps every buffer by `f`.
             pub(crate) fn try_map<U, E>(&self, mut f: impl FnMut(&T) -> Result<U, E>) -> Result<Buffers<U>, E> {
                 Ok(Buffers { $($name: f(&self.$name)?,)* })
             }
@@ -63,11 +63,11 @@ macro_rules! buffers {
 buffers! {
     /// The input of each block.
     residual,
-    /// The norm factor taken of it.
+    /// The norm factor of each block's input.
     residual_rstd,
-    /// Its norm, which the projections of attention read.
+    /// The normed input of a block, which the projections of attention read.
     normed,
-    /// Queries before their norm, of a model that has one.
+    /// Queries before their norm, in a model that has such norms.
     q_projected,
     /// The norm factors of each head's queries.
     q_rstd,
@@ -87,23 +87,23 @@ buffers! {
     lse,
     /// The residual after attention.
     post_attention,
-    /// The norm factor taken of it.
+    /// The norm factor of the residual after attention.
     post_attention_rstd,
-    /// Its norm, which the MLP reads.
+    /// The normed residual after attention, which the MLP reads.
     mlp_normed,
     /// The gate of the MLP.
     gate,
-    /// What is gated.
+    /// The up projection of the MLP, which the gate multiplies.
     up,
-    /// Their SwiGLU.
+    /// The SwiGLU of gate and up.
     swiglu_out,
     /// The result of attention or of the MLP before it joins the residual.
     sublayer_out,
     /// The residual after the last block.
     final_residual,
-    /// The norm factor taken of it.
+    /// The norm factor of the last residual.
     final_rstd,
-    /// Its norm: the hidden states that the head reads.
+    /// The hidden states that the head reads: the norm of the last residual.
     hidden,
     /// Gradient of the residual.
     d_residual,
@@ -123,7 +123,7 @@ buffers! {
     d_k_projected,
     /// Gradient of the gate.
     d_gate,
-    /// Gradient of what is gated.
+    /// Gradient of the up projection.
     d_up,
     /// Gradient of the SwiGLU.
     d_swiglu_out,
@@ -135,14 +135,14 @@ pub(crate) struct Row {
     pub(crate) purpose: Purpose,
     pub(crate) columns: usize,
     pub(crate) dtype: Dtype,
-    /// How many layers can keep theirs; 0 for a buffer that the model or the session does not need.
+    /// How many layers have memory of their own; 0 for a buffer that the model or the session does not need.
     pub(crate) slots: usize,
-    /// The layers that have a backward pass: those before share the first slot.
+    /// First and end of the layers that have a backward pass; the layers before share the first slot.
     pub(super) trained: (usize, usize),
 }
 
 impl Row {
-    /// Where layer `l` has its numbers: the first layers have slots of their own, and all that come after them share the last one.
+    /// The slot of layer `l`: the first layers have slots of their own, and all later ones share the last slot.
     pub(crate) fn slot(&self, l: usize) -> usize {
         l.saturating_sub(self.trained.0).min(self.slots.saturating_sub(1))
     }
@@ -158,7 +158,7 @@ impl Row {
     }
 }
 
-/// Everything that a session allocates, known before it is built.
+/// Everything that a session will allocate.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) rows: Buffers<Row>,
@@ -167,7 +167,7 @@ pub(crate) struct Plan {
     pub(crate) dtype: Dtype,
     /// The head's chunks of logits.
     pub(crate) head: Sizes,
-    /// Numbers that the head needs beside them on the CPU; a device has scratch memory of its own.
+    /// Count of scratch numbers that the head needs on the CPU; a device has scratch memory of its own.
     pub(crate) head_scratch_len: usize,
     /// Whether the CPU multiplies by packed copies of the weights, because it rounds to bf16.
     pub(crate) packs_weights: bool,
@@ -191,7 +191,7 @@ impl Plan {
         let once = 1;
         let backward = usize::from(has_backward);
         let of_head_norm = |slots: usize| if config.has_qk_norm { slots } else { 0 };
-        // One pass over the projections gives normed and rotated heads again.
+        // Normed and rotated heads are recomputed in one pass over the projections.
         let rotated = if config.has_qk_norm { once } else { unless_block };
 
         let activation = |purpose, columns, slots| Row { purpose, columns, dtype, slots, trained };
@@ -253,13 +253,13 @@ impl Plan {
         Plan { rows, max_tokens, dtype, head, head_scratch_len, packs_weights, fixed }
     }
 
-    /// Bytes by purpose.
+    /// Bytes of memory by purpose.
     pub(crate) fn memory(&self) -> Vec<(Purpose, usize)> {
         let rows = self.rows.named().into_iter().map(|(_, row)| (row.purpose, row.bytes(self.max_tokens)));
         by_purpose(rows.chain(self.fixed))
     }
 
-    /// [`Plan::memory`] with what the buffers and the packed weights in fact take.
+    /// Bytes by purpose as in [`Plan::memory`], but with the true sizes of buffers and packed weights.
     pub(crate) fn memory_of(
         &self,
         buffers: impl Iterator<Item = (Purpose, usize)>,
@@ -270,7 +270,7 @@ impl Plan {
     }
 }
 
-/// The sums for each purpose, in the order of [`PURPOSES`].
+/// Sums bytes by purpose, in the order of [`PURPOSES`].
 fn by_purpose(parts: impl Iterator<Item = (Purpose, usize)>) -> Vec<(Purpose, usize)> {
     let mut sums = PURPOSES.map(|purpose| (purpose, 0));
     for (purpose, bytes) in parts {
@@ -280,13 +280,13 @@ fn by_purpose(parts: impl Iterator<Item = (Purpose, usize)>) -> Vec<(Purpose, us
     sums.to_vec()
 }
 
-/// What [`super::Session::memory`] of a session on a device of this kind will say, without building one.
+/// Forecasts [`super::Session::memory`] of a session on a device of this kind without building it, in bytes.
 pub fn memory_bytes(kind: DeviceKind, config: &Config, options: SessionOptions) -> Vec<(&'static str, usize)> {
     Plan::new(kind, config, options).memory()
 }
 
-/// Rows of logits computed at a time. CPU: about 2^23 logits (32 MiB), for every chunk packs the whole head anew, and whole tiles of 32
-/// rows in bf16; a device: about 2^27 (512 MiB), so that matmuls are large.
+/// Rows of logits computed at a time. On the CPU about 2^23 logits (32 MiB), because each chunk packs the whole head anew; in bf16
+/// whole tiles of 32 rows. On a device about 2^27 logits (512 MiB), so that matmuls are large.
 fn head_chunk_rows(kind: DeviceKind, dtype: Dtype, vocab_size: usize) -> usize {
     let of_logits = |logits: usize| logits / vocab_size.max(1);
     match kind {

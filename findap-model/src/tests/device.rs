@@ -1,7 +1,7 @@
 //! The same model on a device: on the emulator, which runs the kernels on the CPU, and on the first GPU where there is one.
 //!
 //! The rule of errors. The truth is the CPU in f64. In f32, each tensor's error may be three times that of the CPU in f32, in the mean
-//! square, plus four roundings of its numbers: the sums have other orders. In bf16, it may be twice that of [`Plain`], which rounds
+//! square, plus four roundings of its numbers: the sums have other orders. In bf16, it may be twice that of the plain run, which rounds
 //! every stored number to bf16 and makes every sum in f32.
 
 use std::path::PathBuf;
@@ -35,8 +35,8 @@ pub(super) fn golden(model: &str) -> PathBuf {
     super::golden("models").join(model)
 }
 
-/// The emulator with threads in random order and copies as late as may be, where it is compiled in, and the first GPU where there is
-/// one.
+/// The devices to test: the emulator, if compiled in, with threads in random order and copies as late as possible; and the first GPU,
+/// if there is one.
 #[expect(clippy::print_stdout, reason = "a test that does nothing says so")]
 pub(super) fn devices() -> Vec<Device> {
     #[cfg(feature = "emulator")]
@@ -81,7 +81,7 @@ pub(super) fn in_one(model: &Decoder, recompute: Recompute, batch: &WeightedBatc
     results(logp, &grads)
 }
 
-/// As an objective does whose weights depend on the log-probabilities.
+/// Runs a pass as an objective does whose weights depend on the log-probabilities: score, then backward.
 fn in_two(model: &Decoder, recompute: Recompute, batch: &WeightedBatch) -> Results {
     let mut grads = model.zero_gradients().unwrap();
     let mut session = session(model, recompute, grads.dtype());
@@ -96,7 +96,7 @@ fn mean_square(x: impl Iterator<Item = f64>) -> f64 {
     (sum / count.max(1) as f64).sqrt()
 }
 
-/// Each of `got` within `factor` times the error of `yardstick` and `floor` times its own size.
+/// Asserts that each of `got` is within `factor` times the error of `yardstick` plus `floor` times its own size.
 #[expect(clippy::print_stdout, reason = "the errors are worth reading")]
 pub(super) fn assert_follows(what: &str, got: &Results, yardstick: &Results, truth: &Results, factor: f64, floor: f64) {
     let mut worst = (0.0f64, "");
@@ -136,7 +136,7 @@ fn f32_passes_follow_the_cpu() {
     }
 }
 
-/// All gradients after so many passes over one batch, in f32 or bf16.
+/// All gradients after `passes` passes over one batch, in f32 or bf16.
 fn gradients_after(passes: u32, model: &Decoder, dtype: Dtype) -> Vec<f64> {
     let batch = batch(model.config.vocab_size as u32);
     let mut grads = model.zero_gradients_in(dtype).unwrap();
@@ -270,8 +270,8 @@ fn bf16_passes_follow_the_truth() {
     }
 }
 
-/// What `bench/bundle/run.sh` holds a GPU to, which has no plain run beside it: activations in bf16 cost about what weights in bf16 do,
-/// since both enter every product alike.
+/// Checks the bound to which `bench/bundle/run.sh` holds a GPU that has no plain run beside it. Activations in bf16 cost about what weights
+/// in bf16 do, since both enter every product alike.
 #[test]
 fn bf16_log_probabilities_are_off_as_weights_in_bf16_make_them() {
     let batch = batch(2048);
@@ -285,7 +285,7 @@ fn bf16_log_probabilities_are_off_as_weights_in_bf16_make_them() {
     }
 }
 
-/// Head dims that tensor cores take, and a vocabulary that is no multiple of 8.
+/// A model with a head dim that tensor cores take, and a vocabulary that is no multiple of 8.
 pub(super) fn wide_heads(head_dim: usize) -> Decoder {
     let config = serde_json::json!({
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -301,7 +301,7 @@ fn bf16_passes_with_wide_heads_follow_the_truth() {
     assert_bf16_follows("wide heads bf16", &wide_heads(64));
 }
 
-/// Such as a GeForce: there the kernels of the others would not start for this head dim.
+/// A GeForce has less shared memory: the kernels of larger GPUs would not start there for this head dim.
 #[cfg(feature = "emulator")]
 #[test]
 fn a_device_with_little_shared_memory_gives_the_same_numbers() {

@@ -25,7 +25,7 @@ fn generate(model: &Decoder, slots: usize, requests: &[GenerateRequest]) -> Vec<
     Generator::new(model, slots, 24).unwrap().generate(model, requests).unwrap()
 }
 
-/// The log-probability of each new token, when prompt and continuation are read as a document.
+/// A batch that gives the log-probability of each new token: prompt and continuation are read as one document.
 fn batch(requests: &[GenerateRequest], made: &[Generated]) -> WeightedBatch {
     let mut documents = Batch::new();
     for (request, made) in requests.iter().zip(made) {
@@ -96,7 +96,7 @@ fn draws_on_a_device_depend_on_the_request_alone() {
     }
 }
 
-/// The tokens that a device makes in bf16, by the kernels that decode, against the truth and the plain run over the same tokens.
+/// Compares the log-probabilities of tokens that a device generates in bf16 with the truth and the plain run over the same tokens.
 fn assert_bf16_generation_follows(what: &str, weights: &Decoder) {
     let requests = requests(weights.config.vocab_size as u32, &[(9, 8), (7, 8), (5, 8)], Sampling::GREEDY);
     for device in devices() {

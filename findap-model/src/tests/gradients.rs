@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::session::{Recompute, Session, SessionOptions};
 use crate::trainable::Trainable;
 
-/// The keys in which configurations differ: tied tables, and every option of every family.
+/// The configurations to test: tied tables, and every option of every family.
 fn variants() -> Vec<Value> {
     vec![
         json!({}),
@@ -25,7 +25,7 @@ fn variants() -> Vec<Value> {
     ]
 }
 
-/// A small model; vectors are drawn, too, so that none is neutral.
+/// A small model. Its vectors are random like its matrices, so that no norm or bias is neutral.
 fn model(variant: &Value) -> Decoder {
     let mut config = json!({
         "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,

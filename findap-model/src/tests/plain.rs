@@ -1,5 +1,5 @@
-//! A plain run in bf16: the passes of a session one op after the other on the CPU in f32, with every stored activation and gradient of
-//! one rounded to bf16. Logits, log-probabilities and the gradients of weights stay in f32.
+//! A plain run in bf16: the passes of a session, op by op on the CPU in f32, with every stored activation and activation gradient
+//! rounded to bf16. Logits, log-probabilities and the gradients of weights stay in f32.
 
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::rope::Tables;
@@ -60,7 +60,7 @@ struct Kept {
     swiglu_out: Tensor,
 }
 
-/// What a session computes from these weights, which bf16 has.
+/// Computes what a session would from these weights, each of which is exact in bf16.
 pub(super) fn passes(model: &Decoder, batch: &WeightedBatch) -> Results {
     let (config, layout, params) = (&model.config, &model.layout, &model.params);
     let (n, d, f) = (batch.documents.num_tokens(), config.hidden_size, config.intermediate_size);
@@ -206,7 +206,7 @@ pub(super) fn passes(model: &Decoder, batch: &WeightedBatch) -> Results {
     results(&logp, &grads)
 }
 
-/// Log-probabilities of the targets; logits become the gradients of the loss.
+/// Computes the log-probabilities of the targets, and turns the logits into their gradients.
 fn softmax_gradient(logits: &mut Tensor, batch: &WeightedBatch) -> Vec<f64> {
     let v = logits.columns();
     let SliceMut::F32(numbers) = logits.slice_mut() else { unreachable!("made as f32") };
