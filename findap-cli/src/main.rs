@@ -1,4 +1,4 @@
-//! The `findap` command: arguments to library calls to the terminal, and nothing else.
+//! The `findap` command: turns arguments into library calls and results into terminal output, and does nothing else.
 //!
 //! Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 failure, 2 usage, 130 stopped by a signal with
 //! what was done saved.
@@ -45,7 +45,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether the work goes on when nobody reads what it prints: training and serving do.
+    /// Whether the command continues when nobody reads what it prints, as training and serving do.
     fn outlives_its_reader(&self) -> bool {
         matches!(self, Command::Run(_) | Command::Train(_) | Command::Distill(_) | Command::Serve(_))
     }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     if !command.outlives_its_reader() {
         restore_broken_pipe();
     }
-    // A server's main thread waits for others.
+    // The main thread of a server waits for connections and computes nothing.
     if !matches!(command, Command::Serve(_)) {
         use_this_thread_too();
     }
@@ -89,9 +89,9 @@ fn exit(result: anyhow::Result<u8>) -> ExitCode {
     }
 }
 
-/// Makes the main thread one of the pool's, so that a step is not handed over to another thread at every operation.
+/// Adds the main thread to the pool, so that operations need no hand-over to another thread.
 fn use_this_thread_too() {
-    // Fails only where a pool was made before, which then is used as it is.
+    // This fails only where a pool exists already, which is then used as it is.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().ok();
 }
 

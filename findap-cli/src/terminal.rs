@@ -51,7 +51,7 @@ impl Progress {
         }
     }
 
-    /// Says that `step` of the stage is done. `facts` is what the stage knows: loss, tokens per second.
+    /// Says that `step` of the stage is done. `facts` is shown beside it: loss, tokens per second.
     pub(crate) fn step(&mut self, step: u64, steps: u64, facts: &str) {
         if self.first_step == 0 {
             self.first_step = step.max(1);
@@ -76,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// One line that stays, above the bar where there is one.
+    /// Prints a line that stays, above the bar where there is one.
     pub(crate) fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -84,28 +84,28 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away; called before results are printed.
+    /// Removes the bar; called before results are printed.
     pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    /// Time left at the pace of this stage since its first step here (a resumed stage does not count what it did not do).
+    /// Time left at the speed of this stage since its first step in this process.
     fn eta(&self, step: u64) -> Option<Duration> {
         let done = step.checked_sub(self.first_step)?;
         (done > 0 && self.steps >= step).then(|| self.began.elapsed().mul_f64((self.steps - step) as f64 / done as f64))
     }
 }
 
-/// `m:ss` or `h:mm:ss`.
+/// Writes a duration as `m:ss` or `h:mm:ss`.
 pub(crate) fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// `1.5 GiB`, `12.0 MiB`, `3.1 KiB`, `17 B`.
+/// Writes a count of bytes with its unit: `1.5 GiB`, `12.0 MiB`, `3.1 KiB`, `17 B`.
 pub(crate) fn bytes(count: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     units
@@ -114,7 +114,7 @@ pub(crate) fn bytes(count: u64) -> String {
         .map_or_else(|| format!("{count} B"), |(name, size)| format!("{:.1} {name}", count as f64 / *size as f64))
 }
 
-/// A table in plain characters: the first column is text, the others stand to the right.
+/// Draws a table in plain characters: the first column to the left, the others to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);

@@ -84,7 +84,7 @@ fn synth(folder: &std::path::Path, set: &[String], tokenizer: Option<usize>) -> 
     Ok(())
 }
 
-/// The stages of a recipe that have data, with it.
+/// The stages of a recipe that have data, each with its data.
 fn stages(recipe: &Recipe) -> Result<Vec<(String, StageData)>> {
     let data = RecipeData::open(recipe)?;
     let mut found = Vec::new();

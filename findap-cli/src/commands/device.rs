@@ -30,7 +30,7 @@ fn device(text: &str) -> Result<DeviceChoice, String> {
 }
 
 impl DeviceArguments {
-    /// The device, taken into use, and the format of weights on it.
+    /// Opens the device, and returns it with the format of weights on it.
     pub(crate) fn open(&self) -> Result<(Device, Dtype)> {
         let dtype = match self.dtype {
             Precision::F32 => Dtype::F32,
@@ -44,7 +44,7 @@ impl DeviceArguments {
         Ok((device, dtype))
     }
 
-    /// The model of a folder, on the device.
+    /// Loads the model of a folder onto the device.
     pub(crate) fn load(&self, folder: &Path) -> Result<TextModel> {
         let (device, dtype) = self.open()?;
         TextModel::load_to(&device, folder, dtype)

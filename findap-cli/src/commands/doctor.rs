@@ -94,13 +94,13 @@ fn examine() -> Findings {
     }
 }
 
-/// The GPUs that the driver sees, and where `run.device = "auto"` trains; with what to do where that is not a GPU.
+/// The GPUs that the driver sees, and the device on which `run.device = "auto"` trains; adds to `advice` where that is no GPU.
 fn devices(has_driver: bool, advice: &mut Vec<String>) -> (Vec<String>, String) {
     let found = probe();
     let describe = |gpu: &findap_tensor::GpuInfo| {
         let (major, minor) = gpu.compute_capability;
         let memory = terminal::bytes(gpu.memory_bytes as u64);
-        // a tenth for activations and the driver
+        // a tenth is left for activations and the driver
         let billions = |bytes_per_weight: f64| 0.9 * gpu.memory_bytes as f64 / bytes_per_weight / 1e9;
         format!(
             "cuda:{} {}, {memory}, compute capability {major}.{minor}; trains all of some {:.1} billion weights in bf16, {:.1} with \

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let (_, written) = arguments.common.read()?;
-    // A recipe can be looked at where its model or its data are not.
+    // A recipe can be looked at on a machine that has neither its model nor its data.
     let (recipe, plans) = match arguments.common.resolve(written.clone()) {
         Ok(recipe) => {
             let plans = plans(&recipe);
@@ -49,7 +49,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What the stages take whose data are there.
+/// Plans of the stages whose data exist.
 fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
     let config = findap_train::run::base_config(recipe)?;
     let data = RecipeData::open(recipe)?;
@@ -104,7 +104,7 @@ fn row(stage: &Stage) -> Vec<String> {
 }
 
 fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
-    /// Part of the speed of a matrix product that a whole step reaches.
+    /// The part of a matrix product's speed that a whole training step reaches, in 0..=1.
     const STEP_EFFICIENCY: f64 = 0.6;
     let speed = matmul_flops_per_s();
     let row = |plan: &StagePlan| {
@@ -145,7 +145,7 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
     );
 }
 
-/// The fastest of a few products of 512 x 512 matrices.
+/// Floating-point operations per second in the fastest of a few products of 512 x 512 matrices.
 fn matmul_flops_per_s() -> f64 {
     const SIZE: usize = 512;
     const TRIES: usize = 8;

@@ -7,7 +7,7 @@ use findap_train::folder::FolderLock;
 use findap_train::recipe::{self, Recipe, Stage};
 use findap_train::sources::{Sources, StageData};
 
-/// What these commands share.
+/// The arguments that all commands on a recipe share.
 #[derive(clap::Args)]
 pub(crate) struct Common {
     /// Recipe (TOML)
@@ -20,25 +20,25 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// The recipe as written, and as it runs.
+    /// Reads the recipe: its text as written, and the recipe as it runs.
     pub(crate) fn load(&self) -> Result<(String, Recipe)> {
         let (text, recipe) = self.read()?;
         Ok((text, self.resolve(recipe)?))
     }
 
-    /// What runs: with every open choice made, those that depend on the model by its configuration.
+    /// Resolves a recipe: makes every open choice, those that depend on the model from its configuration.
     pub(crate) fn resolve(&self, recipe: Recipe) -> Result<Recipe> {
         let config = findap_train::run::base_config(&recipe)?;
         Ok(recipe.resolve(self.run_dir.as_deref(), &config)?)
     }
 
-    /// The run folder, whatever else can be told.
+    /// The run folder, which is known before the rest of the recipe can be resolved.
     pub(crate) fn folder(&self, recipe: &Recipe) -> PathBuf {
         let default = || Path::new("runs").join(&recipe.run.name);
         self.run_dir.clone().or_else(|| recipe.run.folder.clone()).unwrap_or_else(default)
     }
 
-    /// The recipe as written, and with its overrides.
+    /// Reads the recipe: its text as written, and the recipe with its overrides.
     pub(crate) fn read(&self) -> Result<(String, Recipe)> {
         let text =
             std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
@@ -47,7 +47,7 @@ impl Common {
     }
 }
 
-/// Values changed for one run.
+/// Values of the recipe changed for one run.
 #[derive(clap::Args)]
 pub(crate) struct Overrides {
     /// Change one value: stage.group1.learning_rate=1e-4; may be given several times
@@ -69,7 +69,7 @@ pub(crate) struct RecipeData<'a> {
 }
 
 impl<'a> RecipeData<'a> {
-    /// Generates the world where there is one. Stages begin with the base model's tokenizer: no stage changes it.
+    /// Generates the world, if the recipe has one, and opens the sources with the base model's tokenizer, which no stage changes.
     pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
         let folder = recipe.folder();
         let lock = FolderLock::take(folder)?;
@@ -84,7 +84,7 @@ impl<'a> RecipeData<'a> {
     pub(crate) fn of(&self, recipe: &Recipe, stage: &Stage) -> Result<Option<StageData>> {
         Ok(match stage {
             Stage::Train(stage) => Some(self.sources.train(stage)?),
-            // Pairs that a distillation has yet to write are not there to be shown.
+            // Pairs that a distillation has yet to write cannot be shown.
             Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
                 Some(self.sources.align(stage)?)
             }

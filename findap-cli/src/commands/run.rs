@@ -86,9 +86,9 @@ fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs with progress on stderr and evaluation by the tasks of the recipe.
+/// Runs a recipe with progress on stderr and evaluation by its tasks.
 fn start(recipe: &Recipe, text: &str, only: Option<&str>) -> Result<Ended> {
-    // A task that does not exist is better known now than after hours of training.
+    // A task that does not exist is refused now and not after hours of training.
     recipe.eval.as_ref().map(tasks).transpose()?;
     let stop = signals::stop_flag();
     let progress = RefCell::new(Progress::new());
@@ -165,7 +165,7 @@ fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
     registry.select(eval.tasks.iter().map(String::as_str))
 }
 
-/// What is known about this program and machine.
+/// The facts about this program and machine for `provenance.json`.
 fn provenance() -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let entries = [
@@ -177,7 +177,7 @@ fn provenance() -> Map<String, Value> {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// The report, the table, and where everything is.
+/// Writes the report, prints the table of scores and where everything is.
 fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
     let folder = recipe.folder();
     let report = findap_eval::report::write(folder)?;
@@ -193,7 +193,7 @@ fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
     Ok(())
 }
 
-/// How the user can call this program again.
+/// The path by which the user can call this program again.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_else(|_| "findap".into());
     let here = std::env::current_dir().unwrap_or_default();

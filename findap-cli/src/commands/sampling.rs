@@ -1,4 +1,4 @@
-//! The sampling flags that `generate`, `chat` and `serve` share.
+//! The sampling flags that `generate` and `chat` share.
 
 use findap_data::llm::Sampling;
 

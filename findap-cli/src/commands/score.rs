@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::device::DeviceArguments;
 use crate::terminal::Progress;
 
-/// A line longer than this is refused: it is not a row of text.
+/// Longest input line; a longer one is refused.
 const MAX_LINE_BYTES: u64 = 64 << 20;
 
 /// Scores rows: the log-probability of each token given those before it
@@ -88,7 +88,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
 fn score(model: &Decoder, session: &mut Session, row: &Batch) -> Result<Scored> {
     let mut logprobs = vec![None; row.num_tokens()];
     if !row.is_empty() {
-        // The value at position t belongs to the token after it.
+        // The value at position t is that of the token at t + 1.
         let logp = session.forward(model, row.into())?.score(&row.targets)?.into_logp()?;
         for document in (0..row.num_documents()).map(|index| row.document(index)) {
             for position in document.start..document.end - 1 {

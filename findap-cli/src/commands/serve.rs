@@ -1,7 +1,8 @@
 //! `findap serve`: the model behind the OpenAI chat protocol.
 //!
-//! `POST /v1/chat/completions` (also with `stream: true`) and `GET /v1/models`. Requests are answered one after another; a few
-//! threads read and write, so that a slow client does not hold up the next one. Clients that mean harm belong behind a proxy.
+//! It serves `POST /v1/chat/completions` (also with `stream: true`) and `GET /v1/models`. Requests are answered one after another; a
+//! few threads read and write, so that a slow client does not hold up the next one. Put a reverse proxy in front before exposing it to
+//! untrusted clients.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use tiny_http::{Header, Method, Request, Response, Server};
 
 use super::device::DeviceArguments;
 
-/// Bodies beyond this are refused unread.
+/// Longest request body; a longer one is refused unread.
 const MAX_BODY_BYTES: u64 = 16 << 20;
 const THREADS: usize = 16;
 
@@ -56,7 +57,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A client that goes away is its own affair: errors of writing are dropped.
+/// Answers one request. A failure to write the answer is ignored: the client has gone away.
 fn answer(mut request: Request, model: &dyn ChatModel, name: &str) {
     let path = request.url().split('?').next().unwrap_or_default().to_owned();
     let response = match (request.method().clone(), path.as_str()) {
@@ -97,7 +98,7 @@ impl Refusal {
     }
 }
 
-/// What a client may ask. Unknown fields are let pass, as servers of this protocol do.
+/// The fields of a chat completion request. Unknown fields are ignored, as other servers of this protocol do.
 #[derive(Deserialize)]
 struct Wire {
     messages: Vec<Message>,

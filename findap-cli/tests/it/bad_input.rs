@@ -31,7 +31,7 @@ impl Case {
         run(["run".as_ref(), self.folder.path().join("recipe.toml").as_os_str()])
     }
 
-    /// What lies in the run folder's token stores and stage.
+    /// The files in the run folder's token stores and stage.
     fn leftovers(&self) -> Vec<PathBuf> {
         let list = |folder: &str| {
             fs::read_dir(self.folder.path().join("run").join(folder))

@@ -1,9 +1,9 @@
 //! No circles of files inside a crate.
 //!
 //! A file uses another where a path in its code, be it in a `use` line or not, names something that the other defines; names that
-//! are exported further are followed to their definition. These uses form no circle. One use does not count: that of a `mod.rs`,
-//! or of the crate's root, by the files below it. A folder is one module, its `mod.rs` defines what the files of the folder share
-//! (the arguments of an op, an error) and calls them. Tests do not count: they may look anywhere.
+//! re-exported are followed to their definition. These uses form no circle. One use does not count: that of a `mod.rs`, or of the
+//! crate's root, by the files below it. A folder is one module; its `mod.rs` defines what the files of the folder share (the
+//! arguments of an op, an error) and calls them. Tests do not count: they may look anywhere.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -14,18 +14,18 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Lit, Meta, UseTree};
 
 use crate::tidy::{complain_unless_empty, packages};
 
-/// The names on the way to a module or an item, the crate's root left out.
+/// The path to a module or an item as names, without the crate's root.
 type Names = Vec<String>;
 
-/// What stands in a module, tests left out.
+/// The contents of a module, without its tests.
 #[derive(Default)]
 struct Module {
     file: PathBuf,
     /// Items defined here.
     items: BTreeSet<String>,
-    /// What `use` lines bring in, by the name it has here.
+    /// The path of everything that `use` lines bring in, by its name in this module.
     imports: BTreeMap<String, Names>,
-    /// Modules of which all is brought in.
+    /// Modules that are imported with `*`.
     globs: Vec<Names>,
     /// Every path in the code, as it is written.
     paths: BTreeSet<Names>,
@@ -101,7 +101,7 @@ impl<'a> Visit<'a> for Module {
 
     fn visit_vis_restricted(&mut self, _: &'a syn::VisRestricted) {}
 
-    /// What is handed to a macro is no syntax yet: the paths are taken from its words.
+    /// Takes the paths from a macro's tokens, because its arguments are not parsed.
     fn visit_macro(&mut self, call: &'a syn::Macro) {
         let text = call.tokens.to_string().replace(" :: ", "::");
         let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -160,7 +160,8 @@ impl Crate {
         }
     }
 
-    /// How far `path` leads from the module `from` by way of modules: to which, and what is left of it. `None` beyond the root.
+    /// Follows `path` from the module `from` through modules as far as they go: the last module, and the rest of the path. `None` beyond
+    /// the root.
     fn walk<'p>(&self, from: &[String], path: &'p [String]) -> Option<(Names, &'p [String])> {
         let (mut at, mut rest) = (from.to_owned(), path);
         while let Some((name, after)) = rest.split_first() {
@@ -181,8 +182,8 @@ impl Crate {
         Some((at, rest))
     }
 
-    /// The module that defines what `path` names in the module `from`; none where another crate does, or where `path` names a module.
-    /// `tried` has what was looked at on the way, which would lead nowhere again.
+    /// The module that defines what `path` names in the module `from`; `None` where another crate does, or where `path` names a module.
+    /// `tried` has what was looked at before, so that the search ends.
     fn definition(&self, from: &[String], path: &[String], tried: &mut BTreeSet<(Names, Names)>) -> Option<Names> {
         let (at, rest) = self.walk(from, path)?;
         let (name, after) = rest.split_first()?;
@@ -207,7 +208,7 @@ impl Crate {
         })
     }
 
-    /// Which files use which, and by what.
+    /// The files that each file uses, with the path by which it does.
     fn uses(&self) -> BTreeMap<&Path, BTreeMap<&Path, String>> {
         let mut uses: BTreeMap<&Path, BTreeMap<&Path, String>> = BTreeMap::new();
         for (from, module) in &self.0 {
@@ -222,7 +223,7 @@ impl Crate {
         uses
     }
 
-    /// The shortest circle through each file that is the first of it.
+    /// The shortest circle through each file, listed once under the file that comes first in it.
     fn circles(&self) -> Vec<String> {
         let uses = self.uses();
         let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! The demonstration, whole: what it shows must be true.
+//! Runs the whole demonstration: what it shows must be true.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,8 +25,8 @@ fn scores(run: &RunFolder) -> Scores {
     scores
 }
 
-/// Runs `recipes/demo.toml` with another seed than the one it was made with. The margins are half of the rise that was measured, and
-/// twice the fall (docs/demo-study.md), to leave room for other seeds.
+/// Runs `recipes/demo.toml` with a seed other than the one it was made with. To leave room for other seeds, the margins are half of
+/// the rise that was measured, and twice the fall (docs/demo-study.md).
 #[test]
 fn the_demonstration_learns_finance_and_keeps_the_rest() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -1,4 +1,4 @@
-//! Recipes through the command line: what is shown, and how mistakes are named.
+//! Recipes through the command line: what `findap plan` shows, and how mistakes are named.
 
 use std::fs;
 

@@ -84,7 +84,7 @@ impl Workplace {
     }
 }
 
-/// Weights, metrics and cached log-probabilities of every stage, without what tells of times.
+/// Weights, metrics and cached log-probabilities of every stage, without wall times.
 fn made(run_folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut made = BTreeMap::new();
     for stage in ["group1", "group2", "align"] {
@@ -222,7 +222,7 @@ fn one_stage_needs_those_before_it() {
     findap_distill(&workplace).refusal(&["distill"]);
 }
 
-/// Every file of a run folder by its path, but for the lock, which says who was last.
+/// Every file of a run folder by its path, except the lock, which names its last owner.
 fn everything(run_folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![run_folder.to_owned()];
@@ -306,7 +306,7 @@ fn wait_for(path: &Path) {
     }
 }
 
-/// The reference's twelve steps, through an ordinary recipe over pre-packed rows.
+/// Repeats the reference's twelve steps by an ordinary recipe over pre-packed rows.
 #[test]
 fn twelve_steps_by_a_recipe_are_the_references() {
     let folder = tempfile::tempdir().expect("a temporary folder");

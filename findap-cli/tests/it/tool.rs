@@ -1,4 +1,4 @@
-//! Starting the binary and looking at what it said.
+//! Starts the binary and checks what it printed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ pub(crate) fn findap() -> Command {
     Command::new(env!("CARGO_BIN_EXE_findap"))
 }
 
-/// What a run of the binary left behind.
+/// The output and exit code of a run of the binary.
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,

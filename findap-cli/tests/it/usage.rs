@@ -28,7 +28,7 @@ fn help_is_quick() {
     for _ in 0..10 {
         run(["--help"]).success();
     }
-    // Loose, for a busy machine: the promise is that nothing is loaded or probed before the arguments are read.
+    // The bound is loose, for busy machines: the promise is that nothing is loaded or probed before the arguments are read.
     assert!(start.elapsed().as_secs_f64() < 5.0, "{:?} for ten", start.elapsed());
 }
 
