@@ -1,7 +1,7 @@
 //! `cargo xtask api`: the public names of each library crate, compared with those that were agreed on.
 //!
-//! What is public stands in the index of the crate's documentation (`all.html`), where rustdoc has followed every export. A name that
-//! comes or goes is a change that users see: `--accept` writes it down, and the commit shows it.
+//! Public names are read from the index of the crate's documentation (`all.html`), where rustdoc has followed every export. A name that
+//! is added or removed is a change that users see: `--accept` writes it down, and the commit shows it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Kind and path of every public item, such as `struct session.Session`.
+/// Kind and path of every public item, such as `struct session::Session`.
 fn public_names(library: &str) -> Result<BTreeSet<String>> {
     let folder: PathBuf = super::target_folder().join("doc").join(library.replace('-', "_"));
     let index = folder.join("all.html");

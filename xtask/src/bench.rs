@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the CPU reaches, beside what it can do and beside transformers and torch.
+//! `cargo xtask bench`: measures speed on this CPU beside the CPU's own limits and beside transformers and torch.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -61,17 +61,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-// ---- Whole programs, in turn with the peer's, so that both meet the same machine ----
+// ---- Whole programs, in turn with the peer's, so that both run under the same conditions ----
 
 /// A program of ours and the peer's script that takes the same keys and prints the same JSON object.
 struct Program {
     example: &'static str,
     script: &'static str,
-    /// What is compared: a key of the object whose larger numbers are better, and its title.
+    /// The keys of the object that are compared, larger being better, each with its title.
     speeds: &'static [(&'static str, &'static str)],
-    /// Keys whose numbers must agree between the two, by how much of themselves.
+    /// Keys whose numbers must agree between the two, each with its relative tolerance.
     agree: &'static [(&'static str, f64)],
-    /// What is timed: its name, the model's keys, the work's keys.
+    /// The cases that are timed: name, keys of the model, keys of the work.
     cases: &'static [(&'static str, &'static str, &'static str)],
 }
 
@@ -100,7 +100,7 @@ const INFERENCE: Program = Program {
     example: "inference",
     script: "inference.py",
     speeds: &[("generated_tokens_per_s", "generated tokens/s"), ("scored_items_per_s", "scored items/s")],
-    // f32 on both sides, sums in another order.
+    // both sides compute in f32 and sum in different orders
     agree: &[("generated_logp", 1e-4), ("scored_logp", 1e-4)],
     cases: &[
         ("14M, 32 prompts of 64 tokens", SMALL, "prompts=32 prompt_tokens=64 new_tokens=64 questions=32"),
@@ -151,7 +151,7 @@ fn compare(program: &Program, arguments: &Pairs) -> Result<String> {
     Ok(table)
 }
 
-/// The JSON object that a run prints.
+/// Runs a program, and returns the JSON object that it prints.
 fn timed(command: &mut Command) -> Result<Value> {
     let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -212,7 +212,7 @@ fn write_page(arguments: &Pairs) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The profiles of some of the steps; why not, where there is no perf.
+/// The profiles of some of the steps as text, or the reason why there are none.
 fn profiles() -> String {
     let cases = STEP.cases.iter().filter(|(name, ..)| name.contains("2048") && !name.contains("bf16"));
     let profile = |(name, model, work): &(&str, &str, &str)| {
@@ -223,14 +223,14 @@ fn profiles() -> String {
     tables.map_or_else(|error| format!("Not measured: {error:#}."), |tables| tables.join("\n"))
 }
 
-/// Every case of the criterion benches that ran since `begun`, beside the limit that was measured with them.
+/// A table of the criterion cases that ran since `begun`, beside the limits measured with them.
 fn roofline(begun: std::time::SystemTime) -> Result<String> {
     let folder = target_folder().join("criterion");
     let mut cases = Vec::new();
     for group in folders(&folder)? {
         for case in folders(&group)? {
             let [about, estimates] = ["benchmark", "estimates"].map(|name| case.join(format!("new/{name}.json")));
-            // results of an earlier run, of a bench that may be gone
+            // a result of an earlier run, of a bench that may no longer exist
             if !fs::metadata(&estimates).and_then(|file| file.modified()).is_ok_and(|time| time >= begun) {
                 continue;
             }
@@ -281,7 +281,7 @@ fn first_line(file: &str, key: &str) -> Option<String> {
     Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
 }
 
-/// A CPU's name as a file's.
+/// A CPU's name in the form of a file name.
 fn slug(name: &str) -> String {
     let plain = name.to_lowercase().replace("(r)", "").replace("(tm)", "");
     let words = plain.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.')).filter(|word| !word.is_empty());

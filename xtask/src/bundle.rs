@@ -17,10 +17,10 @@ pub(crate) struct Arguments {
     output: PathBuf,
 }
 
-/// So that it can be copied anywhere in a moment.
+/// Largest size of a bundle, so that it can be copied anywhere quickly.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// What is copied as it is: from the workspace, to the bundle.
+/// Files that are copied unchanged: path in the workspace, path in the bundle.
 const FILES: [(&str, &str); 5] = [
     ("bench/bundle/run.sh", "run.sh"),
     ("recipes/demo.toml", "recipes/demo.toml"),
@@ -35,12 +35,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("the machine code of the kernels cannot be made: {} could not be fetched", kernels::COMPILER);
     };
     if output.exists() {
-        // only what this made before: the folder could be anything
+        // replaces only a folder that an earlier bundle made
         ensure!(output.join("run.sh").exists(), "{} exists and is no bundle", output.display());
         fs::remove_dir_all(&output).with_context(|| format!("cannot remove {}", output.display()))?;
     }
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
-    // run.sh first: by it a bundle is known, also one that was not finished
+    // run.sh first: a bundle is recognised by it, also one that was not finished
     for (from, to) in FILES {
         copy(&workspace_root().join(from), &output.join(to))?;
     }
@@ -106,8 +106,8 @@ fn unit_tests() -> Result<BTreeMap<String, PathBuf>> {
         .collect())
 }
 
-/// What `findap score` is held against there: packed rows as it reads them, and the log-probability that transformers gives each token,
-/// a line each, `null` for the first token of a document.
+/// Input and expected output of the bundle's check of `findap score`: packed rows as it reads them, and a line per row with the
+/// log-probability that transformers gives each token, `null` for the first token of a document.
 fn parity(golden: &Path) -> Result<(String, String)> {
     let read = |path: &str| fs::read(golden.join(path)).with_context(|| format!("cannot read golden/{path}"));
     let tokens: Value = serde_json::from_slice(&read("data/tokens.json")?)?;
@@ -126,7 +126,7 @@ fn parity(golden: &Path) -> Result<(String, String)> {
     Ok((rows, logprobs))
 }
 
-/// One tensor of a safetensors file: a length of 8 bytes, a JSON header of that length, the numbers.
+/// Reads a tensor of a safetensors file, which has a length of 8 bytes, a JSON header of that length, and the numbers.
 fn tensor_f32(bytes: &[u8], name: &str) -> Result<Vec<f32>> {
     let (length, rest) = bytes.split_first_chunk::<8>().context("a file of less than 8 bytes")?;
     let (header, data) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("a header cut short")?;
@@ -137,14 +137,14 @@ fn tensor_f32(bytes: &[u8], name: &str) -> Result<Vec<f32>> {
     Ok(numbers.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
-/// Copies a program without what only debuggers read: nine tenths of it.
+/// Copies a program without its debug information, nine tenths of its size.
 fn strip(from: &Path, to: &Path) -> Result<()> {
     let status = Command::new("strip").arg("--strip-all").arg("-o").arg(to).arg(from).status();
     ensure!(status.context("cannot start strip (binutils)")?.success(), "cannot strip {}", from.display());
     Ok(())
 }
 
-/// A file, or a folder with all that it has.
+/// Copies a file, or a folder with everything in it.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
         for entry in sorted_entries(from)? {
@@ -171,7 +171,7 @@ fn size(path: &Path) -> Result<u64> {
     Ok(path.metadata().with_context(|| format!("cannot read {}", path.display()))?.len())
 }
 
-/// The commit that everything was made from, with a word where the files differ from it.
+/// The commit that everything was made from, with a mark where the files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").current_dir(workspace_root()).args(arguments).output().ok()?;

@@ -15,12 +15,12 @@ pub(crate) struct Arguments {
     accept: bool,
 }
 
-/// The runtime compiler whose words the snapshot has. Another version may use other registers.
+/// The runtime compiler whose figures the snapshot has. Another version may use other registers.
 pub(crate) const COMPILER: &str = "nvidia-cuda-nvrtc==13.0.88";
-/// Machine code for Ampere and Hopper; for what comes after, that it compiles at all.
+/// Architectures to compile for: machine code for Ampere and Hopper; for Blackwell, only that it compiles.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "compute_100a"];
 
-/// What the compiler says of one kernel for one architecture.
+/// The resources that one kernel uses on one architecture, as the compiler reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Usage {
     registers: u32,
@@ -29,7 +29,7 @@ struct Usage {
     spill_bytes: u32,
 }
 
-/// By kernel and architecture.
+/// Usages by kernel and architecture.
 type Table = BTreeMap<(String, String), Usage>;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("0 kernels compiled, {} architectures skipped", ARCHITECTURES.len());
         return Ok(ExitCode::SUCCESS);
     };
-    // The flags of the tests, so that nothing is built twice.
+    // Uses the flags of the tests, so that nothing is built twice.
     let mut build = super::cargo();
     build.args(["build", "--quiet"]).args(super::workspace_with_emulator()).args(["--example", "compile_kernels"]);
     ensure!(build.status().context("cannot start cargo")?.success(), "the example compile_kernels does not build");
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 // ---- The compiler ----
 
 /// The folder of `libnvrtc`: `FINDAP_CUDA_LIB` where it is set, else a Python environment below `target` that is made once.
-/// None where it cannot be fetched.
+/// `None` where it cannot be fetched.
 pub(crate) fn compiler_folder() -> Result<Option<PathBuf>> {
     if let Some(folder) = std::env::var_os("FINDAP_CUDA_LIB") {
         return Ok(Some(folder.into()));
@@ -105,7 +105,7 @@ fn find_libraries(environment: &Path) -> Option<PathBuf> {
     folders.into_iter().find(|folder| folder.is_dir())
 }
 
-/// Compiles all kernels with the library's own compiler settings and returns what was said.
+/// Compiles all kernels with the library's own compiler settings and returns the compiler's log.
 fn compile(arch: &str, libraries: &Path) -> Result<String> {
     let output = Command::new(super::workspace_root().join("target/debug/examples/compile_kernels"))
         .arg(arch)
@@ -117,9 +117,9 @@ fn compile(arch: &str, libraries: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-// ---- What it says ----
+// ---- The compiler's log ----
 
-/// The usage of each kernel, and the messages C7500 to C7599: wgmma made to wait where the source does not say so.
+/// Reads the usage of each kernel, and the messages C7500 to C7599: wgmma waits where the source does not say so.
 fn read_log(log: &str) -> (BTreeMap<String, Usage>, Vec<String>) {
     let (mut usages, mut warnings, mut kernel) = (BTreeMap::<String, Usage>::new(), Vec::new(), String::new());
     for line in log.lines() {
@@ -140,7 +140,7 @@ fn read_log(log: &str) -> (BTreeMap<String, Usage>, Vec<String>) {
     (usages, warnings)
 }
 
-/// 0 where `what` is not in the line.
+/// The number before `what` in a line; 0 where `what` is not in it.
 fn number_before(line: &str, what: &str) -> u32 {
     let before = line.split(what).next().filter(|before| before.len() < line.len()).unwrap_or_default();
     before.split_whitespace().next_back().and_then(|word| word.parse().ok()).unwrap_or(0)

@@ -1,6 +1,6 @@
-//! The chores of this workspace: `cargo xtask train`, `cargo xtask test`, `cargo xtask bench`.
+//! The chores of this workspace: `cargo xtask train`, `test`, `bench`, `api`, `kernels`, `bundle`, `study`.
 //!
-//! Depends on nothing internal, so that it builds in seconds and cannot be broken by the crates it checks.
+//! The crate depends on nothing internal, so that it builds in seconds and cannot be broken by the crates it checks.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Cargo's words for the whole workspace, with the emulator of CUDA kernels where there is a C++ compiler to build it.
+/// Cargo's arguments for the whole workspace, with the emulator of CUDA kernels where there is a C++ compiler to build it.
 fn workspace_with_emulator() -> &'static [&'static str] {
     let compiler = Command::new("c++").arg("--version").output();
     match compiler.is_ok_and(|output| output.status.success()) {
@@ -76,11 +76,11 @@ fn workspace_with_emulator() -> &'static [&'static str] {
     }
 }
 
-/// The cargo that started us, in the workspace root.
+/// A command for the cargo that started us, in the workspace root.
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace_root());
-    // What cargo told us about this package is not about those it now builds; some build scripts run again when they see it.
+    // Cargo's variables about this package do not concern those it now builds, and make some build scripts run again.
     for (name, _) in std::env::vars_os() {
         let told = name.to_string_lossy();
         if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
@@ -90,7 +90,7 @@ fn cargo() -> Command {
     command
 }
 
-/// Builds in release mode. The whole workspace is named so that its parts are built the same whatever is asked for.
+/// Builds in release mode. The whole workspace is named so that features are unified alike whatever is asked for.
 fn build(what: &[&str]) -> anyhow::Result<()> {
     let status =
         cargo().args(["build", "--release", "--workspace"]).args(what).status().context("cannot start cargo")?;
@@ -115,7 +115,7 @@ fn workspace_root() -> PathBuf {
     here.parent().map_or(here.clone(), PathBuf::from)
 }
 
-/// What a command prints, without the white space around it.
+/// Runs a command, and returns what it prints without the white space around it.
 fn said(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

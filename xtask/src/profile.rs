@@ -10,12 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{built, cargo, said, target_folder, workspace_root};
 
-/// Samples of a stretch of code, by what it is for.
+/// Counts of samples by part of the step.
 type Samples = BTreeMap<String, usize>;
 
-/// A table of the shares of samples that Linux `perf` takes of the example `step` with these keys.
+/// Samples the example `step` with these keys by Linux `perf`, and returns a table of each part's share.
 pub(crate) fn table(keys: &[String]) -> Result<String> {
-    // At a fixed address, so that perf's addresses are those of the file.
+    // The program is linked to a fixed address, so that perf's addresses are those of the file.
     let status = cargo()
         .args(["rustc", "--release", "-p", "findap-train", "--example", "step", "--"])
         .args(["-C", "relocation-model=static"])
@@ -34,7 +34,7 @@ pub(crate) fn table(keys: &[String]) -> Result<String> {
     show(&by_part(&script, Path::new(step.get_program()), &folder.join("addresses"))?)
 }
 
-/// Samples by part; what is outside of the kernels, like the making of the model, is left out.
+/// Counts samples by part, without those outside of the kernels, such as in the making of the model.
 fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
     let mut samples = Samples::new();
     let mut in_program: BTreeMap<&str, usize> = BTreeMap::new();
@@ -50,7 +50,7 @@ fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
     }
     let list: Vec<&str> = in_program.keys().copied().collect();
     fs::write(addresses, list.join("\n"))?;
-    // For each address a line 0x.., then two lines for each function around it, from the innermost.
+    // The output has for each address a line 0x.., then two lines for each function around it, from the innermost.
     let frames = said(
         Command::new("addr2line").args(["-a", "-i", "-f", "-e"]).arg(program).arg(format!("@{}", addresses.display())),
     )?;
@@ -63,7 +63,7 @@ fn by_part(script: &str, program: &Path, addresses: &Path) -> Result<Samples> {
     Ok(samples)
 }
 
-/// The family of the innermost function that is in one, and of products which part.
+/// The family of the innermost function that belongs to one; for products, also which part of them.
 fn part(frames: &str) -> Option<String> {
     const SOURCES: &str = "findap-kernels/src/";
     let mut from_lanes = None;
@@ -76,7 +76,7 @@ fn part(frames: &str) -> Option<String> {
             return Some(format!("products: {}", if is_tile { "multiplying" } else { "packing and the rest" }));
         }
         if family == "lanes" {
-            // vectors of whoever calls them; alone, the products of attention
+            // vector code counts for its caller; without one it is that of attention's products
             from_lanes = Some("attention".to_owned());
         } else if workspace_root().join(SOURCES).join(family).is_dir() {
             return Some(family.to_owned());

@@ -1,4 +1,4 @@
-//! `cargo xtask study`: the contrasts of the paper on the closed world, each recipe with several seeds.
+//! `cargo xtask study`: compares the paper's recipes on the closed world, each with several seeds.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 const ALIGNED: &str = "eval.stages=[\"base\", \"group2\", \"align\"]";
 const TRAINED: &str = "eval.stages=[\"group2\"]";
 
-/// The runs of each seed: what they are called, their recipe, what is set in it.
+/// The runs of each seed: name, recipe, overrides.
 const RUNS: [(&str, &str, &[&str]); 5] = [
     ("demo", "demo", &[ALIGNED]),
     ("demo-bf16", "demo", &[ALIGNED, "model.compute=\"bf16\""]),
@@ -32,7 +32,7 @@ const RUNS: [(&str, &str, &[&str]); 5] = [
     ("demo-nodownsample", "demo-nodownsample", &[TRAINED]),
 ];
 
-/// Run, the stage that is looked at, what the column is called.
+/// The columns of the table: run, stage whose scores are shown, title.
 const ARMS: [(&str, &str, &str); 6] = [
     ("demo", "group2", "joint"),
     ("demo", "align", "joint, aligned"),

@@ -14,11 +14,11 @@ struct Step {
     work: Work,
 }
 
-/// What a check does.
+/// The way in which a check is done.
 enum Work {
-    /// Asks cargo.
+    /// Runs cargo.
     Cargo(&'static [&'static str]),
-    /// Asks cargo, whose lines come from test binaries and are counted.
+    /// Runs cargo, and counts the results that test binaries print.
     Tests(&'static [&'static str]),
     /// Compiles the CUDA kernels for every architecture.
     Kernels,
@@ -26,16 +26,17 @@ enum Work {
     Api,
 }
 
-/// Cheapest first. The crate edges are tests of the integration binary: they run before the long tests, and again with them.
+/// The checks, cheapest first. The crate edges are tests of the integration binary: they run before the long tests, and again with
+/// them.
 const STEPS: [Step; 8] = [
     Step { name: "format", work: Work::Cargo(&["fmt", "--all", "--", "--check"]) },
     Step { name: "clippy", work: Work::Cargo(&["clippy", WORKSPACE, "--all-targets", "--", "-D", "warnings"]) },
-    // As on a machine without a C++ compiler, and as the bundle's tests.
+    // This is what a machine without a C++ compiler builds, and what the bundle's tests are.
     Step {
         name: "clippy without the emulator",
         work: Work::Cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
-    // As someone has it who wants the CPU's kernels alone, or packer and loader alone.
+    // This is what a user has who wants only the CPU's kernels, or only packer and loader.
     Step {
         name: "without default features",
         work: Work::Cargo(&["check", "-p", "findap-kernels", "-p", "findap-data", "--no-default-features"]),
@@ -90,7 +91,7 @@ pub(crate) fn run_every_check() -> Result<ExitCode> {
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Says what went wrong, if anything did.
+/// Whether a check succeeded; prints what went wrong if it did not.
 fn has_succeeded(result: Result<ExitCode>) -> bool {
     result.inspect_err(|error| println!("{error:#}")).is_ok()
 }
@@ -99,7 +100,7 @@ fn verdict(passed: bool) -> &'static str {
     if passed { "passed" } else { "FAILED" }
 }
 
-/// The arguments of cargo, as they are shown.
+/// Prints the cargo command of a step, and returns its arguments.
 fn announced(name: &str, arguments: &[&'static str], workspace: &[&'static str]) -> Vec<&'static str> {
     let expand = |argument: &&'static str| if *argument == WORKSPACE { workspace.to_vec() } else { vec![*argument] };
     let arguments: Vec<&str> = arguments.iter().flat_map(expand).collect();
@@ -112,7 +113,7 @@ fn run_plain(arguments: &[&str]) -> Result<bool> {
     Ok(status.context("cannot start cargo")?.success())
 }
 
-/// Runs `cargo test`, passing its lines on, and gathers each binary's name, result line and skips.
+/// Runs `cargo test`, prints its lines, and gathers each binary's name, result line and skips.
 fn run_tests(arguments: &[&str], closing: &mut Closing) -> Result<bool> {
     let mut child = super::cargo()
         .args(arguments)
@@ -158,7 +159,7 @@ struct RunnerReader {
 }
 
 impl RunnerReader {
-    /// Returns the line when it is to be shown.
+    /// Reads a line, and returns it if it is to be shown.
     fn take(&mut self, line: &str, closing: &mut Closing) -> Option<String> {
         let trimmed = line.trim();
         if trimmed.starts_with("Running ") || trimmed.starts_with("Doc-tests ") {
@@ -176,7 +177,7 @@ impl RunnerReader {
             *self = Self::default();
             return Some(line.to_owned());
         }
-        // What the cases of the CUDA kernels came to, said when their binary ends.
+        // The summary of the CUDA kernels' cases, which is printed when their binary ends.
         if trimmed.starts_with("kernel ") && !self.in_successes {
             closing.lines.push(format!("  {trimmed}"));
         }
@@ -228,7 +229,7 @@ impl Counts {
     }
 }
 
-/// What stands at the end: the runners' own lines, the steps with their times, the sum.
+/// The closing lines: those of the test runners, the steps with their times, the sum.
 #[derive(Default)]
 struct Closing {
     lines: Vec<String>,
