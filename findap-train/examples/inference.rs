@@ -1,8 +1,8 @@
-//! Generation and scoring, timed: `cargo run --release -p findap-train --example inference -- [KEY=VALUE]...`
+//! Times generation and scoring: `cargo run --release -p findap-train --example inference -- [KEY=VALUE]...`
 //!
-//! A model of random weights, written to `target/inference` so that `bench/peers/inference.py` reads the same one, continues random
-//! prompts, greedily unless there is a temperature, and scores four answers of four tokens to each of some questions of 128. Prints one
-//! JSON object: speeds, what the model said in numbers (the summed log-probabilities), the peak memory of the process.
+//! The model has random weights and is written to `target/inference`, so that `bench/peers/inference.py` reads the same one. It continues
+//! random prompts, greedily unless there is a temperature, and scores four answers of four tokens to each of some questions of 128. The
+//! program prints one JSON object: speeds, summed log-probabilities, the peak memory of the process.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pairs.extend((0..ANSWERS).map(|_| (question.clone(), tokens(ANSWER_TOKENS))));
     }
 
-    // once to build the buffers, as a server or an evaluation has them after its first request
+    // a first run builds the buffers, which a server or an evaluation has after its first request
     model.generate(&requests[..1])?;
     model.score(&pairs[..1])?;
     let begun = Instant::now();
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let score_s = begun.elapsed().as_secs_f64();
 
     let num_generated: usize = generated.iter().map(|generated| generated.ids.len()).sum();
-    // drawn tokens are not the peer's
+    // drawn tokens differ from the peer's, so their log-probabilities are not compared
     let is_greedy = temperature_percent == 0;
     let generated_logp = generated.iter().flat_map(|generated| &generated.logprobs).sum::<f64>();
     println!(

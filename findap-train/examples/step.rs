@@ -1,10 +1,10 @@
-//! One kind of training step, timed: `cargo run --release -p findap-train --example step -- [KEY=VALUE]...`
+//! Times one kind of training step: `cargo run --release -p findap-train --example step -- [KEY=VALUE]...`
 //!
-//! Random weights and tokens; forward, backward, clipping, AdamW, always on the same tokens, so that the loss has to fall: if it does
-//! not, nothing is printed but an error. Otherwise one JSON object with the median step, the peak memory of the process, the memory
-//! that was planned and what is taken of a device's. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000
+//! Weights and tokens are random; a step is forward, backward, clipping and AdamW. All steps have the same tokens, so that the loss has
+//! to fall: if it does not, only an error is printed. Otherwise it prints one JSON object with the median step, the peak memory of the
+//! process, the planned memory and that taken on a device. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000
 //! tied=1 sequence=512 documents=1 steps=3 warm=1 device=cpu compute=f32 state=f32 recompute=none. `bench/peers/step.py` takes those
-//! with numbers, but for `tied`. What does not fit the device's memory exits with 3.
+//! with numbers, but for `tied`. The exit code is 3 if the device's memory does not suffice.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
 

@@ -23,7 +23,7 @@ pub const FORMAT: u32 = 1;
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
-/// A manifest or state larger than this is not one.
+/// Largest manifest or state that is read.
 const JSON_LIMIT_BYTES: u64 = 16 << 20;
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 16;
@@ -41,7 +41,7 @@ pub struct State {
     pub metrics_bytes: u64,
     /// Step and dev loss of the best weights so far.
     pub best: Option<(u64, f64)>,
-    /// Dev losses since then.
+    /// Dev losses measured since the best one.
     pub evaluations_since_best: u32,
     /// What the run was begun with, key by key: settings and fingerprints.
     pub identity: BTreeMap<String, String>,
@@ -69,7 +69,7 @@ pub enum CheckpointError {
         /// What is wrong.
         problem: String,
     },
-    /// Written by another version of the program.
+    /// A checkpoint was written by another version of the program.
     #[error(
         "{}: it has format {found}, this program reads format {FORMAT}; continue with the version that wrote it, or delete the stage's folder \
          to begin the stage again",
@@ -153,7 +153,7 @@ pub(crate) fn save_with(
     write_bytes(&temporary.join(MANIFEST), &manifest, failpoint).map_err(io("write", &temporary.join(MANIFEST)))?;
     failpoint("sync folder").and_then(|()| sync_folder(&temporary)).map_err(io("sync", &temporary))?;
     if target.exists() {
-        // Only a checkpoint that did not verify, or one of a step that is being done again, can be in the way.
+        // A folder of this name can only be a checkpoint that did not verify, or one of a step that is being done again.
         failpoint("remove stale").and_then(|()| fs::remove_dir_all(&target)).map_err(io("remove", &target))?;
     }
     failpoint("rename").and_then(|()| fs::rename(&temporary, &target)).map_err(io("rename to", &target))?;
@@ -235,7 +235,7 @@ pub fn list(folder: &Path, prefix: &str) -> Vec<(u64, PathBuf)> {
 /// Checks every file of a checkpoint against its manifest and returns its state.
 ///
 /// # Errors
-/// [`CheckpointError`]: what does not fit.
+/// [`CheckpointError`] naming the file that does not fit.
 pub fn verify(checkpoint: &Path) -> Result<State, CheckpointError> {
     let manifest: Manifest = read_json(&checkpoint.join(MANIFEST))?;
     if manifest.format != FORMAT {
@@ -267,7 +267,7 @@ pub fn verify(checkpoint: &Path) -> Result<State, CheckpointError> {
     read_json(&checkpoint.join(STATE))
 }
 
-/// A file that is missing is damage; one that may not be read, or not now, is no reason to give the checkpoint up.
+/// Opens a file of a checkpoint. A missing file is damage; a file that cannot be read now is no reason to give the checkpoint up.
 fn open(path: &Path) -> Result<File, CheckpointError> {
     File::open(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => CheckpointError::Damaged { path: path.into(), problem: "it is missing".to_owned() },
@@ -410,7 +410,7 @@ mod tests {
         }
     }
 
-    /// It may hold days of work: resuming from an older one would throw them away.
+    /// Such a checkpoint may hold days of work: resuming from an older one would throw them away.
     #[test]
     fn a_checkpoint_of_another_format_stops_the_run() {
         let folder = tempfile::tempdir().unwrap();

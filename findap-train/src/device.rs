@@ -1,4 +1,4 @@
-//! Where a run or a command computes.
+//! The choice of the device on which a run or a command computes.
 
 use findap_model::{Device, DeviceKind, Dtype};
 use findap_tensor::{Probe, TensorError, probe};
@@ -45,7 +45,7 @@ impl From<DeviceChoice> for String {
 }
 
 impl DeviceChoice {
-    /// What the device will be for weights in `dtype`, if the first GPU turns out as it looks.
+    /// The kind of the device that [`DeviceChoice::open`] will choose for weights in `dtype`, as far as a look at the first GPU tells.
     pub fn kind(self, dtype: Dtype) -> DeviceKind {
         match self {
             DeviceChoice::Cpu => DeviceKind::Cpu,
@@ -55,8 +55,8 @@ impl DeviceChoice {
         }
     }
 
-    /// Takes the device into use for weights in `dtype`. With [`DeviceChoice::Auto`], the second value says why it is not a GPU
-    /// where there is one.
+    /// Opens the device for weights in `dtype`. With [`DeviceChoice::Auto`], the second value says why a GPU that is there is not
+    /// used.
     ///
     /// # Errors
     /// [`TensorError::Cuda`]; as [`Device::supports`].

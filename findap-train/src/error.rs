@@ -11,19 +11,19 @@ use crate::recipe::error::RecipeError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// The recipe.
+    /// The recipe is wrong.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// Texts, tokens, templates or journals.
+    /// Texts, tokens, templates or journals failed.
     #[error(transparent)]
     Data(#[from] findap_data::DataError),
-    /// The model or its arithmetic.
+    /// The model or its arithmetic failed.
     #[error(transparent)]
     Model(#[from] findap_model::ModelError),
-    /// A checkpoint.
+    /// A checkpoint cannot be written or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The file system.
+    /// The file system refused.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
         /// What was tried.
@@ -64,7 +64,7 @@ pub enum TrainError {
         /// `process N on HOST`, as it wrote itself down.
         owner: String,
     },
-    /// What was begun with one recipe cannot be continued with another.
+    /// A stage was begun with other settings or data, with which it cannot be continued.
     #[error(
         "{}: stage `{stage}` was begun with other settings:\n{}\nput them back, or delete the stage's folder to begin it again",
         folder.display(), show_changes(changes)
@@ -82,7 +82,7 @@ pub enum TrainError {
     DiskSpace {
         /// Where.
         folder: PathBuf,
-        /// Wanted.
+        /// Bytes needed.
         need_bytes: u64,
         /// There is.
         free_bytes: u64,
@@ -99,19 +99,19 @@ pub enum TrainError {
         stage: String,
         /// Bytes by purpose.
         memory: Vec<(&'static str, usize)>,
-        /// Wanted in all.
+        /// Bytes needed in all.
         need_bytes: usize,
         /// There is.
         free_bytes: u64,
     },
-    /// A state in bf16 where the CPU computes.
+    /// The recipe wants a state in bf16, which only a GPU has, and the CPU computes.
     #[error(
         "model.state = \"bf16\" needs a GPU, and this computes on the CPU{}; set run.device = \"cuda:0\" on a machine that has \
          one, or model.state = \"f32\"",
         why_not_gpu.as_ref().map_or_else(String::new, |why| format!(", because {why}"))
     )]
     StateNeedsGpu {
-        /// What is the matter with the GPU, where there is one.
+        /// Why the GPU that is there cannot be used; `None` without one.
         why_not_gpu: Option<String>,
     },
     /// A finished stage's model is not the one that the stage made.

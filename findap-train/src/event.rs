@@ -1,6 +1,6 @@
-//! What a run tells while it works. The library never prints; whoever runs it listens.
+//! The events of a run while it works. The library never prints; its caller listens.
 
-/// Something that happened.
+/// Something that happened in a run.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
@@ -30,7 +30,7 @@ pub enum Event {
         /// Speed over this step.
         tokens_per_s: f64,
     },
-    /// Progress of work that is no optimizer step: exercises sampled, reference log-probabilities computed.
+    /// Work other than optimizer steps progressed: exercises sampled, reference log-probabilities computed.
     Progress {
         /// The stage.
         stage: String,
@@ -63,7 +63,7 @@ pub enum Event {
     StageFinished {
         /// The stage.
         stage: String,
-        /// Wall time of this process in it.
+        /// Wall time of this process in the stage, in seconds.
         seconds: f64,
     },
     /// A stage was done before.
@@ -82,7 +82,7 @@ pub enum Event {
 
 /// Listens to a run.
 pub trait Observer {
-    /// Is told of `event` as it happens.
+    /// Receives `event` as it happens.
     fn event(&mut self, event: Event);
 }
 

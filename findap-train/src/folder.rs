@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{TrainError, io};
 
-/// Holds a folder for this process. The system frees it when the process ends, however it ends; the file that stays behind says
-/// who was last and is no obstacle.
+/// A lock that holds a folder for this process. The system frees it when the process ends, however it ends; the file that stays
+/// behind names the last owner and blocks nobody.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
@@ -49,7 +49,7 @@ impl FolderLock {
     }
 }
 
-/// The machine's name, letters, digits, `-` and `.` only.
+/// The machine's name, reduced to letters, digits, `-` and `.`.
 pub(crate) fn host_name() -> String {
     let name =
         fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
@@ -89,7 +89,7 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Trai
     write_whole(path, &text)
 }
 
-/// Writes a text; a file that has it already is left as it is.
+/// Writes a text whole; a file that has this text already is left as it is.
 ///
 /// # Errors
 /// [`TrainError::Io`].
@@ -114,7 +114,7 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     Some(stat.f_bavail * stat.f_frsize)
 }
 
-/// Refuses where fewer than `need_bytes` are free.
+/// Refuses where fewer than `need_bytes` bytes are free below `folder`.
 ///
 /// # Errors
 /// [`TrainError::DiskSpace`].

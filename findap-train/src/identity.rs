@@ -1,4 +1,4 @@
-//! What a stage or a measurement is made from: whether what was begun can be continued.
+//! The identity of a stage or a measurement: what it is made from, which decides whether it can be continued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::error::{Change, TrainError};
 /// What something is made from, as flat text: keys of the recipe, and fingerprints of model and data.
 pub type Identity = BTreeMap<String, String>;
 
-/// What differs between two identities.
+/// The differences between two identities.
 pub fn changes(was: &Identity, now: &Identity) -> Vec<Change> {
     let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
     let differ = keys.into_iter().filter(|key| was.get(*key) != now.get(*key));
     differ.map(|key| Change { key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() }).collect()
 }
 
-/// Refuses to continue the stage in `folder`, which was begun from `was`, where it would be another.
+/// Refuses to continue the stage in `folder` if its identity `was` another when it was begun.
 pub(crate) fn require_same(folder: &Path, stage: &str, was: &Identity, now: &Identity) -> Result<(), TrainError> {
     let changes = changes(was, now);
     if changes.is_empty() {

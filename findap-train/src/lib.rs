@@ -9,13 +9,13 @@
 //! | [`sources`] | the sources of a recipe as loaders |
 //! | [`distill`] | preference pairs from the policy's own solutions |
 //! | [`trainer`] | one stage |
-//! | [`checkpoint`], [`metrics`], [`folder`] | what is on disk |
+//! | [`checkpoint`], [`metrics`], [`folder`] | files on disk |
 //! | [`identity`] | what something on disk was made from |
-//! | [`event`] | what a run tells while it works |
+//! | [`event`] | the events of a run while it works |
 //!
 //! # Invariants
 //! - A resumed stage is the uninterrupted one, bit for bit.
-//! - A checkpoint is complete or invisible; the last good one goes only after the next is committed.
+//! - A checkpoint is complete or invisible; the last good one is removed only after the next is committed.
 //! - Nothing here prints.
 
 pub mod checkpoint;

@@ -1,7 +1,7 @@
-//! What a stage writes down about its steps: `metrics.jsonl` and TensorBoard event files.
+//! The training log of a stage: `metrics.jsonl` and TensorBoard event files.
 //!
-//! `metrics.jsonl` has one flat object per line and never a NaN. A resumed stage cuts the file at its checkpoint's offset, so that
-//! the file of a run that was stopped and continued is that of one that was not, but for the times in it (`tokens_per_s`).
+//! `metrics.jsonl` has one flat object per line and never a NaN. A resumed stage cuts the file at its checkpoint's offset. So a run that
+//! was stopped and resumed writes the file of one that was not, but for the times in it (`tokens_per_s`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -147,7 +147,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// `wall_time` (field 1, 64 bits) and `step` (field 2).
+/// The beginning of an event: `wall_time` (field 1, 64 bits) and `step` (field 2).
 fn event_head(step: u64) -> Vec<u8> {
     let mut event = vec![0x09];
     event.extend(now().to_le_bytes());

@@ -1,7 +1,7 @@
 //! What a stage minimises: a weight for each token, `dLoss / dlogp[t]`, which the model turns into gradients.
 //!
-//! Everything that distinguishes one objective from another stands here: a new one is a variant of [`Loss`], and where its weights
-//! depend on the log-probabilities an arm in [`findap_tensor::ops::preference`].
+//! Everything that distinguishes one objective from another stands here. A new one is a variant of [`Loss`] and, where its weights depend
+//! on the log-probabilities, an arm in [`findap_tensor::ops::preference`].
 //!
 //! Cross-entropy over the `N` loss tokens of an optimizer step: `L = -(1/N) sum logp[t]`, so every weight is `-1/N`, whatever the
 //! micro-batches.
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
-/// A loss.
+/// The loss that a stage minimises.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Loss {
     /// Next-token cross-entropy.
@@ -32,7 +32,7 @@ pub enum Loss {
     Dpo(Dpo),
 }
 
-/// DPO with a likelihood term.
+/// The numbers of DPO with a likelihood term.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dpo {
     /// Strength of the pull towards the reference.
@@ -47,14 +47,14 @@ pub struct Dpo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NllMean {
-    /// Over all chosen tokens of the step (TRL's `sft` loss).
+    /// The mean over all chosen tokens of the step (TRL's `sft` loss).
     Token,
-    /// Over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
+    /// The mean over the tokens of each chosen answer, then over pairs (iterative reasoning preference optimisation).
     #[default]
     Pair,
 }
 
-/// A loss with what it needs to know of its data.
+/// A loss with the reference log-probabilities that it needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objective {
     /// What is minimised.
@@ -77,7 +77,7 @@ pub struct Reference {
     pub rejected: f64,
 }
 
-/// What an optimizer step holds, all micro-batches together: averages run over it.
+/// Counts over all micro-batches of an optimizer step, over which averages are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepTotals {
     /// Tokens.
@@ -86,7 +86,7 @@ pub struct StepTotals {
     pub loss_tokens: usize,
     /// Rows: contexts, or pairs.
     pub rows: usize,
-    /// Targets in documents of even number: of pairs, those of the chosen answers.
+    /// Targets in documents of even number, which are the chosen answers of pairs.
     pub chosen_tokens: usize,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Scratch {
 }
 
 impl Loss {
-    /// The kind of stage that minimises it, as recipes have it.
+    /// The kind of stage that minimises this loss, as recipes name it.
     pub fn stage_kind(&self) -> &'static str {
         match self {
             Loss::CrossEntropy => "train",
@@ -106,12 +106,12 @@ impl Loss {
         }
     }
 
-    /// Whether it compares with the log-probabilities of a reference model.
+    /// Whether this loss compares with the log-probabilities of a reference model.
     pub fn has_reference(&self) -> bool {
         matches!(self, Loss::Dpo(_))
     }
 
-    /// Its operations per token, in those of one forward and one backward pass.
+    /// Operations per token, as a multiple of those of one forward and one backward pass.
     pub fn relative_cost(&self) -> f64 {
         match self {
             Loss::CrossEntropy => 1.0,
@@ -120,7 +120,7 @@ impl Loss {
         }
     }
 
-    /// What is told of a step beside its loss: names in `metrics.jsonl` with values.
+    /// The metrics of a step beside its loss: names in `metrics.jsonl` with values.
     pub fn metrics(&self, totals: &StepTotals, stats: &PreferenceStats) -> Vec<(&'static str, f64)> {
         match self {
             Loss::CrossEntropy => Vec::new(),
@@ -137,7 +137,7 @@ impl Loss {
     }
 }
 
-/// An objective without references.
+/// Makes an objective without references.
 impl From<Loss> for Objective {
     fn from(loss: Loss) -> Self {
         Self { loss, references: References::new(), dev_references: References::new() }
@@ -189,7 +189,7 @@ impl Objective {
 }
 
 impl Dpo {
-    /// Computes the weights of the tokens, leaves them with the scores, and adds the loss to `stats`. Does not wait for a device.
+    /// Computes the token weights, leaves them in the scores, and adds the loss to `stats`. Does not wait for a device.
     fn leave_weights(
         &self,
         scored: &mut Scored<'_>,
@@ -206,8 +206,8 @@ impl Dpo {
         Ok(preference::token_weights(scored.scores_mut(), pairs, stats)?)
     }
 
-    /// Replaces `pairs` by what is known of those of a micro-batch before the policy has read them: documents `2 i` and `2 i + 1` of
-    /// `batch` are the answers of pair `i`, whose reference is the `i`-th.
+    /// Fills `pairs` with the numbers of a micro-batch's pairs that do not depend on the policy. Documents `2 i` and `2 i + 1` of
+    /// `batch` are the answers of pair `i`, and `references` are in the order of pairs.
     fn fill_pairs(
         &self,
         batch: &Batch,
@@ -229,7 +229,7 @@ impl Dpo {
 }
 
 impl StepTotals {
-    /// The totals of these micro-batches.
+    /// Counts the totals of these micro-batches.
     pub fn of(micro_batches: &[MicroBatch]) -> Self {
         let sum = |of: fn(&MicroBatch) -> usize| micro_batches.iter().map(of).sum();
         Self {
@@ -250,7 +250,7 @@ pub fn cross_entropy_weights(targets: &[u32], loss_tokens: usize, weights: &mut 
     weights.extend(targets.iter().map(|target| if *target == IGNORE { 0.0 } else { weight }));
 }
 
-/// The reference model's view of the pairs of a batch: documents `2 i` and `2 i + 1` are the answers of pair `i`.
+/// Sums the reference model's log-probabilities by answer: documents `2 i` and `2 i + 1` are the answers of pair `i`.
 pub(crate) fn pair_references(batch: &Batch, logp: &[f64]) -> Vec<Reference> {
     let sum = |document: usize| -> f64 {
         batch.document(document).filter(|t| batch.targets[*t] != IGNORE).fold(0.0, |sum, t| sum + logp[t])

@@ -1,10 +1,10 @@
 //! AdamW over all parameters at once, and clipping by the global gradient norm.
 //!
-//! With a state in bf16 every number that is kept is rounded in each step, to 8 bits. Rounded to nearest, a weight would not move: a step
-//! is some 1e-5, half a unit of a weight of 0.02 is 6e-5. A second moment would not fall where beta2 = 0.999 takes a thousandth of it
-//! away and half a unit is 1/512 to 1/256 of it, so that steps would be divided by gradients that are long past; and with beta1 = 0.9 a first
-//! moment would not notice gradients below a fiftieth of it. Stochastic rounding, up or down with the probabilities that keep the mean,
-//! makes all three right on average; a moment is a mean over many steps, and so are its roundings. The kernel draws its bits by Philox, a
+//! With a state in bf16 every number that is kept is rounded to 8 bits in each step. Rounding to nearest would lose three things. A weight
+//! would not move: a step is some 1e-5, and half a unit of a weight of 0.02 is 6e-5. A second moment would not fall: beta2 = 0.999 takes
+//! a thousandth of it away, and half a unit is 1/512 to 1/256 of it, so that steps would be divided by gradients that are long past. A
+//! first moment (beta1 = 0.9) would not notice gradients below a fiftieth of it. Stochastic rounding, up or down with the probabilities
+//! that keep the mean, makes all three right on average; a moment averages its roundings, too. The kernel draws its bits by Philox, a
 //! function of index, step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.
 
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use findap_tensor::ops::adamw::{self, AdamWStep, Clip, Plan, Segment, Step};
 use findap_tensor::ops::reduce;
 use findap_tensor::{Arena, ArenaSpec, Dtype, StepStats, TensorError};
 
-/// The format of what training adds up over steps: gradients, moments, and the weights themselves.
+/// The format of the numbers that training keeps: gradients, moments, and the weights themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFormat {
     /// The format of the weights; f32 beside weights in bf16, with a copy of the weights in f32.
     Full,
-    /// bf16 for weights in bf16 on a device, and no copy. Weights and moments are rounded stochastically: index, step and seed decide,
-    /// so a resumed run rounds as one that was not stopped. Gradients are summed in f32 within a micro-batch and then rounded to
-    /// nearest.
+    /// bf16 for weights in bf16 on a device, without a copy in f32. Weights and moments are rounded stochastically by index, step and
+    /// seed, so that a resumed run rounds as one that was not stopped. Gradients are summed in f32 within a micro-batch and then
+    /// rounded to nearest.
     Bf16 {
         /// The run's seed.
         seed: u64,
@@ -63,7 +63,7 @@ impl Default for AdamWOptions {
 pub struct AdamW {
     /// Running mean of the gradients.
     pub first_moment: Arena,
-    /// Running mean of their squares.
+    /// Running mean of the gradients' squares.
     pub second_moment: Arena,
     /// The parameters in f32, where the model's are their rounding to bf16.
     pub master: Option<Arena>,
@@ -74,8 +74,8 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Zero moments for those of `params` that are `trained` (the spec of their gradients), on their device; decay on matrices only. A
-    /// `state` that does not go with the format and the device of `params` is refused by the first step.
+    /// Makes zero moments, on the device of `params`, for the parameters in `trained` (the spec of their gradients). Weight decay is on
+    /// matrices only. The first step refuses a `state` that does not fit the format and the device of `params`.
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
@@ -125,7 +125,7 @@ impl AdamW {
         3 * self.first_moment.tensor().bytes()
     }
 
-    /// Puts the rounding of the copy in f32, where there is one, into `params`.
+    /// Rounds the copy in f32, where there is one, into `params`.
     ///
     /// # Errors
     /// [`TensorError::Cuda`].

@@ -1,4 +1,4 @@
-//! What a stage will take: rows, tokens, steps, memory by purpose, arithmetic. Nothing is trained for it.
+//! The plan of a stage, made without training: rows, tokens, steps, memory by purpose, operations.
 
 use findap_model::session::{SessionOptions, memory_bytes};
 use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Trainable, Trained};
@@ -9,7 +9,7 @@ use crate::recipe::{Recipe, Stage};
 use crate::sources::StageData;
 use crate::trainer::TrainOptions;
 
-/// One stage, before it runs.
+/// What one stage will take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StagePlan {
     /// Its name.
@@ -32,12 +32,12 @@ pub struct StagePlan {
     pub trained_parameters: usize,
     /// Parameters that it leaves as they are.
     pub frozen_parameters: usize,
-    /// What is worth knowing of them; `None` where there are none.
+    /// A sentence on the frozen parameters; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen_note: Option<String>,
     /// Bytes in memory by purpose, on the device that [`Recipe::device_kind`] tells.
     pub memory: Vec<(&'static str, usize)>,
-    /// Bytes that training every parameter would take beyond that.
+    /// Bytes that are saved by not training every parameter.
     pub memory_saved_bytes: usize,
     /// Floating-point operations of the whole stage, forward and backward; 2 for a multiplication with an addition.
     pub flops: f64,
@@ -89,9 +89,9 @@ impl StagePlan {
     }
 }
 
-/// Operations of forward and backward: 2 per weight of a matrix product forward, 2 for the gradient of its input where something below is
-/// trained, 2 for its own where it is trained; and attention over the tokens before, on average half of the row's (Kaplan et al. 2020,
-/// section 2.1; flash attention's backward pass computes the scores again).
+/// Operations per token, forward and backward. Each weight of a matrix product takes 2 forward, 2 for the gradient of its input where
+/// something below is trained, and 2 for its own gradient where it is trained. Attention is over the tokens before, on average half of
+/// the row's; flash attention's backward pass computes the scores again. Source: Kaplan et al. 2020, section 2.1.
 fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, mean_row_tokens: f64) -> f64 {
     let embedding = config.vocab_size * config.hidden_size;
     let looked_up = if config.tie_word_embeddings { 0 } else { embedding };
@@ -105,10 +105,10 @@ fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, me
     2.0 * (products as f64 + (products as f64 - below) + own as f64) + (3.5 - 2.5 * frozen_share) * 4.0 * scores
 }
 
-/// The table of the tokens' embeddings; with tied tables also the head.
+/// The name of the embedding table, which is also the head where they are tied.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// What is worth knowing of a selection of parameters; `None` where all are trained.
+/// A sentence on the frozen parameters of a selection; `None` where all are trained.
 pub fn frozen_note(config: &Config, trainable: &Trainable, trained: &Trained) -> Option<String> {
     let (all, trained) = (Decoder::num_parameters(config), trained.num_parameters());
     let is_head_frozen = config.tie_word_embeddings && !trainable.is_trained(EMBEDDING, config.num_layers);
@@ -141,8 +141,8 @@ pub fn training_memory(
     Ok(step_memory(kind, config, trained.num_parameters(), session))
 }
 
-/// Bytes in memory by purpose while a session with these options and AdamW train `num_trained` parameters on a device of this kind:
-/// moments have the format of the gradients, and where that is another than the weights', there is a copy of the weights in it.
+/// Bytes in memory by purpose while a session with these options and AdamW train `num_trained` parameters on a device of this kind.
+/// Moments have the format of the gradients; where the weights have another, there is a copy of them in the gradients' format.
 pub fn step_memory(
     kind: DeviceKind,
     config: &Config,
@@ -160,8 +160,8 @@ pub fn step_memory(
     memory
 }
 
-/// Refuses a stage that would not fit into what `device` has free: of the machine's memory for the CPU, of its own otherwise. One that
-/// cannot tell is tried.
+/// Refuses a stage that would not fit into the free memory of `device`, which for the CPU is the machine's. Where the free memory is
+/// unknown, the stage is allowed.
 ///
 /// # Errors
 /// [`TrainError::Memory`].
@@ -169,7 +169,7 @@ pub fn require_memory(stage: &str, memory: &[(&'static str, usize)], device: &De
     let need_bytes: usize = memory.iter().map(|(_, bytes)| bytes).sum();
     let free_bytes = match device.kind() {
         DeviceKind::Cpu => free_memory_bytes(),
-        // what an earlier stage's ops have shared serves again
+        // scratch memory of an earlier stage's ops is used again
         DeviceKind::Cuda => device.free_bytes().map(|bytes| (bytes + device.scratch_bytes()) as u64),
     };
     match free_bytes {
@@ -180,7 +180,7 @@ pub fn require_memory(stage: &str, memory: &[(&'static str, usize)], device: &De
     }
 }
 
-/// Memory that programs may still take, in bytes; `None` where the system does not say.
+/// Memory of the machine that programs may still take, in bytes; `None` where the system does not say.
 pub fn free_memory_bytes() -> Option<u64> {
     meminfo_bytes("MemAvailable:")
 }

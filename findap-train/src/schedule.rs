@@ -10,25 +10,25 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a schedule is made from.
+/// The numbers that a schedule is made from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleOptions {
     /// How the learning rate falls after the warm-up.
     pub kind: ScheduleKind,
     /// The learning rate at the end of the warm-up.
     pub peak_learning_rate: f64,
-    /// How long it rises.
+    /// The length of the warm-up, over which the learning rate rises.
     pub warmup: WarmupLength,
-    /// Where it rises from.
+    /// The learning rate of the first warm-up step.
     pub warmup_from: Warmup,
 }
 
 /// The length of a warm-up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WarmupLength {
-    /// In optimizer steps.
+    /// Count of optimizer steps.
     Steps(u64),
-    /// As a share of all steps, rounded up to whole steps, as Hugging Face does.
+    /// Share of all steps, rounded up to whole steps, as Hugging Face does.
     Ratio(f64),
 }
 
@@ -36,12 +36,12 @@ pub enum WarmupLength {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// In a straight line to 0.
+    /// The learning rate falls in a straight line to 0.
     #[default]
     Linear,
-    /// Along half a cosine to 0.
+    /// The learning rate falls along half a cosine to 0.
     Cosine,
-    /// Not at all.
+    /// The learning rate does not fall.
     Constant,
 }
 
@@ -65,7 +65,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a stage of `total_steps`.
+    /// Makes the schedule of a stage of `total_steps` steps.
     pub fn new(options: ScheduleOptions, total_steps: u64) -> Self {
         let warmup_steps = match options.warmup {
             WarmupLength::Steps(steps) => steps,
@@ -74,7 +74,7 @@ impl Schedule {
         Self { options, warmup_steps, total_steps }
     }
 
-    /// Steps in all.
+    /// Count of all steps.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
     }

@@ -1,6 +1,6 @@
 //! No allocation after a session is built: a step of cross-entropy training asks the allocator for nothing.
 //!
-//! A binary of its own, because it counts every allocation of the process.
+//! The test has a binary of its own, because it counts every allocation of the process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;

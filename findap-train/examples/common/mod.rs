@@ -1,4 +1,4 @@
-//! What the timed programs share: the keys of the command line, a model of random weights, its tokens, the memory they took.
+//! Code that the timed programs share: command-line keys, a model of random weights, its tokens, the peak memory.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -7,7 +7,7 @@ use findap_model::{Config, Device, Dtype};
 use findap_train::recipe::DeviceChoice;
 use serde_json::{Map, Value, json};
 
-/// The shape of the model: keys and defaults.
+/// Keys of the model's shape, with their defaults.
 const SHAPE: [(&str, usize); 7] =
     [("hidden", 256), ("layers", 8), ("heads", 4), ("kv_heads", 2), ("ffn", 704), ("vocab", 32000), ("tied", 1)];
 
@@ -37,24 +37,24 @@ impl Keys {
         Ok(keys)
     }
 
-    /// A number.
+    /// The value of a key as a number.
     pub(crate) fn number(&self, key: &str) -> usize {
         self.numbers[key]
     }
 
-    /// A word.
+    /// The value of a key as a word.
     pub(crate) fn word(&self, key: &str) -> &str {
         &self.words[key]
     }
 
-    /// What a word stands for.
+    /// The choice that the word of a key stands for.
     pub(crate) fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<T, Box<dyn Error>> {
         let word = self.word(key);
         let found = choices.iter().find(|(name, _)| *name == word);
         found.map(|(_, choice)| *choice).ok_or_else(|| format!("{key}={word} is not known").into())
     }
 
-    /// Where the model shall be and the format that it computes in: the words `device` and `compute`.
+    /// Opens the device of the key `device`, and returns it with the format of the key `compute`.
     pub(crate) fn device(&self) -> Result<(Device, Dtype), Box<dyn Error>> {
         let dtype = self.choice("compute", &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?;
         Ok((DeviceChoice::try_from(self.word("device").to_owned())?.open(dtype)?.0, dtype))
@@ -82,7 +82,7 @@ impl Keys {
         Ok(Config::from_json(config)?)
     }
 
-    /// Tokens spread over the vocabulary, by a linear congruence that the peers' scripts compute, too.
+    /// A source of tokens spread over the vocabulary, by a linear congruence that the peers' scripts compute, too.
     pub(crate) fn tokens(&self) -> impl FnMut(usize) -> Vec<u32> {
         let (vocab, mut state) = (self.number("vocab") as u64, 1u64);
         move |count| {
@@ -95,12 +95,12 @@ impl Keys {
     }
 }
 
-/// Has the main thread work too: no hand-over at every operation.
+/// Adds the main thread to the pool, so that operations need no hand-over to another thread.
 pub(crate) fn use_threads() -> Result<(), Box<dyn Error>> {
     Ok(rayon::ThreadPoolBuilder::new().use_current_thread().build_global()?)
 }
 
-/// The largest resident size of this process so far, as Linux tells it.
+/// The largest resident size of this process so far, in MiB; `None` where the system does not say.
 pub(crate) fn peak_memory_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib: u64 =

@@ -1,4 +1,4 @@
-//! Measurements: what is asked of whoever measures, and what a result depends on.
+//! The evaluation of models: the request to the evaluator, and the identity of a result.
 
 use std::error::Error;
 use std::fs;
@@ -22,9 +22,9 @@ pub struct Evaluation<'a> {
     pub model: &'a Path,
     /// The resolved recipe: what to measure, and the seed.
     pub recipe: &'a Recipe,
-    /// Where results belong.
+    /// The folder for the results.
     pub output: &'a Path,
-    /// Where it computes.
+    /// The device on which to compute.
     pub device: &'a Device,
     /// The format of its weights there.
     pub dtype: Dtype,
@@ -32,10 +32,11 @@ pub struct Evaluation<'a> {
     pub time_seconds: u64,
 }
 
-/// Measures a model; `false` when it was stopped before the end. Train and eval do not know each other: whoever starts a run joins them.
+/// A function that measures a model; `false` when it was stopped before the end. The caller of a run gives it, for findap-train does
+/// not know findap-eval.
 pub type Evaluate<'a> = dyn FnMut(&Evaluation<'_>) -> Result<bool, Box<dyn Error + Send + Sync>> + 'a;
 
-/// What the results of a model of this fingerprint depend on.
+/// The identity of the results of a model with this fingerprint.
 pub(super) fn identity(recipe: &Recipe, eval: &EvalTable, model: &str) -> Result<Identity, TrainError> {
     let mut identity = Identity::from([("model".to_owned(), model.to_owned())]);
     flatten("eval", &serde_json::to_value(eval).expect("invariant: a table is JSON"), &mut identity);
@@ -50,7 +51,8 @@ pub(super) fn identity(recipe: &Recipe, eval: &EvalTable, model: &str) -> Result
     Ok(identity)
 }
 
-/// SHA-256 over the names and sizes of the files below a folder and the contents of its task files: whether questions may have changed.
+/// SHA-256 over the names and sizes of the files below a folder and the contents of its task files. It changes when questions may
+/// have changed.
 fn file_sizes(folder: &Path) -> Result<String, TrainError> {
     let mut entries = files_below(folder)?;
     entries.sort();

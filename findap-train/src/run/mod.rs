@@ -2,7 +2,7 @@
 //!
 //! When a stage begins, its `identity.json` says what it is made from: its keys, the fingerprints of its data and of the model it
 //! begins with. It is done when its `done.json` is there. A stage that was begun from something else is refused, never silently kept
-//! or overwritten, and where the recipe's keys tell, before anything in the folder has changed.
+//! or overwritten. Where the recipe's keys alone show this, it is refused before anything in the folder has changed.
 
 mod evaluate;
 pub(crate) mod references;
@@ -37,9 +37,9 @@ use crate::trainer::{self, Job, TrainOptions};
 
 pub use self::evaluate::{Evaluate, Evaluation};
 
-/// What a run asks of whoever starts it.
+/// What the caller of a run provides.
 pub struct Hooks<'a> {
-    /// Is told what happens.
+    /// Receives the events of the run.
     pub observer: &'a mut dyn Observer,
     /// Set to end the run after the step at hand, with a checkpoint.
     pub stop: &'a AtomicBool,
@@ -61,26 +61,27 @@ pub enum Ended {
 /// `done.json` of a stage.
 #[derive(Debug, Serialize, Deserialize)]
 struct Done {
-    /// What it was made from.
+    /// The identity that the stage was made from.
     identity: Identity,
-    /// Fingerprint of the model it made.
+    /// Fingerprint of the model that the stage made.
     model: Option<String>,
     /// Optimizer steps.
     steps: u64,
     /// Step and dev loss of the weights that were kept.
     best: Option<(u64, f64)>,
-    /// Wall time of the process that finished it.
+    /// Wall time of the process that finished the stage, in seconds.
     seconds: f64,
 }
 
-/// A model folder and what it holds.
+/// A model folder and its fingerprint.
 #[derive(Debug, Clone)]
 struct Current {
     folder: PathBuf,
     fingerprint: String,
 }
 
-/// Runs `recipe`, which is resolved; `text` is how it was written. With `only`, that stage alone: those before it must be done.
+/// Runs `recipe`, which must be resolved; `text` is the recipe as written. With `only`, runs that stage alone: those before it must
+/// be done.
 ///
 /// # Errors
 /// [`TrainError`]; what was finished stays.
@@ -88,7 +89,7 @@ pub fn run(recipe: &Recipe, text: &str, only: Option<&str>, hooks: &mut Hooks<'_
     run_on(None, recipe, text, only, hooks)
 }
 
-/// [`run`] on a device that is in use already, instead of the recipe's.
+/// Runs a recipe as [`run`] does, on an open device instead of the recipe's.
 fn run_on(
     device: Option<Device>,
     recipe: &Recipe,
@@ -114,7 +115,7 @@ fn run_on(
     }
     let ended = stages(device, recipe, only, hooks);
     if matches!(ended, Err(TrainError::Changed { .. })) {
-        // What was refused for its data must not stand in the folder as if it had made it.
+        // A recipe that is refused for its data must not stand in the folder as if the folder were made from it.
         for ((path, _), before) in files.iter().zip(before) {
             before.map_or(Ok(()), |before| write_if_new(path, &before))?;
         }
@@ -158,8 +159,8 @@ fn stages(
     Ok(Ended::Finished(current.folder))
 }
 
-/// When the run in this folder was begun, in seconds since 1970; the first call decides. A run resumed after midnight has the
-/// chat template of the day it was begun.
+/// The time at which the run in this folder was begun, in seconds since 1970; the first call decides. Chat templates tell it, so that
+/// a run resumed after midnight has the prompts of the day it was begun.
 ///
 /// # Errors
 /// [`TrainError::Io`].
@@ -186,7 +187,7 @@ pub fn make_world(recipe: &Recipe, observer: &mut dyn Observer) -> Result<(), Tr
         return Ok(());
     }
     observer.event(Event::Note(format!("writing the closed world to {}", folder.display())));
-    // A world that is half replaced must not pass as the one before.
+    // A world that is half replaced must not pass for the one before.
     if marker.exists() {
         fs::remove_file(&marker).map_err(io("remove", &marker))?;
     }
@@ -194,7 +195,7 @@ pub fn make_world(recipe: &Recipe, observer: &mut dyn Observer) -> Result<(), Tr
     write_whole(&marker, wanted.as_bytes())
 }
 
-/// The config of the model that `recipe` begins with.
+/// Reads the configuration of the model that `recipe` begins with.
 ///
 /// # Errors
 /// [`TrainError::Model`].
@@ -215,9 +216,9 @@ struct Run<'a, 'h> {
     recipe: &'a Recipe,
     hooks: &'a mut Hooks<'h>,
     time_seconds: u64,
-    /// The model before the first stage, until it is written down that the run comes from it.
+    /// The model before the first stage, until `provenance.json` names it.
     unrecorded_base: Option<Current>,
-    /// Where models are trained, sampled and measured, once one is.
+    /// The device on which models are trained, sampled and measured, once it is open.
     device: Option<Device>,
 }
 
@@ -234,7 +235,7 @@ impl Run<'_, '_> {
         self.recipe.model.compute.into()
     }
 
-    /// The weights a stage begins with, on the device that trains them, where there is memory for it.
+    /// Loads the weights that a stage begins with onto the device that trains them, or refuses where its memory does not suffice.
     fn load(
         &mut self,
         stage: &str,
@@ -253,7 +254,7 @@ impl Run<'_, '_> {
         Ok(Decoder::load_to(&device, &current.folder, self.dtype())?)
     }
 
-    /// The device of the recipe, taken into use at the first call.
+    /// The device of the recipe, which is opened at the first call.
     fn device(&mut self) -> Result<Device, TrainError> {
         if let Some(device) = &self.device {
             return Ok(device.clone());
@@ -270,7 +271,7 @@ impl Run<'_, '_> {
         Ok(self.device.insert(device).clone())
     }
 
-    /// Where a model is sampled and measured, and in which format: on a device that in which it trains, on the CPU f32.
+    /// The device on which a model is sampled and measured, and the format: on a GPU that in which it trains, on the CPU f32.
     fn answers_on(&mut self) -> Result<(Device, Dtype), TrainError> {
         let device = self.device()?;
         let dtype = if device == Device::Cpu { Dtype::F32 } else { self.dtype() };
@@ -292,7 +293,7 @@ impl Run<'_, '_> {
                 if let Some(done) = read_json::<Done>(&marker)? {
                     require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
                 } else {
-                    // drawn in f32 and rounded once, when it is saved or loaded
+                    // weights are drawn in f32 and rounded once, when they are saved or loaded
                     let dtype = if self.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.dtype() };
                     let model = Decoder::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
                     self.save(&model, &folder, tokenizer.clone())?;
@@ -305,7 +306,7 @@ impl Run<'_, '_> {
         Ok(Current { fingerprint: findap_model::fingerprint(&folder)?, folder })
     }
 
-    /// Says once per process that does something where the results come from.
+    /// Writes `provenance.json`, once per process and only if the process does some work.
     fn write_provenance(&mut self) -> Result<(), TrainError> {
         let Some(base) = self.unrecorded_base.take() else { return Ok(()) };
         let mut provenance = self.hooks.provenance.clone();
@@ -317,7 +318,8 @@ impl Run<'_, '_> {
         write_json(&self.recipe.folder().join("provenance.json"), &provenance)
     }
 
-    /// Does one stage, or finds it done; `None` when it was stopped. A distillation leaves the model as it was.
+    /// Runs one stage unless it is done, and returns the model after it; `None` when it was stopped. A distillation leaves the model
+    /// as it was.
     fn stage(&mut self, stage: &Stage, current: &Current) -> Result<Option<Current>, TrainError> {
         let folder = self.recipe.folder().join(stage.name());
         let marker = folder.join("done.json");
@@ -439,7 +441,7 @@ impl Run<'_, '_> {
         Ok(model.save(folder, &SaveOptions { dtype, max_shard_bytes: 5_000_000_000, carry_from })?)
     }
 
-    /// Measures a model where the recipe wants it and it was not done; `false` when it was stopped.
+    /// Measures a model if the recipe wants it and it is not done; `false` when it was stopped.
     fn evaluate(&mut self, stage: &str, current: &Current) -> Result<bool, TrainError> {
         if self.is_stopped() {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! The log-probabilities of a reference model, kept on disk: they follow from model and data alone.
+//! The log-probabilities of a reference model, which are kept on disk because they depend on model and data alone.
 
 use std::fs;
 use std::path::Path;
@@ -19,11 +19,12 @@ use crate::objective::{Reference, References, pair_references};
 #[derive(Serialize, Deserialize)]
 struct Cached {
     identity: Identity,
-    /// Store, row, log-probabilities of the chosen and the rejected answer.
+    /// For each pair: store, row, log-probabilities of the chosen and the rejected answer.
     pairs: Vec<(u32, u32, f64, f64)>,
 }
 
-/// The part of a stage's identity that decides them. The order of sources and the seed decide which row has which number.
+/// The part of a stage's identity that decides the references. The order of sources and the seed are in it because they decide
+/// which row has which number.
 fn causes(identity: &Identity) -> Identity {
     let is_cause = |key: &str| {
         ["model", "model.compute", "run.seed"].contains(&key)
@@ -33,8 +34,8 @@ fn causes(identity: &Identity) -> Identity {
     identity.iter().filter(|(key, _)| is_cause(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// The references of a stage of this identity: from the file at `path` where they stand there, else from `compute`, which gives `None`
-/// when it was stopped.
+/// The references of a stage of this identity: read from the file at `path` if they are there, else computed by `compute`, which gives
+/// `None` when it was stopped.
 ///
 /// # Errors
 /// As `compute`; [`TrainError::Io`].
@@ -55,7 +56,7 @@ pub(super) fn references(
     Ok(Some(references))
 }
 
-/// The reference's log-probabilities of the pairs of `loader`, under the weights `model` has now; `None` when it was stopped.
+/// Computes the log-probabilities of the pairs of `loader` under the present weights of `model`; `None` when it was stopped.
 ///
 /// # Errors
 /// [`TrainError::Model`].

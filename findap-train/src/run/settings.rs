@@ -1,4 +1,4 @@
-//! What of a recipe a stage is made from.
+//! The part of a recipe that decides what a stage makes.
 
 use findap_data::world;
 use serde_json::{Value, json};
@@ -23,7 +23,8 @@ pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), 
     Ok(())
 }
 
-/// The part of an identity without which a stage cannot be resumed. How pairs are chosen may change: the samples serve again.
+/// The part of an identity that must be unchanged for a stage to be resumed. How pairs are chosen may change: the samples are used
+/// again.
 pub(super) fn at_the_beginning(mut identity: Identity) -> Identity {
     const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
     identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
@@ -34,9 +35,9 @@ fn is_fingerprint(key: &str) -> bool {
     key == "model" || key == "exercises" || key.starts_with("data.")
 }
 
-/// The part of a stage's identity that stands in the recipe.
+/// The part of a stage's identity that comes from the recipe.
 pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
-    /// How often something is saved, or where the judge is, changes nothing that is made.
+    /// Keys that change nothing in the result: how often a checkpoint is saved, where the judge is.
     const WITHOUT_EFFECT: [&str; 3] = [".save_every_steps", ".judge.url", ".judge.key_env"];
     let mut identity = Identity::new();
     let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
@@ -57,13 +58,13 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
     identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
     identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
     if recipe.model.state != StateKind::default() {
-        // what was begun before there was this key can be resumed
+        // a stage that was begun before this key existed can be resumed
         identity.insert("model.state".to_owned(), format!("{:?}", recipe.model.state));
     }
     identity
 }
 
-/// What decides the closed world.
+/// The settings that decide the closed world.
 pub(super) fn world_identity(recipe: &Recipe) -> Option<Value> {
     recipe.world.as_ref().map(|config| json!({ "version": world::VERSION, "config": config }))
 }
@@ -92,7 +93,7 @@ batch_tokens = 64
 learning_rate = 1e-3
 "#;
 
-    /// What was begun before a stage could say it can be resumed; another selection is another run.
+    /// A stage begun before this key existed can be resumed; another selection of parameters is another run.
     #[test]
     fn the_trained_parameters_are_part_of_what_a_stage_is_made_from() {
         let of = |set: &[(&str, &str)]| {

@@ -44,7 +44,7 @@ fn write(folder: &Path, name: &str, line: &Value) {
     fs::write(folder.join(name), format!("{line}\n")).unwrap();
 }
 
-/// Stages train and models are measured on one device, and what is measured there is the model that the CPU finds in the folder.
+/// Trains and measures on one device, and checks that the model measured there is the one that the CPU finds in the folder.
 #[test]
 fn a_run_trains_and_measures_on_its_device() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The arrays of checkpoints, wherever weights and moments lie: those of the trained parameters, in their order.
+//! The arrays of checkpoints, from and to any device. They hold the trained parameters, in their order.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::checkpoint::{self, State};
 use crate::error::TrainError;
 use crate::optimizer::{AdamW, offset};
 
-/// Writes what the next step depends on.
+/// Writes a checkpoint: the state, the trained weights and the moments.
 pub(super) fn save(
     folder: &Path,
     state: &State,
@@ -27,7 +27,7 @@ pub(super) fn save(
     Ok(checkpoint::save(folder, "checkpoint", state, &arrays, keep)?)
 }
 
-/// Reads a verified checkpoint.
+/// Reads weights and moments of a verified checkpoint.
 pub(super) fn load(checkpoint: &Path, params: &mut Arena, optimizer: &mut AdamW) -> Result<(), TrainError> {
     match &mut optimizer.master {
         Some(master) => read_arena(checkpoint, "params", master)?,
@@ -50,7 +50,7 @@ pub(super) fn load_best(best: &Path, params: &mut Arena, trained: &ArenaSpec) ->
     read_trained(best, params, trained)
 }
 
-/// The trained parameters in this process's memory.
+/// The trained parameters in this process's memory: the arena's own, or a copy.
 fn trained_on_host<'a>(params: &'a Arena, trained: &ArenaSpec) -> Result<Cow<'a, Tensor>, TrainError> {
     if trained.len() == params.spec().len() {
         return on_host(params);
@@ -62,7 +62,7 @@ fn trained_on_host<'a>(params: &'a Arena, trained: &ArenaSpec) -> Result<Cow<'a,
     Ok(Cow::Owned(host))
 }
 
-/// Reads the trained parameters of a verified checkpoint to where they are.
+/// Reads the trained parameters of a verified checkpoint to the device that has them.
 fn read_trained(checkpoint: &Path, params: &mut Arena, trained: &ArenaSpec) -> Result<(), TrainError> {
     if trained.len() == params.spec().len() {
         return read_arena(checkpoint, "params", params);
@@ -84,7 +84,7 @@ fn on_host(arena: &Arena) -> Result<Cow<'_, Tensor>, TrainError> {
     })
 }
 
-/// Reads an array of a verified checkpoint to where the arena is.
+/// Reads an array of a verified checkpoint to the arena's device.
 fn read_arena(checkpoint: &Path, name: &str, arena: &mut Arena) -> Result<(), TrainError> {
     if arena.device() == Device::Cpu {
         return Ok(checkpoint::read_array(checkpoint, name, arena.flat_mut())?);

@@ -3,9 +3,9 @@
 //! A step: forward and backward of each micro-batch with weights normalised over the whole step, the global norm, a check that
 //! everything is finite, clipping, AdamW, a line of metrics. Everything that decides the next step's bits is in the checkpoint.
 //!
-//! A device is given a step without waiting for it. Its loss and norm are read, and judged, once the next step is queued: before a
-//! dev loss, before a checkpoint and at the end, no step is left unread. A step that is not finite changes no weight, and neither
-//! does the one queued behind it.
+//! A step on a device is queued without waiting for it. Its loss and norm are read and checked once the next step is queued; before a dev
+//! loss, before a checkpoint and at the end, no step is left unread. A step that is not finite changes no weight, and neither does the
+//! one queued behind it.
 
 mod arrays;
 mod options;
@@ -33,12 +33,12 @@ use crate::optimizer::{AdamW, StateFormat};
 use crate::schedule::Schedule;
 pub use options::TrainOptions;
 
-/// A stage to be trained.
+/// A stage to be trained, and how.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// The stage's name.
     pub stage: &'a str,
-    /// Its folder: metrics, event files, checkpoints.
+    /// The stage's folder, for metrics, event files and checkpoints.
     pub folder: &'a Path,
     /// How it is trained.
     pub options: TrainOptions,
@@ -53,14 +53,14 @@ pub struct Job<'a> {
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Outcome {
-    /// All steps done, or the dev loss no longer fell. `best` is the step and dev loss of the weights the model now has.
+    /// All steps are done, or the dev loss no longer fell.
     Finished {
         /// Steps done.
         step: u64,
-        /// Step and dev loss of the best weights, where a dev loss was measured.
+        /// Step and dev loss of the weights that the model now has, where a dev loss was measured.
         best: Option<(u64, f64)>,
     },
-    /// Stopped on request after a checkpoint.
+    /// The stage was stopped on request after a checkpoint.
     Interrupted {
         /// Steps done.
         step: u64,
@@ -69,7 +69,7 @@ pub enum Outcome {
 
 /// Trains the selected parameters of `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one.
 /// `dev` gives the rows of the dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a
-/// checkpoint and an early return after the step at hand.
+/// checkpoint and a return after the current step.
 ///
 /// # Errors
 /// [`TrainError::NonFinite`] before the update it would spoil; [`TrainError::Changed`]; [`TrainError::DiskSpace`];
@@ -120,7 +120,7 @@ struct Trainer<'a> {
     stats: StepStats,
     /// The step that was queued and is not read yet.
     queued: Option<Queued>,
-    /// When a step was last read.
+    /// The time when a step was last read.
     read_at: Instant,
     schedule: Schedule,
     dev: Vec<MicroBatch>,
@@ -185,7 +185,7 @@ impl<'a> Trainer<'a> {
         let checkpoint_bytes = optimizer.checkpoint_bytes() as u64;
         let num_frozen = model.params.spec().len() - optimizer.trained().len();
         let frozen_bytes = (num_frozen * model.params.dtype().size_bytes()) as u64;
-        // The kept ones, the one being written, the best weights twice, the model.
+        // room for the checkpoints kept, the one being written, the best weights twice, and the model
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
         let copies = (job.options.keep_checkpoints as u64 + 1).saturating_sub(present);
         folder::require_space(job.folder, (copies + 1) * checkpoint_bytes + frozen_bytes)?;
@@ -264,7 +264,7 @@ impl<'a> Trainer<'a> {
         self.job.options.early_stop_patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
     }
 
-    /// Queues the next step and reads the one before it; on the CPU, reads it, too.
+    /// Queues the next step and reads the one before it. On the CPU it reads the new step, too.
     fn step(
         &mut self,
         model: &mut Decoder,
@@ -272,7 +272,7 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let queued = self.queue_step(model, loader);
-        // what is wrong with the step before comes first
+        // an error of the step before comes first
         self.settle(observer)?;
         self.queued = Some(queued?);
         if model.params.device() == Device::Cpu {
@@ -304,7 +304,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Reads the step that was queued last, if it is not read yet: judges it, and writes down what came of it.
+    /// Reads the step that was queued last, if it is not read yet; checks that it is finite, and records its metrics.
     fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let Some(queued) = self.queued.take() else { return Ok(()) };
         let sums = self.stats.read()?;
@@ -315,7 +315,7 @@ impl<'a> Trainer<'a> {
                 return Err(TrainError::NonFinite { stage, step, what, rows: rows.join(", ") });
             }
         }
-        // the device was busy with the step before until that was read
+        // until the step before was read, the device was busy with it
         let seconds = queued.begun.max(self.read_at).elapsed().as_secs_f64().max(1e-9);
         self.read_at = Instant::now();
         let tokens_per_s = queued.totals.tokens as f64 / seconds;
@@ -331,7 +331,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The gradients of a step, and its loss in the step statistics.
+    /// Computes the gradients of a step, and adds its loss to the step statistics.
     fn forward_backward(&mut self, model: &Decoder, micro_batches: &[MicroBatch]) -> Result<StepTotals, TrainError> {
         self.stats.begin()?;
         reduce::clear(self.grads.tensor_mut())?;

@@ -1,11 +1,11 @@
-//! How a stage is trained.
+//! The options of a stage's training.
 
 use findap_model::{Recompute, Trainable};
 
 use crate::optimizer::{AdamWOptions, StateFormat};
 use crate::schedule::ScheduleOptions;
 
-/// How a stage is trained, whatever is minimised.
+/// The options of training that all objectives share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
     /// Which parameters are trained.
@@ -14,18 +14,18 @@ pub struct TrainOptions {
     pub schedule: ScheduleOptions,
     /// The constants of the optimizer.
     pub adamw: AdamWOptions,
-    /// How gradients, moments and weights are kept.
+    /// The format of gradients, moments and weights.
     pub state: StateFormat,
     /// What the backward pass recomputes.
     pub recompute: Recompute,
-    /// Steps from one dev loss to the next; `None` for ten of them over the stage.
+    /// Steps from one dev loss to the next; `None` for ten dev losses over the stage.
     pub evaluate_every_steps: Option<u64>,
-    /// The dev loss is measured on at most so many tokens.
+    /// Most tokens on which the dev loss is measured.
     pub dev_tokens: usize,
-    /// Stop after so many dev losses in a row that are no new minimum; `None` for never.
+    /// Count of dev losses in a row without a new minimum after which training stops; `None` for never.
     pub early_stop_patience: Option<u32>,
-    /// Steps from one checkpoint to the next; `None` for five of them over the stage. The last step always saves one.
+    /// Steps from one checkpoint to the next; `None` for five checkpoints over the stage. The last step always saves one.
     pub save_every_steps: Option<u64>,
-    /// How many checkpoints are kept, the newest ones.
+    /// Count of the newest checkpoints that are kept.
     pub keep_checkpoints: usize,
 }

@@ -36,7 +36,7 @@ fn devices() -> Vec<Device> {
     [emulated()].into_iter().chain(Device::gpu(0)).collect()
 }
 
-/// The format of weights and arithmetic, and that of what is kept beside them.
+/// The format of weights and arithmetic, and the format of gradients and moments.
 type Formats = (Dtype, StateFormat);
 
 const F32: Formats = (Dtype::F32, StateFormat::Full);
@@ -207,7 +207,7 @@ fn small_steps(device: &Device, (dtype, state): Formats, rounds_stochastically: 
 
 const SMALL_STEPS: u64 = 16;
 
-/// Steps that are small beside the distance of bf16 numbers, as those of a fine-tune are: rounded to nearest they are lost.
+/// Takes steps that are small beside the distance of bf16 numbers, as in a fine-tune: rounded to nearest they are lost.
 #[test]
 #[expect(clippy::print_stdout, reason = "the errors are worth reading")]
 fn a_state_in_bf16_learns_as_one_in_f32_does_and_would_not_if_rounded_to_nearest() {

@@ -34,7 +34,7 @@ fn what_is_frozen_keeps_its_bits_and_the_rest_is_trained() {
     }
 }
 
-/// Clipping apart, which sees the gradients that there are, a parameter is trained as it is beside all others.
+/// Compares a part trained alone with the same part trained beside all others. Only clipping, which sees all gradients, would differ.
 #[test]
 fn the_first_step_of_a_part_is_that_of_the_whole() {
     let adamw = AdamWOptions { clip_norm: f64::MAX, ..AdamWOptions::default() };

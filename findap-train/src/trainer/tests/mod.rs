@@ -93,7 +93,7 @@ fn options() -> TrainOptions {
     }
 }
 
-/// Falls in a straight line from the first step on.
+/// A schedule that falls in a straight line from the first step on.
 fn without_warmup(peak_learning_rate: f64) -> ScheduleOptions {
     let (kind, warmup, warmup_from) = (ScheduleKind::Linear, WarmupLength::Steps(0), Warmup::Zero);
     ScheduleOptions { kind, peak_learning_rate, warmup, warmup_from }
