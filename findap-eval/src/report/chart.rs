@@ -2,23 +2,23 @@
 
 use super::html::escape;
 
-/// One line, or one row of dots, of a chart.
+/// One line of a chart, or one row of dots.
 pub(super) struct Series {
-    /// Name, written at its end.
+    /// The name of the series, written at its end.
     pub(super) label: String,
-    /// Class that gives its colour: `finance`, `general`, `a`, `b`, `faint`.
+    /// The class that gives the colour of the series: `finance`, `general`, `a`, `b`, `faint`.
     pub(super) class: &'static str,
-    /// x, y and half the height of the error bar, 0 for none.
+    /// Points: x, y and half the height of the error bar, 0 for none.
     pub(super) points: Vec<(f64, f64, f64)>,
-    /// Dots on the points.
+    /// Whether the points have dots.
     pub(super) has_dots: bool,
 }
 
 /// The x axis.
 pub(super) enum XAxis {
-    /// Numbers, with a name.
+    /// A continuous axis with this name.
     Numbers(&'static str),
-    /// Named places at 0, 1, 2, ...
+    /// An axis with named ticks at 0, 1, 2, ...
     Places(Vec<String>),
 }
 
@@ -30,13 +30,13 @@ pub(super) struct Chart {
     pub(super) description: String,
     /// The x axis.
     pub(super) x: XAxis,
-    /// Fixed ends of the y axis; from the data where absent.
+    /// Fixed ends of the y axis; `None` takes them from the data.
     pub(super) y_range: Option<(f64, f64)>,
-    /// y values are shares, written in percent.
+    /// Whether y values are shares in 0..=1, which are written in percent.
     pub(super) is_percent: bool,
-    /// Dashed horizontal line with a name.
+    /// A dashed horizontal line at this y, with a name.
     pub(super) guide: Option<(f64, &'static str)>,
-    /// Lines, the last on top.
+    /// The series, the last on top.
     pub(super) series: Vec<Series>,
 }
 
@@ -46,13 +46,13 @@ const LEFT: f64 = 46.0;
 const RIGHT: f64 = 74.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
-/// Points of a line beyond which neighbours are averaged.
+/// Most points of a line; neighbours are averaged where there are more.
 const MAX_POINTS: usize = 240;
-/// Height of a label, so that two labels do not overlap.
+/// Distance between two labels that keeps them from overlapping, in SVG units.
 const LABEL_HEIGHT: f64 = 14.0;
 
 impl Chart {
-    /// The chart as a `<figure>`; empty where no series has a point.
+    /// Draws the chart as a `<figure>`; empty where no series has a point.
     pub(super) fn svg(&self) -> String {
         #[expect(clippy::type_complexity, reason = "each series beside its points, once")]
         let series: Vec<(&Series, Vec<(f64, f64, f64)>)> = self
@@ -196,7 +196,7 @@ fn thin(points: &[(f64, f64, f64)]) -> Vec<(f64, f64, f64)> {
     finite.chunks(size).map(|chunk| (mean(chunk, |p| p.0), mean(chunk, |p| p.1), mean(chunk, |p| p.2))).collect()
 }
 
-/// Ends of the values; never empty.
+/// The smallest and the largest of the values, widened where they are equal.
 fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if high > low { (low, high) } else { (low - 0.5, high + 0.5) }
@@ -212,7 +212,7 @@ fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     (0..=count as i64).map(|index| (first + index) as f64 * step).filter(|tick| *tick <= high + 1e-9 * step).collect()
 }
 
-/// A number in few characters.
+/// Writes a number in few characters.
 fn short(value: f64) -> String {
     let text = match value.abs() {
         large if large >= 1e6 => return format!("{}M", short(value / 1e6)),

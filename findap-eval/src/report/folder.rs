@@ -1,4 +1,4 @@
-//! A run folder in memory: what the report shows, and nothing else.
+//! Reads a run folder: what the report shows, and nothing else.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct StageLog {
     pub stage: String,
     /// One flat object per step (or per dev-set pass), as written.
     pub lines: Vec<Map<String, Value>>,
-    /// Realised proportions of the stage's data, where it wrote them.
+    /// Realised proportions of the stage's data, where the stage wrote them.
     pub mixture: Option<Value>,
 }
 
@@ -45,11 +45,11 @@ pub struct RunFolder {
     pub logs: Vec<StageLog>,
     /// Scores of the stages that were evaluated, in the order they ran.
     pub scores: Vec<StageScores>,
-    /// Samples of the first and of the last evaluated stage, by task.
+    /// Samples of the first and of the last evaluated stage, by task; `None` with fewer than two stages.
     pub samples: Option<(SamplesByTask, SamplesByTask)>,
     /// Preference pairs, as written.
     pub preferences: Vec<Map<String, Value>>,
-    /// Statistics of the distillation, where it wrote them.
+    /// Statistics of the distillation, empty where there are none.
     pub distillation: Map<String, Value>,
 }
 
@@ -68,7 +68,7 @@ impl RunFolder {
             .collect();
         let resolved = read_optional(&path.join("resolved.toml"))?;
         let order = stage_order(resolved.as_deref());
-        // Stages that the recipe does not name come after those it does, by name; the base before all.
+        // The base comes first, then the stages of the recipe in their order, then other stages by name.
         let rank = |name: &str| match order.iter().position(|stage| stage == name) {
             _ if name == "base" => (0, String::new()),
             Some(position) => (1 + position, String::new()),
@@ -172,7 +172,7 @@ fn read_json(path: &Path) -> Result<Option<Value>, EvalError> {
     serde_json::from_str(&text).map(Some).map_err(problem)
 }
 
-/// Objects of a JSONL file. A last line that is cut short belongs to a run that is still writing: it is left out.
+/// Reads the objects of a JSONL file. A last line that is cut short belongs to a run that is still writing, and is left out.
 fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>, EvalError> {
     let Some(text) = read_optional(path)? else { return Ok(Vec::new()) };
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -1,6 +1,6 @@
 //! Escaping, and the few elements that the page repeats.
 
-/// Text made safe between tags and in double-quoted attributes. Control characters other than white space are shown as
+/// Escapes text for use between tags and in double-quoted attributes. Control characters other than white space are shown as
 /// U+FFFD, for HTML has no way to write them.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -52,7 +52,7 @@ impl Cell {
         Self { is_header: true, ..Self::text(text) }
     }
 
-    /// A number, set to the right.
+    /// A cell of a number, set to the right.
     pub(super) fn number(text: &str) -> Self {
         Self { class: "num", ..Self::text(text) }
     }
@@ -84,7 +84,7 @@ pub(super) fn table(caption: &str, header: &[(&str, bool)], rows: &[Vec<Cell>]) 
     out
 }
 
-/// Text behind a line that opens it.
+/// A text that is hidden until the reader opens its summary line.
 pub(super) fn details(summary: &str, text: &str) -> String {
     format!("<details><summary>{}</summary><pre>{}</pre></details>\n", escape(summary), escape(text))
 }

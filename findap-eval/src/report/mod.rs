@@ -25,7 +25,7 @@ mod tests;
 
 pub use folder::{RunFolder, StageLog};
 
-/// The page of a run folder.
+/// Makes the page of a run folder.
 ///
 /// # Errors
 /// [`EvalError::Io`] where the folder cannot be read, [`EvalError::Results`] where a file in it is not what it should be.

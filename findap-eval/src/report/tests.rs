@@ -7,7 +7,7 @@ use crate::task::Task;
 
 const HOSTILE: &str = "<script>alert(1)</script>\"'&";
 
-/// A run folder as a finished run leaves it, with text that tries to get out of its place.
+/// A run folder as a finished run leaves it, with texts that try to break out of their HTML elements.
 fn fixture() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |path: &str, text: &str| {
@@ -65,7 +65,7 @@ fn fixture() -> tempfile::TempDir {
     folder
 }
 
-/// Every tag is closed by the tag it was opened with, attributes are quoted, and no text holds a bare `<`.
+/// Asserts that every tag is closed by its own, attributes are quoted, and no text holds a bare `<`.
 fn assert_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page.strip_prefix("<!doctype html>").expect("a doctype");

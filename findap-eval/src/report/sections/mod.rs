@@ -13,7 +13,7 @@ use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, percent
 
 mod pairs;
 
-/// Tokens a stage was trained on: its log counts them up from the beginning.
+/// Tokens that a stage was trained on, from the running count in its log.
 fn tokens_seen(log: &StageLog) -> f64 {
     log.series("tokens").iter().map(|(_, tokens)| *tokens).fold(0.0, f64::max)
 }
@@ -375,7 +375,7 @@ fn distillation(run: &RunFolder) -> String {
     section("distillation", "Preference distillation", &body)
 }
 
-/// A text, or the turns of a conversation.
+/// The HTML of a text, or of the turns of a conversation.
 fn conversation(value: &Value) -> String {
     match value {
         Value::Array(turns) => {

@@ -20,7 +20,7 @@ struct Pair<'a> {
     after: &'a Sample,
 }
 
-/// The section, or nothing where fewer than two stages were evaluated.
+/// Makes the section; empty where fewer than two stages were evaluated.
 pub(super) fn section_of(run: &RunFolder) -> String {
     let (Some((before, after)), Some(first), Some(last)) = (&run.samples, run.scores.first(), run.scores.last()) else {
         return String::new();
@@ -61,7 +61,7 @@ pub(super) fn section_of(run: &RunFolder) -> String {
     section("samples", "Before and after", &body)
 }
 
-/// Change of the row's score; rows of metrics without a score of their own count by equality with the right answer.
+/// The change of a row's score. For metrics without a score by row, the score is whether the answer equals the right one.
 fn change(metric: Metric, before: &Sample, after: &Sample) -> f64 {
     let score = |sample: &Sample| match sample.outcome.values.get(&metric) {
         Some(value) => *value,
