@@ -1,4 +1,4 @@
-//! What the user sees: the progress bar or plain lines on stderr, tables on stdout, errors as readable lines.
+//! Terminal output: the progress bar or plain lines on stderr, tables on stdout, errors as readable lines.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a plain line says where a stage is.
+/// Time between two plain lines of progress.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Progress of a long command: a bar where stderr is a terminal, plain lines elsewhere.

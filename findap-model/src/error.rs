@@ -77,7 +77,7 @@ pub enum ModelError {
         got: usize,
         /// The limit in tokens.
         limit: usize,
-        /// What to raise.
+        /// The setting that must be raised.
         setting: &'static str,
     },
     /// The gradients are not those of the trained parameters.

@@ -40,7 +40,7 @@ impl<'a> Weights<'a> {
 #[derive(Debug)]
 pub(crate) struct Gradients<'a> {
     pub(crate) arena: &'a mut Arena,
-    /// Where each parameter has its gradient; a frozen one has none.
+    /// The id of each parameter's gradient in the arena; a frozen one has none.
     pub(crate) ids: &'a [Option<TensorId>],
 }
 

@@ -39,7 +39,7 @@ pub struct Entry {
     pub columns: usize,
     /// Whether it is a vector, which has no weight decay and, in files, a shape of one dimension.
     pub is_vector: bool,
-    /// Where it starts in the arena.
+    /// Index of its first number in the arena.
     pub start: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Where numbers lie and ops run: the CPU, or a CUDA device.
+//! The devices on which numbers lie and ops run: the CPU, or a CUDA device.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use findap_kernels::{Bf16Isa, Dtype, matmul};
 use crate::error::TensorError;
 use crate::staging::{PIECE_BYTES, Staging};
 
-/// Where numbers lie and ops run.
+/// A place where numbers lie and ops run.
 #[derive(Clone, Debug, Default)]
 pub enum Device {
     /// This process's memory and processors.
@@ -62,7 +62,7 @@ impl Device {
         Device::Cuda(Cuda::new(Box::new(queue), 2))
     }
 
-    /// How often the host has had to wait for this device so far; never for the CPU.
+    /// Count of the times that the host has waited for this device so far; 0 for the CPU.
     pub fn waits(&self) -> u64 {
         match self {
             Device::Cpu => 0,
@@ -181,7 +181,7 @@ impl Cuda {
         &*self.shared.executor
     }
 
-    /// Which attention kernels the device runs.
+    /// The attention kernels that the device runs.
     pub(crate) fn target(&self) -> Target {
         self.shared.target
     }

@@ -29,9 +29,9 @@ pub enum TensorError {
     /// Operands of one op lie on different devices, or a host function was given memory of a device.
     #[error("an operand lies on {found}, where one on {wanted} is needed")]
     OtherDevice {
-        /// Where it should be.
+        /// The device on which the operand should be.
         wanted: String,
-        /// Where it is.
+        /// The device on which the operand is.
         found: String,
     },
     /// The device has no arithmetic in this format.

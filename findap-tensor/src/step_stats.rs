@@ -176,7 +176,7 @@ impl StepStats {
         self.open
     }
 
-    /// Where an op on `cuda` finds the sums.
+    /// The addresses of the sums, for an op on `cuda`.
     pub(crate) fn on(&self, cuda: &Cuda) -> Result<Addresses, TensorError> {
         let placed = self.placed.as_ref().filter(|placed| placed.memory.cuda().is(cuda));
         placed.map(|placed| Addresses(placed.memory.address())).ok_or_else(|| cuda.is_missing())
@@ -200,7 +200,7 @@ impl Drop for StepStats {
     }
 }
 
-/// Where the sums lie in the memory of a device.
+/// The addresses of the sums in the memory of a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses(u64);
 

@@ -414,7 +414,7 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
-    /// The same as [`View::reshaped`], to be written.
+    /// The same numbers as rows of another length, to be written, as [`View::reshaped`].
     ///
     /// # Panics
     /// If they are not as many.
@@ -424,7 +424,7 @@ impl<'a> ViewMut<'a> {
         ViewMut { rows, columns, data: self.data }
     }
 
-    /// The same rows, read-only.
+    /// A read-only view of the same rows.
     pub fn as_view(&self) -> View<'_> {
         let data = match &self.data {
             NumbersMut::Host(slice) => Numbers::Host(slice.as_const()),
@@ -433,7 +433,7 @@ impl<'a> ViewMut<'a> {
         View { rows: self.rows, columns: self.columns, data }
     }
 
-    /// The same rows, borrowed for a shorter time.
+    /// A view of the same rows, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         let data = match &mut self.data {
             NumbersMut::Host(slice) => NumbersMut::Host(slice.reborrow()),

@@ -2,7 +2,7 @@
 //!
 //! With a state in bf16 every number that is kept is rounded to 8 bits in each step. Rounding to nearest would lose three things. A weight
 //! would not move: a step is some 1e-5, and half a unit of a weight of 0.02 is 6e-5. A second moment would not fall: beta2 = 0.999 takes
-//! a thousandth of it away, and half a unit is 1/512 to 1/256 of it, so that steps would be divided by gradients that are long past. A
+//! a thousandth of it away, and half a unit is 1/512 to 1/256 of it. Steps would then be divided by gradients that are long past. A
 //! first moment (beta1 = 0.9) would not notice gradients below a fiftieth of it. Stochastic rounding, up or down with the probabilities
 //! that keep the mean, makes all three right on average; a moment averages its roundings, too. The kernel draws its bits by Philox, a
 //! function of index, step and seed. Source: Gupta et al. 2015, "Deep learning with limited numerical precision", ICML.

@@ -106,8 +106,8 @@ fn unit_tests() -> Result<BTreeMap<String, PathBuf>> {
         .collect())
 }
 
-/// Input and expected output of the bundle's check of `findap score`: packed rows as it reads them, and a line per row with the
-/// log-probability that transformers gives each token, `null` for the first token of a document.
+/// Input and expected output of the bundle's check of `findap score`. The input is packed rows as it reads them; the output has a line
+/// per row with the log-probability that transformers gives each token, `null` for the first token of a document.
 fn parity(golden: &Path) -> Result<(String, String)> {
     let read = |path: &str| fs::read(golden.join(path)).with_context(|| format!("cannot read golden/{path}"));
     let tokens: Value = serde_json::from_slice(&read("data/tokens.json")?)?;

@@ -7,7 +7,7 @@ use findap_model::TextModel;
 use findap_tensor::{Device, Dtype};
 use findap_train::recipe::DeviceChoice;
 
-/// Where a model computes.
+/// The flags `--device` and `--dtype`.
 #[derive(clap::Args)]
 pub(crate) struct DeviceArguments {
     /// Where to compute: auto (the first GPU that can be used, else the CPU), cpu, or cuda:N

@@ -1,4 +1,4 @@
-//! What the commands on a recipe share: its arguments, and its data.
+//! The arguments and the data that all commands on a recipe share.
 
 use std::path::{Path, PathBuf};
 

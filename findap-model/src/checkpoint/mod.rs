@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 
-/// How a model is written.
+/// Options of writing a model.
 #[derive(Clone, Debug)]
 pub struct SaveOptions {
     /// Storage format of the weights.

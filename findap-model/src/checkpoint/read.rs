@@ -48,7 +48,7 @@ pub(super) fn load_weights(
     Ok(Decoder::new(config, params, layout))
 }
 
-/// Where a tensor of the model is stored.
+/// The place in the files where a tensor is stored.
 struct Location {
     /// Index of the tensor in the arena's order.
     entry: usize,

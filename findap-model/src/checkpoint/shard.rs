@@ -31,17 +31,17 @@ fn is_hub_blob(directory: &Path, target: &Path) -> bool {
 pub(super) struct Shard {
     path: PathBuf,
     file: File,
-    /// Where the numbers begin.
+    /// Offset of the first number in the file, in bytes.
     data_start: u64,
     header: Metadata,
 }
 
-/// How a tensor lies in its file.
+/// A tensor in its file: format, shape and bytes.
 #[derive(Clone)]
 pub(super) struct Stored {
     pub(super) dtype: FileDtype,
     pub(super) shape: Vec<usize>,
-    /// First and last byte of its numbers.
+    /// First byte of its numbers and the byte behind the last, from the start of the data.
     bytes: (usize, usize),
 }
 

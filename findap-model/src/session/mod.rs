@@ -167,7 +167,7 @@ impl Session {
         self
     }
 
-    /// What this session was built for.
+    /// The options that this session was built with.
     pub fn options(&self) -> &SessionOptions {
         &self.options
     }

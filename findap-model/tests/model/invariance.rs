@@ -1,4 +1,4 @@
-//! What must not matter does not: other documents, the future, where weights are kept; and preferences agree with an
+//! Results do not depend on other documents, later tokens, or the format that keeps the weights; and preferences agree with an
 //! independent implementation.
 
 use findap_data::Batch;

@@ -54,7 +54,7 @@ pub struct Step<'a> {
     pub first_moment: &'a mut Tensor,
     /// Updated: the running mean of their squares.
     pub second_moment: &'a mut Tensor,
-    /// Which parameters are updated; those outside are frozen.
+    /// The parameters that are updated; the others are frozen.
     pub plan: &'a Plan,
     /// The clipping, and the condition under which the step is skipped.
     pub clip: Option<Clip<'a>>,

@@ -457,8 +457,8 @@ mod tests {
                     );
                     continue;
                 }
-                // logits are exact, and up to 16: f32 rounds exponents by 1e-6; gradients of logits, whose sizes add up to 1 in a
-                // row, and dhidden are rounded by bf16, too; dweight is a sum over 14 rows of weights up to 0.5
+                // logits are exact, and up to 16: f32 rounds exponents by 1e-6. Gradients of logits, whose sizes add up to 1 in a
+                // row, and dhidden are rounded by bf16, too. dweight is a sum over 14 rows of weights up to 0.5
                 let unit = if dtype == Dtype::Bf16 { 1.0 / 512.0 } else { 4e-6 };
                 for ((got, truth), (what, bound)) in
                     got.iter().zip(&truth).zip([("logp", 1e-5), ("dhidden", 2.5 * unit), ("dweight", 8.0 * unit)])

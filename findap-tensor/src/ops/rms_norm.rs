@@ -61,7 +61,7 @@ pub fn forward_add(
     })?)
 }
 
-/// What the backward pass reads.
+/// The results and inputs of the forward pass that the backward pass reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved<'a> {
     /// `[n, d]`: the input that was normalised.

@@ -105,7 +105,7 @@ fn three_steps_on_a_device_are_those_of_the_cpu() {
         let mut all_rounded = vec![rounded];
         if device != Device::Cpu {
             let (weights, lines) = run(&device, ALL_IN_BF16);
-            // bf16 products cost what they cost with a master copy; beside that, each of three roundings up or down has a variance of at
+            // bf16 products cost what they cost with a master copy. Beside that, each of three roundings up or down has a variance of at
             // most a quarter of a unit squared, and a unit is at most 2^-7 of a weight
             let size = root_mean_square(&truth, &vec![0.0; truth.len()]);
             let (error, of_products) = (root_mean_square(&weights, &truth), root_mean_square(&with_master, &truth));
@@ -219,7 +219,7 @@ fn a_state_in_bf16_learns_as_one_in_f32_does_and_would_not_if_rounded_to_nearest
         let falls = [&in_f32, &in_bf16, &to_nearest].map(|losses| fall(losses));
         let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count() as f64 / before.len() as f64;
         println!("loss falls by {falls:?} on {}; to nearest {moved} of the weights move", device.name());
-        // the steps are the same on average, and what roundings add at random averages out over the weights; products in bf16 make
+        // the steps are the same on average, and what roundings add at random averages out over the weights. Products in bf16 make
         // each of the losses, of about 8, wrong by 1e-3 or so
         assert!((falls[1] - falls[0]).abs() <= 0.03 * falls[0], "{falls:?}");
         // only weights below 2^-7 or so, of which there are few, have neighbours that are near enough
