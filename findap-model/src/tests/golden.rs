@@ -1,4 +1,4 @@
-//! The numbers of transformers, peft and trl on a tiny model.
+//! The numbers of transformers on tiny models.
 
 use findap_data::Batch;
 use findap_tensor::ops::sample::Sampling;
