@@ -78,6 +78,19 @@ pub struct TaskDelta {
     pub metric: Metric,
     /// The change.
     pub delta: Delta,
+    /// Rows that only one of the runs has, which the change leaves out.
+    pub unpaired_rows: usize,
+}
+
+/// A task that only one of the runs has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpaired {
+    /// The task.
+    pub name: String,
+    /// What it measures.
+    pub capability: Capability,
+    /// Where it measures it.
+    pub domain: Domain,
 }
 
 /// What changed in one capability of one domain.
@@ -101,7 +114,23 @@ pub struct Comparison {
     /// By capability and domain, in the order of the two enums.
     pub cells: Vec<CellDelta>,
     /// Tasks that only one of the runs has.
-    pub unpaired: Vec<String>,
+    pub unpaired: Vec<Unpaired>,
+    /// The differences of each task's resamples.
+    resampled: Vec<Vec<f64>>,
+}
+
+impl Comparison {
+    /// The change of the mean over these tasks, which are places in [`Comparison::tasks`]; none for no task.
+    pub fn mean(&self, tasks: &[usize], options: CompareOptions) -> Option<Delta> {
+        let mean =
+            |value: &dyn Fn(usize) -> f64| tasks.iter().map(|&task| value(task)).sum::<f64>() / tasks.len() as f64;
+        let of = |task: usize| &self.tasks[task].delta;
+        let differences: Vec<f64> =
+            (0..options.num_resamples).map(|resample| mean(&|task| self.resampled[task][resample])).collect();
+        let num_rows = tasks.iter().map(|&task| of(task).num_rows).sum();
+        let (before, after) = (mean(&|task| of(task).before), mean(&|task| of(task).after));
+        (!tasks.is_empty()).then(|| interval(before, after, &differences, num_rows, options))
+    }
 }
 
 /// Compares two runs task by task.
@@ -111,28 +140,35 @@ pub struct Comparison {
 pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Result<Comparison, EvalError> {
     let mut tasks = Vec::new();
     let mut resampled = Vec::new();
-    let mut unpaired: Vec<String> = Vec::new();
+    let mut unpaired = Vec::new();
+    let only_here = |task: &TaskResult| {
+        let summary = &task.summary;
+        Unpaired { name: summary.name.clone(), capability: summary.capability, domain: summary.domain }
+    };
     for first in &before.tasks {
         match after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
-            None => unpaired.push(first.summary.name.clone()),
+            None => unpaired.push(only_here(first)),
             Some(second) => {
                 let (delta, differences) = compare_task(first, second, options)?;
                 let summary = &first.summary;
+                let unpaired_rows = first.samples.len() + second.samples.len() - 2 * delta.num_rows;
                 tasks.push(TaskDelta {
                     name: summary.name.clone(),
                     capability: summary.capability,
                     domain: summary.domain,
                     metric: summary.headline().metric,
                     delta,
+                    unpaired_rows,
                 });
                 resampled.push(differences);
             }
         }
     }
     let is_known = |task: &&TaskResult| before.tasks.iter().any(|first| first.summary.name == task.summary.name);
-    unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(|task| task.summary.name.clone()));
-    let cells = compare_cells(&tasks, &resampled, options);
-    Ok(Comparison { tasks, cells, unpaired })
+    unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(only_here));
+    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, resampled };
+    comparison.cells = cells(&comparison, options);
+    Ok(comparison)
 }
 
 fn compare_task(
@@ -204,29 +240,18 @@ fn interval(before: f64, after: f64, differences: &[f64], num_rows: usize, optio
     Delta { before, after, low: at(outside), high: at(1.0 - outside), num_rows }
 }
 
-fn compare_cells(tasks: &[TaskDelta], resampled: &[Vec<f64>], options: CompareOptions) -> Vec<CellDelta> {
-    let mut cells = Vec::new();
-    for capability in Capability::ALL {
-        for domain in Domain::ALL {
-            let of_cell: Vec<usize> = (0..tasks.len())
-                .filter(|index| (tasks[*index].capability, tasks[*index].domain) == (capability, domain))
-                .collect();
-            if of_cell.is_empty() {
-                continue;
-            }
-            let mean = |value: &dyn Fn(usize) -> f64| {
-                of_cell.iter().map(|index| value(*index)).sum::<f64>() / of_cell.len() as f64
-            };
-            let differences: Vec<f64> =
-                (0..options.num_resamples).map(|resample| mean(&|index| resampled[index][resample])).collect();
-            let before = mean(&|index| tasks[index].delta.before);
-            let after = mean(&|index| tasks[index].delta.after);
-            let num_rows = of_cell.iter().map(|index| tasks[*index].delta.num_rows).sum();
-            let delta = interval(before, after, &differences, num_rows, options);
-            cells.push(CellDelta { capability, domain, delta, num_tasks: of_cell.len() });
-        }
-    }
-    cells
+fn cells(comparison: &Comparison, options: CompareOptions) -> Vec<CellDelta> {
+    let all = Capability::ALL.into_iter().flat_map(|capability| Domain::ALL.map(|domain| (capability, domain)));
+    all.filter_map(|(capability, domain)| {
+        let is_of_cell = |&task: &usize| {
+            let task = &comparison.tasks[task];
+            (task.capability, task.domain) == (capability, domain)
+        };
+        let tasks: Vec<usize> = (0..comparison.tasks.len()).filter(is_of_cell).collect();
+        let delta = comparison.mean(&tasks, options)?;
+        Some(CellDelta { capability, domain, delta, num_tasks: tasks.len() })
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -235,6 +260,7 @@ mod tests {
     use crate::dataset::DataRoots;
     use crate::engine::run;
     use crate::options::Options;
+    use crate::require::{self, Verdict};
     use crate::scripted::ScriptedModel;
     use crate::task::Task;
 
@@ -302,7 +328,8 @@ mod tests {
     fn different_tasks_or_data_are_not_compared() {
         let before = results(|_| true, TASK);
         let other = results(|_| true, &TASK.replace("name = \"t\"", "name = \"u\""));
-        assert_eq!(compare(&before, &other, CompareOptions::default()).expect("compares").unpaired, ["t", "u"]);
+        let unpaired = compare(&before, &other, CompareOptions::default()).expect("compares").unpaired;
+        assert_eq!(unpaired.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), ["t", "u"]);
         let newer = results(|_| true, &TASK.replace("version = 1", "version = 2"));
         assert!(matches!(compare(&before, &newer, CompareOptions::default()), Err(EvalError::Results { .. })));
         let mut changed = before.clone();
@@ -311,5 +338,37 @@ mod tests {
         assert!(error.contains("row 3"), "{error}");
         changed.tasks[0].samples.clear();
         assert!(compare(&before, &changed, CompareOptions::default()).is_err());
+    }
+
+    #[test]
+    fn a_requirement_is_supported_open_or_refuted_by_the_interval() {
+        let options = CompareOptions::default();
+        let before = results(|row| row % 2 == 0, TASK);
+        let after = results(|row| row % 2 == 0 || row % 10 == 1, TASK);
+        let found = compare(&before, &after, options).expect("compares");
+        let verdicts = |text: &str| {
+            let requirements = require::parse(text).expect("reads");
+            let checked =
+                requirements.iter().map(|requirement| requirement.check(&found, options).map(|it| it.verdict));
+            checked.collect::<Result<Vec<_>, _>>()
+        };
+        // The change is +10 points, give or take 4.2.
+        let wanted = [Verdict::Supported, Verdict::Open, Verdict::Refuted];
+        assert_eq!(verdicts("finance >= +3, finance >= 10, finance >= 20").expect("checks"), wanted);
+        assert_eq!(verdicts("t >= 3, all >= 3, finance reasoning >= 3").expect("checks"), [Verdict::Supported; 3]);
+        for unanswered in ["general >= -1", "finance concept >= 0", "u >= 0"] {
+            let error = verdicts(unanswered).expect_err("no such task").to_string();
+            assert!(error.contains("no task") && error.contains(unanswered), "{error}");
+        }
+        let mut shorter = after.clone();
+        shorter.tasks[0].samples.truncate(150);
+        let partial = compare(&before, &shorter, options).expect("compares");
+        let error = require::parse("finance >= 0").expect("reads")[0].check(&partial, options).expect_err("fewer rows");
+        assert!(error.to_string().contains("50 rows"), "{error}");
+        let other = results(|_| true, &TASK.replace("name = \"t\"", "name = \"u\""));
+        let unpaired = compare(&before, &other, options).expect("compares");
+        let error =
+            require::parse("finance >= 0").expect("reads")[0].check(&unpaired, options).expect_err("one run only");
+        assert!(error.to_string().contains("task t"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ pub mod options;
 pub mod prompt;
 pub mod registry;
 pub mod report;
+pub mod require;
 pub mod results;
 pub mod sample;
 pub mod scripted;

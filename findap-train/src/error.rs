@@ -66,7 +66,7 @@ pub enum TrainError {
     },
     /// A stage was begun with other settings or data, with which it cannot be continued.
     #[error(
-        "{}: stage `{stage}` was begun with other settings:\n{}\nput them back, or delete the stage's folder to begin it again",
+        "{}: stage `{stage}` was begun with other settings:\n{}\nput them back, or take the stage and what was made from it back with `findap reset`",
         folder.display(), show_changes(changes)
     )]
     Changed {

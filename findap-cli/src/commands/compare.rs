@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use findap_eval::Results;
 use findap_eval::compare::{CompareOptions, Delta, compare};
+use findap_eval::require::{self, Requirement, RequirementError, Verdict};
 use findap_eval::table::percent;
 use serde_json::json;
 
@@ -20,14 +21,30 @@ pub(crate) struct Arguments {
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
+    /// Least changes in points that the intervals must support, such as "finance >= +3, general >= -1"; else the exit code is 1.
+    /// Each is of a domain, a domain and capability ("finance reasoning"), a task's name, or "all"
+    #[arg(long, value_name = "CHANGES", value_parser = parse_requirements)]
+    require: Option<Requirements>,
 }
 
-pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
+/// The requirements of one `--require`.
+#[derive(Clone)]
+struct Requirements(Vec<Requirement>);
+
+fn parse_requirements(text: &str) -> Result<Requirements, RequirementError> {
+    require::parse(text).map(Requirements)
+}
+
+pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     let load = |folder: &PathBuf| {
         Results::load(folder).with_context(|| format!("cannot read the evaluation in {}", folder.display()))
     };
     let options = CompareOptions::default();
     let comparison = compare(&load(&arguments.before)?, &load(&arguments.after)?, options)?;
+    let required = arguments.require.iter().flat_map(|requirements| &requirements.0);
+    let checked = required.map(|requirement| requirement.check(&comparison, options)).collect::<Result<Vec<_>, _>>()?;
+    let exit_code = u8::from(checked.iter().any(|checked| checked.verdict != Verdict::Supported));
+    let unpaired: Vec<&str> = comparison.unpaired.iter().map(|task| task.name.as_str()).collect();
 
     if arguments.json {
         let numbers = |delta: &Delta| {
@@ -56,11 +73,21 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
                 })
             })
             .collect();
+        let required: Vec<_> = checked
+            .iter()
+            .map(|checked| {
+                json!({
+                    "requirement": checked.requirement.text, "verdict": checked.verdict.name(),
+                    "delta": numbers(&checked.delta),
+                })
+            })
+            .collect();
         let value = json!({
-            "coverage": options.coverage, "tasks": tasks, "capabilities": cells, "only_in_one": comparison.unpaired,
+            "coverage": options.coverage, "tasks": tasks, "capabilities": cells, "only_in_one": unpaired,
+            "required": required,
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
-        return Ok(());
+        return Ok(exit_code);
     }
 
     let interval = format!("{:.0}% interval", 100.0 * options.coverage);
@@ -87,8 +114,23 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         .map(|task| row(format!("{} ({})", task.name, task.metric.name()), &task.delta))
         .collect();
     println!("{}\n\n{}", terminal::table(&header, &cells), terminal::table(&header, &tasks));
-    if !comparison.unpaired.is_empty() {
-        println!("\nonly in one of the two: {}", comparison.unpaired.join(", "));
+    if !unpaired.is_empty() {
+        println!("\nonly in one of the two: {}", unpaired.join(", "));
     }
-    Ok(())
+    let partial = comparison.tasks.iter().filter(|task| task.unpaired_rows > 0);
+    for task in partial {
+        println!("\n{}: {} rows are in one of the two only and are left out", task.name, task.unpaired_rows);
+    }
+    if !checked.is_empty() {
+        let rows: Vec<_> = checked
+            .iter()
+            .map(|checked| {
+                let Delta { low, high, .. } = checked.delta;
+                let interval = format!("{:+.1} .. {:+.1}", 100.0 * low, 100.0 * high);
+                vec![checked.requirement.text.clone(), interval, checked.verdict.name().to_owned()]
+            })
+            .collect();
+        println!("\n{}", terminal::table(&["required", &interval, ""], &rows));
+    }
+    Ok(exit_code)
 }

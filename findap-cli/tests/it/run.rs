@@ -170,6 +170,35 @@ fn other_settings_or_data_on_a_begun_run_are_refused_by_name() {
 }
 
 #[test]
+fn a_stage_that_is_reset_is_made_again_with_all_that_follows() {
+    let workplace = Workplace::new(4);
+    let folder = workplace.path("run");
+    workplace.run(&folder).success();
+    let first = made(&folder);
+    let path = folder.display().to_string();
+    run(["reset", &path, "group3"]).refusal(&["group1, group2, align"]);
+    run(["reset", &path, "group2"]).refusal(&["--yes"]);
+    assert_eq!(made(&folder), first, "without a yes nothing is removed");
+    let said = run(["reset", &path, "group2", "--yes"]).success();
+    assert!(said.stdout.contains("group2") && said.stdout.contains("align"), "{}", said.stdout);
+    assert!(!folder.join("group2").exists() && !folder.join("align").exists());
+    let again = workplace.run(&folder).success();
+    assert!(again.stderr.contains("group1: done before, skipped"), "{}", again.stderr);
+    assert_eq!(made(&folder), first);
+}
+
+#[test]
+fn a_stage_that_has_made_nothing_may_be_repaired_in_the_recipe() {
+    let workplace = Workplace::new(4);
+    let folder = workplace.path("run");
+    let wrong = ["--set", "stage.group1.trainable={ names = [\"no.such.tensor\"] }"];
+    let said: Said = workplace.command(&folder).args(wrong).output().expect("the binary starts").into();
+    said.refusal(&["no.such.tensor"]);
+    assert!(folder.join("group1/identity.json").exists(), "it was about to begin");
+    workplace.run(&folder).success();
+}
+
+#[test]
 fn a_finished_model_that_was_changed_is_not_trained_on() {
     let workplace = Workplace::new(4);
     let folder = workplace.path("run");

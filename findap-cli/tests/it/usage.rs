@@ -23,6 +23,21 @@ fn help_names_every_command_and_exits_with_0() {
 }
 
 #[test]
+fn tasks_are_listed_within_80_columns_and_described_one_by_one() {
+    let listed = run(["tasks"]).success().stdout;
+    let table: Vec<&str> = listed.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(table.len() > 20 && table.iter().all(|line| line.chars().count() <= 80), "{listed}");
+    assert!(listed.contains("finance_concept") && listed.contains("@finance.concept"), "{listed}");
+    let few = run(["tasks", "@finance.concept"]).success().stdout;
+    assert!(few.contains("finance_concept") && !few.contains("gsm8k"), "{few}");
+    let one = run(["tasks", "gsm8k"]).success().stdout;
+    for word in ["licence", "exact_match", "{question}", "--data"] {
+        assert!(one.contains(word), "{word}: {one}");
+    }
+    run(["tasks", "gsm8"]).refusal(&["gsm8k"]);
+}
+
+#[test]
 fn help_is_quick() {
     let start = std::time::Instant::now();
     for _ in 0..10 {

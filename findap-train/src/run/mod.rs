@@ -1,11 +1,12 @@
 //! A whole run: the stages of a recipe one after the other, each resumable, done ones skipped.
 //!
 //! When a stage begins, its `identity.json` says what it is made from: its keys, the fingerprints of its data and of the model it
-//! begins with. It is done when its `done.json` is there. A stage that was begun from something else is refused, never silently kept
-//! or overwritten. Where the recipe's keys alone show this, it is refused before anything in the folder has changed.
+//! begins with. It is done when its `done.json` is there. A stage that has made something from something else is refused, never
+//! silently kept or overwritten. Where the recipe's keys alone show this, it is refused before anything in the folder has changed.
 
 mod evaluate;
 pub(crate) mod references;
+mod reset;
 mod settings;
 #[cfg(all(test, feature = "emulator"))]
 mod tests;
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::references::{reference_logprobs, references};
-use self::settings::{at_the_beginning, refuse_changed, settings, world_identity};
+use self::settings::{at_the_beginning, has_produced, refuse_changed, settings, world_identity};
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
@@ -36,6 +37,7 @@ use crate::sources::{Sources, StageData, locate};
 use crate::trainer::{self, Job, TrainOptions};
 
 pub use self::evaluate::{Evaluate, Evaluation};
+pub use self::reset::{made_from, reset};
 
 /// What the caller of a run provides.
 pub struct Hooks<'a> {
@@ -340,7 +342,9 @@ impl Run<'_, '_> {
             identity.insert(format!("data.{name}"), fingerprint.clone());
         }
         let begun_with = folder.join("identity.json");
-        if let Some(was) = read_json::<Identity>(&begun_with)? {
+        if has_produced(&folder)
+            && let Some(was) = read_json::<Identity>(&begun_with)?
+        {
             require_same(&folder, stage.name(), &was, &at_the_beginning(identity.clone()))?;
         }
         let done = read_json::<Done>(&marker)?;

@@ -1,5 +1,7 @@
 //! The part of a recipe that decides what a stage makes.
 
+use std::path::Path;
+
 use findap_data::world;
 use serde_json::{Value, json};
 
@@ -12,7 +14,9 @@ use crate::recipe::{Recipe, Stage, StateKind};
 pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), TrainError> {
     for stage in &recipe.stage {
         let folder = recipe.folder().join(stage.name());
-        if let Some(mut begun) = read_json::<Identity>(&folder.join("identity.json"))? {
+        if has_produced(&folder)
+            && let Some(mut begun) = read_json::<Identity>(&folder.join("identity.json"))?
+        {
             begun.retain(|key, _| !is_fingerprint(key));
             require_same(&folder, stage.name(), &begun, &at_the_beginning(settings(recipe, stage)))?;
         }
@@ -21,6 +25,17 @@ pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Whether a stage has made what its next run would continue or skip: a checkpoint, samples, a model. One that failed before, for
+/// its data or its judge, has not begun, and may be repaired in the recipe.
+pub(super) fn has_produced(folder: &Path) -> bool {
+    let is_there = |name: &str| folder.join(name).exists();
+    // A folder that cannot be listed fails where the stage writes to it.
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let has_samples = std::fs::metadata(folder.join("samples.jsonl")).is_ok_and(|file| file.len() > 0);
+    let is_checkpoint = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("checkpoint-");
+    is_there("done.json") || is_there("model") || has_samples || entries.any(is_checkpoint)
 }
 
 /// The part of an identity that must be unchanged for a stage to be resumed. How pairs are chosen may change: the samples are used
@@ -71,8 +86,6 @@ pub(super) fn world_identity(recipe: &Recipe) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const RECIPE: &str = r#"schema = 1
