@@ -66,8 +66,7 @@ impl RunFolder {
             .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
-        let resolved = read_optional(&path.join("resolved.toml"))?;
-        let order = stage_order(resolved.as_deref());
+        let order = stage_order(&path.join("resolved.toml"))?;
         // The base comes first, then the stages of the recipe in their order, then other stages by name.
         let rank = |name: &str| match order.iter().position(|stage| stage == name) {
             _ if name == "base" => (0, String::new()),
@@ -150,12 +149,15 @@ fn samples_of((file, tasks): &ResultFile) -> Result<SamplesByTask, EvalError> {
     Ok(samples)
 }
 
-/// Names of the stages, from the recipe.
-fn stage_order(resolved: Option<&str>) -> Vec<String> {
-    let table: toml::Table = resolved.and_then(|text| text.parse().ok()).unwrap_or_default();
+/// Names of the stages in a recipe; none where there is no such file.
+fn stage_order(path: &Path) -> Result<Vec<String>, EvalError> {
+    let text = read_optional(path)?.unwrap_or_default();
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error| EvalError::Results { path: path.to_owned(), problem: format!("it is no recipe: {error}") })?;
     let stages = table.get("stage").and_then(toml::Value::as_array);
     let name = |stage: &toml::Value| stage.get("name")?.as_str().map(str::to_owned);
-    stages.into_iter().flatten().filter_map(name).collect()
+    Ok(stages.into_iter().flatten().filter_map(name).collect())
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, EvalError> {

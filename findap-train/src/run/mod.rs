@@ -289,7 +289,11 @@ impl Run<'_, '_> {
                 let folder = self.recipe.folder().join("base").join("model");
                 let mut identity = Identity::new();
                 let init = model.init.clone().unwrap_or_default();
-                flatten("model.init", &serde_json::to_value(init).unwrap_or_default(), &mut identity);
+                flatten(
+                    "model.init",
+                    &serde_json::to_value(init).expect("invariant: plain values are JSON"),
+                    &mut identity,
+                );
                 identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
                 let marker = self.recipe.folder().join("base").join("done.json");
                 if let Some(done) = read_json::<Done>(&marker)? {
