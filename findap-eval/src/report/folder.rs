@@ -66,7 +66,9 @@ impl RunFolder {
             .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
-        let order = stage_order(&path.join("resolved.toml"))?;
+        let recipe = path.join("resolved.toml");
+        let resolved = read_optional(&recipe)?;
+        let order = stage_order(resolved.as_deref().unwrap_or_default(), &recipe)?;
         // The base comes first, then the stages of the recipe in their order, then other stages by name.
         let rank = |name: &str| match order.iter().position(|stage| stage == name) {
             _ if name == "base" => (0, String::new()),
@@ -149,9 +151,8 @@ fn samples_of((file, tasks): &ResultFile) -> Result<SamplesByTask, EvalError> {
     Ok(samples)
 }
 
-/// Names of the stages in a recipe; none where there is no such file.
-fn stage_order(path: &Path) -> Result<Vec<String>, EvalError> {
-    let text = read_optional(path)?.unwrap_or_default();
+/// Names of the stages of the recipe at `path`; none of an empty one.
+fn stage_order(text: &str, path: &Path) -> Result<Vec<String>, EvalError> {
     let table: toml::Table = text
         .parse()
         .map_err(|error| EvalError::Results { path: path.to_owned(), problem: format!("it is no recipe: {error}") })?;
