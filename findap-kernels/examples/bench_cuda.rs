@@ -233,7 +233,8 @@ impl<'e> Bench<'e> {
             _ => self.array_f32(&x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>()),
         };
         let (params, grads, first, second) = (self.array(&p)?, self.array(&g)?, moment(&m)?, moment(&v)?);
-        let tiles = adamw::tiles(&[Segment { start: 0, state_start: 0, len: n, weight_decay: 0.1 }]);
+        let tiles =
+            adamw::tiles(&[Segment { start: 0, state_start: 0, len: n, weight_decay: 0.1 }]).expect("one segment");
         let table = Buffer::holding(self.executor, &tiles.bytes)?;
         let (lr, beta1, beta2, eps, step) = (1e-2, 0.9, 0.95, 1e-8, 3);
         let launch = adamw::step(&adamw::Step {

@@ -4,7 +4,7 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use super::{AdamWStep, Segment};
+use super::{AdamWStep, Segment, check_disjoint};
 use crate::check;
 use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
@@ -31,7 +31,11 @@ pub struct Tiles {
 }
 
 /// Cuts segments into tiles.
-pub fn tiles(segments: &[Segment]) -> Tiles {
+///
+/// # Errors
+/// [`KernelError::BadArgument`] for segments that overlap: two blocks would update one element.
+pub fn tiles(segments: &[Segment]) -> Result<Tiles, KernelError> {
+    check_disjoint("adamw::tiles", segments)?;
     let (mut bytes, mut count, mut end, mut state_end) = (Vec::new(), 0, 0, 0);
     for segment in segments {
         for offset in (0..segment.len).step_by(TILE) {
@@ -46,7 +50,7 @@ pub fn tiles(segments: &[Segment]) -> Tiles {
         end = end.max(segment.start + segment.len);
         state_end = state_end.max(segment.state_start + segment.len);
     }
-    Tiles { bytes, count, end, state_end }
+    Ok(Tiles { bytes, count, end, state_end })
 }
 
 /// The arguments of [`step`], as in [`super::Step`].

@@ -59,13 +59,14 @@ where
 
 /// Parameters, master copy (or parameters), moments after the step, and the count of skipped steps.
 fn on_executor(executor: &dyn Executor, case: &Case, inputs: &[Vec<f64>; 4], squares: f64) -> ([Vec<f64>; 4], u32) {
-    after_a_step(executor, case, inputs, [squares, 2.5], 0)
+    after_a_step(executor, case, &segments(), inputs, [squares, 2.5], 0)
 }
 
-/// The same with a loss, and for a step before which the mark of skipped steps was set or not.
+/// What [`on_executor`] says, for other segments and another loss, and with `skipped` steps counted before.
 fn after_a_step(
     executor: &dyn Executor,
     case: &Case,
+    segments: &[Segment],
     inputs: &[Vec<f64>; 4],
     [squares, loss]: [f64; 2],
     skipped: u32,
@@ -73,10 +74,10 @@ fn after_a_step(
     let [params_dtype, grads_dtype, moments_dtype] = case.dtypes;
     let [p, g, m, v] = inputs;
     let params = Array::new(executor, p, params_dtype);
-    let master = case.has_master.then(|| Array::new(executor, p, Dtype::F32));
+    let master = case.has_master.then(|| Array::new(executor, &beside_gradients(p, g.len(), segments), Dtype::F32));
     let grads = Array::new(executor, g, grads_dtype);
     let (first, second) = (Array::new(executor, m, moments_dtype), Array::new(executor, v, moments_dtype));
-    let tiles = tiles(&segments());
+    let tiles = tiles(segments).unwrap();
     let table = Buffer::holding(executor, &tiles.bytes).unwrap();
     let [squares, loss] = [squares, loss].map(|x| Array::new(executor, &[x], Dtype::F64));
     let skipped = IndexArray::new(executor, &[skipped]);
@@ -101,6 +102,16 @@ fn after_a_step(
     run(executor, &[step(&args).unwrap()]);
     let precise = master.as_ref().unwrap_or(&params).read();
     ([params.read(), precise, first.read(), second.read()], skipped.read()[0])
+}
+
+/// Numbers that lie as the parameters do, moved to where the gradients of `segments` lie, of which there are `len`.
+fn beside_gradients(params: &[f64], len: usize, segments: &[Segment]) -> Vec<f64> {
+    let mut placed = params.to_vec();
+    placed.resize(len, 0.25);
+    for s in segments {
+        placed[s.state_start..][..s.len].copy_from_slice(&params[s.start..][..s.len]);
+    }
+    placed
 }
 
 fn check(case: Case) {
@@ -142,6 +153,54 @@ fn every_format_follows_the_truth() {
 }
 
 #[test]
+fn a_part_of_the_parameters_is_updated_as_among_all_to_the_bit() {
+    let whole = segments();
+    for (dtypes, has_master) in [([F, F, F], false), ([B, B, F], true), ([B, B, B], false)] {
+        let case = Case { dtypes, has_master, max_norm: Some(1.0), seed: Some(5) };
+        let inputs = inputs(&case);
+        // the last segment goes to the front and the second behind it, to a multiple of 8 and to none; the first is frozen
+        for gap in [1, 4] {
+            let part =
+                [Segment { state_start: 0, ..whole[2] }, Segment { state_start: whole[2].len + gap, ..whole[1] }];
+            let len = part[1].state_start + part[1].len;
+            let [p, state @ ..] = &inputs;
+            let [g, m, v] = state.each_ref().map(|x| beside_gradients(x, len, &part));
+            let part_inputs = [p.clone(), g, m, v];
+            on_every_executor(SOURCE.needs, |executor| {
+                let (all, _) = on_executor(executor, &case, &inputs, 3.0);
+                let (few, _) = after_a_step(executor, &case, &part, &part_inputs, [3.0, 2.5], 0);
+                for s in &part {
+                    let (of_params, of_state) = (s.start..s.start + s.len, s.state_start..s.state_start + s.len);
+                    assert_eq!(few[0][of_params.clone()], all[0][of_params.clone()]);
+                    // without a master copy, the second array is the parameters once more
+                    for i in if has_master { 1..4 } else { 2..4 } {
+                        assert_eq!(few[i][of_state.clone()], all[i][of_params.clone()], "array {i}");
+                    }
+                }
+                let frozen = rounded(&p[..24], dtypes[0]);
+                assert_eq!(few[0][..24], frozen, "what is in no segment stays");
+                for i in 2..4 {
+                    let between = whole[2].len..whole[2].len + gap;
+                    assert_eq!(few[i][between.clone()], part_inputs[i][between], "array {i}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn segments_that_share_an_element_make_no_tiles() {
+    let first = Segment { start: 0, state_start: 8, len: 10, weight_decay: 0.0 };
+    let of_params = Segment { start: 9, state_start: 18, ..first };
+    let of_state = Segment { start: 10, state_start: 17, ..first };
+    for second in [of_params, of_state] {
+        let refused = tiles(&[first, second]);
+        assert!(matches!(refused, Err(KernelError::BadArgument { arg: "segments", .. })));
+    }
+    assert_eq!(tiles(&[first, Segment { start: 10, ..of_params }]).unwrap().count, 2);
+}
+
+#[test]
 fn a_norm_or_loss_that_is_not_finite_skips_the_step_and_those_behind_it() {
     let with_master = Case { dtypes: [B, B, F], has_master: true, max_norm: Some(1.0), seed: None };
     let all_in_bf16 = Case { dtypes: [B, B, B], has_master: false, seed: Some(4), ..with_master };
@@ -152,7 +211,8 @@ fn a_norm_or_loss_that_is_not_finite_skips_the_step_and_those_behind_it() {
                 [[f64::NAN, 1.0], [f64::INFINITY, 1.0], [1.0, f64::NAN], [1.0, f64::INFINITY], [1.0, -f64::INFINITY]];
             // the last is a good step behind a bad one
             for (sums, skipped) in bad.map(|sums| (sums, 0)).into_iter().chain([([1.0, 1.0], 1)]) {
-                let ([params, precise, first, second], skipped) = after_a_step(executor, &case, &inputs, sums, skipped);
+                let ([params, precise, first, second], skipped) =
+                    after_a_step(executor, &case, &segments(), &inputs, sums, skipped);
                 assert_eq!(skipped, 1, "{sums:?}");
                 assert_eq!([&precise, &first, &second], [&inputs[0], &inputs[2], &inputs[3]]);
                 assert_eq!(params, rounded(&inputs[0], B));

@@ -27,7 +27,7 @@ pub struct Segment {
     pub start: usize,
     /// The first of their gradients and moments.
     pub state_start: usize,
-    /// Numbers.
+    /// How many.
     pub len: usize,
     /// Weight decay, per unit of learning rate.
     pub weight_decay: f64,
@@ -44,7 +44,7 @@ pub struct Step<'a> {
     pub first_moment: SliceMut<'a>,
     /// `[m]`, updated: the running mean of their squares.
     pub second_moment: SliceMut<'a>,
-    /// Which parameters are updated; those outside all segments are frozen.
+    /// Which parameters are updated; those outside all segments are frozen. In any order, but none shares an element with another.
     pub segments: &'a [Segment],
     /// The numbers of this step.
     pub rule: AdamWStep,
@@ -83,7 +83,7 @@ impl AdamWStep {
 ///
 /// # Errors
 /// [`KernelError::ShapeMismatch`] if gradients and moments differ in length or a segment reaches past an arena;
-/// [`KernelError::BadArgument`] for `step` 0; [`KernelError::UnsupportedDtype`].
+/// [`KernelError::BadArgument`] for `step` 0 and for segments that overlap; [`KernelError::UnsupportedDtype`].
 pub fn step(args: Step<'_>) -> Result<(), KernelError> {
     const OP: &str = "adamw::step";
     let (n, m) = (args.params.len(), args.grads.len());
@@ -94,6 +94,7 @@ pub fn step(args: Step<'_>) -> Result<(), KernelError> {
         check::at_least(OP, "params", n, segment.start + segment.len)?;
         check::at_least(OP, "grads", m, segment.state_start + segment.len)?;
     }
+    check_disjoint(OP, args.segments)?;
     let dtypes = [("params", args.params.dtype()), ("grads", args.grads.dtype())];
     let Step { params, grads, first_moment, second_moment, segments, rule } = args;
     use {Slice as S, SliceMut as M};
@@ -105,7 +106,20 @@ pub fn step(args: Step<'_>) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Numbers of one task: four arrays of them stay in the second-level cache.
+/// No two segments share a parameter or a gradient: each is updated once. Compares pairs, because a step allocates nothing and segments
+/// are as few as tensors.
+fn check_disjoint(op: &'static str, segments: &[Segment]) -> Result<(), KernelError> {
+    for (i, a) in segments.iter().enumerate() {
+        for b in &segments[..i] {
+            let overlap = |x: usize, y: usize| x.max(y) < (x + a.len).min(y + b.len);
+            let is_shared = overlap(a.start, b.start) || overlap(a.state_start, b.state_start);
+            check::holds(op, "segments", a.start as f64, !is_shared, "the start of a segment that overlaps no other")?;
+        }
+    }
+    Ok(())
+}
+
+/// Elements of one task: four arrays of them stay in the second-level cache.
 const TASK: usize = 32_768;
 
 fn update<T: Real>(

@@ -64,6 +64,35 @@ fn a_segment_past_the_end_and_step_zero_are_refused() {
 }
 
 #[test]
+fn segments_that_share_an_element_are_refused() {
+    let mut arrays = [[0.5f64; 40]; 4];
+    let mut call = |segments: [[usize; 3]; 3]| {
+        let [p, g, m, v] = &mut arrays;
+        let segments = segments.map(|[start, state_start, len]| Segment { start, state_start, len, weight_decay: 0.0 });
+        step(Step {
+            params: (&mut p[..]).into(),
+            grads: (&g[..]).into(),
+            first_moment: (&mut m[..]).into(),
+            second_moment: (&mut v[..]).into(),
+            segments: &segments,
+            rule: AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, step: 1, grad_scale: 1.0 },
+        })
+    };
+    for shared in [
+        [[0, 0, 10], [20, 10, 10], [9, 20, 10]],
+        [[0, 0, 10], [20, 10, 10], [30, 19, 10]],
+        [[20, 0, 10], [11, 20, 10], [0, 10, 10]],
+        // one inside of another, and twice the same
+        [[0, 0, 20], [30, 20, 10], [5, 30, 1]],
+        [[0, 0, 10], [20, 20, 10], [0, 0, 10]],
+    ] {
+        assert!(matches!(call(shared), Err(KernelError::BadArgument { arg: "segments", .. })), "{shared:?}");
+    }
+    call([[20, 0, 10], [10, 20, 10], [0, 10, 10]]).unwrap(); // neighbours, in any order
+    call([[0, 0, 10], [5, 5, 0], [0, 0, 0]]).unwrap(); // one of no elements shares none
+}
+
+#[test]
 fn gradients_and_moments_of_frozen_parameters_may_be_missing() {
     let run = |segments: &[Segment], grads: &[f64]| {
         let mut p: Vec<f64> = (0..100).map(f64::from).collect();

@@ -23,8 +23,8 @@ impl Plan {
     /// Makes a plan for parameters on `device`.
     ///
     /// # Errors
-    /// [`KernelError::BadArgument`] for a segment on a device that starts at no multiple of 8; [`TensorError::OutOfMemory`],
-    /// [`TensorError::Cuda`].
+    /// On a device, [`KernelError::BadArgument`] for a segment that starts at no multiple of 8 or overlaps another, which the step
+    /// refuses on the CPU; [`TensorError::OutOfMemory`], [`TensorError::Cuda`].
     pub fn new(device: &Device, segments: Vec<Segment>) -> Result<Plan, TensorError> {
         let of_master = |segment: &Segment| Segment { start: segment.state_start, ..*segment };
         let of_master = segments.iter().map(of_master).collect();
@@ -34,7 +34,7 @@ impl Plan {
             let (op, arg, want) = ("adamw::step", "segments", "a multiple of 8 on CUDA");
             return Err(KernelError::BadArgument { op, arg, got: bad as f64, want }.into());
         }
-        let tiles = cuda::tiles(&segments);
+        let tiles = cuda::tiles(&segments)?;
         let mut memory = device.allocate("the optimizer's tiles", tiles.bytes.len())?;
         memory.write(0, &tiles.bytes)?;
         Ok(Plan { segments, of_master, placed: Some((tiles, memory)) })
@@ -129,6 +129,19 @@ pub fn step(args: Step<'_>) -> Result<(), TensorError> {
 mod tests {
     use super::*;
     use crate::Dtype;
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn segments_that_overlap_make_no_plan_for_a_device() {
+        let device = Device::emulated(crate::EmulatorOptions::PLAIN);
+        let first = Segment { start: 0, state_start: 0, len: 20, weight_decay: 0.1 };
+        let plan = |start, state_start| Plan::new(&device, vec![first, Segment { start, state_start, ..first }]);
+        for [start, state_start] in [[16, 24], [24, 16], [0, 0]] {
+            let error = plan(start, state_start).unwrap_err().to_string();
+            assert!(error.contains("overlaps no other"), "{error}");
+        }
+        plan(24, 24).unwrap();
+    }
 
     #[test]
     fn parameters_in_bf16_are_the_rounding_of_those_in_f32() {
