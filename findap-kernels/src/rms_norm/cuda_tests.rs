@@ -144,7 +144,8 @@ fn check(case: Case) {
 #[test]
 fn every_size_and_format_follows_the_truth() {
     for format in 0..3 {
-        for (rows, dim) in [(1, 8), (3, 24), (5, 256), (300, 40), (2, 2056), (3, 8200)] {
+        for (rows, dim) in [(1, 8), (3, 24), (5, 256), (300, 40), (2, 2056), (3, 8200), (520, 16), (270, 64), (40, 128)]
+        {
             check(Case { rows, dim, format, adds_residual: false, write_dx: Write::Overwrite });
         }
         check(Case { rows: 7, dim: 136, format, adds_residual: true, write_dx: Write::Accumulate });

@@ -25,7 +25,8 @@ fn norm(x: &[f64], weight: &[f64], rows: usize) -> (Vec<f64>, Vec<f64>) {
 
 #[test]
 fn the_formula_holds_and_the_sum_is_normed_alike() {
-    for (rows, dim) in [(1, 1), (3, 7), (65, 16), (130, 33)] {
+    // the last: one row for each of 4 heads of 65 tokens
+    for (rows, dim) in [(1, 1), (3, 7), (65, 16), (130, 33), (260, 16), (260, 64), (260, 128)] {
         let (x, w, r) = (numbers(rows * dim, 1), numbers(dim, 2), numbers(rows * dim, 3));
         let (out, rstd) = norm(&x, &w, rows);
         for n in 0..rows {
@@ -56,7 +57,12 @@ fn the_formula_holds_and_the_sum_is_normed_alike() {
 
 #[test]
 fn the_gradients_are_those_of_the_formula() {
-    let (rows, dim) = (67, 9);
+    for (rows, dim) in [(67, 9), (260, 16), (260, 64)] {
+        check_gradients(rows, dim);
+    }
+}
+
+fn check_gradients(rows: usize, dim: usize) {
     let (x, w, dy) = (numbers(rows * dim, 4), numbers(dim, 5), numbers(rows * dim, 6));
     let loss = |x: &[f64], w: &[f64]| norm(x, w, rows).0.iter().zip(&dy).map(|(y, dy)| y * dy).sum::<f64>();
     let rstd = norm(&x, &w, rows).1;
@@ -74,7 +80,7 @@ fn the_gradients_are_those_of_the_formula() {
     })
     .unwrap();
     let step = 1e-5;
-    for i in (0..x.len()).step_by(13) {
+    for i in (0..x.len()).step_by(x.len() / 46) {
         let (mut up, mut down) = (x.clone(), x.clone());
         up[i] += step;
         down[i] -= step;
@@ -148,6 +154,13 @@ fn check_precision(rows: usize, dim: usize) {
     let terms = 1.0 + scale(&rstd64);
     assert_follows("dx", &dx, &dx_plain, &dx64, BACKWARD, floor(terms * scale(&dx64), dim));
     assert_follows("dweight", &dw, &dw_plain, &dw64, BACKWARD, floor(terms, rows));
+}
+
+#[test]
+fn rows_of_heads_are_as_precise_as_plain_loops() {
+    for (rows, dim) in [(1000, 16), (260, 64), (260, 128)] {
+        check_precision(rows, dim);
+    }
 }
 
 #[test]
