@@ -1,5 +1,6 @@
 //! Attention of a tiny model over short documents, and of one long document. Counted as causal: 4 operations per score and
-//! number of the head forward, 10 backward. Products are in f32 and in bf16; `FINDAP_ISA` chooses the instructions.
+//! number of the head forward, 10 backward. With a window only what it shows is counted.
+//! Products are in f32 and in bf16; `FINDAP_ISA` chooses the instructions.
 
 use criterion::{Criterion, Throughput};
 use findap_kernels::attention::{Backward, Forward, Heads, backward, forward};
@@ -22,10 +23,13 @@ pub(crate) fn benches(c: &mut Criterion) {
         scale: 1.0 / (head_dim as f64).sqrt(),
         window: None,
     };
+    let windowed = |window| Heads { window: Some(window), ..heads(4, 2, 64) };
     for case in [
         Case { name: "32 documents of 60, 4/2 heads of 16", documents: 32, len: 60, heads: heads(4, 2, 16) },
         Case { name: "16 documents of 128, 4/2 heads of 64", documents: 16, len: 128, heads: heads(4, 2, 64) },
         Case { name: "1 document of 2048, 4/2 heads of 64", documents: 1, len: 2048, heads: heads(4, 2, 64) },
+        Case { name: "1 document of 2048, 4/2 heads of 64, window 512", documents: 1, len: 2048, heads: windowed(512) },
+        Case { name: "1 document of 2048, 4/2 heads of 64, window 128", documents: 1, len: 2048, heads: windowed(128) },
     ] {
         bench(c, &case);
     }
@@ -38,7 +42,8 @@ fn bench(c: &mut Criterion, case: &Case) {
     let (row, kv_row) = (num_heads * head_dim, num_kv_heads * head_dim);
     let (q, k, v, dout) = (numbers(1, n * row), numbers(2, n * kv_row), numbers(3, n * kv_row), numbers(4, n * row));
     let (mut out, mut lse) = (vec![0.0f32; n * row], vec![0.0f32; n * num_heads]);
-    let scores = case.documents * case.len * (case.len + 1) / 2 * num_heads;
+    let window = case.heads.window.unwrap_or(case.len);
+    let scores = case.documents * (1..=case.len).map(|seen| seen.min(window)).sum::<usize>() * num_heads;
     // a weighted mean of numbers below 1, with weights and numbers rounded by 2^-9 and scores that add up head_dim roundings
     let isa = Bf16Isa::current().unwrap();
     let formats = [(String::new(), Dtype::F32, 1e-4), (format!(" bf16 {}", isa.name()), Dtype::Bf16, 4.0 / 512.0)];
@@ -94,29 +99,30 @@ fn bench(c: &mut Criterion, case: &Case) {
 }
 
 fn plain_forward(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], case: &Case) {
-    let Heads { num_heads, num_kv_heads, head_dim: e, scale, .. } = case.heads;
+    let Heads { num_heads, num_kv_heads, head_dim: e, scale, window } = case.heads;
     let mut p = vec![0.0f32; case.len];
     for document in 0..case.documents {
         let start = document * case.len;
         for (i, h) in (start..start + case.len).flat_map(|i| (0..num_heads).map(move |h| (i, h))) {
             let g = h * num_kv_heads / num_heads;
             let place = (i * num_heads + h) * e;
+            let first = window.map_or(start, |window| (i + 1).saturating_sub(window).max(start));
             let mut best = f32::NEG_INFINITY;
-            for j in start..=i {
+            for j in first..=i {
                 let key = &k[(j * num_kv_heads + g) * e..][..e];
                 let dot: f32 = q[place..place + e].iter().zip(key).map(|(x, y)| x * y).sum();
-                p[j - start] = dot * scale as f32;
-                best = best.max(p[j - start]);
+                p[j - first] = dot * scale as f32;
+                best = best.max(p[j - first]);
             }
             let mut total = 0.0;
-            for p in &mut p[..=i - start] {
+            for p in &mut p[..=i - first] {
                 *p = (*p - best).exp();
                 total += *p;
             }
             out[place..place + e].fill(0.0);
-            for j in start..=i {
+            for j in first..=i {
                 let value = &v[(j * num_kv_heads + g) * e..][..e];
-                let p = p[j - start] / total;
+                let p = p[j - first] / total;
                 out[place..place + e].iter_mut().zip(value).for_each(|(y, x)| *y += p * x);
             }
         }

@@ -6,6 +6,7 @@
 
 mod adamw;
 mod attention;
+mod bias;
 mod cross_entropy;
 mod embedding;
 mod matmul;
@@ -24,6 +25,7 @@ criterion::criterion_group!(
     attention::benches,
     cross_entropy::benches,
     rms_norm::benches,
+    bias::benches,
     rope::benches,
     swiglu::benches,
     adamw::benches,

@@ -56,7 +56,8 @@ pub enum Target {
     Ampere,
     /// The kernels of [`SOURCE`] that need at most [`SMALL_SHARED_BYTES`] of shared memory in a block.
     SmallAmpere,
-    /// The kernels of [`SOURCE_SM90`], in one block for each multiprocessor.
+    /// The kernels of [`SOURCE_SM90`], in one block for each multiprocessor. They have no window: a layer with one, and decoding, run
+    /// those of [`Target::Ampere`].
     Hopper {
         /// Multiprocessors of the device.
         multiprocessors: u32,
@@ -70,7 +71,7 @@ impl Target {
         if SOURCE_SM90.runs_on(compute_capability) { Target::Hopper { multiprocessors } } else { ampere }
     }
 
-    /// The kernels for Hopper have no window: those of [`SOURCE`] run in their place.
+    /// What runs in a layer of these heads.
     fn of_window(self, heads: Heads) -> Self {
         match (self, heads.window) {
             (Target::Hopper { .. }, Some(_)) => Target::Ampere,

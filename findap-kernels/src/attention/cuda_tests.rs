@@ -1,5 +1,8 @@
 //! The attention kernels on every executor.
 
+#[path = "cuda_window_tests.rs"]
+mod windows;
+
 use std::cell::RefCell;
 
 use super::super::cases::{Case, NAMES, Outputs, assert_right, case, plain, root_mean_square, spread, truth};
@@ -147,48 +150,6 @@ fn several_tiles_before_the_diagonal() {
 }
 
 #[test]
-fn windows_hide_whole_steps_and_parts_of_them() {
-    // with a window of 1 the gradient of a score is 0 but for rounding, which the truth's size does not bound
-    for window in [2, 63, 64, 65, 150] {
-        check_window_of(&[200, 3], 2, 1, 64, Some(window));
-    }
-    check_window_of(&[150], 1, 1, 128, Some(40));
-}
-
-#[test]
-fn what_a_window_hides_changes_no_bit() {
-    for window in [1, 17, 64, 100] {
-        let mut c = case(&[200], 1, 1, 64);
-        c.heads.window = Some(window);
-        let mut moved = c.clone();
-        let hidden = 160 - window + 1;
-        for x in [&mut moved.k, &mut moved.v] {
-            x[..hidden * 64].fill(7.0);
-        }
-        on_every_executor(SOURCE.needs, |executor| {
-            for target in targets(executor, 64) {
-                let [before, after] = [&c, &moved].map(|c| run_both(executor, c, target, false));
-                for (i, row) in [(0, 64), (1, 1), (2, 64)] {
-                    let of = |x: &Outputs| x[i][160 * row..].to_vec();
-                    assert_eq!(of(&before), of(&after), "{} of window {window}, {target:?}", NAMES[i]);
-                }
-                assert_ne!(before[0][159 * 64..160 * 64], after[0][159 * 64..160 * 64]);
-            }
-        });
-    }
-}
-
-#[test]
-fn a_window_that_hides_nothing_changes_no_bit() {
-    let none = case(&[150, 20], 2, 1, 64);
-    let mut wide = none.clone();
-    wide.heads.window = Some(150);
-    on_every_executor(SOURCE.needs, |executor| {
-        assert!(run_both(executor, &none, Target::Ampere, false) == run_both(executor, &wide, Target::Ampere, false));
-    });
-}
-
-#[test]
 fn the_number_of_multiprocessors_changes_no_bit() {
     let c = case(&[150, 20], 2, 1, 64);
     on_every_executor(SOURCE_SM90.needs, |executor| {
@@ -301,7 +262,13 @@ fn decode_case(
 type Kernels = fn(&Decode) -> Result<Vec<Launch>, KernelError>;
 
 /// The sequences of these numbers, in one batch.
-fn run_decode(executor: &dyn Executor, c: &DecodeCase, which: &[usize], kernels: Kernels, dtype: Dtype) -> Vec<f64> {
+fn run_decode(
+    executor: &dyn Executor,
+    c: &DecodeCase,
+    which: &[usize],
+    kernels: impl Fn(&Decode) -> Result<Vec<Launch>, KernelError>,
+    dtype: Dtype,
+) -> Vec<f64> {
     let DecodeCase { q, k_cache, v_cache, table, seq_lens, table_pages, page_tokens, heads } = c;
     let row = heads.num_heads * heads.head_dim;
     let q: Vec<f64> = which.iter().flat_map(|&s| q[s * row..][..row].to_vec()).collect();
@@ -438,6 +405,7 @@ fn what_the_kernels_cannot_take_is_refused() {
         (Forward { heads: Heads { head_dim: 96, ..heads }, ..good }, "head_dim"),
         (Forward { heads: Heads { num_kv_heads: 3, ..heads }, ..good }, "num_kv_heads"),
         (Forward { heads: Heads { scale: -1.0, ..heads }, ..good }, "scale"),
+        (Forward { heads: Heads { window: Some(0), ..heads }, ..good }, "window"),
         (Forward { out_f32: Some(of(3, Dtype::F32)), ..good }, "out_f32"),
     ];
     for (args, want) in bad {

@@ -9,7 +9,8 @@
 //
 // Blocks. The host lists tiles, longest first: one entry per tile of rows that exists, never one that crosses documents or
 // lies past an end. Tiles of other documents are not visited, rows past an end are filled with zeros and not stored, so no
-// number of one document can reach another.
+// number of one document can reach another. With a window, steps that no row of a block sees are not copied and those that no
+// row of a warp sees are not multiplied, so that a document of n tokens costs about n (window + 128) instead of n^2 / 2.
 //   forward       one block of 4 warps = 128 queries of one head; a warp holds 32 of them. Keys in tiles of 64.
 //   statistics    one warp = 4 (head dim 64) or 2 (128) rows.
 //   key gradient  one block of 8 warps = 128 keys of one key head; a warp holds 16 keys and all their dk and dv. Visits the
@@ -58,14 +59,41 @@ DEVICE Tile read_tile(const uint4* tiles, int index) {
     return {(int)entry.x, (int)entry.y, (int)entry.z};
 }
 
-// ---- windows; one of 2^31 - 1 hides nothing ----
+// ---- what a query sees; a window of 2^31 - 1 hides nothing ----
 
 // The first token that a query sees, in a document that begins at `start`.
 DEVICE int first_seen(int start, int query, int window) { return max(start, query - window + 1); }
 
-// The first key of the first step of KEYS keys, counted from the document's first, that a tile's first query sees.
+// Where the first step that a tile of queries visits begins. Steps are counted from the document's first key, so that a window
+// that hides nothing changes no sum.
 DEVICE int first_step(Tile tile, int window) {
     return tile.start + (first_seen(tile.start, tile.first, window) - tile.start) / KEYS * KEYS;
+}
+
+// Overwrites those numbers of a thread whose column is past their row. `ahead`: how far its first row is past its first column.
+template <int M, int N> DEVICE void hide_after(float (&x)[M][N][4], int ahead, float value) {
+    UNROLL
+    for (int m = 0; m < M; m++) {
+        UNROLL
+        for (int n = 0; n < N; n++) {
+            UNROLL
+            for (int r = 0; r < 4; r++)
+                if (n * 8 + (r & 1) > ahead + m * 16 + (r >> 1) * 8) x[m][n][r] = value;
+        }
+    }
+}
+
+// Overwrites those whose column is their row or before it.
+template <int M, int N> DEVICE void hide_until(float (&x)[M][N][4], int ahead, float value) {
+    UNROLL
+    for (int m = 0; m < M; m++) {
+        UNROLL
+        for (int n = 0; n < N; n++) {
+            UNROLL
+            for (int r = 0; r < 4; r++)
+                if (n * 8 + (r & 1) <= ahead + m * 16 + (r >> 1) * 8) x[m][n][r] = value;
+        }
+    }
 }
 
 // ---- tiles in shared memory ----
@@ -255,28 +283,8 @@ template <int HEAD_DIM> DEVICE void forward(bf16* out, float* out_f32, float* ls
             multiply_by_rows<HEAD_DIM>(score, q_tile, warp * M * 16, k_tile, lane);
             // how far this thread's first row is past its first key
             const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
-            if (key_first + KEYS > warp_first + 1) {
-                UNROLL
-                for (int m = 0; m < M; m++) {
-                    UNROLL
-                    for (int n = 0; n < KEYS / 8; n++) {
-                        UNROLL
-                        for (int r = 0; r < 4; r++)
-                            if (n * 8 + (r & 1) > ahead + m * 16 + (r >> 1) * 8) score[m][n][r] = -INFINITY;
-                    }
-                }
-            }
-            if (key_first < warp_first + M * 16 - window) {
-                UNROLL
-                for (int m = 0; m < M; m++) {
-                    UNROLL
-                    for (int n = 0; n < KEYS / 8; n++) {
-                        UNROLL
-                        for (int r = 0; r < 4; r++)
-                            if (n * 8 + (r & 1) <= ahead - window + m * 16 + (r >> 1) * 8) score[m][n][r] = -INFINITY;
-                    }
-                }
-            }
+            if (key_first + KEYS > warp_first + 1) hide_after(score, ahead, -INFINITY);
+            if (key_first < warp_first + M * 16 - window) hide_until(score, ahead - window, -INFINITY);
         }
         if (!SEEDED_BUG(WEAK_WAIT))
             copy_async_wait<0>();
@@ -375,8 +383,6 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
     const Tile tile = read_tile(tiles, blockIdx.y);
     const int q_stride = num_heads * HEAD_DIM, kv_stride = num_kv_heads * HEAD_DIM;
     const int warp_first = tile.first + warp * 16;
-    // queries from here on see none of the keys
-    const int query_end = tile.end - tile.first - ROWS < window ? tile.end : tile.first + ROWS - 1 + window;
 
     auto load_step = [&](int head, int first, int stage) {
         load_rows<HEAD_DIM, QUERIES, THREADS>(q_tiles + stage * Q_TILE, q + (i64)head * HEAD_DIM, q_stride, first,
@@ -413,7 +419,8 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
         }
         has_begun = true;
         next_first += QUERIES;
-        if (next_first >= query_end) {
+        // later queries do not exist, or see none of the keys
+        if (next_first >= tile.end || next_first - window >= tile.first + ROWS - 1) {
             next_first = tile.first;
             next_head++;
         }
@@ -433,9 +440,11 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
         u32 operand[1][QUERIES / 16][4];
         clear(p);
         multiply_by_rows<HEAD_DIM>(p, k_tile, warp * 16, q_tile, lane);
-        const bool edge = query_first < warp_first + 15;
-        // how far this thread's first key is past its first query
+        // how far this thread's first key is past its first query; keys are the rows here
         const int ahead = warp_first + (lane >> 2) - query_first - (lane & 3) * 2 - SEEDED_BUG(MASK_OFF_BY_ONE);
+        const bool edge = query_first < warp_first + 15;
+        // one mask ahead of the exponentials and one among them: both in one place do not fit the registers for head dim 128
+        if (query_first + QUERIES - 1 - window >= warp_first) hide_after(p, ahead + window - 1, -INFINITY);
         UNROLL
         for (int n = 0; n < QUERIES / 8; n++) {
             const float4 pair = pairs[n * 4]; // of two neighbouring queries
@@ -443,14 +452,6 @@ DEVICE void key_gradient(bf16* dk, bf16* dv, const bf16* dout, const bf16* q, co
             for (int r = 0; r < 4; r++) {
                 p[0][n][r] = exp2_approx(p[0][n][r] * factor - (r & 1 ? pair.z : pair.x));
                 if (edge && n * 8 + (r & 1) < ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
-            }
-        }
-        if (query_first + QUERIES - 1 - window >= warp_first) { // a loop of its own: its numbers would not fit beside those above
-            UNROLL
-            for (int n = 0; n < QUERIES / 8; n++) {
-                UNROLL
-                for (int r = 0; r < 4; r++)
-                    if (n * 8 + (r & 1) - window >= ahead + (r >> 1) * 8) p[0][n][r] = 0.f;
             }
         }
         round_to_operand<1, QUERIES / 8>(operand, p);
@@ -536,26 +537,18 @@ DEVICE void query_gradient(bf16* dq, const bf16* dout, const bf16* q, const bf16
         clear(ds);
         multiply_by_rows<HEAD_DIM>(p, q_tile, warp * 16, k_tiles + stage * KV_TILE, lane);
         multiply_by_rows<HEAD_DIM>(ds, dout_tile, warp * 16, v_tiles + stage * KV_TILE, lane);
-        const bool edge = key_first + KEYS > warp_first + 1;
         // how far this thread's first query is past its first key
         const int ahead = warp_first + (lane >> 2) - key_first - (lane & 3) * 2 + SEEDED_BUG(MASK_OFF_BY_ONE);
         UNROLL
         for (int n = 0; n < KEYS / 8; n++) {
             UNROLL
             for (int r = 0; r < 4; r++) {
-                float probability = exp2_approx(p[0][n][r] * factor - of_row[r >> 1].x);
-                if (edge && n * 8 + (r & 1) > ahead + (r >> 1) * 8) probability = 0.f;
+                const float probability = exp2_approx(p[0][n][r] * factor - of_row[r >> 1].x);
                 ds[0][n][r] = probability * (ds[0][n][r] - of_row[r >> 1].y);
             }
         }
-        if (key_first < warp_first + 16 - window) { // as in the key gradient
-            UNROLL
-            for (int n = 0; n < KEYS / 8; n++) {
-                UNROLL
-                for (int r = 0; r < 4; r++)
-                    if (n * 8 + (r & 1) <= ahead - window + (r >> 1) * 8) ds[0][n][r] = 0.f;
-            }
-        }
+        if (key_first + KEYS > warp_first + 1) hide_after(ds, ahead, 0.f);
+        if (key_first < warp_first + 16 - window) hide_until(ds, ahead - window, 0.f);
         u32 operand[1][KEYS / 16][4];
         round_to_operand<1, KEYS / 8>(operand, ds);
         multiply_by_columns<HEAD_DIM, 1, KEYS / 8>(dq_sum, operand, k_tiles + stage * KV_TILE, lane);
@@ -582,14 +575,14 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
                                                 const bf16* v_cache, const u32* table, const u32* seq_lens, int num_heads,
                                                 int num_kv_heads, int page_tokens, int table_pages, int window,
                                                 float scale) {
-    constexpr int TILE = WARP_KEYS * HEAD_DIM, CHUNKS = HEAD_DIM / 8;
+    constexpr int TILE = WARP_KEYS * HEAD_DIM, CHUNKS = HEAD_DIM / 8, STEP = DECODE_WARPS * WARP_KEYS;
     DYNAMIC_SHARED(memory);
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int group = num_heads / num_kv_heads, head_tiles = (group + 15) / 16;
     const int part = blockIdx.x, kv_head = blockIdx.y / head_tiles, head_first = blockIdx.y % head_tiles * 16,
               sequence = blockIdx.z;
     const int len = (int)seq_lens[sequence], first = part * PART_KEYS, end = min(first + PART_KEYS, len);
-    const int hidden = first_seen(0, len - 1, window); // keys before this one
+    const int hidden = first_seen(0, len - 1, window); // so many keys, the first ones
     if (first >= len || end <= hidden) return;
     bf16 *k_tiles = (bf16*)memory + warp * 4 * TILE, *v_tiles = k_tiles + 2 * TILE;
 
@@ -621,12 +614,13 @@ template <int HEAD_DIM> DEVICE void decode_part(float* parts, float* part_lse, c
     float sum[1][HEAD_DIM / 8][4], best[1][2] = {{-INFINITY, -INFINITY}}, total[1][2] = {{0.f, 0.f}};
     clear(sum);
     const float factor = scale * LOG2_E;
-    const int warp_first = first + warp * WARP_KEYS;
+    // steps of all warps that are hidden are left out
+    const int warp_first = first + max(hidden - first, 0) / STEP * STEP + warp * WARP_KEYS;
     if (warp_first < end) load_step(warp_first, 0);
     copy_async_commit();
     int stage = 0;
-    for (int key_first = warp_first; key_first < end; key_first += DECODE_WARPS * WARP_KEYS, stage ^= 1) {
-        if (key_first + DECODE_WARPS * WARP_KEYS < end) load_step(key_first + DECODE_WARPS * WARP_KEYS, stage ^ 1);
+    for (int key_first = warp_first; key_first < end; key_first += STEP, stage ^= 1) {
+        if (key_first + STEP < end) load_step(key_first + STEP, stage ^ 1);
         copy_async_commit();
         copy_async_wait<1>();
         __syncwarp();
@@ -697,7 +691,8 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
     const i64 first = (i64)sequence * max_parts * num_heads + head;
     float largest = -INFINITY, whole = 0.f;
     float2 value = {0.f, 0.f};
-    for (int part = first_part; part < num_parts; part++) largest = fmaxf(largest, part_lse[first + (i64)part * num_heads]);
+    for (int part = first_part; part < num_parts; part++)
+        largest = fmaxf(largest, part_lse[first + (i64)part * num_heads]);
     for (int part = first_part; part < num_parts; part++) {
         const i64 at = first + (i64)part * num_heads;
         const float weight = exp2_approx(part_lse[at] - largest);
@@ -719,8 +714,8 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
 #define ATTENTION_KERNELS(E)                                                                                           \
     extern "C" __global__ void __launch_bounds__(128, 2)                                                               \
         attention_forward_d##E(bf16* out, float* out_f32, float* lse, const bf16* q, const bf16* k, const bf16* v,     \
-                               const uint4* tiles, int num_heads, int num_kv_heads, int window, float scale) {                     \
-        forward<E>(out, out_f32, lse, q, k, v, tiles, num_heads, num_kv_heads, window, scale);                                 \
+                               const uint4* tiles, int num_heads, int num_kv_heads, int window, float scale) {         \
+        forward<E>(out, out_f32, lse, q, k, v, tiles, num_heads, num_kv_heads, window, scale);                         \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_forward_d##E);                                                                              \
     extern "C" __global__ void __launch_bounds__(128, 1)                                                               \
@@ -737,28 +732,28 @@ template <int HEAD_DIM> DEVICE void decode_merge(bf16* out, const float* parts, 
     KERNEL_ENTRY(attention_statistics_f32_d##E);                                                                       \
     extern "C" __global__ void __launch_bounds__(256, 1) attention_key_gradient_d##E(                                  \
         bf16* dk, bf16* dv, const bf16* dout, const bf16* q, const bf16* k, const bf16* v, const float2* statistics,   \
-        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                                 \
-        key_gradient<E>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);              \
+        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                     \
+        key_gradient<E>(dk, dv, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);      \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_key_gradient_d##E);                                                                         \
     extern "C" __global__ void __launch_bounds__(256, 1) attention_query_gradient_d##E(                                \
         bf16* dq, const bf16* dout, const bf16* q, const bf16* k, const bf16* v, const float2* statistics,             \
-        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                                 \
-        query_gradient<E>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);                \
+        const uint4* tiles, int num_heads, int num_kv_heads, int pitch, int window, float scale) {                     \
+        query_gradient<E>(dq, dout, q, k, v, statistics, tiles, num_heads, num_kv_heads, pitch, window, scale);        \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_query_gradient_d##E);                                                                       \
     extern "C" __global__ void __launch_bounds__(128, 1) attention_decode_part_d##E(                                   \
         float* parts, float* part_lse, const bf16* q, const bf16* k_cache, const bf16* v_cache, const u32* table,      \
-        const u32* seq_lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, int window,             \
-        float scale) {             \
-        decode_part<E>(parts, part_lse, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, page_tokens,        \
-                       table_pages, window, scale);                                                                            \
+        const u32* seq_lens, int num_heads, int num_kv_heads, int page_tokens, int table_pages, int window,            \
+        float scale) {                                                                                                 \
+        decode_part<E>(parts, part_lse, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, page_tokens,    \
+                       table_pages, window, scale);                                                                    \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_part_d##E);                                                                          \
     extern "C" __global__ void __launch_bounds__(E / 2, 1) attention_decode_merge_d##E(                                \
-        bf16* out, const float* parts, const float* part_lse, const u32* seq_lens, int num_heads, int max_parts,         \
-        int window) {         \
-        decode_merge<E>(out, parts, part_lse, seq_lens, num_heads, max_parts, window);                                             \
+        bf16* out, const float* parts, const float* part_lse, const u32* seq_lens, int num_heads, int max_parts,       \
+        int window) {                                                                                                  \
+        decode_merge<E>(out, parts, part_lse, seq_lens, num_heads, max_parts, window);                                 \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_decode_merge_d##E);
 

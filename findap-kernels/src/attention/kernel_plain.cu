@@ -101,8 +101,9 @@ DEVICE void forward(T* out, float* lse, const T* q, const T* k, const T* v, cons
 }
 
 template <typename T>
-DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, int num_heads,
-                   int num_kv_heads, int head_dim, int page_tokens, int table_pages, int window, float scale) {
+DEVICE void decode(T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens,
+                   int num_heads, int num_kv_heads, int head_dim, int page_tokens, int table_pages, int window,
+                   float scale) {
     SHARED_ARRAY(float, sums, DECODE_WARPS * PER_LANE * WARP_THREADS);
     SHARED_ARRAY(float, largests, DECODE_WARPS);
     SHARED_ARRAY(float, totals, DECODE_WARPS);
@@ -195,29 +196,29 @@ DEVICE void key_gradient(T* dk, T* dv, const T* dout, const float* delta, const 
 }
 
 #define PLAIN(suffix, T)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(128)                                                                  \
-        attention_plain_forward_##suffix(T* out, float* lse, const T* q, const T* k, const T* v, const u32* tiles,     \
-                                         i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                 \
-        forward(out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);                                   \
+    extern "C" __global__ void __launch_bounds__(128) attention_plain_forward_##suffix(                                \
+        T* out, float* lse, const T* q, const T* k, const T* v, const u32* tiles, i32 num_heads, i32 num_kv_heads,     \
+        i32 head_dim, i32 window, float scale) {                                                                       \
+        forward(out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);                           \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_forward_##suffix);                                                                    \
     extern "C" __global__ void __launch_bounds__(256) attention_plain_decode_##suffix(                                 \
-        T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, i32 num_heads,      \
-        i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, i32 window, float scale) {                               \
-        decode(out, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages,     \
-               window, scale);                                                                                                 \
+        T* out, const T* q, const T* k_cache, const T* v_cache, const u32* table, const u32* seq_lens, i32 num_heads,  \
+        i32 num_kv_heads, i32 head_dim, i32 page_tokens, i32 table_pages, i32 window, float scale) {                   \
+        decode(out, q, k_cache, v_cache, table, seq_lens, num_heads, num_kv_heads, head_dim, page_tokens, table_pages, \
+               window, scale);                                                                                         \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_decode_##suffix);                                                                     \
     extern "C" __global__ void __launch_bounds__(128) attention_plain_query_gradient_##suffix(                         \
         T* dq, float* delta, const T* dout, const T* out, const float* lse, const T* q, const T* k, const T* v,        \
-        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                                \
-        query_gradient(dq, delta, dout, out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);           \
+        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                    \
+        query_gradient(dq, delta, dout, out, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);   \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_query_gradient_##suffix);                                                             \
     extern "C" __global__ void __launch_bounds__(128) attention_plain_key_gradient_##suffix(                           \
         T* dk, T* dv, const T* dout, const float* delta, const float* lse, const T* q, const T* k, const T* v,         \
-        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                                \
-        key_gradient(dk, dv, dout, delta, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);              \
+        const u32* tiles, i32 num_heads, i32 num_kv_heads, i32 head_dim, i32 window, float scale) {                    \
+        key_gradient(dk, dv, dout, delta, lse, q, k, v, tiles, num_heads, num_kv_heads, head_dim, window, scale);      \
     }                                                                                                                  \
     KERNEL_ENTRY(attention_plain_key_gradient_##suffix);
 

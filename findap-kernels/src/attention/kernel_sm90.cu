@@ -1,7 +1,8 @@
 // Flash attention for Hopper (sm_90a): TMA loads, wgmma products, warp-specialised; forward, key gradient, query gradient.
 //
 // Maths, tiles, statistics and determinism are those of kernel.cu: the same list of tiles of 128 rows, longest first, and one
-// order of every sum. What differs is who does what.
+// order of every sum. What differs is who does what, and that there are no windows here: a layer with one runs kernel.cu, as the
+// launches of cuda.rs choose.
 //
 // Block: 3 warpgroups. Warpgroup 0 gives up its registers; one of its threads asks TMA for tiles. Warpgroups 1 and 2 own 64 of
 // the 128 rows each, keep their sums in registers and run wgmma. There are as many blocks as multiprocessors; a block takes

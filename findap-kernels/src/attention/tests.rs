@@ -232,13 +232,15 @@ fn every_instruction_set_agrees_with_f64() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let mut c = case(&[100, 33, 64, 328], 4, 2, 16);
-    c.dout = c.q.iter().map(|x| x.cos()).collect();
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| on_cpu::<f32>(&c, Dtype::F32))
-    };
-    assert!(on(1) == on(2));
+    for window in [None, Some(50)] {
+        let mut c = with_window(case(&[100, 33, 64, 328], 4, 2, 16), window);
+        c.dout = c.q.iter().map(|x| x.cos()).collect();
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| on_cpu::<f32>(&c, Dtype::F32))
+        };
+        assert!(on(1) == on(2), "window {window:?}");
+    }
 }
 
 #[test]
@@ -304,7 +306,7 @@ fn decoding_in_f32_is_bit_equal_to_the_forward_pass() {
 #[test]
 fn boundaries_and_heads_are_checked() {
     let x = [0.0f32; 12];
-    let call = |cu_seqlens: &[u32], num_kv_heads| {
+    let call = |cu_seqlens: &[u32], num_kv_heads, window| {
         let (mut out, mut lse) = ([0.0f32; 12], [0.0f32; 6]);
         forward(Forward {
             out: (&mut out[..]).into(),
@@ -313,15 +315,16 @@ fn boundaries_and_heads_are_checked() {
             k: (&x[..6 * num_kv_heads]).into(),
             v: (&x[..6 * num_kv_heads]).into(),
             cu_seqlens,
-            heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0, window: None },
+            heads: Heads { num_heads: 2, num_kv_heads, head_dim: 2, scale: 1.0, window },
             products: Dtype::F32,
         })
     };
-    assert!(matches!(call(&[0, 3], 0), Err(KernelError::BadArgument { arg: "num_kv_heads", .. })));
+    assert!(matches!(call(&[0, 3], 0, None), Err(KernelError::BadArgument { arg: "num_kv_heads", .. })));
+    assert!(matches!(call(&[0, 3], 1, Some(0)), Err(KernelError::BadArgument { arg: "window", .. })));
     for bad in [&[0, 2][..], &[1, 3], &[0, 2, 1, 3], &EMPTY] {
-        assert!(matches!(call(bad, 1), Err(KernelError::BadOffsets { .. })), "{bad:?}");
+        assert!(matches!(call(bad, 1, None), Err(KernelError::BadOffsets { .. })), "{bad:?}");
     }
-    assert_eq!(call(&[0, 3], 1), Ok(()));
+    assert_eq!([None, Some(1), Some(usize::MAX)].map(|window| call(&[0, 3], 1, window)), [Ok(()), Ok(()), Ok(())]);
 }
 
 /// The plain tiles in f32 are the yardstick of the vector ones.

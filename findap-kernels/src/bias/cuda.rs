@@ -6,7 +6,7 @@ mod tests;
 
 use super::check_rows;
 use crate::check;
-use crate::cuda::launch::elementwise_by;
+use crate::cuda::launch::elementwise;
 use crate::cuda::operand::{array, one_of, to_u32};
 use crate::cuda::{Arg, Launch, Needs, Operand, Source};
 use crate::dtype::Dtype;
@@ -32,7 +32,7 @@ pub fn forward(y: &Operand, bias: &Operand) -> Result<Launch, KernelError> {
     let columns = to_u32(OP, "columns", bias.len)?;
     let kernel = ["bias_fwd_f32", "bias_fwd_f32_bf16", "bias_fwd_bf16"][format];
     let args = vec![y.arg(), bias.arg(), Arg::U32(columns), Arg::I64(y.len as i64)];
-    elementwise_by(OP, &SOURCE, kernel, y.len, 1, args)
+    elementwise(OP, &SOURCE, kernel, y, args)
 }
 
 /// Numbers of f32 scratch that [`backward`] needs.

@@ -41,7 +41,7 @@ fn check(rows: usize, columns: usize, dtype: Dtype, bias_dtype: Dtype) {
 #[test]
 fn every_size_and_format_follows_the_truth() {
     for (dtype, bias_dtype) in [(Dtype::F32, Dtype::F32), (Dtype::F32, Dtype::Bf16), (Dtype::Bf16, Dtype::Bf16)] {
-        for (rows, columns) in [(1, 1), (3, 7), (40, 64), (300, 24), (5, 300)] {
+        for (rows, columns) in [(1, 1), (3, 7), (40, 64), (300, 24), (5, 300), (70, 2), (2, 259)] {
             check(rows, columns, dtype, bias_dtype);
         }
     }

@@ -1,14 +1,23 @@
 // The bias of a linear layer: y[i] += b, and its gradient db += sum over i of dy[i]. Sums are in f32.
 //
-// Forward: each thread has one number of a row. Gradient, first kernel: block (x, p) has 256 columns and the rows p, p + P, .. of P
-// blocks, so that the threads of a warp read neighbours; each thread sums its column in order. Second kernel: a thread a column,
-// over the P partial sums in order. Bits depend on the sizes alone. No shared memory.
+// Forward: each thread has 16 bytes of y, which may cross from one row to the next. Gradient, first kernel: block (x, p) has 256
+// columns and the rows p, p + P, .. of P blocks, so that the threads of a warp read neighbours; each thread sums its column in
+// order. Second kernel: a thread a column, over the P partial sums in order. Bits depend on the sizes alone. No shared memory.
 // Limit: memory. Bytes a number: forward, twice its format's size; gradient, once.
 
 template <typename T, typename W> DEVICE void add_bias(T* y, const W* bias, u32 columns, i64 n) {
-    const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    constexpr int N = PER_LOAD<T>;
+    const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
     if (i >= n) return;
-    store(y + i, to_f32(y[i]) + to_f32(bias[i % columns]));
+    float x[N];
+    load_floats(x, y + i, n - i);
+    u32 column = (u32)(i % columns);
+    UNROLL
+    for (int j = 0; j < N; j++) {
+        x[j] += to_f32(bias[column]);
+        if (++column == columns) column = 0;
+    }
+    store_floats(y + i, x, n - i);
 }
 
 template <typename T> DEVICE void sum_rows(float* partial, const T* dy, u32 rows, u32 columns) {

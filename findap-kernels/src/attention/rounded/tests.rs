@@ -35,6 +35,11 @@ fn uneven(documents: &[u32], num_heads: usize, num_kv_heads: usize, head_dim: us
     c
 }
 
+fn with_window(mut c: Case, window: Option<usize>) -> Case {
+    c.heads.window = window;
+    c
+}
+
 /// At most twice as far from the truth as the plain version, at the worst number and in the mean, but for what a result that should be 0
 /// may keep of sums in f32.
 fn assert_right(what: &str, got: &[f64], plain: &[f64], truth: &[f64], head_dim: usize) {
@@ -51,28 +56,37 @@ fn assert_right(what: &str, got: &[f64], plain: &[f64], truth: &[f64], head_dim:
 
 #[test]
 fn every_kernel_is_at_most_twice_as_far_from_the_truth_as_plain_bf16() {
-    for (documents, num_heads, num_kv_heads, head_dim) in [
-        (&[1][..], 1, 1, 1),
+    for (documents, num_heads, num_kv_heads, head_dim, window) in [
+        (&[1][..], 1, 1, 1, None),
         // shorter and longer than tiles of queries and keys, and none
-        (&[31, 0, 1, 97, 200], 2, 1, 64),
-        (&[130, 33], 3, 3, 40),
+        (&[31, 0, 1, 97, 200], 2, 1, 64, None),
+        (&[130, 33], 3, 3, 40, None),
         // lanes that do not fill their panels
-        (&[130], 6, 2, 24),
+        (&[130], 6, 2, 24, None),
         // more than a span of queries
-        (&[560], 2, 2, 16),
+        (&[560], 2, 2, 16, None),
         // a tile that one token's heads fill, and more than fill
-        (&[50, 7], 64, 1, 8),
-        (&[40], 70, 1, 20),
+        (&[50, 7], 64, 1, 8, None),
+        (&[40], 70, 1, 20, None),
         // longer sums than a kernel takes at once
-        (&[40], 1, 1, 600),
+        (&[40], 1, 1, 600, None),
+        // windows: the token alone, a few, less than a tile of keys, a tile, more than a tile, more than the longest document
+        (&[31, 0, 1, 97, 200], 2, 1, 16, Some(1)),
+        (&[31, 0, 1, 97, 200], 2, 1, 16, Some(2)),
+        (&[130, 33], 3, 3, 40, Some(31)),
+        (&[31, 0, 1, 97, 200], 2, 1, 16, Some(KEYS)),
+        (&[560], 6, 2, 16, Some(129)),
+        (&[130, 33], 3, 3, 40, Some(1000)),
+        (&[40], 70, 1, 20, Some(7)),
     ] {
-        let c = uneven(documents, num_heads, num_kv_heads, head_dim);
+        let c = with_window(uneven(documents, num_heads, num_kv_heads, head_dim), window);
         let (truth, plain) = (truth(&c), plain(&c));
         let mut of_vectors: Option<Outputs<f32>> = None;
         for (name, kernel) in kernels() {
             let got = run(kernel, &c);
             for i in 0..5 {
-                let what = format!("{} of {documents:?}, {num_heads}/{num_kv_heads} of {head_dim}, {name}", NAMES[i]);
+                let heads = format!("{num_heads}/{num_kv_heads} of {head_dim}, window {window:?}");
+                let what = format!("{} of {documents:?}, {heads}, {name}", NAMES[i]);
                 assert_right(&what, &wide(&got[i]), &plain[i], &truth[i], head_dim);
             }
             // kernels of vectors sum in one order, that of tiles in its own
@@ -87,12 +101,14 @@ fn every_kernel_is_at_most_twice_as_far_from_the_truth_as_plain_bf16() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let c = uneven(&[100, 33, 64, 560], 4, 2, 16);
-    for (name, kernel) in kernels() {
-        let on = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| run(kernel, &c))
-        };
-        assert!(on(1) == on(2), "{name}");
+    for c in [None, Some(50)].map(|window| with_window(c.clone(), window)) {
+        for (name, kernel) in kernels() {
+            let on = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| run(kernel, &c))
+            };
+            assert!(on(1) == on(2), "{name}, window {:?}", c.heads.window);
+        }
     }
 }
 
