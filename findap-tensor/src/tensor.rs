@@ -484,6 +484,30 @@ mod tests {
         assert_eq!((t.rows(1).host().unwrap().len(), t.bytes(), t.num_rows(), t.columns()), (4, 96, 3, 4));
     }
 
+    #[test]
+    fn rows_of_heads_are_the_same_numbers() {
+        let mut t = Tensor::zeros(Dtype::F64, 3, 6);
+        let numbers: Vec<f64> = (0..18).map(f64::from).collect();
+        t.all_mut().reshaped(9, 2).host().unwrap().copy_from_f64(&numbers);
+        assert_eq!(t.slice().to_f64_vec(), numbers);
+        let heads = t.rows(2).reshaped(6, 2);
+        assert_eq!((heads.rows, heads.columns, heads.dtype()), (6, 2, Dtype::F64));
+        assert_eq!(heads.host().unwrap().to_f64_vec(), numbers[..12]);
+        assert_eq!(t.rows(0).reshaped(0, 7).host().unwrap().len(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant: another shape of as many numbers")]
+    fn another_shape_has_as_many_numbers() {
+        let _ = Tensor::zeros(Dtype::F32, 3, 6).all().reshaped(4, 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant: another shape of as many numbers")]
+    fn another_shape_has_as_many_numbers_to_be_written() {
+        let _ = Tensor::zeros(Dtype::F32, 3, 6).all_mut().reshaped(3, 7);
+    }
+
     #[cfg(feature = "emulator")]
     #[test]
     fn numbers_go_to_a_device_and_back() {
@@ -498,6 +522,8 @@ mod tests {
         assert!(matches!(t.all().host(), Err(TensorError::OtherDevice { .. })));
         let (Device::Cuda(this), Device::Cuda(that)) = (&device, &other) else { panic!("both are devices") };
         assert_eq!(t.all().on(this).unwrap().len, 8);
+        assert_eq!(t.all().reshaped(4, 2).on(this).unwrap(), t.all().on(this).unwrap());
+        assert_eq!(t.all_mut().reshaped(8, 1).on(this).unwrap().len, 8);
         assert!(matches!(t.all().on(that), Err(TensorError::OtherDevice { .. })));
         assert!(matches!(Tensor::zeros(Dtype::F32, 1, 1).all().on(this), Err(TensorError::OtherDevice { .. })));
         let error = Tensor::zeros_on(&device, "a test", Dtype::F32, 1 << 24, 1 << 24).unwrap_err();

@@ -399,14 +399,25 @@ mod tests {
 
     /// logp, dhidden, dweight: in one pass, or in two; with formats of the numbers and of dweight.
     fn run(device: &Device, [dtype, sums]: [Dtype; 2], case: &Case, is_one_pass: bool) -> [Vec<f64>; 3] {
+        run_trained(device, dtype, Some(sums), case, is_one_pass)
+    }
+
+    /// [`run`] for a weight that is frozen where `sums` is none; the last result is then empty.
+    fn run_trained(
+        device: &Device,
+        dtype: Dtype,
+        sums: Option<Dtype>,
+        case: &Case,
+        is_one_pass: bool,
+    ) -> [Vec<f64>; 3] {
         // chunks that are full and one that is not
         let sizes = Sizes { dim: DIM, vocab: VOCAB, chunk_rows: 4 };
         let hidden = tensor(device, dtype, TOKENS, &case.hidden);
         let weight = tensor(device, dtype, VOCAB, &numbers(VOCAB * DIM, 2));
         let mut dhidden = tensor(device, dtype, TOKENS, &[7.0; TOKENS * DIM]);
-        let mut dweight = tensor(device, sums, VOCAB, &[case.dweight; VOCAB * DIM]);
+        let mut dweight = sums.map(|sums| tensor(device, sums, VOCAB, &[case.dweight; VOCAB * DIM]));
         let mut scratch = Tensor::zeros(dtype, 1, if *device == Device::Cpu { sizes.scratch_len() } else { 0 });
-        let mut scores = Scores::new(device, TOKENS + 3, sizes, Some(sums)).unwrap();
+        let mut scores = Scores::new(device, TOKENS + 3, sizes, sums).unwrap();
         let head = Head {
             hidden: hidden.all(),
             weight: weight.all().into(),
@@ -417,7 +428,7 @@ mod tests {
         let gradients = Gradients {
             token_weights: Some(&case.weights),
             dhidden: dhidden.all_mut(),
-            dweight: Some(dweight.all_mut()),
+            dweight: dweight.as_mut().map(Tensor::all_mut),
         };
         if is_one_pass {
             forward_backward(&mut scores, head, gradients).unwrap();
@@ -427,7 +438,7 @@ mod tests {
             backward(&mut scores, Head { hidden, weight, targets, chunk_rows, scratch }, gradients).unwrap();
         }
         let logp = scores.read(TOKENS).unwrap().to_vec();
-        [logp, read(&dhidden), read(&dweight)]
+        [logp, read(&dhidden), dweight.as_ref().map_or_else(Vec::new, read)]
     }
 
     #[test]
@@ -470,6 +481,27 @@ mod tests {
                 for t in &unread {
                     assert_eq!((got[0][*t], &got[1][t * DIM..][..DIM]), (0.0, &[0.0; DIM][..]));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frozen_weight_changes_no_bit_and_needs_no_sum() {
+        let sizes = Sizes { dim: DIM, vocab: VOCAB, chunk_rows: 4 };
+        let bytes_beside_frozen = |sums| device_scratch_bytes(sizes, Some(sums)) - device_scratch_bytes(sizes, None);
+        assert_eq!([Dtype::F32, Dtype::Bf16].map(bytes_beside_frozen), [0, 4 * VOCAB * DIM]);
+        let targets = (0..TOKENS).map(|t| if t % 3 == 1 { IGNORE } else { (t * 11 % VOCAB) as u32 }).collect();
+        let weights = (0..TOKENS).map(|t| 0.125 * (t % 4) as f64 - 0.5).collect();
+        let case = Case { hidden: numbers(TOKENS * DIM, 1), targets, weights, dweight: 0.5 };
+        let on_cpu = (Device::Cpu, [Dtype::F32, Dtype::F64]);
+        let devices = [Device::emulated(Options::ALL[2])].into_iter().chain(Device::gpu(0));
+        let on_devices = devices.map(|device| (device, [Dtype::F32, Dtype::Bf16]));
+        for (device, dtypes) in [on_cpu].into_iter().chain(on_devices) {
+            for (dtype, is_one_pass) in dtypes.into_iter().flat_map(|dtype| [(dtype, true), (dtype, false)]) {
+                let [trained, frozen] =
+                    [Some(dtype), None].map(|sums| run_trained(&device, dtype, sums, &case, is_one_pass));
+                assert_eq!(frozen[..2], trained[..2], "{dtype} on {}", device.name());
+                assert!(trained[2].iter().any(|x| *x != 0.5), "the weight has a gradient where it is trained");
             }
         }
     }
