@@ -1,0 +1,265 @@
+//! From a model's reply to an answer: a list of named steps, run in order.
+//!
+//! A step that finds nothing ends the list with no answer, which is counted as missing and scored as wrong, unless a later
+//! `default` step gives one. In a task file a step without arguments is a string, one with arguments a table:
+//!
+//! ```toml
+//! extract = ["answer", "stated_number", "normalize_number"]
+//! ```
+
+mod answer;
+mod figure;
+mod label;
+mod letter;
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde::Deserialize;
+
+use answer::marked_answer;
+pub use answer::{stated_answer, without_reasoning};
+pub use figure::normalize_number;
+use figure::{figures, plain, stated_figure};
+pub use label::{LabelMatch, LabelStep};
+use letter::{bracketed_letter, leading_letter};
+
+/// One step. The text it gets is what the step before it found.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Step {
+    /// Removes white space at both ends; an empty rest is no answer.
+    Strip,
+    /// The first line that is not blank.
+    FirstLine,
+    /// The last line that is not blank.
+    LastLine,
+    /// Lower case.
+    LowerCase,
+    /// Removes ASCII punctuation.
+    StripPunctuation,
+    /// What stands after the last occurrence of this text.
+    After(String),
+    /// What stands before the first occurrence of this text; all of it where there is none.
+    Before(String),
+    /// A match of a regular expression (the `regex` crate's syntax).
+    Regex(RegexStep),
+    /// The answer that the reply states behind its last answer mark, in any common spelling (see [`stated_answer`]):
+    /// `**Answer**: 72`, `The answer is 72`, `#### 72`, `\boxed{72}`.
+    Answer,
+    /// The first number with its sign, e.g. `-1,234.5`; how numbers are read is told in `extract/figure.rs`.
+    FirstNumber,
+    /// The last number. Directly after a step that finds an answer mark (`answer`, `after`, `regex`) it is the number that
+    /// the answer states, as `stated_number` finds it, and the last one only where the answer states none.
+    LastNumber,
+    /// The number that an answer states: of `72 clips, in 6 boxes` the one that it opens with, of `6 x 12 = 72` the one after
+    /// the last `=`, of `the total is 72` the last one. An expression, a range or a list (`6 x 12`, `10-12`, `3, 4`) states
+    /// none. The first line that is not blank counts.
+    StatedNumber,
+    /// A number in one spelling, chosen and scaled as its arguments say.
+    Number(NumberStep),
+    /// One spelling per number: `$1,200.50` is `1200.5`, `(3)` is `-3`, `7.0 %` is `7`. Other text passes unchanged, also
+    /// what is no number by English rules: `1,23`, `3 million`.
+    NormalizeNumber,
+    /// The letter in the last `[[A]]`, as the CFA prompts of the FinDAP paper ask for.
+    ChoiceLetter,
+    /// The choice letter that a direct answer, or the answer behind a mark, opens with: `B`, `B.`, `(B)`, `B - Cash`,
+    /// `**B**`, `Option B`, `The answer is B`. The article of `A bond is` is none.
+    LeadingLetter,
+    /// The first JSON object in the text, or one of its values.
+    Json(JsonStep),
+    /// One of a fixed set of labels.
+    Label(LabelStep),
+    /// Replaces the whole text where it stands on the left; other text passes unchanged.
+    Map(BTreeMap<String, String>),
+    /// Sets the answer where the steps before found none.
+    Default(String),
+}
+
+/// Arguments of [`Step::Regex`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegexStep {
+    /// The expression.
+    #[serde(deserialize_with = "parse_regex")]
+    pub pattern: Regex,
+    /// Capture group; by default 1 where the expression has one, else the whole match.
+    pub group: Option<usize>,
+    /// Which match counts.
+    #[serde(default)]
+    pub which: Which,
+}
+
+/// Which of several matches counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    /// The first.
+    #[default]
+    First,
+    /// The last.
+    Last,
+}
+
+/// Arguments of [`Step::Number`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumberStep {
+    /// Which number of the text.
+    #[serde(default)]
+    pub which: WhichNumber,
+    /// Whether scale words count: `1.2 million` and `$1.2m` are `1200000`. For tasks whose right answers are written out.
+    #[serde(default)]
+    pub scale: bool,
+}
+
+/// Which number of a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhichNumber {
+    /// As [`Step::FirstNumber`].
+    First,
+    /// As [`Step::LastNumber`] on a whole reply.
+    Last,
+    /// As [`Step::StatedNumber`].
+    #[default]
+    Stated,
+}
+
+/// Arguments of [`Step::Json`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonStep {
+    /// The key whose value is the answer; the object itself, written compactly, where absent.
+    pub key: Option<String>,
+}
+
+fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {
+    let pattern = String::deserialize(deserializer)?;
+    Regex::new(&pattern).map_err(|error| serde::de::Error::custom(format!("not a regular expression: {error}")))
+}
+
+/// Runs the steps on a reply without its reasoning; `None` where no answer was found.
+///
+/// A list that opens with `after` or `regex` looks for a mark of its task. Where it finds nothing, but the reply states its
+/// answer behind another common mark (see [`stated_answer`]), the list is run on that answer behind the task's own mark.
+pub fn extract(steps: &[Step], reply: &str) -> Option<String> {
+    let reply = without_reasoning(reply);
+    run(steps, &reply, UseDefaults::No)
+        .or_else(|| remarked(steps, &reply).iter().find_map(|text| run(steps, text, UseDefaults::No)))
+        .or_else(|| run(steps, &reply, UseDefaults::Yes))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UseDefaults {
+    Yes,
+    No,
+}
+
+fn run(steps: &[Step], reply: &str, defaults: UseDefaults) -> Option<String> {
+    let mut text = Some(reply.to_owned());
+    let mut before: Option<&Step> = None;
+    for step in steps {
+        text = match (text, step) {
+            (None, Step::Default(answer)) if defaults == UseDefaults::Yes => Some(answer.clone()),
+            (None, _) => None,
+            (Some(text), Step::LastNumber) if before.is_some_and(Step::finds_mark) => {
+                stated_figure(&text).map(|figure| figure.written()).or_else(|| step.run(&text))
+            }
+            (Some(text), step) => step.run(&text),
+        };
+        before = Some(step);
+    }
+    text
+}
+
+/// The answer that a reply states, behind the marks that the first step may look for.
+fn remarked(steps: &[Step], reply: &str) -> Vec<String> {
+    let (marks, answer) = match steps.first() {
+        // `after` asks for a mark: a bare figure without one stays missing, as in the published scores of the closed world.
+        Some(Step::After(mark)) if mark.to_lowercase().contains("answer") || mark.trim() == "####" => {
+            (vec![mark.as_str()], marked_answer(reply))
+        }
+        Some(Step::Regex(_)) => (vec!["Answer:", "####"], stated_answer(reply)),
+        _ => return Vec::new(),
+    };
+    marks.iter().filter_map(|mark| Some(format!("{mark} {}", answer.as_ref()?))).collect()
+}
+
+impl Step {
+    /// Whether what the step finds is an answer behind a mark rather than a whole reply.
+    fn finds_mark(&self) -> bool {
+        matches!(self, Self::After(_) | Self::Regex(_) | Self::Answer)
+    }
+
+    fn run(&self, text: &str) -> Option<String> {
+        match self {
+            Self::Strip => non_empty(text.trim()),
+            Self::FirstLine => text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
+            Self::LastLine => text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
+            Self::LowerCase => Some(text.to_lowercase()),
+            Self::StripPunctuation => non_empty(text.replace(|c: char| c.is_ascii_punctuation(), "").trim()),
+            Self::After(marker) => text.rfind(marker.as_str()).map(|at| text[at + marker.len()..].to_owned()),
+            Self::Before(marker) => Some(text.split(marker.as_str()).next().unwrap_or_default().to_owned()),
+            Self::Regex(step) => step.run(text),
+            Self::FirstNumber => figures(&plain(text)).first().cloned().flatten().map(|figure| figure.written()),
+            Self::LastNumber => figures(&plain(text)).pop().flatten().map(|figure| figure.written()),
+            Self::StatedNumber => stated_figure(text).map(|figure| figure.written()),
+            Self::Number(step) => step.run(text),
+            Self::NormalizeNumber => Some(normalize_number(text)),
+            Self::Answer => stated_answer(text),
+            Self::ChoiceLetter => bracketed_letter(text),
+            Self::LeadingLetter => leading_letter(text),
+            Self::Json(step) => step.run(text),
+            Self::Label(step) => step.run(text),
+            Self::Map(pairs) => Some(pairs.get(text).cloned().unwrap_or_else(|| text.to_owned())),
+            Self::Default(_) => Some(text.to_owned()),
+        }
+    }
+}
+
+impl NumberStep {
+    fn run(&self, text: &str) -> Option<String> {
+        let figure = match self.which {
+            WhichNumber::First => figures(&plain(text)).first().cloned().flatten(),
+            WhichNumber::Last => figures(&plain(text)).pop().flatten(),
+            WhichNumber::Stated => stated_figure(text),
+        };
+        figure.map(|figure| figure.normal(self.scale))
+    }
+}
+
+impl RegexStep {
+    fn run(&self, text: &str) -> Option<String> {
+        let captures = match self.which {
+            Which::First => self.pattern.captures(text),
+            Which::Last => self.pattern.captures_iter(text).last(),
+        }?;
+        let group = self.group.unwrap_or(usize::from(self.pattern.captures_len() > 1));
+        captures.get(group).map(|found| found.as_str().to_owned())
+    }
+}
+
+impl JsonStep {
+    fn run(&self, text: &str) -> Option<String> {
+        let object = text.match_indices('{').find_map(|(at, _)| {
+            let mut values = serde_json::Deserializer::from_str(&text[at..]).into_iter::<serde_json::Value>();
+            values.next()?.ok()
+        })?;
+        match &self.key {
+            None => Some(object.to_string()),
+            Some(key) => match object.get(key)? {
+                serde_json::Value::String(value) => Some(value.clone()),
+                serde_json::Value::Null => None,
+                value => Some(value.to_string()),
+            },
+        }
+    }
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;
