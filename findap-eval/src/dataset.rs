@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `jsonl`, `json` | the keys of the object |
 //! | `csv` | the columns, named by the header or by `columns` |
+//! | `parquet` | the columns; lists and structs as in JSON |
 //! | `conll` | `text`: the sentence; `entities`: list of `name, TYPE`; `answer`: the same, one per line |
 //! | `tatqa` | `table`, `paragraphs`, `question`, `answer`, `answers`, `answer_type`, `scale`, `derivation` |
 //!
@@ -12,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use findap_data::ReadOptions;
+use findap_data::readers::read_values;
 use serde_json::Value;
 
 use crate::error::EvalError;
@@ -33,7 +36,7 @@ pub struct Row {
     pub subset: Option<String>,
     /// The file it stands in.
     pub path: PathBuf,
-    /// 1-based line, or element of a JSON array.
+    /// 1-based line, element of a JSON array, or row of a Parquet file.
     pub line: usize,
     /// Its fields.
     pub fields: Fields,
@@ -160,6 +163,9 @@ fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalEr
 }
 
 fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalError> {
+    if dataset.format == Format::Parquet {
+        return read_parquet(path);
+    }
     let size = std::fs::metadata(path).map_err(EvalError::io(path))?.len();
     if size > MAX_FILE_BYTES {
         let problem = format!("has {size} bytes, more than the {MAX_FILE_BYTES} that are read; split it");
@@ -179,11 +185,23 @@ fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalErro
         Format::Csv => read_csv(path, text, dataset.columns.as_deref()),
         Format::Conll => read_conll(path, text),
         Format::Tatqa => read_tatqa(path, text),
+        Format::Parquet => unreachable!("invariant: binary files were read above"),
     }
 }
 
 fn row_error(path: &Path, line: usize, field: &str, problem: impl Into<String>) -> EvalError {
     EvalError::Row { path: path.to_owned(), line, field: field.to_owned(), problem: problem.into() }
+}
+
+fn read_parquet(path: &Path) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let options = ReadOptions { format: findap_data::Format::Parquet, ..ReadOptions::default() };
+    let rows = read_values(path, &options).map_err(EvalError::Parquet)?;
+    rows.enumerate()
+        .map(|(index, row)| match row.map_err(EvalError::Parquet)? {
+            (_, Value::Object(fields)) => Ok((index + 1, fields)),
+            _ => Err(row_error(path, index + 1, "row", "is not an object")),
+        })
+        .collect()
 }
 
 fn read_jsonl(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {

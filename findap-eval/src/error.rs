@@ -19,6 +19,9 @@ pub enum EvalError {
     /// The journal of answers cannot be read or written.
     #[error(transparent)]
     Journal(#[from] findap_data::DataError),
+    /// A Parquet file cannot be read.
+    #[error(transparent)]
+    Parquet(findap_data::DataError),
     /// The caller did not want to go on.
     #[error("the evaluation was stopped; the same command goes on from its journal")]
     Stopped,
@@ -71,7 +74,7 @@ pub enum EvalError {
     Row {
         /// The dataset file.
         path: PathBuf,
-        /// 1-based line, or 1-based element of a JSON array.
+        /// 1-based line, 1-based element of a JSON array, or 1-based row of a Parquet file.
         line: usize,
         /// The field at fault; `row` for the row as a whole.
         field: String,

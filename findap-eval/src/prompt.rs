@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::check::Check;
 use crate::dataset::{Loaded, Row};
 use crate::error::EvalError;
-use crate::extract::extract;
+use crate::extract::{LabelStep, Step, extract};
 use crate::model::LanguageModel;
 use crate::task::{FewshotRule, GoldIs, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, letter, lookup, scalar};
@@ -228,8 +228,12 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
                 None => String::new(),
                 Some(template) => {
                     let written = render(row, template)?;
-                    extract(&generate.gold_extract, &written)
-                        .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?
+                    let gold = extract(&generate.gold_extract, &written)
+                        .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?;
+                    match final_label(&generate.extract) {
+                        Some(step) => label_of(step, row, &gold)?,
+                        None => gold,
+                    }
                 }
             };
             let mut checks = generate.checks.clone();
@@ -239,6 +243,21 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
             Ok(Ask::Reply { gold, checks })
         }
     }
+}
+
+/// The labels that answers are compared by, where the steps end in one of them.
+fn final_label(steps: &[Step]) -> Option<&LabelStep> {
+    match steps.iter().rev().find(|step| !matches!(step, Step::Default(_))) {
+        Some(Step::Label(step)) => Some(step),
+        _ => None,
+    }
+}
+
+/// The right answer in the spelling of its label. One that is no label would count every answer as wrong.
+fn label_of(step: &LabelStep, row: &Row, gold: &str) -> Result<String, EvalError> {
+    step.spelt_as(gold).cloned().ok_or_else(|| {
+        row.error("generate.gold", format!("{gold:?} is none of the task's labels ({})", step.labels.join(", ")))
+    })
 }
 
 fn row_checks(field: &str, row: &Row) -> Result<Vec<Check>, EvalError> {
@@ -283,7 +302,7 @@ fn gold_index(choice: &MultipleChoice, row: &Row, texts: &[String]) -> Result<us
     let found = match choice.gold_is {
         GoldIs::Index => written.trim().parse::<usize>().ok().filter(|index| *index < texts.len()),
         GoldIs::Letter => (0..texts.len()).find(|index| letter(*index).eq_ignore_ascii_case(written.trim())),
-        GoldIs::Text => texts.iter().position(|text| *text == written),
+        GoldIs::Text => texts.iter().position(|text| text.trim() == written.trim()),
     };
     found.ok_or_else(|| {
         let kind = match choice.gold_is {

@@ -61,7 +61,7 @@ pub enum TemplateError {
         /// What stands after the colon.
         style: String,
     },
-    /// The row has no such field, or it is null.
+    /// The row has no such field.
     #[error("the row has no field {field:?} (it has: {known})")]
     MissingField {
         /// The field that the template names.
@@ -156,7 +156,7 @@ impl Template {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Field { name, optional, list } => match (lookup(fields, name), list) {
                     (None | Some(Value::Null), _) if *optional => {}
-                    (None | Some(Value::Null), _) => return Err(missing(name, fields)),
+                    (None, _) => return Err(missing(name, fields)),
                     (Some(value), None) => out.push_str(&scalar(name, value)?),
                     (Some(Value::Array(items)), Some(style)) => out.push_str(&render_list(name, items, *style)?),
                     (Some(other), Some(_)) => return Err(wrong_type(name, other, "a list")),
@@ -269,10 +269,18 @@ mod tests {
 
     #[test]
     fn missing_and_mistyped_fields_are_named() {
-        let row = fields(r#"{"q": ["x"], "s": "text"}"#);
+        let row = fields(r#"{"q": ["x"], "s": "text", "n": null, "l": ["a", null]}"#);
         let error = template("{answer}").render(&row).unwrap_err();
-        assert_eq!(error.to_string(), "the row has no field \"answer\" (it has: q, s)");
+        assert_eq!(error.to_string(), "the row has no field \"answer\" (it has: q, s, n, l)");
         assert!(matches!(template("{q}").render(&row), Err(TemplateError::WrongType { found: "a list", .. })));
+        let error = template("{n}").render(&row).unwrap_err();
+        assert_eq!(error.to_string(), "field \"n\" is null but text or a number is needed");
+        for source in ["{n:lines}", "{l:lines}"] {
+            assert!(
+                matches!(template(source).render(&row), Err(TemplateError::WrongType { found: "null", .. })),
+                "{source}"
+            );
+        }
         assert!(matches!(template("{s:lines}").render(&row), Err(TemplateError::WrongType { found: "text", .. })));
     }
 

@@ -20,7 +20,7 @@
 //!
 //! [dataset]
 //! path = "world:eval/company_sector.jsonl"   # ROOT:PATH; `{subset}` where there are subsets
-//! format = "jsonl"                  # jsonl | json | csv | conll | tatqa
+//! format = "jsonl"                  # jsonl | json | csv | parquet | conll | tatqa
 //!
 //! [multiple_choice]                 # exactly one of [multiple_choice] and [generate]
 //! choices_from = "choices"          # a list in the row, or: choices = ["{A}", "{B}"]
@@ -35,10 +35,10 @@
 //! [generate]
 //! gold = "{answer}"                 # a template; absent where only rules are checked
 //! gold_extract = []                 # steps run on the rendered gold
-//! extract = [{ after = "Answer:" }, "last_number", "normalize_number"]   # see `extract`
+//! extract = ["answer", "stated_number", "normalize_number"]   # see `extract`
 //! stop = ["\n\n"]
 //! max_new_tokens = 64
-//! ignore_case = true                # how answers are compared
+//! ignore_case = true                # how answers are compared; white space around them never counts
 //! ignore_punctuation = false
 //! tolerance = 0.0                   # numbers within this relative distance are equal
 //! checks = [{ rule = "one_word" }]  # rules for every reply, see `check`
@@ -221,7 +221,7 @@ pub enum GoldIs {
     Index,
     /// Its letter, A being the first.
     Letter,
-    /// Its text; case matters.
+    /// Its text; case matters, white space around it does not.
     Text,
 }
 
@@ -340,6 +340,8 @@ pub enum Format {
     Conll,
     /// The TAT-QA release: tables, paragraphs and questions.
     Tatqa,
+    /// Apache Parquet, as data sets on the Hugging Face hub are stored.
+    Parquet,
 }
 
 /// How the score over subsets is formed.
