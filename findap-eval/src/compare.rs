@@ -115,6 +115,8 @@ pub struct Comparison {
     pub cells: Vec<CellDelta>,
     /// Tasks that only one of the runs has.
     pub unpaired: Vec<Unpaired>,
+    /// Tasks in which the runs cut different numbers of prompts, so that the models read different questions.
+    pub cut: Vec<CutDifference>,
     /// The differences of each task's resamples.
     resampled: Vec<Vec<f64>>,
 }
@@ -133,6 +135,17 @@ impl Comparison {
     }
 }
 
+/// How many prompts of a task lost their beginning in each of two runs; `None` where that was not counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutDifference {
+    /// The task.
+    pub name: String,
+    /// In the first run.
+    pub before: Option<usize>,
+    /// In the second run.
+    pub after: Option<usize>,
+}
+
 /// Compares two runs task by task.
 ///
 /// # Errors
@@ -141,6 +154,7 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     let mut tasks = Vec::new();
     let mut resampled = Vec::new();
     let mut unpaired = Vec::new();
+    let mut cut = Vec::new();
     let only_here = |task: &TaskResult| {
         let summary = &task.summary;
         Unpaired { name: summary.name.clone(), capability: summary.capability, domain: summary.domain }
@@ -152,6 +166,10 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
                 let (delta, differences) = compare_task(first, second, options)?;
                 let summary = &first.summary;
                 let unpaired_rows = first.samples.len() + second.samples.len() - 2 * delta.num_rows;
+                let (cut_before, cut_after) = (summary.num_cut_prompts, second.summary.num_cut_prompts);
+                if cut_before != cut_after {
+                    cut.push(CutDifference { name: summary.name.clone(), before: cut_before, after: cut_after });
+                }
                 tasks.push(TaskDelta {
                     name: summary.name.clone(),
                     capability: summary.capability,
@@ -166,7 +184,7 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     }
     let is_known = |task: &&TaskResult| before.tasks.iter().any(|first| first.summary.name == task.summary.name);
     unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(only_here));
-    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, resampled };
+    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, cut, resampled };
     comparison.cells = cells(&comparison, options);
     Ok(comparison)
 }

@@ -16,7 +16,7 @@ use crate::model::{GenerateRequest, LanguageModel, ScoreRequest};
 use crate::options::Options;
 use crate::prompt::{Ask, Item, PromptOptions, prepare};
 use crate::results::{Results, RunInfo, TaskResult};
-use crate::sample::{Answer, grade};
+use crate::sample::{Answer, Sample, grade};
 use crate::task::{Kind, Task};
 
 /// How far a run has come.
@@ -35,6 +35,8 @@ struct Question<'a> {
     task: &'a Task,
     item: Item,
     key: String,
+    /// Tokens that its prompt loses at the beginning: of a choice, with its longest continuation.
+    num_cut_tokens: usize,
 }
 
 /// Runs the tasks and scores the answers. Nothing is written but the journal; see [`Results::write`].
@@ -63,7 +65,8 @@ pub fn run(
         num_original.push(loaded.num_original);
         for item in prepare(task, &loaded, model, prompt_options)? {
             let key = findap_data::files::sha256(format!("{fingerprint}\u{1}{}", item.key(task)).as_bytes());
-            questions.push(Question { task_index, task, item, key });
+            let num_cut_tokens = num_cut_tokens(model, task, &item)?;
+            questions.push(Question { task_index, task, item, key, num_cut_tokens });
         }
     }
 
@@ -102,7 +105,8 @@ pub fn run(
     let mut samples: Vec<Vec<_>> = tasks.iter().map(|_| Vec::new()).collect();
     for (question, answer) in questions.iter().zip(answers) {
         let answer = answer.expect("invariant: every open question was asked");
-        samples[question.task_index].push(grade(question.task, &question.item, answer));
+        let sample = grade(question.task, &question.item, answer);
+        samples[question.task_index].push(Sample { num_cut_tokens: Some(question.num_cut_tokens), ..sample });
     }
     let results = tasks.iter().zip(samples).zip(num_original);
     Ok(Results {
@@ -144,18 +148,41 @@ fn group_requests(indices: impl Iterator<Item = usize>, questions: &[Question], 
     groups
 }
 
+/// One request per choice; none for a question that asks for a reply.
+fn score_requests(item: &Item) -> Vec<ScoreRequest> {
+    let Ask::Choices { texts, prefix, .. } = &item.ask else { return Vec::new() };
+    let request = |text: &String| ScoreRequest {
+        context: item.prompt.clone(),
+        continuation: format!("{prefix}{text}"),
+        is_rendered: item.is_rendered,
+    };
+    texts.iter().map(request).collect()
+}
+
+fn generate_request(task: &Task, item: &Item) -> Option<GenerateRequest> {
+    let Kind::Generate(generate) = &task.kind else { return None };
+    Some(GenerateRequest {
+        prompt: item.prompt.clone(),
+        is_rendered: item.is_rendered,
+        stop: generate.stop.clone(),
+        max_new_tokens: generate.max_new_tokens,
+    })
+}
+
+fn num_cut_tokens(model: &dyn LanguageModel, task: &Task, item: &Item) -> Result<usize, EvalError> {
+    if let Some(request) = generate_request(task, item) {
+        return model.num_cut_to_generate(&request);
+    }
+    score_requests(item).iter().try_fold(0, |most, request| Ok(most.max(model.num_cut_to_score(request)?)))
+}
+
 fn ask_scores(model: &dyn LanguageModel, questions: &[Question], group: &[usize]) -> Result<Vec<Answer>, EvalError> {
     let mut requests = Vec::new();
     let mut counts = Vec::new();
     for index in group {
-        let item = &questions[*index].item;
-        let Ask::Choices { texts, prefix, .. } = &item.ask else { continue };
-        counts.push(texts.len());
-        requests.extend(texts.iter().map(|text| ScoreRequest {
-            context: item.prompt.clone(),
-            continuation: format!("{prefix}{text}"),
-            is_rendered: item.is_rendered,
-        }));
+        let of_question = score_requests(&questions[*index].item);
+        counts.push(of_question.len());
+        requests.extend(of_question);
     }
     let scores = model.score(&requests)?;
     let failed = |reason: String| EvalError::Model { model: model.name(), operation: "score continuations", reason };
@@ -170,19 +197,8 @@ fn ask_scores(model: &dyn LanguageModel, questions: &[Question], group: &[usize]
 }
 
 fn ask_replies(model: &dyn LanguageModel, questions: &[Question], group: &[usize]) -> Result<Vec<Answer>, EvalError> {
-    let requests: Vec<GenerateRequest> = group
-        .iter()
-        .filter_map(|index| {
-            let question = &questions[*index];
-            let Kind::Generate(generate) = &question.task.kind else { return None };
-            Some(GenerateRequest {
-                prompt: question.item.prompt.clone(),
-                is_rendered: question.item.is_rendered,
-                stop: generate.stop.clone(),
-                max_new_tokens: generate.max_new_tokens,
-            })
-        })
-        .collect();
+    let requests: Vec<GenerateRequest> =
+        group.iter().filter_map(|index| generate_request(questions[*index].task, &questions[*index].item)).collect();
     let replies = model.generate(&requests)?;
     if replies.len() != requests.len() {
         let reason = format!("{} replies for {} prompts", replies.len(), requests.len());

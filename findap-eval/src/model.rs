@@ -57,6 +57,19 @@ pub trait LanguageModel {
     /// [`EvalError::Model`] where the model has no chat template or the template refuses the messages.
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError>;
 
+    /// How many tokens [`score`](Self::score) leaves out at the beginning of the context, because context and continuation
+    /// are longer than the model reads.
+    ///
+    /// # Errors
+    /// [`EvalError::ContinuationTooLong`], [`EvalError::Model`].
+    fn num_cut_to_score(&self, request: &ScoreRequest) -> Result<usize, EvalError>;
+
+    /// How many tokens [`generate`](Self::generate) leaves out at the beginning of the prompt, so that the reply has room.
+    ///
+    /// # Errors
+    /// [`EvalError::NoRoomForPrompt`], [`EvalError::Model`].
+    fn num_cut_to_generate(&self, request: &GenerateRequest) -> Result<usize, EvalError>;
+
     /// Scores continuations, in the order of the requests.
     ///
     /// # Errors

@@ -83,6 +83,10 @@ pub struct TaskSummary {
     pub num_rows: usize,
     /// Rows there are.
     pub num_original: usize,
+    /// Prompts that lost their beginning, being longer than the model reads; `None` in results of versions that did not
+    /// count them.
+    #[serde(default)]
+    pub num_cut_prompts: Option<usize>,
     /// Values, the headline first.
     pub metrics: Vec<MetricValue>,
     /// How subsets are averaged.
@@ -162,6 +166,7 @@ impl TaskResult {
             chat: options.chat.unwrap_or(task.chat),
             num_rows: samples.len(),
             num_original,
+            num_cut_prompts: count_cut_prompts(&samples),
             metrics: values.collect(),
             subset_mean: task.dataset.subset_mean,
             subsets,
@@ -174,6 +179,12 @@ impl TaskResult {
         };
         Self { summary, gen_kwargs, samples }
     }
+}
+
+/// `None` where the samples do not say.
+fn count_cut_prompts(samples: &[Sample]) -> Option<usize> {
+    let is_cut = |sample: &Sample| sample.num_cut_tokens.map(|tokens| usize::from(tokens > 0));
+    samples.iter().map(is_cut).sum()
 }
 
 fn measure(metric: Metric, outcomes: &[&Outcome], seed: u64) -> MetricValue {
@@ -309,6 +320,7 @@ impl Results {
             "higher_is_better": per_task(&|task| task.metrics.iter()
                 .map(|value| (value.metric.name().to_owned(), json!(value.metric.higher_is_better()))).collect::<Map<_, _>>().into()),
             "n-samples": per_task(&|task| json!({ "original": task.num_original, "effective": task.num_rows })),
+            "n-cut-prompts": per_task(&|task| json!(task.num_cut_prompts)),
             "config": { "model": "findap", "model_args": info.model_name, "limit": info.limit, "random_seed": info.seed,
                 "fewshot_seed": info.seed, "bootstrap_iters": crate::metrics::BOOTSTRAP_RESAMPLES },
             "date": info.started_unix,

@@ -6,7 +6,7 @@ use findap_data::files::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::extract::{extract, normalize_number};
+use crate::extract::{extract, normalize_number, without_reasoning};
 use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
 use crate::model::Score;
 use crate::prompt::{Ask, Item};
@@ -40,9 +40,11 @@ pub struct Sample {
     pub answer: Answer,
     /// What it counts for.
     pub outcome: Outcome,
+    /// Tokens that the prompt lost at its beginning, being longer than the model reads; `None` where that was not counted.
+    pub num_cut_tokens: Option<usize>,
 }
 
-/// Scores one answer.
+/// Scores one answer; the caller knows whether the prompt was cut.
 pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let (continuations, outcome) = match (&item.ask, &answer, &task.kind) {
         (Ask::Choices { texts, prefix, gold }, Answer::Scores(scores), _) => {
@@ -51,7 +53,8 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
         }
         (Ask::Reply { gold, checks }, Answer::Reply(reply), Kind::Generate(generate)) => {
             let mut outcome = judge_reply(task, generate, gold, reply);
-            let kept = checks.iter().all(|check| check.passes(reply));
+            let shown = without_reasoning(reply);
+            let kept = checks.iter().all(|check| check.passes(&shown));
             outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
             (Vec::new(), outcome)
         }
@@ -65,6 +68,7 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
         continuations,
         answer,
         outcome,
+        num_cut_tokens: None,
     }
 }
 
@@ -115,7 +119,9 @@ fn judge_reply(task: &Task, generate: &Generate, gold: &str, reply: &str) -> Out
     }
 }
 
+/// White space around an answer never counts; inside it does, as in lm-eval's `exact_match`.
 fn comparable(generate: &Generate, text: &str) -> String {
+    let text = text.trim();
     let text = if generate.ignore_case { text.to_lowercase() } else { text.to_owned() };
     if generate.ignore_punctuation { text.replace(|c: char| c.is_ascii_punctuation(), "") } else { text }
 }
@@ -129,7 +135,7 @@ fn same_answer(generate: &Generate, gold: &str, answer: &str) -> bool {
 }
 
 impl Sample {
-    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `entities`).
+    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `entities`, `num_cut_tokens`).
     pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
         let argument = |index: usize, second: Value| {
             (format!("gen_args_{index}"), json!({ "arg_0": self.prompt, "arg_1": second }))
@@ -163,6 +169,7 @@ impl Sample {
             "gold": self.outcome.gold,
             "predicted": self.outcome.predicted,
             "entities": self.outcome.entities,
+            "num_cut_tokens": self.num_cut_tokens,
         });
         for (metric, value) in &self.outcome.values {
             line[metric.name()] = json!(value);
@@ -204,6 +211,9 @@ impl Sample {
             predicted: text(line.get("predicted")),
             entities,
         };
-        Ok(Self { row_id, subset: text(line.get("subset")), fields, prompt, continuations, answer, outcome })
+        let num_cut_tokens: Option<usize> =
+            serde_json::from_value(line["num_cut_tokens"].clone()).map_err(|_| "num_cut_tokens")?;
+        let subset = text(line.get("subset"));
+        Ok(Self { row_id, subset, fields, prompt, continuations, answer, outcome, num_cut_tokens })
     }
 }

@@ -16,6 +16,8 @@ pub struct ScriptedModel {
     reply: ReplyRule,
     /// Requests answered so far.
     pub num_requests: Cell<usize>,
+    /// Words that it reads; of longer texts the beginning is cut, which its rules still see.
+    pub max_words: usize,
     /// Fails once this many requests were answered, as a crash would.
     pub fail_after: Option<usize>,
 }
@@ -23,7 +25,13 @@ pub struct ScriptedModel {
 impl ScriptedModel {
     /// `logp(context, continuation)` scores, `reply(prompt)` writes.
     pub fn new(logp: impl Fn(&str, &str) -> f64 + 'static, reply: impl Fn(&str) -> String + 'static) -> Self {
-        Self { logp: Box::new(logp), reply: Box::new(reply), num_requests: Cell::new(0), fail_after: None }
+        Self {
+            logp: Box::new(logp),
+            reply: Box::new(reply),
+            num_requests: Cell::new(0),
+            max_words: usize::MAX,
+            fail_after: None,
+        }
     }
 
     fn count(&self, more: usize) -> Result<(), EvalError> {
@@ -45,7 +53,7 @@ impl LanguageModel for ScriptedModel {
     }
 
     fn max_tokens(&self) -> usize {
-        usize::MAX
+        self.max_words
     }
 
     fn fingerprint(&self) -> String {
@@ -63,6 +71,16 @@ impl LanguageModel for ScriptedModel {
             format!("<{role}>{}</{role}>", message.content)
         };
         Ok(messages.iter().map(turn).collect::<String>() + "<assistant>")
+    }
+
+    fn num_cut_to_score(&self, request: &ScoreRequest) -> Result<usize, EvalError> {
+        let words = |text: &str| text.split_whitespace().count();
+        Ok((words(&request.context) + words(&request.continuation)).saturating_sub(self.max_words))
+    }
+
+    fn num_cut_to_generate(&self, request: &GenerateRequest) -> Result<usize, EvalError> {
+        let room = self.max_words.saturating_sub(request.max_new_tokens);
+        Ok(request.prompt.split_whitespace().count().saturating_sub(room))
     }
 
     fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError> {

@@ -167,6 +167,21 @@ pub fn text_table(stages: &[StageScores], lines: &[ScoreLine]) -> TextTable {
     TextTable { header, rows }
 }
 
+/// A sentence about the prompts that lost their beginning, for under a table; `None` where none did.
+pub fn cut_note<'a>(tasks: impl Iterator<Item = &'a TaskSummary>, max_tokens: usize) -> Option<String> {
+    let cut: Vec<String> = tasks
+        .filter_map(|task| {
+            let count = task.num_cut_prompts.filter(|count| *count > 0)?;
+            Some(format!("{} {count} of {}", task.name, task.num_rows))
+        })
+        .collect();
+    let told = format!(
+        "prompts that lost their beginning, being longer than the {max_tokens} tokens of the model: {}",
+        cut.join(", ")
+    );
+    (!cut.is_empty()).then_some(told)
+}
+
 /// `43.2` for 0.432.
 pub fn percent(score: f64) -> String {
     format!("{:.1}", 100.0 * score)

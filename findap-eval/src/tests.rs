@@ -426,3 +426,126 @@ fn results_come_back_from_their_files() {
     let empty = tempfile::tempdir().expect("a temporary folder");
     assert!(matches!(Results::load(empty.path()), Err(EvalError::Results { .. })));
 }
+
+#[test]
+fn white_space_around_answers_and_the_case_of_labels_do_not_count() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows = "{\"q\": \"1\", \"a\": \" Up\\n\"}\n{\"q\": \"2\", \"a\": \"up \"}\n";
+    let label = REPLY
+        .replace(r#"{ after = "Answer:" }, "strip""#, r#"{ label = { labels = ["UP", "down"], how = "first_word" } }"#)
+        .replace(r#""exact_match", "missing""#, r#""acc", "macro_f1""#);
+    let results = evaluate(&fixed("It went up."), &[task_on(folder.path(), rows, &label)], &options(folder.path()))
+        .expect("runs");
+    assert_eq!((value(&results, "t", Metric::Acc), value(&results, "t", Metric::MacroF1)), (1.0, 1.0));
+    assert_eq!(results.tasks[0].samples[0].outcome.gold, "UP");
+    // As text, case counts unless the task says otherwise.
+    let results =
+        evaluate(&fixed("Answer: up"), &[task_on(folder.path(), rows, REPLY)], &options(folder.path())).expect("runs");
+    assert_eq!(value(&results, "t", Metric::ExactMatch), 0.5);
+
+    let rows = "{\"q\": \"1\", \"a\": \"up\"}\n{\"q\": \"2\", \"a\": \"sideways\"}\n";
+    let task = task_on(folder.path(), rows, &label);
+    let error = evaluate(&fixed("up"), &[task], &options(folder.path())).expect_err("no label").to_string();
+    assert!(
+        error.contains("rows.jsonl:2: generate.gold: \"sideways\" is none of the task's labels (UP, down)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_field_that_is_null_is_named_with_its_row() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (row, want) in [
+        ("{\"q\": null, \"a\": \"x\"}", "rows.jsonl:2: {q}: field \"q\" is null"),
+        ("{\"q\": \"x\", \"a\": null}", "rows.jsonl:2: {a}: field \"a\" is null"),
+        ("{\"q\": \"x\"}", "rows.jsonl:2: {a}: the row has no field \"a\""),
+    ] {
+        let rows = format!("{{\"q\": \"x\", \"a\": \"x\"}}\n{row}\n");
+        let task = task_on(folder.path(), &rows, REPLY);
+        let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err(row).to_string();
+        assert!(error.contains(want), "{row}: {error}");
+    }
+}
+
+#[test]
+fn format_rules_are_not_held_against_reasoning() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let body = "metrics = [\"checks\"]\nchat = true\nprompt = \"{q}\"\nROWS\n[generate]\nchecks = [{ rule = \"one_word\" }]\nmax_new_tokens = 8";
+    let task = task_on(folder.path(), "{\"q\": \"a\"}", body);
+    let results = evaluate(&fixed("<think>one word then</think>Yes"), &[task], &options(folder.path())).expect("runs");
+    assert_eq!(value(&results, "t", Metric::Checks), 1.0);
+}
+
+#[test]
+fn rows_come_from_parquet_files() {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
+    use parquet::arrow::ArrowWriter;
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut choices = ListBuilder::new(StringBuilder::new());
+    for texts in [["A", "B"], ["B", "A"]] {
+        choices.append_value(texts.map(Some));
+    }
+    let columns: [(&str, ArrayRef); 3] = [
+        ("q", Arc::new(StringArray::from(vec![Some("first"), Some("second")]))),
+        ("c", Arc::new(choices.finish())),
+        ("a", Arc::new(Int64Array::from(vec![Some(1), None]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let write = |batch: &RecordBatch| {
+        let file = std::fs::File::create(folder.path().join("rows.parquet")).expect("creates");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("opens");
+        writer.write(batch).expect("writes");
+        writer.close().expect("closes");
+    };
+    let body = CHOICE.replace("ROWS", "[dataset]\npath = \"data:rows.parquet\"\nformat = \"parquet\"\n");
+    let task = task_on(folder.path(), "", &body);
+    write(&batch.slice(0, 1));
+    let results = evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect("runs");
+    assert_eq!((results.tasks[0].summary.num_rows, value(&results, "t", Metric::Acc)), (1, 1.0));
+    write(&batch);
+    let error =
+        evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect_err("null").to_string();
+    assert!(error.contains("rows.parquet:2: a: the right answer is missing"), "{error}");
+    std::fs::write(folder.path().join("rows.parquet"), "{}").expect("writes");
+    let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err("no Parquet");
+    assert!(matches!(&error, EvalError::Parquet(_)) && error.to_string().contains("rows.parquet"), "{error}");
+}
+
+#[test]
+fn prompts_that_lose_their_beginning_are_counted_and_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows = "{\"q\": \"1 2 3 4 5 6\", \"c\": [\"a\", \"b c\"], \"a\": 0}\n{\"q\": \"1 2\", \"c\": [\"a\", \"b\"], \"a\": 1}\n";
+    for body in [CHOICE, REPLY] {
+        let task = task_on(folder.path(), rows, body);
+        let evaluate = |max_words| {
+            let mut model = fixed("");
+            model.max_words = max_words;
+            evaluate(&model, std::slice::from_ref(&task), &options(folder.path())).expect("runs")
+        };
+        let (cut, whole) = (evaluate(6), evaluate(100));
+        let num_cut = if body == CHOICE { 2 } else { 4 };
+        let per_sample: Vec<_> = cut.tasks[0].samples.iter().map(|sample| sample.num_cut_tokens).collect();
+        assert_eq!(per_sample, [Some(num_cut), Some(0)]);
+        assert_eq!(cut.tasks[0].summary.num_cut_prompts, Some(1));
+        assert_eq!(cut.to_json()["n-cut-prompts"]["t"], serde_json::json!(1));
+
+        cut.write(folder.path()).expect("writes");
+        let read = Results::load(folder.path()).expect("loads");
+        assert_eq!(read.tasks[0].samples, cut.tasks[0].samples);
+
+        let note = |results: &Results| crate::table::cut_note(results.tasks.iter().map(|task| &task.summary), 6);
+        let told = note(&cut).expect("a note");
+        assert!(told.ends_with("the 6 tokens of the model: t 1 of 2"), "{told}");
+        assert_eq!(note(&whole), None);
+
+        let between = |first, second| {
+            crate::compare::compare(first, second, crate::compare::CompareOptions::default()).expect("compares").cut
+        };
+        let different = crate::compare::CutDifference { name: "t".to_owned(), before: Some(0), after: Some(1) };
+        assert_eq!(between(&whole, &cut), [different]);
+        assert_eq!(between(&cut, &read), []);
+    }
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use findap_eval::Results;
-use findap_eval::compare::{CompareOptions, Delta, compare};
+use findap_eval::compare::{CompareOptions, CutDifference, Delta, compare};
 use findap_eval::require::{self, Requirement, RequirementError, Verdict};
 use findap_eval::table::percent;
 use serde_json::json;
@@ -85,6 +85,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         let value = json!({
             "coverage": options.coverage, "tasks": tasks, "capabilities": cells, "only_in_one": unpaired,
             "required": required,
+            "cut_prompts": comparison.cut.iter().map(|cut| json!({
+                "task": cut.name, "before": cut.before, "after": cut.after })).collect::<Vec<_>>(),
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(exit_code);
@@ -116,6 +118,12 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     println!("{}\n\n{}", terminal::table(&header, &cells), terminal::table(&header, &tasks));
     if !unpaired.is_empty() {
         println!("\nonly in one of the two: {}", unpaired.join(", "));
+    }
+    if !comparison.cut.is_empty() {
+        let count = |count: Option<usize>| count.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
+        let pair = |cut: &CutDifference| format!("{} {} and {}", cut.name, count(cut.before), count(cut.after));
+        let pairs: Vec<String> = comparison.cut.iter().map(pair).collect();
+        println!("\nprompts that lost their beginning, before and after: {}", pairs.join(", "));
     }
     let partial = comparison.tasks.iter().filter(|task| task.unpaired_rows > 0);
     for task in partial {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use findap_eval::table::percent;
+use findap_eval::table::{cut_note, percent};
 use findap_eval::{Options, Registry, Results};
 
 use super::device::DeviceArguments;
@@ -82,7 +82,11 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&results.to_json())?);
     } else {
-        println!("{}\n\n{}", table(&results), path.display());
+        println!("{}\n", table(&results));
+        if let Some(told) = cut_note(results.tasks.iter().map(|task| &task.summary), results.info.max_tokens) {
+            println!("{told}\n");
+        }
+        println!("{}", path.display());
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use findap_eval::report::RunFolder;
-use findap_eval::table::{capability_lines, text_table};
+use findap_eval::table::{capability_lines, cut_note, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_train::Event;
@@ -185,6 +185,11 @@ fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
     if !scores.is_empty() {
         let table = text_table(&scores, &capability_lines(&scores));
         println!("{}\n", terminal::table(&table.header.iter().map(String::as_str).collect::<Vec<_>>(), &table.rows));
+        for stage in &scores {
+            if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
+                println!("{}: {told}\n", stage.stage);
+            }
+        }
     }
     println!("model   {}", model.display());
     println!("report  {}", report.display());

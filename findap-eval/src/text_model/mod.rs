@@ -26,38 +26,27 @@ impl LanguageModel for TextModel {
         TextModel::render_chat(self, messages).map_err(|error| failed(self, "render a conversation", &error))
     }
 
+    fn num_cut_to_score(&self, request: &ScoreRequest) -> Result<usize, EvalError> {
+        fit_pair(self, request).map(|fitted| fitted.num_cut)
+    }
+
+    fn num_cut_to_generate(&self, request: &GenerateRequest) -> Result<usize, EvalError> {
+        fit_prompt(self, request).map(|(_, num_cut)| num_cut)
+    }
+
     fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError> {
-        let max_tokens = TextModel::max_tokens(self);
-        let pairs = requests
-            .iter()
-            .map(|request| {
-                let (context, continuation) =
-                    tokenize(self.tokenizer(), request).map_err(|error| failed(self, "tokenize", &error))?;
-                match fit_context(&context, &continuation, max_tokens) {
-                    Ok(context) => Ok((context, continuation)),
-                    Err(tokens) => {
-                        let text = request.continuation.chars().take(60).collect();
-                        Err(EvalError::ContinuationTooLong { tokens, max_tokens, text })
-                    }
-                }
-            })
-            .collect::<Result<Vec<_>, EvalError>>()?;
+        let pair = |request| fit_pair(self, request).map(|fitted| (fitted.context, fitted.continuation));
+        let pairs = requests.iter().map(pair).collect::<Result<Vec<_>, EvalError>>()?;
         let scores = TextModel::score(self, &pairs).map_err(|error| failed(self, "score continuations", &error))?;
         Ok(scores.into_iter().map(|score| Score { logp: score.logp, is_greedy: score.is_greedy }).collect())
     }
 
     fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
-        let max_tokens = TextModel::max_tokens(self);
         let prompts = requests
             .iter()
             .map(|request| {
-                let Some(room) = max_tokens.checked_sub(request.max_new_tokens).filter(|room| *room > 0) else {
-                    return Err(EvalError::NoRoomForPrompt { max_new_tokens: request.max_new_tokens, max_tokens });
-                };
-                let ids = encode(self.tokenizer(), &request.prompt, request.is_rendered)
-                    .map_err(|error| failed(self, "tokenize", &error))?;
                 Ok(findap_model::GenerateRequest {
-                    prompt: ids[ids.len().saturating_sub(room)..].to_vec(),
+                    prompt: fit_prompt(self, request)?.0,
                     max_new: request.max_new_tokens,
                     sampling: Sampling::GREEDY,
                     seed: 0,
@@ -76,6 +65,38 @@ impl LanguageModel for TextModel {
             })
             .collect()
     }
+}
+
+/// The tokens of a request that the model reads.
+struct FittedPair {
+    context: Vec<u32>,
+    continuation: Vec<u32>,
+    num_cut: usize,
+}
+
+fn fit_pair(model: &TextModel, request: &ScoreRequest) -> Result<FittedPair, EvalError> {
+    let max_tokens = TextModel::max_tokens(model);
+    let (context, continuation) =
+        tokenize(model.tokenizer(), request).map_err(|error| failed(model, "tokenize", &error))?;
+    match fit_context(&context, &continuation, max_tokens) {
+        Ok(kept) => Ok(FittedPair { num_cut: context.len() - kept.len(), context: kept, continuation }),
+        Err(tokens) => {
+            let text = request.continuation.chars().take(60).collect();
+            Err(EvalError::ContinuationTooLong { tokens, max_tokens, text })
+        }
+    }
+}
+
+/// The prompt's last tokens, as many as leave room for the reply, and the number of those before them.
+fn fit_prompt(model: &TextModel, request: &GenerateRequest) -> Result<(Vec<u32>, usize), EvalError> {
+    let max_tokens = TextModel::max_tokens(model);
+    let Some(room) = max_tokens.checked_sub(request.max_new_tokens).filter(|room| *room > 0) else {
+        return Err(EvalError::NoRoomForPrompt { max_new_tokens: request.max_new_tokens, max_tokens });
+    };
+    let ids = encode(model.tokenizer(), &request.prompt, request.is_rendered)
+        .map_err(|error| failed(model, "tokenize", &error))?;
+    let num_cut = ids.len().saturating_sub(room);
+    Ok((ids[num_cut..].to_vec(), num_cut))
 }
 
 fn failed(model: &TextModel, operation: &'static str, reason: &dyn std::fmt::Display) -> EvalError {

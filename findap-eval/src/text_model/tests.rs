@@ -161,5 +161,25 @@ fn what_does_not_fit_is_refused_or_cut_from_the_left() {
         LanguageModel::generate(&model, &[request])
     };
     assert!(matches!(generate(max_tokens), Err(EvalError::NoRoomForPrompt { .. })));
+    let num_cut = |prompt: &str| {
+        let request =
+            GenerateRequest { prompt: prompt.to_owned(), is_rendered: false, stop: Vec::new(), max_new_tokens: 4 };
+        LanguageModel::num_cut_to_generate(&model, &request).expect("counts")
+    };
+    let num_tokens = encode(model.tokenizer(), &long, false).expect("tokens").len();
+    assert_eq!(num_cut(&long), num_tokens + 4 - max_tokens);
+    assert_eq!(num_cut("profit"), 0);
+    let num_cut = |context: &str| {
+        let request =
+            ScoreRequest { context: context.to_owned(), continuation: " rose".to_owned(), is_rendered: false };
+        let num_continuation = tokenize(model.tokenizer(), &request).expect("tokens").1.len();
+        (LanguageModel::num_cut_to_score(&model, &request).expect("counts"), num_continuation)
+    };
+    let context = long.trim_end();
+    let num_context = encode(model.tokenizer(), context, false).expect("tokens").len();
+    let (cut, num_continuation) = num_cut(context);
+    // The last token is predicted, never read.
+    assert_eq!(cut, num_context + num_continuation - max_tokens - 1);
+    assert_eq!(num_cut("profit").0, 0);
     assert!(generate(4).is_ok());
 }

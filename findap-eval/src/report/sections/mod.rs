@@ -9,7 +9,7 @@ use super::chart::{Chart, Series, XAxis};
 use super::folder::{RunFolder, StageLog};
 use super::html::{Cell, details, escape, note, paragraph, section, table};
 use crate::results::iso_time;
-use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, percent, task_lines};
+use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, cut_note, percent, task_lines};
 
 mod pairs;
 
@@ -128,6 +128,11 @@ fn scores(stages: &[StageScores]) -> String {
     body.push_str(&note("Bars are one standard error; the dashed line is the score of guessing."));
     if let Some(limit) = stages.iter().find_map(|stage| stage.info.limit) {
         body.push_str(&note(&format!("Only the first {limit} rows of each task were asked.")));
+    }
+    for stage in stages {
+        if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
+            body.push_str(&note(&format!("{}: {told}.", stage.stage)));
+        }
     }
     section("scores", "What changed", &body)
 }
