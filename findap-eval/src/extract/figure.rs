@@ -215,8 +215,10 @@ fn strip_negative_word(before: &str) -> Option<&str> {
         Regex::new(r"(?i)(?:\b(negative)|(?:^|[:=(,*]|\b(?:is|was|are|were|be|of|by|to|at|equals)\b)\s*(minus))\s+$")
             .expect("invariant: a valid constant pattern")
     });
-    let found = WORD.captures(before)?;
-    found.get(1).or_else(|| found.get(2)).map(|word| &before[..word.start()])
+    // The word stands near: a long text is not searched anew for each of its figures.
+    let near = before.char_indices().rev().nth(31).map_or(0, |(at, _)| at);
+    let found = WORD.captures(&before[near..])?;
+    found.get(1).or_else(|| found.get(2)).map(|word| &before[..near + word.start()])
 }
 
 /// Whether parentheses after this text repeat or number something, or belong to a formula.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::Deserialize;
 
-use super::answer::behind_last_mark;
+use super::answer::{behind_last_mark, unwrap};
 use super::letter::leading_letter;
 
 /// Arguments of [`super::Step::Label`].
@@ -43,7 +43,7 @@ impl LabelStep {
                 let text = text.to_lowercase();
                 self.labels.iter().find(|label| text.contains(&label.to_lowercase()))
             }
-            LabelMatch::FirstWord if self.labels.iter().all(|label| label.trim().len() == 1) => {
+            LabelMatch::FirstWord if self.labels.iter().all(|label| is_letter(label)) => {
                 leading_letter(text).and_then(|letter| self.spelt_as(&letter))
             }
             LabelMatch::FirstWord => self.named_in(text),
@@ -53,12 +53,12 @@ impl LabelStep {
 
     /// The label that a text is, without case, white space and surrounding punctuation.
     pub(crate) fn spelt_as(&self, text: &str) -> Option<&String> {
-        let bare = |text: &str| {
-            let words = text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-            words.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation()).to_owned()
-        };
-        let text = bare(text);
-        self.labels.iter().find(|label| bare(label) == text)
+        let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let whole = spaced(unwrap(text));
+        let bare = whole.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
+        // `A+` is a label of its own, not `A` with punctuation.
+        let is = |text: &str| self.labels.iter().find(|label| spaced(label) == text);
+        is(&whole).or_else(|| is(bare))
     }
 
     fn named_in(&self, text: &str) -> Option<&String> {
@@ -126,6 +126,10 @@ impl LabelStep {
                 matches!(*word, "not" | "never" | "neither" | "nor" | "cannot" | "without") || word.ends_with("n't")
             })
     }
+}
+
+fn is_letter(label: &str) -> bool {
+    label.trim().len() == 1 && label.trim().chars().all(|c| c.is_ascii_alphabetic())
 }
 
 /// A line up to its first full stop, or to a dash.

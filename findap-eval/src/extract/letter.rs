@@ -33,14 +33,14 @@ fn opening_letter(text: &str) -> Option<String> {
     static OPENING: LazyLock<Regex> = LazyLock::new(|| {
         let wrapping = r#"[\s(\[{*_"'`$\u{201c}\u{2018}]"#;
         let command = r"\\(?:text|textbf|mathbf|mathrm|boxed)\{";
-        let end = r#"$|[)\]}*_"'`$:;\u{201d}\u{2019}\n\r]|[.,!](?:\W|$)|\s+[-\u{2013}\u{2014}]\s|\s*[\n\r]|\s+(?:is|because|since)\b"#;
+        let end = r#"$|[)\]}*_"'`$:;\u{201d}\u{2019}\n\r]|[.,!](?:\W|$)|\s+[-\u{2013}]\s|\s*[\u{2014}\n\r]|\s+(?:is|because|since)\b"#;
         Regex::new(&format!(
             r"^(?:{wrapping}|{command}|\\[(\[])*(?:(?i:(?:the )?(?:option|choice|letter|answer))[\s:]*)?(?:{wrapping}|{command})*([A-Z])(?:{end})"
         ))
         .expect("invariant: a valid constant pattern")
     });
     static SECOND: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r#"^[\s)\]*"'`.]*(?:[,/&;]|and\b|or\b)[\s,(\[*]*(?:and |or )?[(\[*]*[A-Z](?:[^\w']|$)"#)
+        Regex::new(r#"^[\s)\]*"'`.]*(?:[,/&;]|and\b|or\b)[\s,(\[*]*(?:and |or )?[(\[*]*[A-Z](?:[.,;:!?)\]*]|\s*$|\s+(?:and|or|are)\b)"#)
             .expect("invariant: a valid constant pattern")
     });
     let Some(found) = OPENING.captures(text) else { return lone_letter(text.lines().next()?) };

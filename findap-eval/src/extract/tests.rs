@@ -368,6 +368,8 @@ fn a_choice_letter_is_read_in_its_common_clothes() {
         "\"B\"",
         "B: Cash",
         "B - Cash",
+        "B\u{2014}Cash",
+        "B, A bond is a loan",
         "B \u{2013} Cash",
         "B\nCash",
         "B, since it is liquid",
@@ -404,6 +406,7 @@ fn a_choice_letter_is_read_in_its_common_clothes() {
         "I think so",
         "Both",
         "A, B",
+        "A, B and C",
         "A or B",
         "A/B",
         "(A) and (B)",
@@ -460,6 +463,14 @@ fn one_label_is_named_or_none() {
     for (reply, want) in
         [("No, it is not.", Some("no")), ("no", Some("no")), ("Yes.", Some("yes")), ("yes or no", None)]
     {
+        check(steps, reply, want);
+    }
+    let steps = r#"[{label = {labels = ["A", "A+", "BB"], how = "first_word"}}]"#;
+    for (reply, want) in [("A+", Some("A+")), ("A", Some("A")), ("**a+**", Some("A+")), ("BB.", Some("BB"))] {
+        check(steps, reply, want);
+    }
+    let steps = r#"[{label = {labels = ["0", "1"], how = "first_word"}}]"#;
+    for (reply, want) in [("1", Some("1")), ("The label is 0.", Some("0")), ("0 or 1", None), ("10", None)] {
         check(steps, reply, want);
     }
     let steps = r#"[{label = {labels = ["A", "B", "C"], how = "first_word"}}]"#;
