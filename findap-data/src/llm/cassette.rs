@@ -1,6 +1,7 @@
 //! A recording of a model's replies: JSON lines keyed by the SHA-256 of the request.
 //!
-//! Replies are appended as they arrive, so a run that was stopped asks only for what it does not have yet.
+//! Replies are appended as they arrive, so a run that was stopped asks only for what it does not have yet. A reply that is of no
+//! use is given back, but not recorded, and one that stands in an old recording is asked for again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ struct Entry {
 pub struct Cassette<M> {
     path: PathBuf,
     model: Option<M>,
+    is_useful: fn(&ChatRequest, &ChatReply) -> bool,
     tape: Mutex<Tape>,
 }
 
@@ -47,7 +49,17 @@ impl<M: ChatModel> Cassette<M> {
         };
         let (journal, read) = opened.map_err(|error| bad_recording(path, error))?;
         let replies = read.entries.into_iter().map(|entry| (entry.key, entry.reply)).collect();
-        Ok(Cassette { path: path.to_path_buf(), model, tape: Mutex::new(Tape { replies, journal }) })
+        Ok(Cassette {
+            path: path.to_path_buf(),
+            model,
+            is_useful: |_, _| true,
+            tape: Mutex::new(Tape { replies, journal }),
+        })
+    }
+
+    /// Records only replies of which `is_useful` is true. Without a model behind the recording all that it holds is replayed.
+    pub fn only_useful(self, is_useful: fn(&ChatRequest, &ChatReply) -> bool) -> Cassette<M> {
+        Cassette { is_useful, ..self }
     }
 
     /// The key of a request: SHA-256 of its JSON, in hex.
@@ -75,24 +87,34 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
         }
     }
 
+    fn take_notes(&self) -> Vec<String> {
+        self.model.as_ref().map_or_else(Vec::new, ChatModel::take_notes)
+    }
+
     /// Replies are on disk after each group; what failed is not recorded and is asked again the next time.
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let keys: Vec<String> = requests.iter().map(Self::key).collect();
         let mut tape = self.tape.lock().expect("invariant: no panic holds the lock");
         let Tape { replies, journal } = &mut *tape;
-        let mut missing: Vec<usize> =
-            (0..requests.len()).filter(|&index| !replies.contains_key(&keys[index])).collect();
+        let is_kept =
+            |index: usize, reply: &ChatReply| self.model.is_none() || (self.is_useful)(&requests[index], reply);
+        let is_missing = |index: &usize| replies.get(&keys[*index]).is_none_or(|reply| !is_kept(*index, reply));
+        let mut missing: Vec<usize> = (0..requests.len()).filter(is_missing).collect();
         missing.sort_by_key(|index| (&keys[*index], *index));
         missing.dedup_by_key(|index| &keys[*index]);
         missing.sort_unstable();
+        // An old reply that is of no use must not stand in for the answer that does not come now.
+        missing.iter().for_each(|&index| drop(replies.remove(&keys[index])));
         let mut errors: HashMap<&str, LlmError> = HashMap::new();
+        let mut useless: HashMap<&str, ChatReply> = HashMap::new();
         for group in missing.chunks(GROUP) {
             let (Some(model), Some(journal)) = (&self.model, &mut *journal) else { break };
             let asked: Vec<ChatRequest> = group.iter().map(|&index| requests[index].clone()).collect();
             let mut entries = Vec::new();
             for (&index, answer) in group.iter().zip(model.chat(&asked)) {
                 match answer {
-                    Ok(reply) => entries.push(Entry { key: keys[index].clone(), reply }),
+                    Ok(reply) if is_kept(index, &reply) => entries.push(Entry { key: keys[index].clone(), reply }),
+                    Ok(reply) => drop(useless.insert(&keys[index], reply)),
                     Err(error) => drop(errors.insert(&keys[index], error)),
                 }
             }
@@ -107,7 +129,7 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
         // Where the model behind it has failed as a whole, that is the reason for all that were not asked.
         let server_error = errors.values().find(|error| !error.is_of_request()).cloned();
         let reply_to = |key: &String| {
-            let known = replies.get(key).cloned();
+            let known = replies.get(key).or_else(|| useless.get(key.as_str())).cloned();
             known.ok_or_else(|| {
                 let reason = errors.get(key.as_str()).or(server_error.as_ref()).cloned();
                 let path = self.path.display().to_string();
@@ -179,6 +201,26 @@ mod tests {
             assert!([1, 3].iter().all(|index| matches!(replies[*index], Err(LlmError::BadRequest { .. }))));
             assert_eq!(count.load(Ordering::Relaxed), asked_in_all, "each is asked once, what failed again");
         }
+    }
+
+    #[test]
+    fn a_reply_of_no_use_is_given_back_and_asked_for_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("tape.jsonl");
+        let count = AtomicUsize::new(0);
+        let open = || Cassette::open(&path, Some(Counting(&count))).expect("open");
+        let useful = || open().only_useful(|_, reply| reply.text() != "B");
+        for asked_in_all in [2, 3] {
+            let replies = useful().chat(&[request("a"), request("b"), request("b")]);
+            assert_eq!([0, 1, 2].map(|index| text(&replies[index])), ["A", "B", "B"]);
+            assert_eq!(count.load(Ordering::Relaxed), asked_in_all);
+        }
+        // What an earlier version recorded.
+        open().chat(&[request("b")])[0].as_ref().expect("chat");
+        assert_eq!(text(&open().chat(&[request("b")])[0]), "B");
+        assert_eq!(count.load(Ordering::Relaxed), 4, "recorded");
+        assert_eq!(text(&useful().chat(&[request("b")])[0]), "B");
+        assert_eq!(count.load(Ordering::Relaxed), 5, "asked again");
     }
 
     #[test]

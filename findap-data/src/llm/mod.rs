@@ -9,7 +9,7 @@ mod http;
 
 pub use cassette::Cassette;
 #[cfg(feature = "http")]
-pub use http::{HttpChatModel, HttpOptions};
+pub use http::{HttpChatModel, HttpOptions, MaxTokensField};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -144,6 +144,11 @@ pub trait ChatModel {
     /// Implementations may work on several at once.
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>>;
 
+    /// What there is to say about the model that no reply says, such as a parameter that its server refuses. Each is said once.
+    fn take_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Answers one request.
     ///
     /// # Errors
@@ -152,6 +157,20 @@ pub trait ChatModel {
         let reply = self.chat(std::slice::from_ref(request)).into_iter().next();
         reply.expect("invariant: there is a reply for each request")
     }
+}
+
+/// The beginning of a text, in one line and without characters that change a terminal.
+pub fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 300;
+    let escaped = |c: char| match c {
+        '"' | '\'' | '\\' => c.to_string(),
+        _ => c.escape_debug().to_string(),
+    };
+    let mut line: String = text.trim().chars().take(MAX_CHARS).map(escaped).collect();
+    if text.trim().chars().nth(MAX_CHARS).is_some() {
+        line.push_str("...");
+    }
+    line
 }
 
 /// Why a model gave no usable answer.
@@ -250,5 +269,16 @@ impl LlmError {
             Self::BadReply { .. } | Self::ReplyTooLarge { .. } | Self::Model { .. } | Self::BadRequest { .. } => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_text_is_short_and_changes_no_terminal() {
+        assert_eq!(one_line(" a \"b\"\n\u{1b}[31m\u{202e}c\\d "), "a \"b\"\\n\\u{1b}[31m\\u{202e}c\\d");
+        assert_eq!(one_line(&"x".repeat(1000)).len(), 303);
     }
 }

@@ -1,6 +1,16 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 
+use findap_data::llm::{ChatReply, LlmError};
+use findap_data::reward_model::ScpVerdict;
+use findap_data::world::judge::WorldJudge;
+use findap_data::{ChatModel, ChatRequest};
+
+use super::judging::correction_of;
 use super::*;
+use crate::recipe::{Judge, PairKind, RemoteJudge};
 
 fn exercise(id: &str) -> Exercise {
     Exercise {
@@ -34,8 +44,16 @@ fn sampled(texts: &[&str]) -> Vec<Sampled> {
         is_finished: text.contains("Answer:"),
         verdict: None,
         correction: None,
+        unread: None,
+        uncorrected: None,
     };
     vec![Sampled { exercise: "e".to_owned(), solutions: texts.iter().map(solution).collect(), problem: None }]
+}
+
+fn judge(judge: impl ChatModel + 'static, round: Round, sampled: &mut [Sampled]) -> Result<(), TrainError> {
+    let (stage, stop) = (stage(), AtomicBool::new(false));
+    let mut bench = Bench::of(&stage, Box::new(judge), &stop);
+    bench.judge(round, &[exercise("e")], sampled, &mut |_: Event| {}).map(|is_done| assert!(is_done))
 }
 
 const RIGHT: &str = "coupons: 6*9=54\ntotal: 54+100=154\nAnswer: 154";
@@ -49,7 +67,7 @@ fn pairs_follow_from_solutions_and_verdicts() {
     let exercises = [exercise("e")];
     let texts = [CUT_OFF, RIGHT, WRONG_LATE, WRONG_EARLY, TWO_ANSWERS];
     let mut sampled = sampled(&texts);
-    judge_solutions(&WorldJudge, &exercises, &mut sampled).unwrap();
+    judge(WorldJudge, Round::First, &mut sampled).unwrap();
     let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
     assert_eq!(
         statistics,
@@ -57,9 +75,13 @@ fn pairs_follow_from_solutions_and_verdicts() {
             exercises: 1,
             unsolved: 0,
             solutions: 5,
+            cut_off: 1,
             right: 1,
             wrong: 4,
             unjudged: 0,
+            judge_replies: 8,
+            unread_replies: 0,
+            uncorrected: 1,
             mixed_exercises: 1,
             fap_pairs: 1,
             scp_pairs: 2
@@ -98,10 +120,20 @@ fn an_unreadable_verdict_never_becomes_a_label() {
     }
     let exercises = [exercise("e")];
     let mut sampled = sampled(&[RIGHT, WRONG_LATE]);
-    judge_solutions(&Mumbling, &exercises, &mut sampled).unwrap();
+    judge(Mumbling, Round::First, &mut sampled).unwrap();
     let (pairs, statistics) = pairs(&stage(), &exercises, &sampled);
     assert!(pairs.is_empty());
     assert_eq!((statistics.unjudged, statistics.right, statistics.wrong), (2, 0, 0));
+    assert_eq!((statistics.unread_replies, statistics.judge_replies), (2, 2));
+    let unread = unread_note(&statistics, &sampled).unwrap();
+    assert!(
+        unread.starts_with("2 of 2 replies of the judge could not be read; the first: there is no JSON object"),
+        "{unread}"
+    );
+    assert!(unread.ends_with("It looks right to me."), "{unread}");
+    let problem = no_pairs(&statistics, Some(unread));
+    assert!(problem.contains("Repair the judge") && !problem.contains("train longer"), "{problem}");
+    assert!(no_pairs(&statistics, None).contains("sample more"));
 }
 
 /// A reply that the server refuses costs that solution its label, a server that refuses all ends the stage.
@@ -120,36 +152,169 @@ fn one_refused_request_is_no_end() {
             requests.iter().map(reply).collect()
         }
     }
-    let exercises = [exercise("e")];
     let mut of_two = sampled(&[RIGHT, WRONG_LATE]);
-    judge_solutions(&Refusing("Answer: 155"), &exercises, &mut of_two).unwrap();
+    judge(Refusing("Answer: 155"), Round::First, &mut of_two).unwrap();
     let verdicts: Vec<bool> = of_two[0].solutions.iter().map(|solution| solution.verdict.is_some()).collect();
     assert_eq!(verdicts, [true, false]);
-    let error = judge_solutions(&Refusing("Question"), &exercises, &mut of_two).unwrap_err();
+    assert!(of_two[0].solutions[1].unread.as_ref().unwrap().contains("too long"));
+    let mut fresh = sampled(&[RIGHT, WRONG_LATE]);
+    let error = judge(Refusing("Question"), Round::First, &mut fresh).unwrap_err();
     assert!(error.to_string().contains("too long"), "{error}");
+    judge(Refusing("Question"), Round::Again, &mut of_two).expect("one that is refused again must not hold up the run");
 }
 
 #[test]
 fn a_correction_must_stand_in_the_solution() {
-    let verdict = |wrong: &str, before: &str, right: &str| ScpVerdict {
-        justification: String::new(),
-        first_incorrect_step: wrong.to_owned(),
-        reasoning_up_to_incorrect: before.to_owned(),
-        step_correction: right.to_owned(),
+    let of = |wrong: &str, before: &str, right: &str| {
+        let verdict = ScpVerdict {
+            justification: String::new(),
+            first_incorrect_step: wrong.to_owned(),
+            reasoning_up_to_incorrect: before.to_owned(),
+            step_correction: right.to_owned(),
+        };
+        correction_of(verdict, WRONG_LATE).map(|verdict| verdict.first_incorrect_step)
     };
-    assert!(is_correction_of(&verdict("total: 54+100=155", "coupons: 6*9=54\n", "total: 54+100=154"), WRONG_LATE));
-    assert!(is_correction_of(&verdict("coupons: 6*9=56", "", "coupons: 6*9=54"), WRONG_EARLY));
-    assert!(!is_correction_of(&verdict("total: 54+100=157", "coupons: 6*9=54\n", "total: 54+100=154"), WRONG_LATE));
-    assert!(!is_correction_of(&verdict("total: 54+100=155", "something else", "total: 54+100=154"), WRONG_LATE));
-    assert!(!is_correction_of(&verdict("", "", ""), WRONG_LATE));
-    assert!(!is_correction_of(&verdict("coupons: 6*9=54", "", "coupons: 6*9=54"), WRONG_LATE), "no correction at all");
+    let (first, second, right) = ("coupons: 6*9=54", "total: 54+100=155", "total: 54+100=154");
+    for (wrong, before) in [(second, "coupons: 6*9=54\n"), ("2", first), ("Step 2.", first), (" line #2:", first)] {
+        assert_eq!(of(wrong, before, right).as_deref(), Ok(second), "{wrong}");
+    }
+    assert_eq!(of(first, "", right).as_deref(), Ok(first));
+    for (wrong, before, right, problem) in [
+        ("total: 54+100=157", first, right, "does not follow"),
+        (second, "something else", right, "not the solution's beginning"),
+        ("total: 54+100=15", first, right, "does not follow"),
+        ("", "", "", "no wrong step"),
+        (second, first, " ", "corrects nothing"),
+        (first, "", first, "the step itself"),
+        ("2", first, second, "the step itself"),
+        ("0", "", right, "step 0"),
+        ("1", first, right, "step 1"),
+        ("3", first, right, "step 3"),
+        ("3", "coupons: 6*9=54\ntotal: 54+100=155", right, "step 3"),
+        ("7", WRONG_LATE, right, "step 7"),
+    ] {
+        let error = of(wrong, before, right).expect_err(wrong);
+        assert!(error.contains(problem), "{wrong} after {before} gave {error}");
+    }
+}
+
+/// Corrections are paid for only where they can become a pair.
+#[test]
+fn no_correction_is_asked_for_what_was_cut_off() {
+    let mut of_two = sampled(&[CUT_OFF, WRONG_LATE]);
+    judge(WorldJudge, Round::First, &mut of_two).unwrap();
+    let corrected: Vec<bool> = of_two[0].solutions.iter().map(|solution| solution.correction.is_some()).collect();
+    assert_eq!(corrected, [false, true]);
+    assert!(of_two[0].solutions.iter().all(|solution| !judging::is_open(&stage(), solution)));
+}
+
+/// A judge at a server that answers by a function of the request's number, from 1, and its body. It ends with the process.
+fn serve(answer: impl Fn(usize, &str) -> String + Send + 'static) -> Judge {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (index, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let answer = answer(index + 1, &String::from_utf8(body).unwrap());
+            let body = json!({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}).to_string();
+            write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                .unwrap();
+        }
+    });
+    let (model, key_env, max_tokens) = ("judge".to_owned(), None, 64);
+    Judge::Remote(RemoteJudge { url, model, key_env, max_tokens, max_tokens_field: None, temperature: None })
+}
+
+/// Two solutions, the second wrong, whose verdicts could not be read; the policy is not there and must not be needed.
+#[test]
+fn a_repaired_judge_is_asked_again_about_what_could_not_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("samples.jsonl");
+    fs::write(&path, format!("{}\n", json!(sampled(&[RIGHT, WRONG_LATE])[0]))).unwrap();
+    fs::write(folder.path().join("exercises.jsonl"), format!("{}\n", json!(exercise("e")))).unwrap();
+    let context = DistillContext {
+        folder: folder.path(),
+        run_folder: folder.path(),
+        model: Path::new("not asked, since nothing is left to sample"),
+        device: &Device::Cpu,
+        dtype: Dtype::F32,
+        seed: 3,
+        time_seconds: 1_700_000_000,
+    };
+    let notes = std::cell::RefCell::new(Vec::new());
+    let run = |judge: Judge| {
+        let mut observer = |event: Event| {
+            if let Event::Note(note) = event {
+                notes.borrow_mut().push(note);
+            }
+        };
+        run(&DistillStage { judge, ..stage() }, &context, &mut observer, &AtomicBool::new(false))
+    };
+    let num_recorded = || fs::read_to_string(folder.path().join("judge.jsonl")).unwrap().lines().count();
+
+    let error = run(serve(|_, _| "No\u{1b}[31m.".to_owned())).unwrap_err().to_string();
+    assert!(error.contains("2 of 2 replies of the judge could not be read; the first:"), "{error}");
+    assert!(error.contains("No\\u{1b}[31m.") && !error.contains("train longer"), "{error}");
+    assert_eq!(num_recorded(), 0, "what cannot be read is not recorded");
+    assert!(notes.borrow().iter().any(|note| note.contains("makes no label")), "{notes:?}");
+
+    let verdict = |body: &str| if body.contains("155") { "wrong" } else { "correct" };
+    let half = move |_: usize, body: &str| match body.contains("First incorrect step") {
+        true => "I cannot".to_owned(),
+        false => json!({"Correctness": verdict(body)}).to_string(),
+    };
+    assert!(run(serve(half)).unwrap(), "a pair of final answers comes out");
+    assert_eq!(num_recorded(), 2);
+    let last = notes.borrow().last().cloned().unwrap();
+    assert!(
+        last.contains("1 of 3 replies of the judge could not be read; the first:") && last.ends_with("I cannot"),
+        "{last}"
+    );
+
+    let corrects = |_: usize, body: &str| {
+        assert!(body.contains("First incorrect step"), "only the correction is missing: {body}");
+        json!({
+            "First incorrect step": "total: 54+100=155",
+            "Reasoning up to incorrect": "coupons: 6*9=54",
+            "Step correction": "total: 54+100=154",
+        })
+        .to_string()
+    };
+    assert!(run(serve(corrects)).unwrap());
+    let read = Journal::read::<Sampled>(&path).unwrap().entries;
+    assert_eq!(read.len(), 1);
+    assert!(
+        read[0].solutions.iter().all(|solution| !judging::is_open(&stage(), solution) && solution.unread.is_none())
+    );
+    let statistics = fs::read_to_string(folder.path().join("statistics.json")).unwrap();
+    let statistics: serde_json::Value = serde_json::from_str(&statistics).unwrap();
+    assert_eq!(
+        (&statistics["fap_pairs"], &statistics["scp_pairs"], &statistics["unread_replies"]),
+        (&json!(1), &json!(1), &json!(0))
+    );
 }
 
 #[test]
 fn samples_are_continued_after_the_last_whole_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("samples.jsonl");
-    let whole = format!("{}\n", json!(sampled(&[RIGHT])[0]));
+    let mut judged = sampled(&[RIGHT]);
+    judge(WorldJudge, Round::First, &mut judged).unwrap();
+    let whole = format!("{}\n", json!(judged[0]));
     let cut_inside_a_character = [whole.as_bytes(), b"{\"exercise\": \"\xe2\x82"].concat();
     fs::write(&path, cut_inside_a_character).unwrap();
     fs::write(folder.path().join("exercises.jsonl"), format!("{}\n", json!(exercise("e")))).unwrap();
@@ -169,12 +334,36 @@ fn samples_are_continued_after_the_last_whole_line() {
         }
     };
     let result = run(&stage(), &context, &mut observer, &AtomicBool::new(false));
-    assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "no verdict, no pair: {result:?}");
+    assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "nothing wrong, no pair: {result:?}");
     assert!(notes[0].contains("line 2 of samples.jsonl"), "{notes:?}");
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
     fs::write(&path, format!("nonsense\n{whole}")).unwrap();
     let error = run(&stage(), &context, &mut |_: Event| {}, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
+}
+
+/// The same question under two ids: each has draws of its own, which neither the order of the file nor its neighbours change.
+#[test]
+fn an_exercise_is_sampled_the_same_wherever_it_stands_and_no_two_share_their_draws() {
+    let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    let samples = |ids: &[&str], seed: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: String = ids.iter().map(|id| format!("{}\n", json!(exercise(id)))).collect();
+        fs::write(folder.path().join("exercises.jsonl"), lines).unwrap();
+        let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 6, ..stage() };
+        let (run_folder, device, dtype, time_seconds) = (folder.path(), &Device::Cpu, Dtype::F32, 1_700_000_000);
+        let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
+        let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
+        assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "a policy that knows nothing: {result:?}");
+        let read = Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries;
+        let texts = |sampled: Sampled| sampled.solutions.into_iter().map(|solution| solution.text).collect::<Vec<_>>();
+        read.into_iter().map(|sampled| (sampled.exercise.clone(), texts(sampled))).collect::<BTreeMap<_, _>>()
+    };
+    let both = samples(&["ab", "ba"], 3);
+    assert_eq!(samples(&["ba", "ab"], 3), both);
+    assert_eq!(samples(&["ba"], 3)["ba"], both["ba"]);
+    let texts: Vec<String> = both.into_values().chain(samples(&["ab", "ba"], 4).into_values()).flatten().collect();
+    assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), 12, "{texts:?}");
 }
 
 /// A policy that knows nothing solves nothing, so the stage ends in an error; what it has sampled stays.
@@ -198,32 +387,4 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
     let on_cpu = samples(&Device::Cpu);
     assert_eq!(on_cpu[0].solutions.len(), 3);
     assert_eq!(samples(&Device::emulated(EmulatorOptions::PLAIN)), on_cpu);
-}
-
-/// Runs were made with these seeds: what they sampled must be sampled again.
-#[test]
-fn small_seeds_of_runs_keep_the_solutions_they_had() {
-    let before = |seed: u64, exercise: u64| (seed << 20).wrapping_add(exercise) & 0xffff_ffff;
-    for (seed, exercise) in [(0, 0), (1, 0), (1, 359), (7, 1), (4095, 0), (4095, (1 << 20) - 1)] {
-        assert_eq!(exercise_seed(seed, exercise), before(seed, exercise), "{seed}, {exercise}");
-    }
-}
-
-#[test]
-fn no_two_runs_or_exercises_sample_from_one_stream() {
-    let seeds = [0, 1, 2, 4095]
-        .into_iter()
-        .flat_map(|seed| [0, 1, 2, 3, 1 << 20, 1 << 32, 1 << 51].map(|page| (page << 12) + seed));
-    let exercises = [0, 1, 2, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 1 << 21, 1 << 32];
-    let mut streams = BTreeSet::new();
-    let mut count = 0;
-    for seed in seeds {
-        for exercise in exercises {
-            for sample in 0..64u64 {
-                count += 1;
-                streams.insert(exercise_seed(seed, exercise).wrapping_add(sample << 32));
-            }
-        }
-    }
-    assert_eq!(streams.len(), count);
 }

@@ -7,7 +7,7 @@ use findap_data::spelling::nearest;
 use findap_data::world::WorldConfig;
 
 use super::error::{Origin, RecipeError, join};
-use super::stage::{AlignStage, DISTILLED, DistillStage, Optimization, Stage, TrainStage};
+use super::stage::{AlignStage, DISTILLED, DistillStage, Judge, Optimization, Stage, TrainStage};
 use super::{Compute, DeviceChoice, Recipe, StateKind};
 
 pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
@@ -157,6 +157,9 @@ fn check_distill(stage: &DistillStage, key: &str, origin: &Origin<'_>) -> Result
     origin.require(stage.max_new_tokens >= 1, &join(key, "max_new_tokens"), "allow at least 1 token")?;
     origin.require(!stage.kinds.is_empty(), &join(key, "kinds"), "name \"fap\", \"scp\" or both")?;
     origin.require(stage.limit != Some(0), &join(key, "limit"), "it must be above 0")?;
+    if let Judge::Remote(judge) = &stage.judge {
+        origin.require(judge.max_tokens >= 1, &join(key, "judge.max_tokens"), "allow at least 1 token")?;
+    }
     let most = stage.pairs_per_exercise.max(stage.corrections_per_exercise);
     origin.require(most > 0, &join(key, "pairs_per_exercise"), "allow at least 1 pair of either kind")?;
     Ok(())

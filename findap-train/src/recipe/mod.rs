@@ -49,7 +49,9 @@ use crate::trainer::TrainOptions;
 pub use error::RecipeError;
 pub use parse::{load, parse};
 pub(crate) use stage::DISTILLED;
-pub use stage::{AlignStage, DistillStage, Judge, Optimization, PairKind, RemoteJudge, Stage, TrainStage};
+pub use stage::{
+    AlignStage, DistillStage, Judge, JudgeTemperature, Optimization, PairKind, RemoteJudge, Stage, TrainStage,
+};
 
 /// The version of the recipe format that this program reads.
 pub const SCHEMA: u32 = 1;

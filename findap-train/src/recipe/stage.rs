@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use findap_data::llm::MaxTokensField;
 use findap_data::{Fill, Join, Length, Strategy};
 use findap_model::Trainable;
 use serde::{Deserialize, Serialize};
@@ -146,7 +147,7 @@ pub struct DistillStage {
 pub enum Judge {
     /// The string `"world"`.
     Named(String),
-    /// `{ url = "...", model = "...", key_env = "..." }`.
+    /// `{ url = "...", model = "...", key_env = "..." }` and the other keys of [`RemoteJudge`].
     Remote(RemoteJudge),
 }
 
@@ -182,6 +183,55 @@ pub struct RemoteJudge {
     /// The environment variable that holds the key. Default none: no key is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_env: Option<String>,
+    /// Tokens per reply at most, at least 1; a reply that is cut off makes no label. The thoughts of a reasoning model count. Default
+    /// 1024.
+    #[serde(default = "default_reply_tokens")]
+    pub max_tokens: usize,
+    /// The parameter in which the server wants that limit: `max_tokens` or `max_completion_tokens`. Default: `max_tokens`, and the
+    /// other once the server refuses that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// Sampling temperature, >= 0, or `"default"`: none is sent, and the server takes its own. Default: 0, and none once the server
+    /// refuses that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<JudgeTemperature>,
+}
+
+fn default_reply_tokens() -> usize {
+    1024
+}
+
+/// `temperature` of a judge.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "toml::Value", try_from = "toml::Value")]
+pub enum JudgeTemperature {
+    /// A number.
+    Number(f64),
+    /// The string `"default"`.
+    Default,
+}
+
+impl From<JudgeTemperature> for toml::Value {
+    fn from(temperature: JudgeTemperature) -> Self {
+        match temperature {
+            JudgeTemperature::Number(number) => Self::Float(number),
+            JudgeTemperature::Default => Self::String("default".to_owned()),
+        }
+    }
+}
+
+/// By hand, so that a mistake is named.
+impl TryFrom<toml::Value> for JudgeTemperature {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::Float(number) if number.is_finite() && number >= 0.0 => Ok(Self::Number(number)),
+            toml::Value::Integer(number) if number >= 0 => Ok(Self::Number(number as f64)),
+            toml::Value::String(name) if name == "default" => Ok(Self::Default),
+            _ => Err("`temperature` of a judge is a number, at least 0, or \"default\"".to_owned()),
+        }
+    }
 }
 
 /// The two kinds of preference pairs (FinDAP, section 3.3).

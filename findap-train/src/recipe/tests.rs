@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use findap_data::llm::MaxTokensField;
 use findap_data::{Fill, Length};
 use findap_model::Trainable;
 
@@ -122,7 +123,7 @@ fn a_resolved_recipe_can_be_written_and_read_again() {
 /// Each case changes the good recipe and names what the message must say.
 #[test]
 fn errors_name_the_line_the_key_and_the_remedy() {
-    let cases: [(&str, &str, &[&str]); 24] = [
+    let cases: [(&str, &str, &[&str]); 27] = [
         ("learning_rate = 1e-3", "learning_rat = 1e-3", &["r.toml", "stage.group1", "learning_rate"]),
         (
             "warmup_ratio = 0.1",
@@ -147,6 +148,21 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         ("text = [\"news\"]", "text = [\"talk\"]", &["r.toml:17", "chat"]),
         ("kind = \"distill\"", "kind = \"distil\"", &["r.toml:26", "unknown kind \"distil\"", "\"distill\""]),
         ("kind = \"distill\"", "kind = \"distill\"\njudge = \"gpt\"", &["r.toml:27", "\"world\""]),
+        (
+            "kind = \"distill\"",
+            "kind = \"distill\"\njudge = { url = \"http://h/v1\", model = \"m\", temperature = \"low\" }",
+            &["r.toml:27", "`stage.distill.judge", "at least 0, or \"default\""],
+        ),
+        (
+            "kind = \"distill\"",
+            "kind = \"distill\"\njudge = { url = \"http://h/v1\", model = \"m\", max_tokens_field = \"limit\" }",
+            &["r.toml:27", "`max_tokens`", "`max_completion_tokens`"],
+        ),
+        (
+            "kind = \"distill\"",
+            "kind = \"distill\"\njudge = { url = \"http://h/v1\", model = \"m\", max_tokens = 0 }",
+            &["r.toml:27", "`stage.distill.judge.max_tokens`", "at least 1"],
+        ),
         ("name = \"align\"", "name = \"group1\"", &["stage.group1.name", "taken"]),
         ("schema = 1", "schema = 2", &["r.toml:1", "schema 1"]),
         ("path = \"news.jsonl\"", "path = \"world:news.jsonl\"", &["r.toml:8", "no [world] table"]),
@@ -171,6 +187,33 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         for part in wanted {
             assert!(message.contains(part), "{to:?} gave {message:?}, which lacks {part:?}");
         }
+    }
+}
+
+#[test]
+fn a_judge_says_how_its_server_is_asked() {
+    let judge = |keys: &str| {
+        let value = format!("{{ url = \"http://h/v1\", model = \"m\"{keys} }}");
+        let recipe = read(GOOD, &[("stage.distill.judge", &value)]).unwrap();
+        let text = toml::to_string(&recipe).unwrap();
+        assert_eq!(read(&text, &[]).unwrap(), recipe, "{text}");
+        let judge = recipe.stage.iter().find_map(|stage| match stage {
+            Stage::Distill(DistillStage { judge: Judge::Remote(judge), .. }) => Some(judge.clone()),
+            _ => None,
+        });
+        let judge = judge.expect("a judge at a server");
+        (judge.max_tokens, judge.max_tokens_field, judge.temperature)
+    };
+    use {JudgeTemperature::*, MaxTokensField::*};
+    for (keys, wanted) in [
+        ("", (1024, None, None)),
+        (", temperature = 0", (1024, None, Some(Number(0.0)))),
+        (", temperature = 0.5", (1024, None, Some(Number(0.5)))),
+        (", temperature = \"default\", max_tokens = 9", (9, None, Some(Default))),
+        (", max_tokens_field = \"max_completion_tokens\"", (1024, Some(MaxCompletionTokens), None)),
+        (", max_tokens_field = \"max_tokens\"", (1024, Some(MaxTokens), None)),
+    ] {
+        assert_eq!(judge(keys), wanted, "{keys}");
     }
 }
 

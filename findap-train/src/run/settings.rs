@@ -52,8 +52,10 @@ fn is_fingerprint(key: &str) -> bool {
 
 /// The part of a stage's identity that comes from the recipe.
 pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
-    /// Keys that change nothing in the result: how often a checkpoint is saved, where the judge is.
-    const WITHOUT_EFFECT: [&str; 3] = [".save_every_steps", ".judge.url", ".judge.key_env"];
+    /// Keys that change nothing in the result: how often a checkpoint is saved, where the judge is. A judge's reply that did not fit
+    /// is no label, and one that did would be the same with a larger limit.
+    const WITHOUT_EFFECT: [&str; 5] =
+        [".save_every_steps", ".judge.url", ".judge.key_env", ".judge.max_tokens", ".judge.max_tokens_field"];
     let mut identity = Identity::new();
     let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
     flatten(&format!("stage.{}", stage.name()), &table, &mut identity);

@@ -5,10 +5,17 @@
 //! its correction. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
+mod json;
+mod reasoning;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
 use std::path::Path;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
+pub use self::verdict::{Object, Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
 use crate::error::{DataError, Location, RecordProblem};
 
 const QUESTION: &str = "### Question";
@@ -16,6 +23,8 @@ const REFERENCE: &str = "### Reference answer";
 const PROPOSED: &str = "### Proposed answer";
 const INCORRECT: &str = "### Incorrect answer";
 const END: &str = "### End";
+const FAP_TASK: &str = "Take the final answer";
+const SCP_TASK: &str = "The incorrect answer below";
 
 /// What stands before the final answer of a solution.
 pub const ANSWER_MARK: &str = "Answer:";
@@ -110,7 +119,7 @@ pub struct ScpVerdict {
 /// Asks whether the final answer of `proposed` is that of `reference`.
 pub fn fap_prompt(question: &str, reference: &str, proposed: &str) -> String {
     format!(
-        "Take the final answer (for example A, B or C) from the reference answer and from the proposed answer below, and \
+        "{FAP_TASK} (for example A, B or C) from the reference answer and from the proposed answer below, and \
          compare only these two. Do not solve the question yourself. The proposed answer is wrong when it gives no final \
          answer or more than one.\nReply with one JSON object with the keys \"Justification\" (up to 100 words) and \
          \"Correctness\" (\"correct\" or \"wrong\").\n\n\
@@ -121,7 +130,7 @@ pub fn fap_prompt(question: &str, reference: &str, proposed: &str) -> String {
 /// Asks for the first wrong step of `incorrect` and for its correction.
 pub fn scp_prompt(question: &str, reference: &str, incorrect: &str) -> String {
     format!(
-        "The incorrect answer below does not reach the reference answer. Find its first wrong step: an intermediate step, \
+        "{SCP_TASK} does not reach the reference answer. Find its first wrong step: an intermediate step, \
          not the final answer. Correct that step only.\nReply with one JSON object with the keys \"Justification\" (up to \
          100 words: why the step is wrong and all before it is right), \"First incorrect step\" (word for word), \
          \"Reasoning up to incorrect\" (all text before it, word for word) and \"Step correction\" (one step that says what \
@@ -129,21 +138,14 @@ pub fn scp_prompt(question: &str, reference: &str, incorrect: &str) -> String {
     )
 }
 
-/// Reads a verdict from a reply: the first JSON object in it that is one; other text around it is ignored.
-///
-/// # Errors
-/// What does not fit, where there is no object or a key is missing.
-pub fn parse_verdict<V: DeserializeOwned>(reply: &str) -> Result<V, serde_json::Error> {
-    /// Formulas and examples may have braces, too; a reply full of them is no verdict.
-    const MOST_TRIES: usize = 64;
-    let mut problem = None;
-    for (start, _) in reply.match_indices('{').take(MOST_TRIES) {
-        match V::deserialize(&mut serde_json::Deserializer::from_str(&reply[start..])) {
-            Ok(verdict) => return Ok(verdict),
-            Err(error) => problem = problem.or(Some(error)),
-        }
+/// Whether a prompt is one of [`scp_prompt`] or, with `false`, of [`fap_prompt`]. Both begin with words of ours: what the exercise
+/// and the solution say comes after.
+fn is_scp_prompt(prompt: &str) -> Option<bool> {
+    match prompt {
+        _ if prompt.starts_with(SCP_TASK) => Some(true),
+        _ if prompt.starts_with(FAP_TASK) => Some(false),
+        _ => None,
     }
-    Err(problem.unwrap_or_else(|| serde::de::Error::custom("there is no JSON object in the reply")))
 }
 
 /// One of the two prompts, taken apart again.
@@ -162,7 +164,7 @@ impl<'a> Asked<'a> {
         let after = |text: &'a str, mark: &str| text.split_once(&format!("{mark}\n"));
         let (_, rest) = after(prompt, QUESTION)?;
         let (question, rest) = after(rest, REFERENCE)?;
-        let is_stepwise = !rest.contains(PROPOSED);
+        let is_stepwise = is_scp_prompt(prompt)?;
         let (reference, rest) = after(rest, if is_stepwise { INCORRECT } else { PROPOSED })?;
         let solution = &rest[..rest.rfind(END)?];
         let bare = |text: &'a str| text.strip_suffix("\n\n").unwrap_or(text);

@@ -1,0 +1,149 @@
+//! Preference pairs from judged solutions.
+
+use std::collections::BTreeSet;
+
+use findap_data::Message;
+use findap_data::reward_model::{Correctness, Exercise};
+use serde::Serialize;
+use serde_json::json;
+
+use super::record::{Sampled, Solution};
+use crate::recipe::{DistillStage, PairKind};
+
+/// Ends a prompt of stepwise preference.
+pub const NEXT_STEP: &str = "What is the next step?";
+
+/// Counts over all exercises.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Exercises.
+    pub exercises: usize,
+    /// Exercises without solutions: the policy could not be asked, for example because the question is too long.
+    pub unsolved: usize,
+    /// Solutions sampled.
+    pub solutions: usize,
+    /// Solutions that were cut off by `max_new_tokens`; they are chosen in no pair and have no correction.
+    pub cut_off: usize,
+    /// Solutions judged right.
+    pub right: usize,
+    /// Solutions judged wrong.
+    pub wrong: usize,
+    /// Solutions whose verdict could not be read; they are in no pair.
+    pub unjudged: usize,
+    /// Replies of the judge, verdicts and corrections.
+    pub judge_replies: usize,
+    /// Replies of the judge that could not be read, or did not come.
+    pub unread_replies: usize,
+    /// Wrong solutions for which the judge named no step that stands in them.
+    pub uncorrected: usize,
+    /// Exercises with right and wrong solutions.
+    pub mixed_exercises: usize,
+    /// Final-answer pairs.
+    pub fap_pairs: usize,
+    /// Stepwise corrective pairs.
+    pub scp_pairs: usize,
+}
+
+/// A preference pair: a line of `preferences.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pair {
+    /// `fap` or `scp`.
+    pub kind: PairKind,
+    /// The exercise it came from.
+    pub exercise: String,
+    /// The turns that both answer.
+    pub prompt: Vec<Message>,
+    /// The better answer.
+    pub chosen: Vec<Message>,
+    /// The worse answer.
+    pub rejected: Vec<Message>,
+    /// The reasons: reference and the judge's words.
+    pub evidence: serde_json::Value,
+}
+
+/// The pairs of all exercises. Equal pairs are kept once.
+pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) -> (Vec<Pair>, Statistics) {
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut statistics = Statistics { exercises: exercises.len(), ..Statistics::default() };
+    for (exercise, sampled) in exercises.iter().zip(sampled) {
+        let of = |wanted: Correctness| -> Vec<(usize, &Solution)> {
+            sampled.solutions.iter().enumerate().filter(|(_, solution)| solution.is_judged(wanted)).collect()
+        };
+        let (right, wrong) = (of(Correctness::Correct), of(Correctness::Wrong));
+        // A right solution that was cut off would teach to stop there.
+        let chosen = right.iter().filter(|(_, solution)| solution.is_finished);
+        statistics.unsolved += usize::from(sampled.problem.is_some());
+        statistics.solutions += sampled.solutions.len();
+        let count = |is_counted: fn(&Solution) -> bool| {
+            sampled.solutions.iter().filter(|solution| is_counted(solution)).count()
+        };
+        statistics.cut_off += count(|solution| !solution.is_finished);
+        statistics.unread_replies += count(|solution| solution.unread.is_some());
+        statistics.uncorrected += count(|solution| solution.uncorrected.is_some());
+        let has_second_reply = |solution: &Solution| {
+            let is_unread = solution.unread.is_some() && solution.verdict.is_some();
+            solution.correction.is_some() || solution.uncorrected.is_some() || is_unread
+        };
+        statistics.judge_replies += sampled.solutions.len() + count(has_second_reply);
+        statistics.right += right.len();
+        statistics.wrong += wrong.len();
+        statistics.unjudged += sampled.solutions.len() - right.len() - wrong.len();
+        statistics.mixed_exercises += usize::from(!right.is_empty() && !wrong.is_empty());
+        let mut add = |pair: Pair, most: usize, taken: &mut usize| {
+            let key = json!([pair.prompt, pair.chosen, pair.rejected]).to_string();
+            if *taken < most && seen.insert(key) {
+                *taken += 1;
+                pairs.push(pair);
+            }
+        };
+        if stage.kinds.contains(&PairKind::Fap) {
+            // Cut-off solutions last: a wrong answer teaches more than a missing one.
+            let mut rejected: Vec<&(usize, &Solution)> = wrong.iter().collect();
+            rejected.sort_by_key(|(_, solution)| !solution.is_finished);
+            let mut taken = 0;
+            for ((right_index, right), (wrong_index, wrong)) in chosen.zip(rejected) {
+                let pair = Pair {
+                    kind: PairKind::Fap,
+                    exercise: exercise.id.clone(),
+                    prompt: vec![Message::user(&exercise.question)],
+                    chosen: vec![Message::assistant(right.text.trim())],
+                    rejected: vec![Message::assistant(wrong.text.trim())],
+                    evidence: json!({
+                        "reference": exercise.answer,
+                        "chosen_sample": right_index,
+                        "rejected_sample": wrong_index,
+                        "chosen_verdict": right.verdict,
+                        "rejected_verdict": wrong.verdict,
+                    }),
+                };
+                add(pair, stage.pairs_per_exercise, &mut taken);
+            }
+            statistics.fap_pairs += taken;
+        }
+        if stage.kinds.contains(&PairKind::Scp) {
+            let mut taken = 0;
+            // The last line of a solution that was cut off is no step.
+            for (index, solution) in wrong.iter().filter(|(_, solution)| solution.is_finished) {
+                let Some(correction) = &solution.correction else { continue };
+                let so_far = correction.reasoning_up_to_incorrect.trim();
+                let so_far = if so_far.is_empty() { String::new() } else { format!("\n\n{so_far}") };
+                let pair = Pair {
+                    kind: PairKind::Scp,
+                    exercise: exercise.id.clone(),
+                    prompt: vec![Message::user(format!("{}{so_far}\n\n{NEXT_STEP}", exercise.question))],
+                    chosen: vec![Message::assistant(correction.step_correction.trim())],
+                    rejected: vec![Message::assistant(correction.first_incorrect_step.trim())],
+                    evidence: json!({
+                        "reference": exercise.solution(),
+                        "rejected_sample": index,
+                        "verdict": correction,
+                    }),
+                };
+                add(pair, stage.corrections_per_exercise, &mut taken);
+            }
+            statistics.scp_pairs += taken;
+        }
+    }
+    (pairs, statistics)
+}
