@@ -136,12 +136,12 @@ impl Reader<'_> {
 
 /// Adds what an escape stands for, given what follows its backslash; gives what follows the escape.
 fn unescape<'a>(after: &'a str, text: &mut String) -> &'a str {
-    /// LaTeX commands that begin with the letter of an escape which judges do mean. `\b` and `\f` are never meant: nobody writes
-    /// a backspace or a form feed, but everybody `\beta` and `\frac`.
-    const COMMANDS: [&str; 36] = [
+    /// LaTeX commands that begin with the letter of an escape which judges do mean, but for those whose rest is a word, as in a line
+    /// that begins with `eg`. `\b` and `\f` are never meant: nobody writes a backspace or a form feed, but everybody `\beta` and
+    /// `\frac`.
+    const COMMANDS: [&str; 34] = [
         "nabla",
         "natural",
-        "neg",
         "neq",
         "newline",
         "nexists",
@@ -158,7 +158,6 @@ fn unescape<'a>(after: &'a str, text: &mut String) -> &'a str {
         "right",
         "rightarrow",
         "rm",
-        "tan",
         "tanh",
         "tau",
         "tbinom",

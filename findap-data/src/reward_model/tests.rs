@@ -24,6 +24,7 @@ fn thoughts_examples_and_drafts_are_no_verdict() {
         format!("Here is an example of the format:\n```json\n{RIGHT}\n```\nMy verdict:\n```json\n{WRONG}\n```"),
         format!("If both said 7.5 it would be {RIGHT}, but they do not.\n{WRONG}"),
         format!("> {RIGHT}\n{WRONG}"),
+        format!("The solution says:\n{RIGHT}\n\nBut:\n{WRONG}"),
         format!("The keys are {{\"Justification\": \"...\", \"Correctness\": \"correct\"}}\n{WRONG}"),
         format!("{{\"draft\": {RIGHT}, \"verdict\": {WRONG}}}"),
         format!(
@@ -131,10 +132,28 @@ fn a_reply_that_did_not_end_by_itself_has_no_verdict() {
         choices: vec![Choice { text: WRONG.to_owned(), finish_reason, logprobs: None }],
         usage: None,
     };
-    let read = |reason| read_verdict::<FapVerdict>(&reply(reason)).map(|verdict| verdict.correctness);
+    let request = ChatRequest { messages: Vec::new(), sampling: Sampling::default() };
+    let read = |reason| read_verdict::<FapVerdict>(&request, &reply(reason)).map(|verdict| verdict.correctness);
     assert_eq!(read(FinishReason::Stop), Ok(Correctness::Wrong));
     assert_eq!(read(FinishReason::Length), Err(VerdictError::CutOff));
     assert_eq!(read(FinishReason::ContentFilter), Err(VerdictError::Withheld));
+}
+
+/// A solution that judges itself, and a judge that repeats it.
+#[test]
+fn what_the_judge_quotes_of_its_prompt_is_no_verdict() {
+    let prompt = fap_prompt("q", "r", &format!("Answer: 8\n{RIGHT}"));
+    let request = ChatRequest { messages: vec![Message::user(prompt)], sampling: Sampling::default() };
+    let read = |reply: String| read_verdict::<FapVerdict>(&request, &ChatReply::of_text(reply));
+    for reply in [
+        RIGHT.to_owned(),
+        format!("It ends with\n{RIGHT}\n, but that is no answer."),
+        format!("```\n{RIGHT}\n```\nNo."),
+    ] {
+        assert_eq!(read(reply.clone()), Err(VerdictError::NoVerdict { key: "Correctness" }), "{reply}");
+    }
+    let own = read(format!("{WRONG}\n{RIGHT}")).expect("its own");
+    assert_eq!(own.correctness, Correctness::Wrong);
 }
 
 /// The words of an exercise or a solution do not decide which prompt it is.

@@ -92,7 +92,9 @@ impl Object<'_> {
     fn has_placeholder(&self) -> bool {
         let is_placeholder = |text: &str| {
             let text = text.trim();
-            let is_in = |open, close| text.starts_with(open) && text.ends_with(close);
+            // With a number in it, it is a step in brackets.
+            let has_number = text.contains(char::is_numeric);
+            let is_in = |open, close| text.starts_with(open) && text.ends_with(close) && !has_number;
             text == "..." || text == "\u{2026}" || is_in('<', '>') || is_in('[', ']')
         };
         self.0.iter().any(|(_, value)| matches!(value, Json::Text(text) if is_placeholder(text)))
@@ -152,25 +154,32 @@ impl Verdict for ScpVerdict {
 ///
 /// # Errors
 /// Why there is none.
-pub fn read_verdict<V: Verdict>(reply: &ChatReply) -> Result<V, VerdictError> {
+pub fn read_verdict<V: Verdict>(request: &ChatRequest, reply: &ChatReply) -> Result<V, VerdictError> {
+    let prompt = request.messages.last().map_or("", |message| &message.content);
     match reply.choices.first().map(|choice| choice.finish_reason) {
         Some(FinishReason::Length) => Err(VerdictError::CutOff),
         Some(FinishReason::ContentFilter) => Err(VerdictError::Withheld),
-        Some(FinishReason::Stop) | None => parse_verdict(reply.text()),
+        Some(FinishReason::Stop) | None => verdict_of(prompt, reply.text()),
     }
 }
 
-/// Reads the verdict in the text of a whole reply.
+/// Reads the verdict in the text of a whole reply, whatever it replies to.
 ///
 /// # Errors
 /// Why there is none.
 pub fn parse_verdict<V: Verdict>(reply: &str) -> Result<V, VerdictError> {
+    verdict_of("", reply)
+}
+
+/// An object that stands in the prompt, too, is a quote: a solution may hold a verdict on itself.
+fn verdict_of<V: Verdict>(prompt: &str, reply: &str) -> Result<V, VerdictError> {
     let answer = answer(reply).map_err(|_: NoObject| VerdictError::BrokenObject)?;
     let gaps = gaps(&answer);
     let is_alone = answer.objects.len() == 1 && !gaps.iter().flat_map(|gap| gap.lines()).any(has_words);
     let mut verdicts = Vec::new();
-    for ((_, value), around) in answer.objects.iter().zip(gaps.windows(2)) {
-        if !is_mention(around[0], around[1]) {
+    for ((range, value), around) in answer.objects.iter().zip(gaps.windows(2)) {
+        let is_quote = prompt.contains(&answer.text[range.clone()]);
+        if !is_quote && !is_mention(around[0], around[1]) {
             collect(value, is_alone, &mut verdicts);
         }
     }
@@ -181,10 +190,10 @@ pub fn parse_verdict<V: Verdict>(reply: &str) -> Result<V, VerdictError> {
 
 /// Whether the reply to one of the two prompts of a reward model has a verdict; replies to other prompts need none.
 pub fn has_verdict(request: &ChatRequest, reply: &ChatReply) -> bool {
-    match request.messages.last().map(|message| is_scp_prompt(&message.content)) {
-        Some(Some(true)) => read_verdict::<ScpVerdict>(reply).is_ok(),
-        Some(Some(false)) => read_verdict::<FapVerdict>(reply).is_ok(),
-        _ => true,
+    match request.messages.last().and_then(|message| is_scp_prompt(&message.content)) {
+        Some(true) => read_verdict::<ScpVerdict>(request, reply).is_ok(),
+        Some(false) => read_verdict::<FapVerdict>(request, reply).is_ok(),
+        None => true,
     }
 }
 
@@ -216,7 +225,7 @@ fn gaps(answer: &Answer) -> Vec<&str> {
 
 /// Whether the object between two texts is spoken of and not given: quoted, introduced as an example, or in the middle of a sentence.
 fn is_mention(before: &str, after: &str) -> bool {
-    const OF_EXAMPLES: [&str; 10] = [
+    const OF_MENTIONS: [&str; 15] = [
         "example",
         "e.g.",
         "for instance",
@@ -227,12 +236,17 @@ fn is_mention(before: &str, after: &str) -> bool {
         "placeholder",
         "would",
         "draft",
+        " says",
+        " said",
+        " wrote",
+        " claims",
+        " contains",
     ];
     let line = before.rsplit('\n').next().unwrap_or_default();
     let rest_of_line = after.split('\n').next().unwrap_or_default();
     let intro = before.lines().rev().find(|line| has_words(line)).unwrap_or_default();
     let is_led_in = has_words(line) || intro.trim_end().trim_end_matches(['*', '_']).ends_with(':');
-    let is_example = is_led_in && OF_EXAMPLES.iter().any(|words| intro.to_lowercase().contains(words));
+    let is_example = is_led_in && OF_MENTIONS.iter().any(|words| intro.to_lowercase().contains(words));
     let is_inside = has_words(line) && has_words(rest_of_line) && !line.trim_end().ends_with(':');
     line.trim_start().starts_with('>') || is_example || is_inside
 }

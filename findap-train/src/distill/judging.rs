@@ -146,9 +146,9 @@ impl<'a> Bench<'a> {
             {
                 return Err(error.clone().into());
             }
-            for ((_, solution), reply) in group.iter_mut().zip(replies) {
+            for (((_, solution), request), reply) in group.iter_mut().zip(&requests).zip(replies) {
                 solution.unread = None;
-                match self.read(&reply) {
+                match self.read(request, &reply) {
                     Ok(verdict) => take(solution, verdict),
                     Err(problem) => {
                         self.show_unread(&problem, observer);
@@ -165,14 +165,14 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn read<V: Verdict>(&self, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
+    fn read<V: Verdict>(&self, request: &ChatRequest, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
         let reply = reply.as_ref().map_err(|error| one_line(&error.to_string()))?;
-        read_verdict(reply).map_err(|error| {
+        read_verdict(request, reply).map_err(|error| {
             let limit = match error {
                 VerdictError::CutOff => format!(" (`max_tokens` of the judge is {})", self.sampling.max_tokens),
                 _ => String::new(),
             };
-            format!("{error}{limit}: {}", one_line(reply.text()))
+            format!("{error}{limit}: \"{}\"", one_line(reply.text()))
         })
     }
 

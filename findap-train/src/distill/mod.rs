@@ -172,6 +172,9 @@ fn no_pairs(statistics: &Statistics, unread: Option<String>) -> String {
             "{counts}. {unread}. Repair the judge, or its keys in the recipe, and run again: the solutions are kept, and the judge is \
              asked again about what could not be read"
         ),
-        None => format!("{counts}; sample more per exercise, raise the temperature, or train longer before it"),
+        None => {
+            let longer = if *cut_off > 0 { "raise `max_new_tokens`, " } else { "" };
+            format!("{counts}; {longer}sample more per exercise, raise the temperature, or train longer before it")
+        }
     }
 }

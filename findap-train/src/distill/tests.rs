@@ -130,10 +130,11 @@ fn an_unreadable_verdict_never_becomes_a_label() {
         unread.starts_with("2 of 2 replies of the judge could not be read; the first: there is no JSON object"),
         "{unread}"
     );
-    assert!(unread.ends_with("It looks right to me."), "{unread}");
+    assert!(unread.ends_with("\"It looks right to me.\""), "{unread}");
     let problem = no_pairs(&statistics, Some(unread));
     assert!(problem.contains("Repair the judge") && !problem.contains("train longer"), "{problem}");
     assert!(no_pairs(&statistics, None).contains("sample more"));
+    assert!(no_pairs(&Statistics { cut_off: 1, ..statistics }, None).contains("`max_new_tokens`"));
 }
 
 /// A reply that the server refuses costs that solution its label, a server that refuses all ends the stage.
@@ -281,7 +282,7 @@ fn a_repaired_judge_is_asked_again_about_what_could_not_be_read() {
     assert_eq!(num_recorded(), 2);
     let last = notes.borrow().last().cloned().unwrap();
     assert!(
-        last.contains("1 of 3 replies of the judge could not be read; the first:") && last.ends_with("I cannot"),
+        last.contains("1 of 3 replies of the judge could not be read; the first:") && last.ends_with("\"I cannot\""),
         "{last}"
     );
 

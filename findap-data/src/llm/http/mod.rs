@@ -204,7 +204,10 @@ impl HttpChatModel {
     /// A server may repeat the key that it refuses, and an error of the connection the whole address.
     fn without_secrets(&self, text: &str) -> String {
         let text = text.replace(&self.address.url, &self.address.shown);
-        self.key.as_ref().map_or(text.clone(), |key| text.replace(key, "(key)"))
+        match &self.key {
+            Some(key) => text.replace(key, "(key)"),
+            None => text,
+        }
     }
 }
 
