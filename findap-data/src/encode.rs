@@ -1,12 +1,14 @@
 //! Records to documents with loss masks.
 //!
-//! Text: one begin and one end token per document; a longer text is cut into consecutive pieces of context - 2 tokens, each with
-//! its own begin and end; loss on every token. Conversations: through the chat template, loss on assistant turns; longer than the
-//! context is dropped and counted, never cut. Source: FinDAP, arXiv:2501.04961 and its released code (utils/data.py).
+//! Text: one begin token (where the tokenizer's own file puts one before a text) and one end token per document; a longer text is cut
+//! into consecutive pieces that leave room for both, each with its own begin and end; loss on every token but the begin token. A
+//! document ends with the end token also where none begins it, so that packed documents are told apart. Conversations: through the
+//! chat template, loss on assistant turns; longer than the context is dropped and counted, never cut. Source: FinDAP,
+//! arXiv:2501.04961 and its released code (utils/data.py).
 
 use crate::batch::TokenizedRow;
 use crate::chat_template::ChatTemplate;
-use crate::error::{DataError, RecordProblem, TemplateProblem};
+use crate::error::{DataError, RecordProblem, TemplateProblem, TokenizerProblem};
 use crate::message::Message;
 use crate::readers::{Kind, Record, Turns};
 use crate::tokenizer::Tokenizer;
@@ -130,15 +132,16 @@ impl RecordEncoder<'_> {
         if ids.is_empty() {
             return Ok(Outcome::Empty);
         }
-        let (bos, eos) = (self.tokenizer.bos(), self.tokenizer.eos());
-        let ends = usize::from(bos.is_some()) + usize::from(eos.is_some());
+        let (prefix, eos) = (self.tokenizer.text_prefix(), self.tokenizer.eos());
+        let ends = prefix.len() + usize::from(eos.is_some());
         let piece_tokens = self.context_tokens.saturating_sub(ends).max(1);
         let documents = ids
             .chunks(piece_tokens)
             .map(|piece| {
-                let ids: Vec<u32> = bos.into_iter().chain(piece.iter().copied()).chain(eos).collect();
-                let mut mask = vec![true; ids.len()];
-                mask[0] = false;
+                let ids: Vec<u32> = prefix.iter().chain(piece).copied().chain(eos).collect();
+                // Nothing stands before the first token to foretell it from.
+                let unlearnt = prefix.len().max(1);
+                let mask = (0..ids.len()).map(|token| token >= unlearnt).collect();
                 TokenizedRow { ids, mask }
             })
             .filter(|row| row.len() > 1)
@@ -174,9 +177,9 @@ impl RecordEncoder<'_> {
     fn plain_pair(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
         let whole = self.tokenizer.encode_with_ranges(&format!("{prompt}{completion}"))?;
         let num_prompt = whole.partition_point(|(_, range)| range.end <= prompt.len());
-        let bos = self.tokenizer.bos().into_iter();
+        let prefix = self.tokenizer.text_prefix().iter().copied();
         let eos = self.tokenizer.eos();
-        let prompt_ids = bos.chain(whole[..num_prompt].iter().map(|(id, _)| *id)).collect();
+        let prompt_ids = prefix.chain(whole[..num_prompt].iter().map(|(id, _)| *id)).collect();
         let completion_ids = whole[num_prompt..].iter().map(|(id, _)| *id).chain(eos).collect();
         Ok((prompt_ids, completion_ids))
     }
@@ -258,9 +261,13 @@ pub enum RecordError {
 impl From<DataError> for RecordError {
     /// A template that refuses a conversation is a problem of that record, which the caller can name.
     fn from(error: DataError) -> Self {
-        use TemplateProblem::{LimitExceeded, Render, TurnNotFound};
+        use TemplateProblem::{ControlTextRead, LimitExceeded, Render, TurnNotFound};
         match error {
-            DataError::Template { problem: Render { .. } | LimitExceeded { .. } | TurnNotFound { .. }, .. } => {
+            DataError::Template {
+                problem: Render { .. } | LimitExceeded { .. } | TurnNotFound { .. } | ControlTextRead { .. },
+                ..
+            }
+            | DataError::Tokenizer { problem: TokenizerProblem::ControlTokenInText { .. }, .. } => {
                 Self::Record(RecordProblem::Refused { detail: error.to_string() })
             }
             error => Self::Tool(error),

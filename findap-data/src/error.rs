@@ -326,8 +326,23 @@ pub enum TokenizerProblem {
         /// The token.
         token: String,
     },
+    /// A token that the model has no embedding for.
+    #[error(
+        "its token '{token}' has id {id}, but vocab_size of the model's config.json is {vocab_size}; use the tokenizer that belongs \
+to this model"
+    )]
+    BeyondModel {
+        /// The id.
+        id: u32,
+        /// Its text.
+        token: String,
+        /// Number of tokens that the model has.
+        vocab_size: usize,
+    },
     /// Ordinary text became a control token.
-    #[error("ordinary text was encoded as the control token '{token}'; mark the token as special in tokenizer.json")]
+    #[error(
+        "the text spells the control token '{token}', and this tokenizer reads it as that token; take it out of the text"
+    )]
     ControlTokenInText {
         /// The token.
         token: String,
@@ -373,9 +388,21 @@ pub enum TemplateProblem {
         /// Which limit.
         limit: &'static str,
     },
+    /// A content spells a control token that the template reads or writes by itself, so that both cannot be told apart.
+    #[error(
+        "message {message} spells the control token '{token}', which the template acts on, so that it would become more than \
+text; take it out of the message"
+    )]
+    ControlTextRead {
+        /// Index of the message, from zero.
+        message: usize,
+        /// The token.
+        token: String,
+    },
     /// An assistant turn's text is not found in the rendered text.
     #[error(
-        "the text of message {message} does not appear unchanged in the rendered conversation, so its loss mask is unknown; use a template that prints each turn once"
+        "the reply in message {message} is not found in the rendered conversation, or stands there more than once, so its loss \
+mask is unknown; use a template that prints each turn once"
     )]
     TurnNotFound {
         /// Index of the message, from zero.

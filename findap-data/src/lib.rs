@@ -29,6 +29,7 @@ pub mod llm;
 pub mod loader;
 pub mod message;
 pub mod mixture;
+mod model_files;
 pub mod packer;
 pub mod readers;
 pub mod reward_model;

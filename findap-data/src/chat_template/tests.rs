@@ -1,5 +1,10 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use super::*;
+use crate::batch::TokenizedRow;
 use crate::error::DataError;
+use crate::tokenizer::Tokenizer;
 
 fn golden() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden"))
@@ -120,13 +125,110 @@ fn a_rewritten_turn_is_found_by_its_prefix_or_refused() {
 
     let dropping = compile("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
         .expect("compile");
-    let error = dropping.encode_conversation(&tokenizer, &messages);
-    let row = error.as_ref().ok();
+    let error = dropping.encode_conversation(&tokenizer, &messages).expect_err("no reply is printed");
+    assert!(is_not_found(&error, 1), "{error}");
+}
+
+fn is_not_found(error: &DataError, index: usize) -> bool {
+    matches!(error, DataError::Template { problem: TemplateProblem::TurnNotFound { message }, .. } if *message == index)
+}
+
+/// What of a conversation is learnt, as text.
+fn learnt(tokenizer: &Tokenizer, row: &TokenizedRow) -> String {
+    let ids: Vec<u32> = row.ids.iter().zip(&row.mask).filter(|(_, keep)| **keep).map(|(&id, _)| id).collect();
+    tokenizer.decode(&ids, false).expect("decode")
+}
+
+const TURN: &str = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>";
+
+#[test]
+fn the_end_of_a_turn_is_learnt_and_the_next_header_is_not() {
+    let (tokenizer, _) = tiny();
+    let messages = [Message::user("a"), Message::assistant("b"), Message::user("c"), Message::assistant("d")];
+    for (source, want) in [
+        (format!("{TURN}{{{{ m.content }}}}<|eot_id|>{{% endfor %}}"), "b<|eot_id|>d<|eot_id|>"),
+        (format!("{TURN}{{{{ m.content }}}}\n\n<|eom_id|>{{% endfor %}}"), "b\n\n<|eom_id|>d\n\n<|eom_id|>"),
+        (format!("{TURN}{{{{ m.content }}}}\n\n{{% endfor %}}"), "bd"),
+        (format!("{TURN}{{{{ m.content }}}}{{% endfor %}}"), "bd"),
+        // A header that is always there is none of the turn's; what ends generation is.
+        (format!("{TURN}{{{{ m.content }}}}{{% endfor %}}<|start_header_id|>assistant<|end_header_id|>"), "bd"),
+        (
+            format!("{TURN}{{{{ m.content }}}}<|eot_id|>{{% endfor %}}<|start_header_id|>assistant<|end_header_id|>"),
+            "b<|eot_id|>d<|eot_id|>",
+        ),
+        // Only between turns.
+        (
+            format!("{TURN}{{{{ m.content }}}}{{% if not loop.last %}}<|eot_id|>{{% endif %}}{{% endfor %}}"),
+            "b<|eot_id|>d",
+        ),
+    ] {
+        let row = compile(&source).expect(&source).encode_conversation(&tokenizer, &messages).expect(&source);
+        assert_eq!(learnt(&tokenizer, &row), want, "{source}");
+    }
+}
+
+/// Cuts the reasoning of all replies, or of those before the last question; as templates of reasoning models do.
+#[test]
+fn a_reply_that_a_template_cuts_is_learnt_as_it_is_printed() {
+    let (tokenizer, _) = tiny();
+    let cut_all = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
+{% set c = c.split('</think>')[-1] %}{% endif %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ c }}<|eot_id|>{% endfor %}\
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|><think>{% endif %}";
+    let keep_last = "{% for m in messages %}{% set c = m.content %}{% set r = '' %}{% if m.role == 'assistant' and '</think>' in c %}\
+{% set r = c.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}{% set c = c.split('</think>')[-1].lstrip('\\n') %}\
+{% endif %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}{% if m.role == 'assistant' and loop.last %}\
+{{ '<think>\\n' + r + '\\n</think>\\n\\n' }}{% endif %}{{ c + '<|eot_id|>' }}{% endfor %}\
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}";
+    let reasoned = |answer: &str| Message::assistant(format!("<think>\nr\n</think>\n\n{answer}"));
+    let two_turns = [Message::user("a <think>"), reasoned("b"), Message::user("c"), reasoned("d")];
+    let plain = [Message::user("a"), Message::assistant("b"), Message::user("c"), Message::assistant("d")];
+    for (source, messages, want) in [
+        (cut_all, &two_turns, "\n\nb<|eot_id|>\n\nd<|eot_id|>"),
+        (cut_all, &plain, "b<|eot_id|>d<|eot_id|>"),
+        (keep_last, &two_turns, "b<|eot_id|><think>\nr\n</think>\n\nd<|eot_id|>"),
+        (keep_last, &plain, "b<|eot_id|>d<|eot_id|>"),
+    ] {
+        let template = compile(source).expect(source);
+        let row = template.encode_conversation(&tokenizer, messages).expect(source);
+        assert_eq!(learnt(&tokenizer, &row), want, "{source}");
+        let text = template.render(messages, false).expect("render");
+        assert_eq!(row.ids, tokenizer.encode_rendered(&text).expect("ids"), "{source}");
+    }
+    let twice =
+        compile("{% for m in messages %}{{ m.content }}{{ m.content | upper }}{{ m.content }}<|eot_id|>{% endfor %}");
+    let error = twice.expect("compile").encode_conversation(&tokenizer, &plain).expect_err("printed twice");
+    assert!(is_not_found(&error, 1), "{error}");
+}
+
+#[test]
+fn a_control_token_that_a_template_acts_on_is_refused_in_a_question_and_not_in_a_cut_reply() {
+    let (tokenizer, _) = tiny();
+    let template = compile(
+        "{% for m in messages %}<|start_header_id|>{{ m.content.split('<|eom_id|>')[-1] }}<|eot_id|>{% endfor %}",
+    )
+    .expect("compile");
+    let error = template
+        .encode_conversation(&tokenizer, &[Message::user("a<|eom_id|>b"), Message::assistant("c")])
+        .expect_err("it cannot be told apart");
     assert!(
-        matches!(error, Err(DataError::Template { problem: TemplateProblem::TurnNotFound { message: 1 }, .. }))
-            || row.is_some_and(|row| row.num_loss_tokens() == 0),
-        "{error:?}"
+        matches!(&error, DataError::Template { problem: TemplateProblem::ControlTextRead { message: 0, token }, .. }
+            if token == "<|eom_id|>"),
+        "{error}"
     );
+    let messages = [Message::user("a"), Message::assistant("x<|eom_id|>b<|eot_id|>")];
+    let row = template.encode_conversation(&tokenizer, &messages).expect("row");
+    let end = tokenizer.token_to_id("<|eot_id|>");
+    assert_eq!(row.ids.iter().filter(|&&id| Some(id) == end).count(), 2, "the reply's own stays text");
+    assert_eq!(learnt(&tokenizer, &row), "b<|eot_id|><|eot_id|>");
+}
+
+#[test]
+fn text_of_a_template_and_of_a_content_make_no_control_token_together() {
+    let (tokenizer, _) = tiny();
+    let template = compile("{% for m in messages %}<|{{ m.content }}|><|eot_id|>{% endfor %}").expect("compile");
+    let messages = [Message::user("eom_id"), Message::assistant("b")];
+    let row = template.encode_conversation(&tokenizer, &messages).expect("row");
+    assert!(!row.ids.contains(&tokenizer.token_to_id("<|eom_id|>").expect("id")));
 }
 
 #[test]
@@ -143,10 +245,51 @@ fn python_habits_of_templates_work() {
         ("  {% if true %}\nx\n  {% endif %}\ny\n", "x\ny"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
         ("{%- generation -%}  a  {%- endgeneration -%}", "a"),
-        ("{{ undefined_name }}{{ messages[0].missing }}.", "."),
+        (
+            "{{ undefined_name }}{{ messages[0].missing }}{{ 'a' ~ undefined_name }}{% for x in undefined_name %}b{% endfor %}.",
+            "a.",
+        ),
+        ("{{ undefined_name | length }}{{ messages[0].missing | length }}", "00"),
+        ("{{ 'a-b-c'.rsplit('-', 1) }}{{ 'a-b-c'.split('-', maxsplit=1)[-1] }}", "['a-b', 'c']b-c"),
+        (
+            "{{ ' a b  c '.rsplit(None, 1) }}{{ ' a b  c '.split(None, 1) }}{{ ''.split() }}",
+            "[' a b', 'c']['a', 'b  c '][]",
+        ),
+        ("{{ '%s is %d' % ('a', 5) }}{{ '%s' % none }}{{ 7 % 3 }}{{ -7 % 3 }}{{ 2 * 7 % 4 }}", "a is 5None122"),
+        ("{% if messages | length % 2 == 1 %}odd{% endif %}{% raw %}{{ a % b }}{% endraw %}", "odd{{ a % b }}"),
+        (
+            "{{ true }}{{ none }}{{ 1.0 }}{{ 1e20 }}{{ [1, 'a'] }}{{ {'a': none} }}{{ (1,) }}",
+            "TrueNone1.01e+20[1, 'a']{'a': None}(1,)",
+        ),
+        ("{{ 'a' ~ true ~ none ~ 1 }}{{ \"it's\" ~ [\"it's\"] }}", "aTrueNone1it's[\"it's\"]"),
+        ("{{ messages | tojson }}", "[{\"role\": \"user\", \"content\": \" Hi \"}]"),
+        (
+            "{{ {'b': '\u{e9}<', 'a': 1.5} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+            "{\"a\":1.5,\"b\":\"\\u00e9<\"}",
+        ),
+        ("{{ [[], {}] | tojson(indent=2) }}", "[\n  [],\n  {}\n]"),
+        (
+            "{{ \"it's a-b\".title() }}{{ 'xxhixx'.lstrip('x') }}{{ 'abcdef'[-3:] }}{{ 'abc'[::-1] }}",
+            "It'S A-Bhixxdefcba",
+        ),
+        (
+            "{{ 'a' is string }}{{ messages[0] is mapping }}{{ 'a' is sequence }}{{ none is iterable }}{{ 1 is iterable }}",
+            "TrueTrueTrueFalseFalse",
+        ),
+        ("{% for m in [1, 2] %}{{ loop.previtem is defined }}{{ loop.nextitem }}{% endfor %}", "False2True"),
+        ("{% macro f(a, b='x') %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) ~ f(1, b=2) }}", "[1x][12]"),
         ("{{ messages[::-1] | length }}{{ messages[0].content[1:3] }}", "1Hi"),
     ] {
         assert_eq!(compile(source).expect(source).render(&messages, false).expect(source), want, "{source}");
+    }
+    for source in
+        ["{{ nope.attribute }}", "{{ 'a' + nope }}", "{{ none | length }}", "{{ nope | tojson }}", "{{ '%d' % 'a' }}"]
+    {
+        let error = compile(source).expect(source).render(&messages, false).expect_err(source);
+        assert!(
+            matches!(error, DataError::Template { problem: TemplateProblem::Render { .. }, .. }),
+            "{source}: {error}"
+        );
     }
     assert_eq!(strftime(1_721_952_000, "%d %b %Y, %A %H:%M"), "26 Jul 2024, Friday 00:00");
 }

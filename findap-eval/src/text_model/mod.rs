@@ -103,7 +103,8 @@ fn failed(model: &TextModel, operation: &'static str, reason: &dyn std::fmt::Dis
     EvalError::Model { model: LanguageModel::name(model), operation, reason: reason.to_string() }
 }
 
-/// Text of a template carries its own special tokens; plain text gets a BOS and none of its own.
+/// Text of a template carries its own special tokens; plain text gets a BOS where the tokenizer's own file adds one, and none of its
+/// own.
 fn encode(tokenizer: &Tokenizer, text: &str, is_rendered: bool) -> Result<Vec<u32>, DataError> {
     if is_rendered { tokenizer.encode_rendered(text) } else { tokenizer.encode(text, true) }
 }

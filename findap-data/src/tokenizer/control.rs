@@ -1,0 +1,81 @@
+//! Added tokens in text: where they are spelt, and which of them control the conversation.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+
+use crate::model_files::{Configs, TemplateSource};
+
+/// The variables of a chat template that stand for tokens.
+pub(crate) const TOKEN_VARIABLES: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+
+/// A token of `added_tokens` in `tokenizer.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub(crate) id: u32,
+    pub(crate) text: String,
+    /// `special` in `tokenizer.json`.
+    pub(crate) is_special: bool,
+    /// Whether the folder's chat template writes it.
+    pub(crate) is_written: bool,
+}
+
+impl AddedToken {
+    /// Control tokens structure conversations: text that spells one never becomes one.
+    pub(crate) fn is_control(&self) -> bool {
+        self.is_special || self.is_written
+    }
+}
+
+/// All added tokens of a tokenizer.
+pub(crate) struct AddedTokens {
+    tokens: Vec<AddedToken>,
+    control_ids: HashSet<u32>,
+    automaton: AhoCorasick,
+}
+
+impl AddedTokens {
+    /// Of several tokens that begin at one place the longest is meant, as the tokenizers library reads them.
+    pub(crate) fn new(mut tokens: Vec<AddedToken>) -> Result<AddedTokens, String> {
+        tokens.retain(|token| !token.text.is_empty());
+        tokens.sort_by_key(|token| token.id);
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(tokens.iter().map(|token| &token.text))
+            .map_err(|error| error.to_string())?;
+        let control_ids = tokens.iter().filter(|token| token.is_control()).map(|token| token.id).collect();
+        Ok(AddedTokens { tokens, control_ids, automaton })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AddedToken> {
+        self.tokens.iter()
+    }
+
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        self.control_ids.contains(&id)
+    }
+
+    /// The added tokens that a text spells, from left to right.
+    pub(crate) fn spelt_in(&self, text: &str) -> Vec<(&AddedToken, Range<usize>)> {
+        self.automaton.find_iter(text).map(|found| (&self.tokens[found.pattern()], found.range())).collect()
+    }
+}
+
+/// Whether a template writes a token: literally, by one of its variables, or put together from the name of a role
+/// (`'<|' + message.role + '|>'`). To take a token for written that is not costs nothing but that its text stays text.
+pub(crate) fn is_written(template: &TemplateSource, configs: &Configs, token: &str) -> bool {
+    let by_variable = |field: &&str| template.text.contains(field) && configs.token(field) == Some(token);
+    let by_role = |role: &&str| {
+        token.split_once(role).is_some_and(|(before, after)| {
+            !before.is_empty()
+                && !after.is_empty()
+                && template.text.contains("role")
+                && template.text.contains(before)
+                && template.text.contains(after)
+        })
+    };
+    template.text.contains(token)
+        || TOKEN_VARIABLES.iter().any(|field| by_variable(&field))
+        || ["system", "user", "assistant", "tool"].iter().any(|role| by_role(&role))
+}
