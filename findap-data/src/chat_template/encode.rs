@@ -43,10 +43,9 @@ impl ChatTemplate {
         let control = self.control_tokens(tokenizer, messages, &layout, false)?;
         let ends_of_turn = self.ends_of_turn(tokenizer, messages, &layout, &control)?;
         let mut targets = Vec::new();
-        for message in first_target..messages.len() {
+        for (message, reply) in layout.replies.iter().enumerate().skip(first_target) {
             if messages[message].role == Role::Assistant {
-                let reply = layout.replies[message].clone();
-                let reply = reply.ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
+                let reply = reply.clone().ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
                 targets.push(with_end_of_turn(&layout.text, reply, &control, |id| ends_of_turn.contains(&id)));
             }
         }
@@ -91,7 +90,8 @@ impl ChatTemplate {
         let written: HashSet<u32> = spellings
             .iter()
             .zip(&owners)
-            .filter(|((_, range), owner)| owner.is_none() && range.start < end_of_turns)
+            // What the template writes inside of a reply that it rewrites (`</think>`) is part of that reply.
+            .filter(|((_, range), owner)| owner.is_none() && range.start < end_of_turns && !layout.is_in_reply(range))
             .map(|((token, _), _)| token.id)
             .collect();
         for ((token, _), owner) in spellings.iter().zip(&owners) {
@@ -180,7 +180,15 @@ fn encode(
     control: &[(&AddedToken, Range<usize>)],
 ) -> Result<Vec<(u32, Range<usize>)>, DataError> {
     let starts: Vec<usize> = control.iter().map(|(_, range)| range.start).collect();
-    tokenizer.encode_with_control(text, &starts)
+    let mut tokens = tokenizer.encode_with_control(text, &starts)?;
+    for (_, range) in &mut tokens {
+        // Blanks that a control token takes with it make it no part of the text that they come from.
+        let next = control.partition_point(|(_, spelling)| spelling.start < range.start);
+        if let Some((_, spelling)) = control.get(next).filter(|(_, spelling)| spelling.start < range.end) {
+            *range = spelling.clone();
+        }
+    }
+    Ok(tokens)
 }
 
 fn num_shared_bytes(a: &str, b: &str) -> usize {

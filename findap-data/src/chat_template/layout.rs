@@ -40,6 +40,10 @@ const PLACEMENTS: [[Side; 2]; 4] = [
 ];
 
 impl Layout {
+    pub(super) fn is_in_reply(&self, piece: &Range<usize>) -> bool {
+        self.replies.iter().flatten().any(|reply| reply.start <= piece.start && piece.end <= reply.end)
+    }
+
     /// Whose content a piece of the text touches.
     pub(super) fn owner(&self, piece: &Range<usize>) -> Option<usize> {
         let next = self.contents.partition_point(|(content, _)| content.end <= piece.start);

@@ -213,7 +213,7 @@ fn operand_before(source: &str, tokens: &[Token], index: usize) -> Option<usize>
             Kind::Word | Kind::Text => {}
             _ => return None,
         }
-        match at.checked_sub(1).map(|before| text(before)) {
+        match at.checked_sub(1).map(text) {
             Some("." | "|") => at -= 1,
             // A test such as `x is divisibleby(3) ~ y`, and strings side by side.
             Some("is") => return None,

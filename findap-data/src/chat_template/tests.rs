@@ -194,6 +194,11 @@ fn a_reply_that_a_template_cuts_is_learnt_as_it_is_printed() {
         let text = template.render(messages, false).expect("render");
         assert_eq!(row.ids, tokenizer.encode_rendered(&text).expect("ids"), "{source}");
     }
+    // The first reply stands as the template would write it, so that its tags look as if nobody read them.
+    let kept = keep_last.replace("loop.last", "true");
+    let row = compile(&kept).expect(&kept).encode_conversation(&tokenizer, &two_turns).expect(&kept);
+    let want = "<think>\nr\n</think>\n\nb<|eot_id|><think>\nr\n</think>\n\nd<|eot_id|>";
+    assert_eq!(learnt(&tokenizer, &row), want);
     let twice =
         compile("{% for m in messages %}{{ m.content }}{{ m.content | upper }}{{ m.content }}<|eot_id|>{% endfor %}");
     let error = twice.expect("compile").encode_conversation(&tokenizer, &plain).expect_err("printed twice");

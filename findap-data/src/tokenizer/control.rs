@@ -76,6 +76,6 @@ pub(crate) fn is_written(template: &TemplateSource, configs: &Configs, token: &s
         })
     };
     template.text.contains(token)
-        || TOKEN_VARIABLES.iter().any(|field| by_variable(&field))
-        || ["system", "user", "assistant", "tool"].iter().any(|role| by_role(&role))
+        || TOKEN_VARIABLES.iter().any(by_variable)
+        || ["system", "user", "assistant", "tool"].iter().any(by_role)
 }
