@@ -44,7 +44,11 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     show_recipe(&recipe, arguments.common.folder(&recipe));
     match plans {
         Ok(plans) => show_plans(&plans, recipe.device_kind()),
-        Err(error) => println!("\nTokens, memory and time cannot be told here: {error:#}"),
+        // A recipe may be planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
+        Err(error) if recipe.model.base.as_ref().is_some_and(|base| !base.exists()) => {
+            println!("\nTokens, memory and time cannot be told here: {error:#}");
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }
