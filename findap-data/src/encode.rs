@@ -6,11 +6,13 @@
 //! chat template, loss on assistant turns; longer than the context is dropped and counted, never cut. Source: FinDAP,
 //! arXiv:2501.04961 and its released code (utils/data.py).
 
+use std::ops::Range;
+
 use crate::batch::TokenizedRow;
 use crate::chat_template::ChatTemplate;
 use crate::error::{DataError, RecordProblem, TemplateProblem, TokenizerProblem};
-use crate::message::Message;
-use crate::readers::{Kind, Record, Turns};
+use crate::message::{Message, Role};
+use crate::readers::{Conversation, Kind, Record, Turns};
 use crate::tokenizer::Tokenizer;
 
 /// The parts that turn records into documents.
@@ -32,9 +34,14 @@ pub enum Outcome {
     /// One row of documents to be kept together.
     PackedRow(Vec<TokenizedRow>),
     /// Longer than the context.
-    TooLong,
-    /// Nothing to learn: no text, or a single token.
+    TooLong {
+        /// The context that would hold it.
+        num_tokens: usize,
+    },
+    /// Nothing to learn: no text, no answer, or a single token.
     Empty,
+    /// A pair whose answers are the same, as text or as tokens.
+    EqualAnswers,
 }
 
 /// A better and a worse answer to one prompt, as ids. A document is `prompt` followed by one answer.
@@ -69,14 +76,15 @@ impl RecordEncoder<'_> {
             || Err(RecordError::Record(RecordProblem::WrongKind { want: kind.name(), got: record.name() }));
         match (kind, record) {
             (Kind::Text, Record::Text(text)) => Ok(self.text(text)?),
-            (Kind::Text, Record::Conversation(messages)) => {
-                let joined: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+            (_, Record::Empty) => Ok(Outcome::Empty),
+            (Kind::Text, Record::Conversation(conversation)) => {
+                let joined: Vec<&str> = conversation.messages.iter().map(|message| message.content.as_str()).collect();
                 Ok(self.text(&joined.join("\n"))?)
             }
             (Kind::Text, Record::PromptCompletion { prompt, completion }) => {
                 Ok(self.text(&format!("{prompt}\n{completion}"))?)
             }
-            (Kind::Chat, Record::Conversation(messages)) => Ok(self.conversation(messages)?),
+            (Kind::Chat, Record::Conversation(conversation)) => Ok(self.conversation(conversation)?),
             (Kind::Chat, Record::PromptCompletion { prompt, completion }) => {
                 Ok(self.prompt_completion(prompt, completion)?)
             }
@@ -90,16 +98,29 @@ impl RecordEncoder<'_> {
                 }
                 let num_tokens: usize = rows.iter().map(TokenizedRow::len).sum();
                 if num_tokens > self.context_tokens {
-                    return Ok(Outcome::TooLong);
+                    return Ok(Outcome::TooLong { num_tokens });
                 }
                 Ok(if num_tokens == 0 { Outcome::Empty } else { Outcome::PackedRow(rows.clone()) })
             }
+            (Kind::Preference, Record::Preference { chosen, rejected, .. })
+                if is_blank(chosen) || is_blank(rejected) =>
+            {
+                Ok(Outcome::Empty)
+            }
+            (Kind::Preference, Record::Preference { chosen, rejected, .. }) if chosen == rejected => {
+                Ok(Outcome::EqualAnswers)
+            }
             (Kind::Preference, _) => {
                 let pair = self.preference(record)?;
-                let longest = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
-                Ok(match [&pair.prompt, &pair.chosen, &pair.rejected].iter().any(|part| part.is_empty()) {
-                    true => Outcome::Empty,
-                    false if longest > self.context_tokens => Outcome::TooLong,
+                let num_tokens = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
+                if [&pair.prompt, &pair.chosen, &pair.rejected].iter().any(|part| part.is_empty()) {
+                    return Ok(Outcome::Empty);
+                }
+                if pair.chosen == pair.rejected {
+                    return Ok(Outcome::EqualAnswers);
+                }
+                Ok(match num_tokens > self.context_tokens {
+                    true => Outcome::TooLong { num_tokens },
                     false => Outcome::PackedRow(pair.documents().into()),
                 })
             }
@@ -128,10 +149,10 @@ impl RecordEncoder<'_> {
     }
 
     fn text(&self, text: &str) -> Result<Outcome, DataError> {
-        let ids = self.tokenizer.encode(text, false)?;
-        if ids.is_empty() {
+        if text.trim().is_empty() {
             return Ok(Outcome::Empty);
         }
+        let ids = self.tokenizer.encode(text, false)?;
         let (prefix, eos) = (self.tokenizer.text_prefix(), self.tokenizer.eos());
         let ends = prefix.len() + usize::from(eos.is_some());
         let piece_tokens = self.context_tokens.saturating_sub(ends).max(1);
@@ -149,14 +170,32 @@ impl RecordEncoder<'_> {
         Ok(if documents.is_empty() { Outcome::Empty } else { Outcome::Documents(documents) })
     }
 
-    fn conversation(&self, messages: &[Message]) -> Result<Outcome, DataError> {
+    fn conversation(&self, conversation: &Conversation) -> Result<Outcome, DataError> {
         let template = self
             .template
             .ok_or_else(|| DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing })?;
-        if messages.is_empty() {
+        let messages = &conversation.messages;
+        let learnt: Vec<Range<usize>> = runs_without(&conversation.unlearnt, messages.len())
+            .filter(|run| messages[run.clone()].iter().any(|message| message.role == Role::Assistant))
+            .collect();
+        let has_blank_answer = learnt.iter().flat_map(|run| &messages[run.clone()]).any(is_blank_answer);
+        if learnt.is_empty() || has_blank_answer {
             return Ok(Outcome::Empty);
         }
-        Ok(self.bounded(template.encode_conversation(self.tokenizer, messages)?))
+        // The template tells the loss of all answers from a turn on, so that of a run is what the turns behind it do not have.
+        let mut row: Option<TokenizedRow> = None;
+        for run in learnt {
+            let mut part = template.encode_conversation_from(self.tokenizer, messages, run.start)?;
+            if run.end < messages.len() {
+                let behind = template.encode_conversation_from(self.tokenizer, messages, run.end)?;
+                part.mask.iter_mut().zip(behind.mask).for_each(|(target, is_behind)| *target &= !is_behind);
+            }
+            match &mut row {
+                None => row = Some(part),
+                Some(row) => row.mask.iter_mut().zip(part.mask).for_each(|(target, other)| *target |= other),
+            }
+        }
+        Ok(row.map_or(Outcome::Empty, |row| self.bounded(row)))
     }
 
     fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Outcome, DataError> {
@@ -164,7 +203,7 @@ impl RecordEncoder<'_> {
             return Ok(Outcome::Empty);
         }
         if self.template.is_some() {
-            return self.conversation(&[Message::user(prompt), Message::assistant(completion)]);
+            return self.conversation(&vec![Message::user(prompt), Message::assistant(completion)].into());
         }
         let (prompt, completion) = self.plain_pair(prompt, completion)?;
         let mut mask = vec![false; prompt.len()];
@@ -230,7 +269,7 @@ impl RecordEncoder<'_> {
 
     fn bounded(&self, mut row: TokenizedRow) -> Outcome {
         if row.len() > self.context_tokens {
-            return Outcome::TooLong;
+            return Outcome::TooLong { num_tokens: row.len() };
         }
         if let Some(first) = row.mask.first_mut() {
             *first = false;
@@ -289,6 +328,25 @@ fn as_messages(turns: &Turns, speaker: impl Fn(String) -> Message) -> Vec<Messag
     match turns {
         Turns::Text(text) => vec![speaker(text.clone())],
         Turns::Messages(messages) => messages.clone(),
+    }
+}
+
+/// The turns between those that are not learnt.
+fn runs_without(unlearnt: &[usize], num_messages: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = std::iter::once(0).chain(unlearnt.iter().map(|turn| turn + 1));
+    let ends = unlearnt.iter().copied().chain([num_messages]);
+    starts.zip(ends).map(|(start, end)| start..end)
+}
+
+fn is_blank_answer(message: &Message) -> bool {
+    message.role == Role::Assistant && message.content.trim().is_empty()
+}
+
+/// Whether an answer of a pair says nothing.
+fn is_blank(answer: &Turns) -> bool {
+    match answer {
+        Turns::Text(text) => text.trim().is_empty(),
+        Turns::Messages(messages) => messages.iter().all(|message| message.content.trim().is_empty()),
     }
 }
 

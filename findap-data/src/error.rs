@@ -66,14 +66,41 @@ pub enum DataError {
     },
     /// Training rows without a single token to learn from.
     #[error(
-        "data set '{dataset}': none of its {rows} rows has a token that carries loss; check its kind (text, chat, ...) and, \
-         for conversations, that assistant turns are present and not empty"
+        "data set '{dataset}': none of its {rows} rows has a token that carries loss{}; check its kind (text, chat, ...) and, \
+         for conversations, that assistant turns are present and not empty",
+        in_parentheses(left_out)
     )]
     NoLossTokens {
         /// The name in the recipe.
         dataset: String,
         /// How many rows were looked at.
         rows: usize,
+        /// Which rows were left out and why.
+        left_out: Vec<String>,
+    },
+    /// No row fits in the context.
+    #[error(
+        "data set '{dataset}': no row that can be learnt fits in the context of {context_tokens} tokens{}; set context_tokens higher, or \
+         shorten the rows",
+        in_parentheses(left_out)
+    )]
+    AllTooLong {
+        /// The name in the recipe.
+        dataset: String,
+        /// The context.
+        context_tokens: usize,
+        /// Which rows were left out and why.
+        left_out: Vec<String>,
+    },
+    /// More rows that cannot be read than are allowed.
+    #[error("data set '{dataset}': more than max_bad_rows = {max_bad_rows} rows cannot be read; the next is {next}")]
+    TooManyBadRows {
+        /// The name in the recipe.
+        dataset: String,
+        /// How many are allowed.
+        max_bad_rows: u64,
+        /// The first beyond them.
+        next: Box<DataError>,
     },
     /// An option has a value that cannot work.
     #[error("{option} = {got}: must be {want}")]
@@ -91,6 +118,10 @@ impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> DataError {
         DataError::Io { action, path: path.to_path_buf(), source }
     }
+}
+
+fn in_parentheses(left_out: &[String]) -> String {
+    if left_out.is_empty() { String::new() } else { format!(" ({})", left_out.join("; ")) }
 }
 
 /// Where a record stands in its file; counted from one, as editors do.
@@ -122,26 +153,28 @@ pub enum FileProblem {
     #[error("the file holds no records; give a file with at least one row, or take the data set out of the recipe")]
     Empty,
     /// Compressed bytes under a name that promises text.
-    #[error("the bytes are {kind}-compressed; unpack the file first")]
+    #[error(
+        "the bytes are {kind}-compressed; unpack the file first (text may stay packed by gzip or zstd; Parquet packs itself)"
+    )]
     Compressed {
         /// "gzip", "zstd", ...
         kind: &'static str,
     },
     /// Neither the name nor the first bytes tell the format.
     #[error(
-        "cannot tell the format from the name; use .jsonl, .json, .csv or .parquet, or set format = \"jsonl\" | \"parquet\""
+        "cannot tell the format from the name; use .jsonl, .json, .csv, .parquet or .txt, or set format = \"jsonl\" | \"parquet\" | ..."
     )]
     UnknownFormat,
     /// Not a plain file.
-    #[error("not a regular file; give the path of a .jsonl, .json, .csv or .parquet file")]
+    #[error(
+        "not a regular file; give a file, a folder of data files, a pattern such as \"train-*.parquet\", or a list of them"
+    )]
     NotAFile,
     /// Larger than what is read into memory at once.
     #[error(
-        "the file has {bytes} bytes, more than the limit of {limit_bytes}; convert it to JSONL or Parquet, which are streamed"
+        "the array has more bytes than the limit of {limit_bytes}; convert it to JSONL or Parquet, which are streamed"
     )]
     TooLarge {
-        /// Size found.
-        bytes: u64,
         /// Size allowed.
         limit_bytes: u64,
     },
@@ -150,6 +183,30 @@ pub enum FileProblem {
     Parquet {
         /// What the library said.
         detail: String,
+    },
+    /// A CSV file whose quotes or columns are broken.
+    #[error("not readable as CSV: {detail}")]
+    Csv {
+        /// The line, what is wrong and what to do.
+        detail: String,
+    },
+    /// A pattern that names no files, or not plainly which.
+    #[error("the pattern cannot be used: {why}; check it, or name the files in a list")]
+    Pattern {
+        /// What is wrong.
+        why: String,
+    },
+    /// A folder of which it is not plain which files are meant.
+    #[error("the folder {why}; name the files in a list, or by a pattern such as \"train-*.parquet\", or set `format`")]
+    Folder {
+        /// What is wrong.
+        why: String,
+    },
+    /// A file that a source names twice.
+    #[error("the same file is named twice (also as {}); each file is read once", other.display())]
+    SameFile {
+        /// How else it is named.
+        other: PathBuf,
     },
     /// The JSON array around the records is broken.
     #[error("not a JSON array of records ({detail}); for one record per line use the name .jsonl")]
@@ -228,7 +285,7 @@ pub enum RecordProblem {
     },
     /// A speaker nobody knows.
     #[error(
-        "field '{field}': unknown role '{role}'; known are system, user, human, assistant, gpt, agent, tool, function, observation"
+        "field '{field}': unknown role '{role}'; known are system, developer, user, human, assistant, gpt, model, bot, agent, tool, function, observation"
     )]
     UnknownRole {
         /// The field.
@@ -271,9 +328,35 @@ pub enum RecordProblem {
         /// The record's kind.
         got: &'static str,
     },
-    /// Chosen and rejected answers that are the same.
-    #[error("chosen and rejected are the same; remove the pair, it teaches nothing")]
-    EqualAnswers,
+    /// A field that changes what is learnt, with a value that is not followed.
+    #[error("field '{field}' {why}")]
+    NotHonoured {
+        /// The field.
+        field: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A cell of a table that is neither text nor a number.
+    #[error(
+        "column '{column}' is of type {data_type}, which is not read as text; write it as text, or drop the column"
+    )]
+    Unreadable {
+        /// The column.
+        column: String,
+        /// Its type in Arrow's words.
+        data_type: String,
+    },
+    /// A row of a table with more or fewer fields than its header.
+    #[error(
+        "has {got} fields where the header has {want}; quote fields that hold commas, quotes or line breaks, and write a comma for \
+         each empty field"
+    )]
+    Ragged {
+        /// Fields of the header.
+        want: u64,
+        /// Fields of the row.
+        got: u64,
+    },
 }
 
 /// What is wrong with a tokenizer.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Standing instructions.
+    /// Standing instructions; OpenAI's newer name is `developer`.
+    #[serde(alias = "developer")]
     System,
     /// The person who asks.
     User,
@@ -29,14 +30,14 @@ impl Role {
         }
     }
 
-    /// Reads the spellings found in public data sets: OpenAI (`user`, `assistant`), ShareGPT (`human`, `gpt`),
-    /// FLARE (`human`, `agent`) and the names of tool results (`tool`, `function`, `observation`, `ipython`).
+    /// Reads the spellings found in public data sets, in any case: OpenAI (`developer`, `user`, `assistant`), ShareGPT (`human`,
+    /// `gpt`), FLARE (`agent`), Gemma (`model`), OASST (`prompter`) and the names of tool results (`tool`, `function`, ...).
     pub fn parse(name: &str) -> Option<Role> {
-        Some(match name {
-            "system" => Role::System,
-            "user" | "human" => Role::User,
-            "assistant" | "gpt" | "agent" => Role::Assistant,
-            "tool" | "function" | "observation" | "ipython" => Role::Tool,
+        Some(match name.trim().to_ascii_lowercase().as_str() {
+            "system" | "developer" => Role::System,
+            "user" | "human" | "prompter" => Role::User,
+            "assistant" | "gpt" | "model" | "agent" | "bot" | "chatbot" | "chatgpt" | "ai" => Role::Assistant,
+            "tool" | "function" | "observation" | "ipython" | "tool_response" | "function_response" => Role::Tool,
             _ => return None,
         })
     }

@@ -29,6 +29,8 @@ pub struct StageData {
     pub stores: Vec<Arc<TokenStore>>,
     /// The fingerprint of each source, also of those of the dev loss.
     pub fingerprints: BTreeMap<String, String>,
+    /// Which rows of which source were left out and why, also of those of the dev loss.
+    pub left_out: Vec<String>,
 }
 
 /// Opens the sources of one run for one model's tokenizer and chat template.
@@ -84,12 +86,13 @@ impl<'a> Sources<'a> {
         if sources.is_empty() {
             sources.push(Source {
                 name: DISTILLED.to_owned(),
-                path: self.recipe.folder().join("preferences.jsonl"),
+                paths: vec![self.recipe.folder().join("preferences.jsonl")],
                 kind: Kind::Preference,
                 format: Format::Jsonl,
                 columns: BTreeMap::new(),
                 domain: Domain::Finance,
                 capability: Capability::Reasoning,
+                max_bad_rows: 0,
                 share: None,
             });
         }
@@ -106,12 +109,13 @@ impl<'a> Sources<'a> {
     fn source(&self, table: &DataTable) -> Source {
         Source {
             name: table.name.clone(),
-            path: locate(self.recipe.folder(), &table.path),
+            paths: table.path.as_slice().iter().map(|path| locate(self.recipe.folder(), path)).collect(),
             kind: table.kind,
             format: table.format,
             columns: table.columns.clone(),
             domain: table.domain,
             capability: table.capability.unwrap_or(Capability::Chat),
+            max_bad_rows: table.max_bad_rows,
             share: table.share,
         }
     }
@@ -140,6 +144,11 @@ impl<'a> Sources<'a> {
         let dev_stores = self.stores(&dev_sources, options.context_tokens)?;
         let all = || sources.iter().chain(&dev_sources).zip(stores.iter().chain(&dev_stores));
         let fingerprints = all().map(|(source, store)| (source.name.clone(), store.fingerprint().to_owned())).collect();
+        let reasons = |(source, store): (&Source, &Arc<TokenStore>)| {
+            let name = source.name.clone();
+            store.report().left_out().into_iter().map(move |reason| format!("{name}: {reason}"))
+        };
+        let left_out = all().flat_map(reasons).collect();
         let planned = mixture::plan(&sources, &stores, mix)?;
         let loader = Loader::new(stores.clone(), &planned.phases, options)?;
         let dev = match dev_stores.is_empty() {
@@ -150,7 +159,7 @@ impl<'a> Sources<'a> {
                 Some(Loader::new(dev_stores, &[rows], LoaderOptions { is_shuffled: true, ..options })?)
             }
         };
-        Ok(StageData { loader, dev, mixture: planned.report, sources, stores, fingerprints })
+        Ok(StageData { loader, dev, mixture: planned.report, sources, stores, fingerprints, left_out })
     }
 
     /// Stores lie in `data/tokens` of the run folder and are used again while nothing they depend on has changed.

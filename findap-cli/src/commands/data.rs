@@ -116,6 +116,9 @@ fn pack(common: &Common) -> Result<()> {
     };
     let header = ["stage", "rows", "tokens", "with loss", "contexts", "filled", "steps", "too long"];
     println!("{}", terminal::table(&header, &stages.iter().map(row).collect::<Vec<_>>()));
+    for reason in stages.iter().flat_map(|(_, data)| &data.left_out) {
+        println!("{reason}");
+    }
     println!("\n{}", recipe.folder().join("data").join("tokens").display());
     Ok(())
 }
@@ -126,7 +129,11 @@ fn stats(common: &Common, json: bool) -> Result<()> {
     if json {
         let object: serde_json::Map<String, serde_json::Value> = stages
             .iter()
-            .map(|(name, data)| Ok((name.clone(), serde_json::to_value(&data.mixture)?)))
+            .map(|(name, data)| {
+                let mut object = serde_json::to_value(&data.mixture)?;
+                object["left_out"] = serde_json::to_value(&data.left_out)?;
+                Ok((name.clone(), object))
+            })
             .collect::<Result<_>>()?;
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
@@ -144,6 +151,9 @@ fn stats(common: &Common, json: bool) -> Result<()> {
             let row = |p: &Proportion| vec![p.name.clone(), cell(p.rows), cell(p.tokens), cell(p.loss_tokens)];
             let rows: Vec<Vec<String>> = proportions.iter().map(row).collect();
             println!("{}\n", terminal::table(&[what, "rows", "tokens", "with loss"], &rows));
+        }
+        for reason in &data.left_out {
+            println!("{reason}");
         }
     }
     Ok(())

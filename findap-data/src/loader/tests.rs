@@ -14,7 +14,8 @@ use crate::tokenizer::Tokenizer;
 fn source(path: &Path, name: &str, kind: Kind, share: Option<f64>) -> Source {
     Source {
         name: name.into(),
-        path: path.to_path_buf(),
+        paths: vec![path.to_path_buf()],
+        max_bad_rows: 0,
         kind,
         format: Format::Jsonl,
         columns: BTreeMap::new(),

@@ -1,21 +1,33 @@
 //! Source files to records, one at a time.
 //!
-//! Formats: JSON lines, a JSON array, CSV with a header, Parquet. Schemas are recognised by their fields: `text`; `messages`
-//! (role, content); ShareGPT `conversations` (from, value); alpaca (`instruction`, `input`, `output`, `system`, `history`);
-//! `prompt` + `completion`; preferences (`prompt`, `chosen`, `rejected`, as texts or message lists, the prompt may be implicit);
-//! tokenised rows (`ids`, `mask`); packed rows (`docs`); tokenised pairs (`prompt_ids`, `chosen_ids`, `rejected_ids`).
-//! Other names are mapped with [`ReadOptions::columns`].
+//! Formats: JSON lines, a JSON array, CSV with a header, plain text, each also packed by gzip or zstd, and Parquet. Schemas are recognised by their fields: `text`; `messages`
+//! (role, content); ShareGPT `conversations` (from, value); alpaca (`instruction`, `input`, `output`, `history`);
+//! `prompt` + `completion`; preferences (`prompt`, `chosen`, `rejected`, as texts or message lists; the prompt may be repeated in the
+//! answers, be implicit, or be `instruction` and `input`); tokenised rows (`ids`, `mask`); packed rows (`docs`); tokenised pairs
+//! (`prompt_ids`, `chosen_ids`, `rejected_ids`). Other names are mapped with [`ReadOptions::columns`].
+//!
+//! A row's `system` is its system turn. A turn may be left out of the loss (`weight` 0, `train` false, `masked` true, ...). What a
+//! row says beyond that and would change what is learnt, such as `tools` or `reasoning_content`, is refused by name where it is not
+//! empty. A row whose text, answer or turn is null is [`Record::Empty`].
 //!
 //! Memory: one record, one CSV row or one Parquet batch; a JSON array file is read whole, up to a limit.
 
 #[cfg(feature = "parquet")]
+mod cell;
+mod csv_file;
+mod fields;
+mod input;
+#[cfg(feature = "parquet")]
 mod parquet_file;
+pub mod paths;
+mod preference;
 mod record;
+mod request;
 mod text_file;
+mod turn;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +36,8 @@ use serde_json::Value;
 use crate::batch::TokenizedRow;
 use crate::error::{DataError, FileProblem, Location};
 use crate::message::Message;
+use input::{Input, Packing};
+use paths::format_of_name;
 
 /// What a data set is used for; the `kind` of a recipe's `[[data]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,7 +72,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// By the file's name: .jsonl, .ndjson, .json (lines or an array), .csv, .parquet.
+    /// By the file's name: .jsonl, .ndjson, .json (lines or an array), .csv, .parquet, .txt; behind it may stand .gz or .zst.
     #[default]
     Auto,
     /// One JSON object per line.
@@ -69,6 +83,10 @@ pub enum Format {
     Csv,
     /// Apache Parquet.
     Parquet,
+    /// Plain text, one document per file.
+    Txt,
+    /// Plain text, one document per line; blank lines are passed over.
+    Lines,
 }
 
 /// How to read a file.
@@ -99,13 +117,31 @@ pub enum Turns {
     Messages(Vec<Message>),
 }
 
+/// Turns, and which answers of them are not learnt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// Indices of the assistant turns without loss, ascending.
+    pub unlearnt: Vec<usize>,
+}
+
+impl From<Vec<Message>> for Conversation {
+    /// A conversation of which every answer is learnt.
+    fn from(messages: Vec<Message>) -> Conversation {
+        Conversation { messages, unlearnt: Vec::new() }
+    }
+}
+
 /// One record of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// Running text.
     Text(String),
     /// A conversation.
-    Conversation(Vec<Message>),
+    Conversation(Conversation),
+    /// A row whose fields are there and hold nothing.
+    Empty,
     /// A prompt and the answer to learn.
     PromptCompletion {
         /// Not trained on.
@@ -143,6 +179,7 @@ impl Record {
         match self {
             Record::Text(_) => "text",
             Record::Conversation(_) => "conversation",
+            Record::Empty => "empty",
             Record::PromptCompletion { .. } => "prompt/completion",
             Record::Preference { .. } | Record::TokenizedPair { .. } => "preference",
             Record::Tokenized(_) => "tokenized",
@@ -158,7 +195,8 @@ impl Record {
         };
         match self {
             Record::Text(text) => text.len(),
-            Record::Conversation(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Record::Conversation(of) => of.messages.iter().map(|message| message.content.len()).sum(),
+            Record::Empty => 0,
             Record::PromptCompletion { prompt, completion } => prompt.len() + completion.len(),
             Record::Preference { prompt, chosen, rejected } => of_turns(prompt) + of_turns(chosen) + of_turns(rejected),
             Record::Tokenized(row) => row.len() * 4,
@@ -177,12 +215,12 @@ pub type Records = Box<dyn Iterator<Item = Result<(Location, Record), DataError>
 /// [`DataError::Io`], or [`DataError::File`] if the file is empty, compressed, not a plain file or of unknown format. The stream
 /// then yields [`DataError::Record`] for each unusable record, with its line, row or element.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Records, DataError> {
-    let values = read_values(path, options)?;
+    let rows = read_rows(path, options)?;
     let path = path.to_path_buf();
     let options = options.clone();
-    Ok(Box::new(values.map(move |item| {
-        let (location, value) = item?;
-        let record = record::parse(value, &options).map_err(|problem| DataError::Record {
+    Ok(Box::new(rows.map(move |item| {
+        let (location, row) = item?;
+        let record = record::parse(&row, &options).map_err(|problem| DataError::Record {
             path: path.clone(),
             location,
             problem,
@@ -194,11 +232,39 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Records, DataError> {
 /// A stream of JSON objects with their places.
 pub type Values = Box<dyn Iterator<Item = Result<(Location, Value), DataError>> + Send>;
 
-/// Streams the records of a file as JSON objects, before any schema is looked for. Evaluation sets are read so.
+/// Streams the records of a file as JSON objects, before any schema is looked for. Parquet cells that are neither text nor numbers
+/// are left out.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_values(path: &Path, options: &ReadOptions) -> Result<Values, DataError> {
+    Ok(Box::new(read_rows(path, options)?.map(|item| item.map(|(location, row)| (location, row.value)))))
+}
+
+/// An object before any schema is looked for.
+struct Row {
+    value: Value,
+    /// Parquet cells that are neither text nor numbers; they are not in the object.
+    unreadable: Vec<Unreadable>,
+}
+
+impl From<Value> for Row {
+    fn from(value: Value) -> Row {
+        Row { value, unreadable: Vec::new() }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Unreadable {
+    column: String,
+    /// The field of the innermost struct, where the cell is in one.
+    member: Option<String>,
+    data_type: String,
+}
+
+type Rows = Box<dyn Iterator<Item = Result<(Location, Row), DataError>> + Send>;
+
+fn read_rows(path: &Path, options: &ReadOptions) -> Result<Rows, DataError> {
     let fail = |problem| DataError::File { path: path.to_path_buf(), problem };
     let metadata = std::fs::metadata(path).map_err(|error| DataError::io("read", path, error))?;
     if !metadata.is_file() {
@@ -207,52 +273,44 @@ pub fn read_values(path: &Path, options: &ReadOptions) -> Result<Values, DataErr
     if metadata.len() == 0 {
         return Err(fail(FileProblem::Empty));
     }
-    let mut file = File::open(path).map_err(|error| DataError::io("read", path, error))?;
-    let mut first = [0u8; 512];
-    let num_first = file.read(&mut first).map_err(|error| DataError::io("read", path, error))?;
-    let first = &first[..num_first];
-    if let Some(kind) = compression(first) {
-        return Err(fail(FileProblem::Compressed { kind }));
-    }
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let format = match (options.format, extension.as_str()) {
-        (Format::Auto, "jsonl" | "ndjson") => Format::Jsonl,
-        (Format::Auto, "json") => {
-            let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first);
-            match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
-                Some(b'[') => Format::Json,
-                _ => Format::Jsonl,
-            }
-        }
-        (Format::Auto, "csv") => Format::Csv,
-        (Format::Auto, "parquet") => Format::Parquet,
-        (Format::Auto, _) => return Err(fail(FileProblem::UnknownFormat)),
-        (format, _) => format,
+    let packing = Packing::of(path)?;
+    let format = match options.format {
+        Format::Auto => format_of_name(path).ok_or_else(|| fail(FileProblem::UnknownFormat))?,
+        format => format,
     };
-    match format {
-        Format::Jsonl => text_file::json_lines(path, options.max_record_bytes),
-        Format::Json => text_file::json_array(path, metadata.len()),
-        Format::Csv => text_file::csv(path),
+    // What is packed inside has its place in the file, which must be reached without what is before it.
+    let is_unpacked = matches!(packing, Packing::Gzip | Packing::Zstd) && format != Format::Parquet;
+    if packing != Packing::Plain && !is_unpacked {
+        return Err(fail(FileProblem::Compressed { kind: packing.name() }));
+    }
+    if format == Format::Parquet {
         #[cfg(feature = "parquet")]
-        Format::Parquet => parquet_file::rows(path),
+        return parquet_file::rows(path);
         #[cfg(not(feature = "parquet"))]
-        Format::Parquet => {
+        {
             let detail = "this program was built without the feature `parquet`".to_owned();
-            Err(fail(FileProblem::Parquet { detail }))
+            return Err(fail(FileProblem::Parquet { detail }));
         }
-        Format::Auto => unreachable!("resolved above"),
+    }
+    let mut input = input::open(path, packing)?;
+    let text_field = || options.columns.get("text").cloned().unwrap_or_else(|| "text".to_owned());
+    let limit_bytes = options.max_record_bytes;
+    match format {
+        Format::Json if options.format == Format::Auto && !begins_an_array(path, &mut input)? => {
+            Ok(text_file::json_lines(path, input, limit_bytes))
+        }
+        Format::Json => text_file::json_array(path, input),
+        Format::Csv => csv_file::rows(path, input, limit_bytes),
+        Format::Txt => text_file::text(path, input, limit_bytes, text_field()),
+        Format::Lines => Ok(text_file::text_lines(path, input, limit_bytes, text_field())),
+        Format::Jsonl | Format::Auto | Format::Parquet => Ok(text_file::json_lines(path, input, limit_bytes)),
     }
 }
 
-fn compression(first: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 5] = [
-        (b"\x1f\x8b", "gzip"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"PK\x03\x04", "zip"),
-        (b"BZh", "bzip2"),
-        (b"\xfd7zXZ", "xz"),
-    ];
-    MAGIC.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, kind)| *kind)
+/// Whether a file named .json is one array rather than lines.
+fn begins_an_array(path: &Path, input: &mut Input) -> Result<bool, DataError> {
+    let first = input.fill_buf().map_err(|error| DataError::io("read", path, error))?;
+    Ok(first.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['))
 }
 
 /// Ends a stream after its first error: behind a damaged place nothing can be trusted.

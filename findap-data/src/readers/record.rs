@@ -2,106 +2,201 @@
 
 use serde_json::{Map, Value};
 
-use super::{Kind, ReadOptions, Record, Turns};
+use super::fields::{Fields, is_void, names, not_honoured, type_name, wrong_type};
+use super::request::{request, system, with_system};
+use super::turn::{self, Turn};
+use super::{Conversation, Kind, ReadOptions, Record, Row, Unreadable, preference};
 use crate::batch::TokenizedRow;
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
 
-pub(super) fn parse(value: Value, options: &ReadOptions) -> Result<Record, RecordProblem> {
-    let Value::Object(object) = value else {
-        return Err(RecordProblem::NotAnObject { got: type_name(&value) });
+/// What a row is, and the fields without which it is not one.
+#[derive(Clone, Copy)]
+enum Schema {
+    Text,
+    Packed,
+    TokenizedPair,
+    Tokenized,
+    Preference,
+    Conversation(&'static str),
+    PromptCompletion,
+    Alpaca,
+}
+
+impl Schema {
+    /// The first schema one of whose telling fields is there; of several, the richest.
+    fn find(kind: Option<Kind>, is_there: impl Fn(&str) -> bool) -> Option<Schema> {
+        if kind == Some(Kind::Text) && is_there("text") {
+            return Some(Schema::Text);
+        }
+        if is_there("docs") {
+            return Some(Schema::Packed);
+        }
+        if is_there("chosen_ids") || is_there("rejected_ids") {
+            return Some(Schema::TokenizedPair);
+        }
+        if is_there("ids") {
+            return Some(Schema::Tokenized);
+        }
+        let conversation = ["messages", "conversations"].into_iter().find(|field| is_there(field));
+        // Rows of pairs may have the better conversation a second time, for those who learn only that.
+        let is_pair =
+            (kind != Some(Kind::Chat) || conversation.is_none()) && (is_there("chosen") || is_there("rejected"));
+        if is_pair {
+            return Some(Schema::Preference);
+        }
+        if let Some(field) = conversation {
+            return Some(Schema::Conversation(field));
+        }
+        if is_there("completion") {
+            return Some(Schema::PromptCompletion);
+        }
+        if is_there("instruction") && is_there("output") {
+            return Some(Schema::Alpaca);
+        }
+        is_there("text").then_some(Schema::Text)
+    }
+
+    fn required(self) -> Vec<&'static str> {
+        match self {
+            Schema::Text => vec!["text"],
+            Schema::Packed => vec!["docs"],
+            Schema::TokenizedPair => vec!["prompt_ids", "chosen_ids", "rejected_ids"],
+            Schema::Tokenized => vec!["ids", "mask"],
+            Schema::Preference => vec!["chosen", "rejected"],
+            Schema::Conversation(field) => vec![field],
+            Schema::PromptCompletion => vec!["prompt", "completion"],
+            Schema::Alpaca => vec!["instruction", "output"],
+        }
+    }
+}
+
+pub(super) fn parse(row: &Row, options: &ReadOptions) -> Result<Record, RecordProblem> {
+    let Value::Object(object) = &row.value else {
+        return Err(RecordProblem::NotAnObject { got: type_name(&row.value) });
     };
-    let fields = Fields { object: &object, options };
-    let wants_text = options.kind == Some(Kind::Text);
-    if wants_text && fields.has("text") {
-        return Ok(Record::Text(fields.text("text")?.to_string()));
+    let is_looked_at = |cell: &&Unreadable| cell.member.as_deref().is_none_or(turn::is_field);
+    let fields = Fields::new(object, row.unreadable.iter().filter(is_looked_at).collect(), options);
+    let record = record(&fields);
+    fields.check_readable()?;
+    record
+}
+
+fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
+    let options = fields.options;
+    // A table's rows have every field; what tells the schema is what is not null, and where all is null the row is empty.
+    let schema = Schema::find(options.kind, |field| fields.has(field))
+        .or_else(|| Schema::find(options.kind, |field| fields.find(field).is_some()))
+        .ok_or_else(|| RecordProblem::UnknownSchema { found: fields.names() })?;
+    if schema.required().into_iter().any(|field| fields.is_null(field)) {
+        return Ok(Record::Empty);
     }
-    if fields.has("docs") {
-        return packed(&fields);
-    }
-    if fields.has("chosen_ids") || fields.has("rejected_ids") {
-        return Ok(Record::TokenizedPair {
+    match schema {
+        Schema::Text => Ok(Record::Text(fields.text("text")?.to_string())),
+        Schema::Packed => packed(fields),
+        Schema::TokenizedPair => Ok(Record::TokenizedPair {
             prompt: ids(fields.get("prompt_ids")?, "prompt_ids")?,
             chosen: ids(fields.get("chosen_ids")?, "chosen_ids")?,
             rejected: ids(fields.get("rejected_ids")?, "rejected_ids")?,
-        });
-    }
-    if fields.has("ids") {
-        return Ok(Record::Tokenized(tokenized(&object, &fields.column("ids"), &fields.column("mask"))?));
-    }
-    if fields.has("chosen") || fields.has("rejected") {
-        return preference(&fields);
-    }
-    if fields.has("messages") {
-        return Ok(Record::Conversation(messages(fields.get("messages")?, "messages")?));
-    }
-    if fields.has("conversations") {
-        return Ok(Record::Conversation(messages(fields.get("conversations")?, "conversations")?));
-    }
-    if fields.has("completion") {
-        return prompt_completion(&fields);
-    }
-    if fields.has("instruction") && fields.has("output") {
-        return alpaca(&fields);
-    }
-    if fields.has("text") {
-        return Ok(Record::Text(fields.text("text")?.to_string()));
-    }
-    Err(RecordProblem::UnknownSchema { found: fields.names() })
-}
-
-struct Fields<'a> {
-    object: &'a Map<String, Value>,
-    options: &'a ReadOptions,
-}
-
-impl<'a> Fields<'a> {
-    fn column(&self, field: &str) -> String {
-        self.options.columns.get(field).cloned().unwrap_or_else(|| field.to_string())
-    }
-
-    fn has(&self, field: &str) -> bool {
-        self.object.get(&self.column(field)).is_some_and(|value| !value.is_null())
-    }
-
-    fn names(&self) -> String {
-        const MAX_NAMES: usize = 20;
-        let names: Vec<&str> = self.object.keys().take(MAX_NAMES).map(String::as_str).collect();
-        if names.is_empty() { "none".into() } else { names.join(", ") }
-    }
-
-    fn get(&self, field: &str) -> Result<&'a Value, RecordProblem> {
-        self.object
-            .get(&self.column(field))
-            .ok_or_else(|| RecordProblem::MissingField { field: field.to_string(), found: self.names() })
-    }
-
-    fn text(&self, field: &str) -> Result<&'a str, RecordProblem> {
-        text(self.get(field)?, &self.column(field))
-    }
-
-    fn optional_text(&self, field: &str) -> Result<Option<&'a str>, RecordProblem> {
-        if self.has(field) { self.text(field).map(Some) } else { Ok(None) }
+        }),
+        Schema::Tokenized => {
+            Ok(Record::Tokenized(tokenized(fields.object(), &fields.column("ids"), &fields.column("mask"))?))
+        }
+        Schema::Preference => {
+            check_row(fields)?;
+            preference::parse(fields)
+        }
+        Schema::Conversation(field) => {
+            check_row(fields)?;
+            match turn::turns(fields.get(field)?, field)? {
+                Some(turns) => conversation(with_system(fields, turns)?, options),
+                None => Ok(Record::Empty),
+            }
+        }
+        Schema::PromptCompletion => {
+            check_row(fields)?;
+            prompt_completion(fields)
+        }
+        Schema::Alpaca => {
+            check_row(fields)?;
+            let mut turns = request(fields)?;
+            turns.push(Turn::new(Message::assistant(fields.text("output")?)));
+            conversation(turns, options)
+        }
     }
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// Refuses what a row says about its turns and this program does not do.
+fn check_row(fields: &Fields<'_>) -> Result<(), RecordProblem> {
+    const REFUSED: [(&str, &str); 11] = [
+        ("tools", TOOLS),
+        ("functions", TOOLS),
+        ("chat_template_kwargs", "is not handed to the chat template; remove it"),
+        ("images", PARTS),
+        ("image", PARTS),
+        ("audio", PARTS),
+        ("audios", PARTS),
+        ("video", PARTS),
+        ("videos", PARTS),
+        ("mask", "is not understood beside turns; say per turn what is learnt, with weight = 0 or 1"),
+        ("tool_calls", TOOLS),
+    ];
+    const TOOLS: &str = "is not handed to the chat template; write it into a system turn as the template prints it, or remove the field";
+    const PARTS: &str = "is no text, and only text is trained on; remove it or the row";
+    if let Some((field, why)) = REFUSED.into_iter().find(|(field, _)| fields.says(field)) {
+        return Err(not_honoured(field, why));
     }
+    for field in ["weight", "train", "training"] {
+        let value = fields.find(field).unwrap_or(&Value::Null);
+        let is_whole = is_void(value) || *value == Value::Bool(true) || value.as_f64() == Some(1.0);
+        let is_flag = value.is_number() || value.is_boolean();
+        if is_flag && !is_whole {
+            let why =
+                format!("is {value}, and rows are learnt whole; leave out the row, or say per turn what is learnt");
+            return Err(not_honoured(field, why));
+        }
+    }
+    Ok(())
 }
 
-fn wrong_type(field: &str, want: &'static str, value: &Value) -> RecordProblem {
-    RecordProblem::WrongType { field: field.to_string(), want, got: type_name(value) }
+fn conversation(turns: Vec<Turn>, options: &ReadOptions) -> Result<Record, RecordProblem> {
+    let unlearnt = turns.iter().enumerate().filter(|(_, turn)| turn.unlearnt_by.is_some());
+    if options.kind == Some(Kind::Text)
+        && let Some((_, turn)) = unlearnt.clone().next()
+    {
+        let field = turn.unlearnt_by.clone().unwrap_or_default();
+        return Err(not_honoured(field, "leaves out a turn, and a text is learnt whole; set kind = \"chat\""));
+    }
+    let unlearnt = unlearnt.map(|(index, _)| index).collect();
+    let messages = turns.into_iter().map(|turn| turn.message).collect();
+    Ok(Record::Conversation(Conversation { messages, unlearnt }))
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> Result<&'a str, RecordProblem> {
-    value.as_str().ok_or_else(|| wrong_type(field, "a string", value))
+fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
+    if fields.find("label") == Some(&Value::Bool(false)) {
+        return Err(not_honoured("label", "is false, which marks a bad completion; leave the row out"));
+    }
+    let (prompt, completion) = (fields.get("prompt")?, fields.get("completion")?);
+    if let (Value::String(prompt), Value::String(completion), None) = (prompt, completion, system(fields)?) {
+        return Ok(Record::PromptCompletion { prompt: prompt.clone(), completion: completion.clone() });
+    }
+    let turns_of = |value: &Value, field: &str, speaker: fn(String) -> Message| match value {
+        Value::String(text) => Ok(Some(vec![Turn::new(speaker(text.clone()))])),
+        other => turn::turns(other, field),
+    };
+    let prompt = turns_of(prompt, "prompt", Message::user)?;
+    let completion = turns_of(completion, "completion", Message::assistant)?;
+    let (Some(prompt), Some(completion)) = (prompt, completion) else { return Ok(Record::Empty) };
+    let mut turns = with_system(fields, prompt)?;
+    for turn in turns.iter_mut().filter(|turn| turn.message.role == Role::Assistant) {
+        turn.unlearnt_by.get_or_insert_with(|| "prompt".to_owned());
+    }
+    turns.extend(completion);
+    // What is learnt of a text is all of it, so the prompt is not told apart.
+    if fields.options.kind == Some(Kind::Text) {
+        turns.iter_mut().for_each(|turn| turn.unlearnt_by = turn.unlearnt_by.take().filter(|field| field != "prompt"));
+    }
+    conversation(turns, fields.options)
 }
 
 fn ids(value: &Value, field: &str) -> Result<Vec<u32>, RecordProblem> {
@@ -117,10 +212,7 @@ fn ids(value: &Value, field: &str) -> Result<Vec<u32>, RecordProblem> {
 }
 
 fn tokenized(object: &Map<String, Value>, ids_field: &str, mask_field: &str) -> Result<TokenizedRow, RecordProblem> {
-    let missing = |field: &str| RecordProblem::MissingField {
-        field: field.to_string(),
-        found: object.keys().cloned().collect::<Vec<_>>().join(", "),
-    };
+    let missing = |field: &str| RecordProblem::MissingField { field: field.to_string(), found: names(object) };
     let ids = ids(object.get(ids_field).ok_or_else(|| missing(ids_field))?, ids_field)?;
     let mask_value = object.get(mask_field).ok_or_else(|| missing(mask_field))?;
     let mask = mask_value
@@ -151,118 +243,4 @@ fn packed(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Record::Packed(documents))
-}
-
-/// Turns as `{role, content}` or `{from, value}`.
-fn messages(value: &Value, field: &str) -> Result<Vec<Message>, RecordProblem> {
-    let list = value.as_array().ok_or_else(|| wrong_type(field, "a list of turns", value))?;
-    list.iter().enumerate().map(|(index, turn)| message(turn, &format!("{field}[{index}]"))).collect()
-}
-
-fn message(turn: &Value, field: &str) -> Result<Message, RecordProblem> {
-    let object = turn.as_object().ok_or_else(|| wrong_type(field, "an object with role and content", turn))?;
-    let part = |names: [&str; 2]| {
-        names.iter().find_map(|name| object.get(*name)).ok_or_else(|| RecordProblem::MissingField {
-            field: format!("{field}.{}", names[0]),
-            found: object.keys().cloned().collect::<Vec<_>>().join(", "),
-        })
-    };
-    let role = text(part(["role", "from"])?, &format!("{field}.role"))?;
-    let content = text(part(["content", "value"])?, &format!("{field}.content"))?;
-    let role = Role::parse(role).ok_or_else(|| RecordProblem::UnknownRole {
-        field: field.to_string(),
-        role: role.chars().take(40).collect(),
-    })?;
-    Ok(Message::new(role, content))
-}
-
-/// A text, a list of turns, or (LLaMA-Factory) a single turn.
-fn turns(value: &Value, field: &str) -> Result<Turns, RecordProblem> {
-    match value {
-        Value::String(text) => Ok(Turns::Text(text.clone())),
-        Value::Array(_) => Ok(Turns::Messages(messages(value, field)?)),
-        Value::Object(_) => Ok(Turns::Messages(vec![message(value, field)?])),
-        other => Err(wrong_type(field, "a string or a list of turns", other)),
-    }
-}
-
-fn preference(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
-    let chosen = turns(fields.get("chosen")?, "chosen")?;
-    let rejected = turns(fields.get("rejected")?, "rejected")?;
-    if chosen == rejected {
-        return Err(RecordProblem::EqualAnswers);
-    }
-    let explicit = ["prompt", "conversations"].into_iter().find(|field| fields.has(field));
-    if let Some(field) = explicit {
-        return Ok(Record::Preference { prompt: turns(fields.get(field)?, field)?, chosen, rejected });
-    }
-    // An implicit prompt is what both answers begin with.
-    match (chosen, rejected) {
-        (Turns::Messages(chosen), Turns::Messages(rejected)) => {
-            let num_shared = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-            let num_shared = num_shared.min(chosen.len().saturating_sub(1)).min(rejected.len().saturating_sub(1));
-            Ok(Record::Preference {
-                prompt: Turns::Messages(chosen[..num_shared].to_vec()),
-                chosen: Turns::Messages(chosen[num_shared..].to_vec()),
-                rejected: Turns::Messages(rejected[num_shared..].to_vec()),
-            })
-        }
-        (Turns::Text(chosen), Turns::Text(rejected)) => {
-            let shared: usize =
-                chosen.chars().zip(rejected.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-            // TRL cuts at the last blank, so that no word is divided.
-            let shared = chosen[..shared].rfind(char::is_whitespace).unwrap_or(0);
-            Ok(Record::Preference {
-                prompt: Turns::Text(chosen[..shared].to_string()),
-                chosen: Turns::Text(chosen[shared..].to_string()),
-                rejected: Turns::Text(rejected[shared..].to_string()),
-            })
-        }
-        _ => Err(RecordProblem::WrongType {
-            field: "rejected".into(),
-            want: "of the same form as chosen",
-            got: "of another form",
-        }),
-    }
-}
-
-fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
-    let prompt = turns(fields.get("prompt")?, "prompt")?;
-    let completion = turns(fields.get("completion")?, "completion")?;
-    match (prompt, completion) {
-        (Turns::Text(prompt), Turns::Text(completion)) => Ok(Record::PromptCompletion { prompt, completion }),
-        (Turns::Messages(mut prompt), Turns::Messages(completion)) => {
-            prompt.extend(completion);
-            Ok(Record::Conversation(prompt))
-        }
-        _ => Err(RecordProblem::WrongType {
-            field: "completion".into(),
-            want: "of the same form as prompt",
-            got: "of another form",
-        }),
-    }
-}
-
-fn alpaca(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
-    let mut conversation = Vec::new();
-    if let Some(system) = fields.optional_text("system")?.filter(|system| !system.is_empty()) {
-        conversation.push(Message::system(system));
-    }
-    if fields.has("history") {
-        let history = fields.get("history")?;
-        for pair in history.as_array().ok_or_else(|| wrong_type("history", "a list of pairs", history))? {
-            let pair_of_texts = pair.as_array().filter(|pair| pair.len() == 2);
-            let pair_of_texts = pair_of_texts.ok_or_else(|| wrong_type("history", "a list of pairs", pair))?;
-            conversation.push(Message::user(text(&pair_of_texts[0], "history")?));
-            conversation.push(Message::assistant(text(&pair_of_texts[1], "history")?));
-        }
-    }
-    let instruction = fields.text("instruction")?;
-    let request = match fields.optional_text("input")?.filter(|input| !input.is_empty()) {
-        Some(input) => format!("{instruction}\n{input}"),
-        None => instruction.to_string(),
-    };
-    conversation.push(Message::user(request));
-    conversation.push(Message::assistant(fields.text("output")?));
-    Ok(Record::Conversation(conversation))
 }

@@ -1,40 +1,81 @@
-//! JSON lines, JSON arrays and CSV.
+//! JSON lines, JSON arrays and plain text.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{UntilError, Values};
+use super::input::Input;
+use super::{Row, Rows, UntilError};
 use crate::error::{DataError, FileProblem, Location, RecordProblem};
 
 /// A JSON array is held whole; beyond this size it must be JSON lines.
 const MAX_ARRAY_BYTES: u64 = 1 << 30;
-const BUFFER_BYTES: usize = 1 << 20;
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-pub(super) fn json_lines(path: &Path, max_record_bytes: usize) -> Result<Values, DataError> {
-    let file = File::open(path).map_err(|error| DataError::io("read", path, error))?;
-    let lines = JsonLines {
+/// One JSON object per line.
+pub(super) fn json_lines(path: &Path, input: Input, max_record_bytes: usize) -> Rows {
+    lines(path, input, max_record_bytes, parse_object)
+}
+
+/// One text per line, under the name of the field `text`.
+pub(super) fn text_lines(path: &Path, input: Input, max_record_bytes: usize, field: String) -> Rows {
+    lines(path, input, max_record_bytes, move |line| Ok(text_object(&field, utf8(line)?)))
+}
+
+/// The whole file as one text.
+pub(super) fn text(path: &Path, input: Input, max_record_bytes: usize, field: String) -> Result<Rows, DataError> {
+    let mut bytes = Vec::new();
+    let limited = input.take(max_record_bytes as u64 + 1).read_to_end(&mut bytes);
+    limited.map_err(|error| DataError::io("read", path, error))?;
+    let row = match bytes.len() > max_record_bytes {
+        true => Err(RecordProblem::TooLong { limit_bytes: max_record_bytes }),
+        false => utf8(&bytes).map(|text| text_object(&field, text)),
+    };
+    let (path, location) = (path.to_path_buf(), Location::Line(1));
+    let row = match row {
+        Ok(value) => Ok((location, value.into())),
+        Err(problem) => Err(DataError::Record { path, location, problem }),
+    };
+    Ok(Box::new(std::iter::once(row)))
+}
+
+fn text_object(field: &str, text: &str) -> Value {
+    Value::Object(Map::from_iter([(field.to_owned(), text.into())]))
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, RecordProblem> {
+    std::str::from_utf8(bytes).map_err(|error| RecordProblem::NotUtf8 { byte: error.valid_up_to() + 1 })
+}
+
+fn lines(
+    path: &Path,
+    input: Input,
+    max_record_bytes: usize,
+    parse: impl Fn(&[u8]) -> Result<Value, RecordProblem> + Send + 'static,
+) -> Rows {
+    let lines = Lines {
         path: path.to_path_buf(),
-        input: BufReader::with_capacity(BUFFER_BYTES, file),
+        input,
         line: Vec::new(),
         number: 0,
         max_record_bytes,
+        parse: Box::new(parse),
     };
-    Ok(Box::new(UntilError::new(path, lines)))
+    Box::new(UntilError::new(path, lines))
 }
 
-struct JsonLines {
+type Parse = Box<dyn Fn(&[u8]) -> Result<Value, RecordProblem> + Send>;
+
+struct Lines {
     path: PathBuf,
-    input: BufReader<File>,
+    input: Input,
     line: Vec<u8>,
     number: u64,
     max_record_bytes: usize,
+    parse: Parse,
 }
 
-impl JsonLines {
+impl Lines {
     fn fail(&self, problem: RecordProblem) -> DataError {
         DataError::Record { path: self.path.clone(), location: Location::Line(self.number), problem }
     }
@@ -54,8 +95,8 @@ impl JsonLines {
     }
 }
 
-impl Iterator for JsonLines {
-    type Item = Result<(Location, Value), DataError>;
+impl Iterator for Lines {
+    type Item = Result<(Location, Row), DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -68,10 +109,7 @@ impl Iterator for JsonLines {
                 Ok(0) => return None,
                 Ok(_) => {}
             }
-            let mut line = self.line.as_slice();
-            if self.number == 1 {
-                line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
-            }
+            let line = self.line.as_slice();
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.len() > self.max_record_bytes {
@@ -86,9 +124,9 @@ impl Iterator for JsonLines {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let parsed = parse_object(line);
+            let parsed = (self.parse)(line);
             return Some(match parsed {
-                Ok(value) => Ok((Location::Line(self.number), value)),
+                Ok(value) => Ok((Location::Line(self.number), value.into())),
                 Err(problem) => Err(self.fail(problem)),
             });
         }
@@ -96,48 +134,22 @@ impl Iterator for JsonLines {
 }
 
 fn parse_object(line: &[u8]) -> Result<Value, RecordProblem> {
-    let text = std::str::from_utf8(line).map_err(|error| RecordProblem::NotUtf8 { byte: error.valid_up_to() + 1 })?;
+    let text = utf8(line)?;
     // The parser's own depth limit of 128 stands: a record nested deeper is an error, not a stack overflow.
     serde_json::from_str(text).map_err(|error| RecordProblem::NotJson { detail: error.to_string() })
 }
 
-pub(super) fn json_array(path: &Path, num_bytes: u64) -> Result<Values, DataError> {
+/// One JSON array of objects.
+pub(super) fn json_array(path: &Path, input: Input) -> Result<Rows, DataError> {
     let fail = |problem| DataError::File { path: path.to_path_buf(), problem };
-    if num_bytes > MAX_ARRAY_BYTES {
-        return Err(fail(FileProblem::TooLarge { bytes: num_bytes, limit_bytes: MAX_ARRAY_BYTES }));
+    let mut bytes = Vec::new();
+    let limited = input.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut bytes);
+    limited.map_err(|error| DataError::io("read", path, error))?;
+    if bytes.len() as u64 > MAX_ARRAY_BYTES {
+        return Err(fail(FileProblem::TooLarge { limit_bytes: MAX_ARRAY_BYTES }));
     }
-    let bytes = std::fs::read(path).map_err(|error| DataError::io("read", path, error))?;
-    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let values: Vec<Value> =
-        serde_json::from_slice(bytes).map_err(|error| fail(FileProblem::NotAnArray { detail: error.to_string() }))?;
-    let items = (1..).map(Location::Element).zip(values).map(Ok);
-    Ok(Box::new(UntilError::new(path, items)))
-}
-
-pub(super) fn csv(path: &Path) -> Result<Values, DataError> {
-    let as_error = {
-        let path = path.to_path_buf();
-        move |error: csv::Error| DataError::Record {
-            location: Location::Line(error.position().map_or(0, csv::Position::line)),
-            path: path.clone(),
-            problem: RecordProblem::NotJson { detail: error.to_string() },
-        }
-    };
-    let mut reader = csv::Reader::from_path(path).map_err(&as_error)?;
-    let header = reader.headers().map_err(&as_error)?.clone();
-    let mut records = reader.into_records();
-    let items = std::iter::from_fn(move || {
-        let record = match records.next()? {
-            Ok(record) => record,
-            Err(error) => return Some(Err(as_error(error))),
-        };
-        let line = record.position().map_or(0, csv::Position::line);
-        let fields: Map<String, Value> = header
-            .iter()
-            .zip(record.iter())
-            .map(|(name, field)| (name.trim_start_matches('\u{feff}').to_string(), field.into()))
-            .collect();
-        Some(Ok((Location::Line(line), Value::Object(fields))))
-    });
+        serde_json::from_slice(&bytes).map_err(|error| fail(FileProblem::NotAnArray { detail: error.to_string() }))?;
+    let items = (1..).map(Location::Element).zip(values).map(|(location, value)| Ok((location, value.into())));
     Ok(Box::new(UntilError::new(path, items)))
 }

@@ -8,38 +8,39 @@
 //! SHA-256 of what follows), ids u32 (padded to 8 bytes), document ends u64, row ends u64 (in documents; none unless the source
 //! says which stay together), mask bits (padded to 8 bytes).
 
+mod report;
+mod write;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use memmap2::Mmap;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::batch::TokenizedRow;
 use crate::capability::{Capability, Domain};
-use crate::encode::{Outcome, RecordEncoder};
-use crate::error::{DataError, Location, StoreProblem};
-use crate::files::{hash_file, hex, write_whole};
-use crate::readers::{self, Format, Kind, ReadOptions, Record};
+use crate::encode::RecordEncoder;
+use crate::error::{DataError, StoreProblem};
+use crate::files::{hash_file, hex};
+use crate::readers::{self, Format, Kind, ReadOptions};
+pub use report::{StoreReport, WiderContext};
+use write::write_store;
 
 const MAGIC: &[u8; 8] = b"FINDAPTS";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
-/// Records are tokenised in parallel in groups of about this much text.
-const GROUP_BYTES: usize = 8 << 20;
-const GROUP_RECORDS: usize = 4096;
+/// Goes up when the same files give other records than before, so that no store of an older program is taken for theirs.
+const READERS_VERSION: u32 = 2;
 
 /// One data set of a recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// Its name in the recipe and in reports.
     pub name: String,
-    /// The file.
-    pub path: PathBuf,
+    /// Files, folders and patterns, in order; see [`readers::paths::expand`].
+    pub paths: Vec<PathBuf>,
     /// What its records are for.
     pub kind: Kind,
     /// The file format.
@@ -50,6 +51,8 @@ pub struct Source {
     pub domain: Domain,
     /// What it teaches.
     pub capability: Capability,
+    /// How many rows that cannot be read may be skipped, counted and said; one more ends the building.
+    pub max_bad_rows: u64,
     /// Wanted share of rows among the data sets of its group (texts, conversations), in (0, 1).
     pub share: Option<f64>,
 }
@@ -64,27 +67,6 @@ impl Source {
             ..ReadOptions::default()
         }
     }
-}
-
-/// What was built from a source.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct StoreReport {
-    /// Records read.
-    pub records: u64,
-    /// Documents kept.
-    pub documents: u64,
-    /// Their tokens.
-    pub tokens: u64,
-    /// Their tokens that carry loss.
-    pub loss_tokens: u64,
-    /// Records dropped because they are longer than the context.
-    pub dropped_too_long: u64,
-    /// Records dropped because there is nothing to learn.
-    pub dropped_empty: u64,
-    /// Bytes of text or ids read.
-    pub source_bytes: u64,
-    /// Time of building in seconds; of the first build when it is used again.
-    pub seconds: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,9 +102,11 @@ impl TokenStore {
                 want: format!("at least {MIN_CONTEXT_TOKENS}"),
             });
         }
-        let fingerprint = fingerprint(source, encoder)?;
+        let files = readers::paths::expand(&source.paths, source.format)?;
+        let fingerprint = fingerprint(source, &files, encoder)?;
         if let Ok(store) = TokenStore::open(folder)
             && store.fingerprint == fingerprint
+            && store.report.bad_rows <= source.max_bad_rows
         {
             return Ok(TokenStore { was_reused: true, ..store });
         }
@@ -132,7 +116,7 @@ impl TokenStore {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         remove_leftovers(parent, &format!("{name}.tmp-"));
         let temporary = parent.join(format!("{name}.tmp-{}", std::process::id()));
-        let built = write_store(&temporary, source, encoder, &fingerprint).and_then(|()| {
+        let built = write_store(&temporary, source, &files, encoder, &fingerprint).and_then(|()| {
             if folder.exists() {
                 fs::remove_dir_all(folder).map_err(|error| DataError::io("replace", folder, error))?;
             }
@@ -328,11 +312,15 @@ impl Layout {
     }
 }
 
-fn fingerprint(source: &Source, encoder: &RecordEncoder<'_>) -> Result<String, DataError> {
+fn fingerprint(source: &Source, files: &[PathBuf], encoder: &RecordEncoder<'_>) -> Result<String, DataError> {
     let mut hasher = Sha256::new();
-    hash_file(&mut hasher, &source.path).map_err(|error| DataError::io("read", &source.path, error))?;
+    for file in files {
+        hash_file(&mut hasher, file).map_err(|error| DataError::io("read", file, error))?;
+        // What a name says of the format, and where one file ends and the next begins.
+        hasher.update(format!("\0file {:?}\0", readers::paths::format_of_name(file)));
+    }
     hasher.update(format!(
-        "\0version {VERSION} kind {:?} format {:?} columns {:?} context {} tokenizer {} template {:?}",
+        "\0version {VERSION} readers {READERS_VERSION} kind {:?} format {:?} columns {:?} context {} tokenizer {} template {:?}",
         source.kind,
         source.format,
         source.columns,
@@ -352,158 +340,6 @@ fn remove_leftovers(parent: &Path, prefix: &str) {
             // A leftover that cannot be removed only costs space.
             let _ = fs::remove_dir_all(entry.path());
         }
-    }
-}
-
-fn write_store(
-    folder: &Path,
-    source: &Source,
-    encoder: &RecordEncoder<'_>,
-    fingerprint: &str,
-) -> Result<(), DataError> {
-    let started = Instant::now();
-    fs::create_dir_all(folder).map_err(|error| DataError::io("create", folder, error))?;
-    let path = folder.join("tokens.bin");
-    let mut writer = Writer::create(&path)?;
-    let mut report = StoreReport::default();
-    let mut records = readers::read(&source.path, &source.read_options())?;
-    loop {
-        let group = next_group(&mut records)?;
-        if group.is_empty() {
-            break;
-        }
-        // Tokenised in parallel, written in order: the store does not depend on the number of threads.
-        let outcomes: Vec<Result<Outcome, DataError>> = group
-            .par_iter()
-            .map(|(location, record)| {
-                encoder.documents(record, source.kind).map_err(|error| error.at(&source.path, *location))
-            })
-            .collect();
-        for ((_, record), outcome) in group.iter().zip(outcomes) {
-            report.records += 1;
-            report.source_bytes += record.num_bytes() as u64;
-            match outcome? {
-                Outcome::TooLong => report.dropped_too_long += 1,
-                Outcome::Empty => report.dropped_empty += 1,
-                Outcome::Documents(documents) => {
-                    for document in &documents {
-                        writer.push(document, &mut report)?;
-                    }
-                }
-                Outcome::PackedRow(documents) => {
-                    for document in &documents {
-                        writer.push(document, &mut report)?;
-                    }
-                    writer.end_row();
-                }
-            }
-        }
-    }
-    if report.loss_tokens == 0 {
-        return Err(DataError::NoLossTokens { dataset: source.name.clone(), rows: report.records as usize });
-    }
-    writer.finish()?;
-    report.seconds = started.elapsed().as_secs_f64();
-    let meta_path = folder.join("meta.json");
-    let meta = Meta { fingerprint: fingerprint.to_string(), report };
-    let text = serde_json::to_vec_pretty(&meta).expect("invariant: numbers and strings serialise");
-    write_whole(&meta_path, &text).map_err(|error| DataError::io("write", &meta_path, error))
-}
-
-fn next_group(records: &mut readers::Records) -> Result<Vec<(Location, Record)>, DataError> {
-    let mut group = Vec::new();
-    let mut num_bytes = 0;
-    while num_bytes < GROUP_BYTES && group.len() < GROUP_RECORDS {
-        match records.next() {
-            None => break,
-            Some(item) => {
-                let (location, record) = item?;
-                num_bytes += record.num_bytes();
-                group.push((location, record));
-            }
-        }
-    }
-    Ok(group)
-}
-
-/// Writes ids as they come and keeps ends (8 bytes a document) and mask bits until the end.
-struct Writer<'a> {
-    path: &'a Path,
-    output: BufWriter<File>,
-    hasher: Sha256,
-    num_tokens: u64,
-    document_ends: Vec<u64>,
-    row_ends: Vec<u64>,
-    mask: Vec<u8>,
-}
-
-impl<'a> Writer<'a> {
-    fn create(path: &'a Path) -> Result<Writer<'a>, DataError> {
-        let as_error = |error| DataError::io("write", path, error);
-        let mut output = BufWriter::with_capacity(1 << 20, File::create(path).map_err(as_error)?);
-        output.write_all(&[0; HEADER_BYTES]).map_err(as_error)?;
-        Ok(Writer {
-            path,
-            output,
-            hasher: Sha256::new(),
-            num_tokens: 0,
-            document_ends: Vec::new(),
-            row_ends: Vec::new(),
-            mask: Vec::new(),
-        })
-    }
-
-    fn push(&mut self, document: &TokenizedRow, report: &mut StoreReport) -> Result<(), DataError> {
-        self.write(bytemuck::cast_slice(&document.ids))?;
-        for &is_target in &document.mask {
-            let token = self.num_tokens as usize;
-            if token.is_multiple_of(8) {
-                self.mask.push(0);
-            }
-            self.mask[token / 8] |= u8::from(is_target) << (token % 8);
-            self.num_tokens += 1;
-        }
-        self.document_ends.push(self.num_tokens);
-        report.documents += 1;
-        report.tokens += document.len() as u64;
-        report.loss_tokens += document.num_loss_tokens() as u64;
-        Ok(())
-    }
-
-    fn end_row(&mut self) {
-        self.row_ends.push(self.document_ends.len() as u64);
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        self.hasher.update(bytes);
-        self.output.write_all(bytes).map_err(|error| DataError::io("write", self.path, error))
-    }
-
-    fn finish(mut self) -> Result<(), DataError> {
-        if self.num_tokens % 2 == 1 {
-            self.write(&[0; 4])?;
-        }
-        let document_ends = std::mem::take(&mut self.document_ends);
-        let row_ends = std::mem::take(&mut self.row_ends);
-        let mut mask = std::mem::take(&mut self.mask);
-        mask.resize(mask.len().next_multiple_of(8), 0);
-        self.write(bytemuck::cast_slice(&document_ends))?;
-        self.write(bytemuck::cast_slice(&row_ends))?;
-        self.write(&mask)?;
-        let mut header = [0; HEADER_BYTES];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        header[16..24].copy_from_slice(&(document_ends.len() as u64).to_le_bytes());
-        header[24..32].copy_from_slice(&self.num_tokens.to_le_bytes());
-        header[32..40].copy_from_slice(&(row_ends.len() as u64).to_le_bytes());
-        header[40..72].copy_from_slice(&self.hasher.finalize());
-        let mut write_header = || -> std::io::Result<()> {
-            self.output.seek(SeekFrom::Start(0))?;
-            self.output.write_all(&header)?;
-            self.output.flush()?;
-            self.output.get_ref().sync_all()
-        };
-        write_header().map_err(|error| DataError::io("write", self.path, error))
     }
 }
 

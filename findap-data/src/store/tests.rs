@@ -1,5 +1,8 @@
 use super::*;
 use crate::chat_template::ChatTemplate;
+use crate::encode::Outcome;
+use crate::message::Message;
+use crate::readers::{Conversation, Record};
 use crate::tokenizer::Tokenizer;
 
 fn tools() -> (Tokenizer, ChatTemplate) {
@@ -10,12 +13,13 @@ fn tools() -> (Tokenizer, ChatTemplate) {
 fn source(path: &Path, kind: Kind) -> Source {
     Source {
         name: "set".into(),
-        path: path.to_path_buf(),
+        paths: vec![path.to_path_buf()],
         kind,
         format: Format::Auto,
         columns: BTreeMap::new(),
         domain: Domain::Finance,
         capability: Capability::Concept,
+        max_bad_rows: 0,
         share: None,
     }
 }
@@ -116,6 +120,131 @@ fn pairs_become_rows_of_two_documents_with_loss_on_answers() {
     let prompt = store.document(6);
     let prompt: Vec<u32> = prompt.ids.iter().zip(&prompt.mask).filter(|(_, m)| !**m).map(|(id, _)| *id).collect();
     assert!(tokenizer.decode(&prompt, false).expect("decode").ends_with("assistant<|end_header_id|>\n\n"));
+}
+
+#[test]
+fn pairs_that_are_equal_or_say_nothing_are_left_out_and_counted() {
+    let (tokenizer, template) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("p.jsonl");
+    let pair = |chosen: &str, rejected: &str| {
+        format!("{{\"prompt\": \"Name a bond.\", \"chosen\": {chosen}, \"rejected\": {rejected}}}")
+    };
+    let lines = [
+        pair("\"A gilt.\"", "\"A bund.\""),
+        pair("\"A gilt.\"", "\"A gilt.\""),
+        // The template strips what stands around a turn, so that these are the same tokens.
+        pair("\"A gilt.\"", "\" A gilt.  \""),
+        pair("\"  \"", "\"A gilt.\""),
+        pair("null", "\"A gilt.\""),
+    ];
+    fs::write(&path, lines.join("\n")).expect("write");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 128 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &encoder).expect("build");
+    let report = store.report();
+    assert_eq!((store.num_rows(), report.dropped_equal, report.dropped_empty), (1, 2, 2));
+}
+
+#[test]
+fn bad_rows_are_skipped_as_far_as_allowed_and_each_is_said() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let good = "{\"text\": \"A bond is a loan.\"}\n";
+    let bad = "{\"text\": 3}\nnonsense\n";
+    fs::write(&path, format!("{good}{}{good}", bad.repeat(6))).expect("write");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 16 };
+    let build = |max_bad_rows| {
+        let source = Source { max_bad_rows, ..source(&path, Kind::Text) };
+        TokenStore::build(&folder.path().join("s"), &source, &encoder)
+    };
+    let error = build(0).expect_err("none allowed").to_string();
+    assert!(error.contains("a.jsonl: line 2: field 'text' is a number"), "{error}");
+    let error = build(11).expect_err("one too many").to_string();
+    assert!(error.contains("more than max_bad_rows = 11") && error.contains("line 13"), "{error}");
+    let store = build(12).expect("all allowed");
+    let said = store.report().left_out();
+    assert_eq!((store.num_documents(), store.report().bad_rows, said.len()), (2, 12, 12));
+    assert_eq!(said[0], "12 rows that cannot be read left out");
+    assert!(said[10].contains("line 11: ") && said[11] == "and 2 more rows that cannot be read", "{said:?}");
+    assert!(build(12).expect("again").was_reused());
+    build(11).expect_err("a finished store does not hide that rows are bad");
+}
+
+#[test]
+fn rows_too_long_are_said_with_the_context_that_would_keep_them() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let row = |tokens: usize| format!("{{\"ids\": {:?}, \"mask\": {:?}}}", vec![5; tokens], vec![1; tokens]);
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 8 };
+    let build = |lengths: &[usize]| {
+        fs::write(&path, lengths.iter().map(|tokens| row(*tokens) + "\n").collect::<String>()).expect("write");
+        TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Tokenized), &encoder)
+    };
+    let lengths: Vec<usize> = std::iter::repeat_n(8, 92).chain(11..=18).collect();
+    let store = build(&lengths).expect("build");
+    let wider = |percent, tokens| WiderContext { percent, tokens };
+    assert_eq!(store.report().wider_contexts, [wider(95, 13), wider(99, 17)]);
+    let error = build(&[20, 30]).expect_err("nothing fits").to_string();
+    assert!(error.contains("context of 8 tokens") && error.contains("99 % in 30 tokens"), "{error}");
+    assert!(!error.contains("carries loss"), "{error}");
+}
+
+#[test]
+fn a_store_holds_all_files_of_its_source_in_order_and_is_theirs_only() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("{{\"text\": \"{text}\"}}\n")).expect("write");
+        path
+    };
+    let (first, second) = (file("b.jsonl", "Rates rose."), file("a.jsonl", "Rates fell."));
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 16 };
+    let build = |paths: &[&PathBuf]| {
+        let paths = paths.iter().map(|path| path.to_path_buf()).collect();
+        let source = Source { paths, ..source(&first, Kind::Text) };
+        TokenStore::build(&folder.path().join("s"), &source, &encoder).expect("build")
+    };
+    let store = build(&[&first, &second]);
+    let text = |store: &TokenStore, row: usize| tokenizer.decode(store.ids(row), true).expect("decode");
+    assert_eq!((text(&store, 0), text(&store, 1)), ("Rates rose.".to_owned(), "Rates fell.".to_owned()));
+    let fingerprint = store.fingerprint().to_owned();
+    assert!(build(&[&first, &second]).was_reused());
+    assert_ne!(build(&[&second, &first]).fingerprint(), fingerprint);
+    assert_ne!(build(&[&first]).fingerprint(), fingerprint);
+}
+
+#[test]
+fn only_the_answers_to_be_learnt_bear_loss() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 256 };
+    let turns = |count: usize| {
+        let turn = |n: usize| [Message::user(format!("q{n}")), Message::assistant(format!("answer {n}"))];
+        (0..count).flat_map(turn).collect::<Vec<_>>()
+    };
+    let learnt = |unlearnt: &[usize]| {
+        let record = Record::Conversation(Conversation { messages: turns(4), unlearnt: unlearnt.to_vec() });
+        match encoder.documents(&record, Kind::Chat).expect("encode") {
+            Outcome::Documents(documents) => {
+                let row = &documents[0];
+                let ids = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id);
+                tokenizer.decode(&ids.collect::<Vec<u32>>(), true).expect("decode")
+            }
+            other => format!("{other:?}"),
+        }
+    };
+    for (unlearnt, want) in [
+        (&[][..], "answer 0answer 1answer 2answer 3"),
+        (&[1], "answer 1answer 2answer 3"),
+        (&[7], "answer 0answer 1answer 2"),
+        (&[3, 5], "answer 0answer 3"),
+        (&[1, 5], "answer 1answer 3"),
+        (&[1, 3, 5, 7], "Empty"),
+    ] {
+        assert_eq!(learnt(unlearnt), want, "{unlearnt:?}");
+    }
 }
 
 #[test]

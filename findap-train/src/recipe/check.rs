@@ -92,7 +92,12 @@ fn check_data(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
         )?;
         let share = source.share.unwrap_or(1.0);
         origin.require(share > 0.0 && share <= 1.0, &join(&key, "share"), "a share is above 0 and at most 1")?;
-        let in_world = source.path.to_string_lossy().starts_with("world:");
+        origin.require(
+            !source.path.as_slice().is_empty(),
+            &join(&key, "path"),
+            "name a file, a folder, a pattern, or a list of them",
+        )?;
+        let in_world = source.path.as_slice().iter().any(|path| path.to_string_lossy().starts_with("world:"));
         origin.require(
             !in_world || recipe.world.is_some(),
             &join(&key, "path"),

@@ -210,16 +210,22 @@ impl From<RecomputeKind> for Recompute {
 pub struct DataTable {
     /// The name that stages use. Required, unique.
     pub name: String,
-    /// The file. Required.
-    pub path: PathBuf,
+    /// A file, a folder (all files of one format in it, sorted by name), a pattern (`train-*.parquet`), or a list of them. Text files
+    /// may be packed (`.gz`, `.zst`). Required.
+    pub path: Paths,
     /// What its rows are: `text`, `chat`, `preference`, `tokenized` or `packed`. Required.
     pub kind: Kind,
-    /// The file format: `jsonl`, `json`, `csv` or `parquet`. Default `auto`: by the file's ending.
+    /// The file format: `jsonl`, `json`, `csv`, `parquet`, `txt` (each file is one document) or `lines` (each line of a text file is
+    /// one). Default `auto`: by the file's ending, where `.txt` is `txt`.
     #[serde(default)]
     pub format: Format,
     /// Column names where they differ from the usual ones: `text = "body"`. Default none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
+    /// How many rows that cannot be read may be skipped; they are counted and the first ten are said with file and line. One more ends
+    /// the run. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_bad_rows: u64,
     /// Domain, for reports. Default `general`.
     #[serde(default = "general")]
     pub domain: Domain,
@@ -230,6 +236,31 @@ pub struct DataTable {
     /// fill the rest in proportion to their sizes. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
+}
+
+/// `path` of a source: one path or pattern, or a list of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a path, or a list of paths")]
+pub enum Paths {
+    /// A string.
+    One(PathBuf),
+    /// A list of strings.
+    Several(Vec<PathBuf>),
+}
+
+impl Paths {
+    /// The paths, in order.
+    pub fn as_slice(&self) -> &[PathBuf] {
+        match self {
+            Paths::One(path) => std::slice::from_ref(path),
+            Paths::Several(paths) => paths,
+        }
+    }
+}
+
+/// The default is not written down, so that a stage begun before there was this key can be resumed.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// `[eval]`: what is measured.

@@ -218,6 +218,28 @@ fn a_judge_says_how_its_server_is_asked() {
 }
 
 #[test]
+fn the_path_of_a_source_is_one_or_several() {
+    let paths = |written: &str| {
+        let recipe = read(&GOOD.replacen("path = \"news.jsonl\"", written, 1), &[])?;
+        let text = toml::to_string(&recipe).unwrap();
+        assert_eq!(read(&text, &[]).unwrap(), recipe, "{text}");
+        Ok::<_, RecipeError>((recipe.data[0].path.as_slice().to_vec(), recipe.data[0].max_bad_rows))
+    };
+    assert_eq!(paths("path = \"news-*.jsonl\"").unwrap(), (vec![PathBuf::from("news-*.jsonl")], 0));
+    let several = paths("path = [\"a.jsonl\", \"b\"]\nmax_bad_rows = 3").unwrap();
+    assert_eq!(several, (vec![PathBuf::from("a.jsonl"), PathBuf::from("b")], 3));
+    for (written, wanted) in [
+        ("path = 3", "a path, or a list of paths"),
+        ("path = []", "`data.news.path`"),
+        ("path = [\"a.jsonl\", \"world:b.jsonl\"]", "no [world] table"),
+        ("path = \"a\"\nmax_bad_rows = -1", "max_bad_rows"),
+    ] {
+        let message = paths(written).expect_err(written).to_string();
+        assert!(message.contains(wanted), "{written} gave {message}");
+    }
+}
+
+#[test]
 fn a_stage_says_which_parameters_it_trains() {
     let trainable = |value: &str| {
         let recipe = read(GOOD, &[("stage.group1.trainable", value)])?;

@@ -413,6 +413,9 @@ impl Run<'_, '_> {
         if matches!(stage, Stage::Train(_)) {
             self.note(mixture_note(stage.name(), &data));
         }
+        for reason in &data.left_out {
+            self.note(reason.clone());
+        }
         write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
         let mut objective = Objective::from(loss);
         if loss.has_reference() {
@@ -493,8 +496,5 @@ fn mixture_json(data: &StageData) -> Value {
 
 fn mixture_note(stage: &str, data: &StageData) -> String {
     let (rows, tokens, loss_tokens) = data.mixture.totals();
-    let dropped: u64 = data.stores.iter().map(|store| store.report().dropped_too_long).sum();
-    let dropped =
-        if dropped > 0 { format!(", {dropped} rows longer than the context left out") } else { String::new() };
-    format!("{stage}: {rows} rows, {tokens} tokens, {loss_tokens} with loss{dropped}")
+    format!("{stage}: {rows} rows, {tokens} tokens, {loss_tokens} with loss")
 }

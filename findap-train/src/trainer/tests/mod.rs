@@ -47,7 +47,8 @@ fn loader(rows: &[Value], kind: Kind, batch: usize, micro: usize, length: Length
     let tokenizer = Tokenizer::load(&golden("models/tiny")).unwrap();
     let source = Source {
         name: "golden".to_owned(),
-        path,
+        paths: vec![path],
+        max_bad_rows: 0,
         kind,
         format: Format::Jsonl,
         columns: BTreeMap::new(),

@@ -1,0 +1,160 @@
+//! The files that a path, a folder or a pattern names, in a fixed order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Format;
+use crate::error::{DataError, FileProblem};
+
+/// The files of a source: each path in the order given, a folder's or pattern's files sorted by name.
+///
+/// # Errors
+/// [`DataError::Io`] for what is not there; [`DataError::File`] for a pattern without a match, a folder of which it is not plain
+/// which files are meant, and a file that is named twice; [`DataError::BadOption`] for no path at all.
+pub fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, DataError> {
+    if paths.is_empty() {
+        let want = "a file, a folder, a pattern, or a list of them".to_owned();
+        return Err(DataError::BadOption { option: "path", got: "[]".into(), want });
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => files.extend(of_folder(path, format)?),
+            Ok(metadata) if metadata.is_file() => files.push(path.clone()),
+            Ok(_) => return Err(fail(path, FileProblem::NotAFile)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_pattern(path) => {
+                files.extend(of_pattern(path, format)?);
+            }
+            Err(error) => return Err(DataError::io("read", path, error)),
+        }
+    }
+    let mut seen = BTreeMap::new();
+    for file in &files {
+        let place = fs::canonicalize(file).map_err(|error| DataError::io("read", file, error))?;
+        if let Some(other) = seen.insert(place, file) {
+            return Err(fail(file, FileProblem::SameFile { other: other.clone() }));
+        }
+    }
+    Ok(files)
+}
+
+/// The format that a file's name tells, beside `.gz` and `.zst`.
+pub(crate) fn format_of_name(path: &Path) -> Option<Format> {
+    let name = path.file_name().and_then(OsStr::to_str)?.to_ascii_lowercase();
+    let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+    Some(match name.rsplit_once('.')?.1 {
+        "jsonl" | "ndjson" => Format::Jsonl,
+        "json" => Format::Json,
+        "csv" => Format::Csv,
+        "parquet" => Format::Parquet,
+        "txt" => Format::Txt,
+        _ => return None,
+    })
+}
+
+fn fail(path: &Path, problem: FileProblem) -> DataError {
+    DataError::File { path: path.to_path_buf(), problem }
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.contains(['*', '?', '[']))
+}
+
+fn of_pattern(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
+    let refuse = |why: String| fail(path, FileProblem::Pattern { why });
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
+    let text = path.to_str().unwrap_or_default();
+    let found = glob::glob_with(text, options).map_err(|error| refuse(error.msg.to_owned()))?;
+    let as_error = |error: glob::GlobError| {
+        let path = error.path().to_path_buf();
+        DataError::io("read", &path, error.into())
+    };
+    let found = found.map(|file| file.map_err(as_error));
+    let mut files = found.collect::<Result<Vec<PathBuf>, _>>()?;
+    files.sort();
+    if files.is_empty() {
+        return Err(refuse("no file matches it".to_owned()));
+    }
+    if let Some(other) = files.iter().find(|file| !file.is_file()) {
+        return Err(refuse(format!("{} matches and is not a file", other.display())));
+    }
+    if let Some(why) = mixture(&files).filter(|_| format == Format::Auto) {
+        return Err(refuse(why));
+    }
+    Ok(files)
+}
+
+fn of_folder(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
+    let refuse = |why: String| fail(folder, FileProblem::Folder { why });
+    let as_error = |error| DataError::io("read", folder, error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(as_error)? {
+        let path = entry.map_err(as_error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // Marks and descriptions of data sets, such as .gitattributes, _SUCCESS and README.md.
+        if name.starts_with(['.', '_']) || name.starts_with("README") || name.starts_with("LICENSE") {
+            continue;
+        }
+        if !path.is_file() {
+            return Err(refuse(format!("holds {name}, which is not a file")));
+        }
+        match (format_of_name(&path), format) {
+            (Some(_), Format::Auto) => files.push(path),
+            (None, Format::Auto) => return Err(refuse(format!("holds {name}, which is no data file by its name"))),
+            (Some(found), _) if is_of(found, format) => files.push(path),
+            _ => {}
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(refuse("holds no data file of the format".to_owned()));
+    }
+    if let Some(why) = mixture(&files).filter(|_| format == Format::Auto).or_else(|| incomplete(&files)) {
+        return Err(refuse(why));
+    }
+    Ok(files)
+}
+
+/// Whether a file named as `found` is one of those meant by `format`.
+fn is_of(found: Format, format: Format) -> bool {
+    match format {
+        Format::Jsonl => matches!(found, Format::Jsonl | Format::Json),
+        Format::Lines => found == Format::Txt,
+        format => found == format,
+    }
+}
+
+fn mixture(files: &[PathBuf]) -> Option<String> {
+    let first = files.first()?;
+    let other = files.iter().find(|file| format_of_name(file) != format_of_name(first))?;
+    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Some(format!("names files of several formats, such as {} and {}", name(first), name(other)))
+}
+
+/// What is wrong with files named as the hub names shards: `train-00000-of-00002.parquet`.
+fn incomplete(files: &[PathBuf]) -> Option<String> {
+    let mut splits: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
+    for file in files {
+        let stem = file.file_name()?.to_str()?.split('.').next()?;
+        let shard = stem.rsplit_once("-of-").and_then(|(before, total)| {
+            let (split, index) = before.rsplit_once('-')?;
+            Some(((split, total.parse().ok()?), index.parse().ok()?))
+        });
+        if let Some((split, index)) = shard {
+            splits.entry(split).or_default().insert(index);
+        }
+    }
+    let names: BTreeSet<&str> = splits.keys().map(|(name, _)| *name).collect();
+    if names.len() > 1 {
+        let names: Vec<&str> = names.into_iter().collect();
+        return Some(format!("holds several splits: {}", names.join(", ")));
+    }
+    let missing = |((name, total), found): (&(&str, u64), &BTreeSet<u64>)| {
+        let index = (0..*total).find(|index| !found.contains(index))?;
+        Some(format!("lacks the shard {name}-{index:05}-of-{total:05}"))
+    };
+    splits.iter().find_map(missing)
+}

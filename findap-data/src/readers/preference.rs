@@ -1,0 +1,159 @@
+//! Pairs of answers: where their prompt ends and the answers begin.
+
+use serde_json::Value;
+
+use super::fields::{Fields, not_honoured, wrong_type};
+use super::request::{request, with_system};
+use super::turn::{self, Turn};
+use super::{Record, Turns};
+use crate::error::RecordProblem;
+use crate::message::{Message, Role};
+
+/// Both answers, in the same form.
+enum Answers {
+    Texts(String, String),
+    Messages(Vec<Message>, Vec<Message>),
+}
+
+pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
+    let (Some(chosen), Some(rejected)) = (turns(fields, "chosen")?, turns(fields, "rejected")?) else {
+        return Ok(Record::Empty);
+    };
+    let answers = match (chosen, rejected) {
+        (Turns::Text(chosen), Turns::Text(rejected)) => Answers::Texts(chosen, rejected),
+        (Turns::Messages(chosen), Turns::Messages(rejected)) => Answers::Messages(chosen, rejected),
+        _ => {
+            let (want, got) = ("of the same form as chosen", "of another form");
+            return Err(RecordProblem::WrongType { field: "rejected".into(), want, got });
+        }
+    };
+    let explicit = ["prompt", "conversations"].into_iter().find(|field| fields.has(field));
+    let (prompt, chosen, rejected) = match explicit {
+        Some(field) => match turns(fields, field)? {
+            Some(prompt) => with_prompt(prompt, answers)?,
+            None => return Ok(Record::Empty),
+        },
+        None if fields.says("instruction") => {
+            with_prompt(Turns::Messages(request(fields)?.into_iter().map(|turn| turn.message).collect()), answers)?
+        }
+        None => without_prompt(fields, answers)?,
+    };
+    Ok(Record::Preference { prompt: behind_system(fields, prompt)?, chosen, rejected })
+}
+
+/// A text, or turns; `None` where a turn has no content.
+fn turns(fields: &Fields<'_>, field: &str) -> Result<Option<Turns>, RecordProblem> {
+    let turns = match fields.get(field)? {
+        Value::String(text) => return Ok(Some(Turns::Text(text.clone()))),
+        value @ (Value::Array(_) | Value::Object(_)) => turn::turns(value, field)?,
+        other => return Err(wrong_type(field, "a string or a list of turns", other)),
+    };
+    let Some(turns) = turns else { return Ok(None) };
+    if let Some(unlearnt_by) =
+        turns.iter().find_map(|turn| turn.unlearnt_by.as_ref()).filter(|_| matches!(field, "chosen" | "rejected"))
+    {
+        return Err(not_honoured(unlearnt_by, "leaves out a turn, and both answers of a pair are compared whole"));
+    }
+    Ok(Some(Turns::Messages(turns.into_iter().map(|turn| turn.message).collect())))
+}
+
+fn behind_system(fields: &Fields<'_>, prompt: Turns) -> Result<Turns, RecordProblem> {
+    let messages = match &prompt {
+        Turns::Text(text) => vec![Message::user(text)],
+        Turns::Messages(messages) => messages.clone(),
+    };
+    let num_before = messages.len();
+    let messages = with_system(fields, messages.into_iter().map(Turn::new).collect())?;
+    // Without a system prompt of the row a prompt keeps its form: a text needs no chat template.
+    if messages.len() == num_before {
+        return Ok(prompt);
+    }
+    Ok(Turns::Messages(messages.into_iter().map(|turn| turn.message).collect()))
+}
+
+/// The prompt may stand in both answers again, as in UltraFeedback.
+fn with_prompt(prompt: Turns, answers: Answers) -> Result<(Turns, Turns, Turns), RecordProblem> {
+    let (chosen, rejected) = match answers {
+        Answers::Texts(chosen, rejected) => return Ok(texts_with_prompt(prompt, chosen, rejected)),
+        Answers::Messages(chosen, rejected) => (chosen, rejected),
+    };
+    let shared = &chosen[..num_shared(&chosen, &rejected)];
+    let (whole_prompt, num_repeated) = match prompt {
+        Turns::Messages(prompt) if chosen.starts_with(&prompt) && rejected.starts_with(&prompt) => {
+            let num_repeated = prompt.len();
+            (prompt, num_repeated)
+        }
+        // The answers may begin with a system turn that the prompt lacks,
+        Turns::Messages(prompt) if shared.ends_with(&prompt) => (shared.to_vec(), shared.len()),
+        // or lack the first turns of the prompt.
+        Turns::Messages(prompt) => {
+            let num_repeated = (0..=shared.len()).rev().find(|&count| prompt.ends_with(&shared[..count])).unwrap_or(0);
+            (prompt, num_repeated)
+        }
+        // As TRL does: a text beside lists of turns is known to be one of the turns before the answers.
+        Turns::Text(text) if shared.iter().any(|message| message.content.trim() == text.trim()) => {
+            (shared.to_vec(), shared.len())
+        }
+        Turns::Text(text) => (vec![Message::user(text)], 0),
+    };
+    let (chosen, rejected) = (chosen[num_repeated..].to_vec(), rejected[num_repeated..].to_vec());
+    check_answers(&chosen, &rejected, "it is neither the prompt, repeated, nor an answer")?;
+    Ok((Turns::Messages(whole_prompt), Turns::Messages(chosen), Turns::Messages(rejected)))
+}
+
+fn texts_with_prompt(prompt: Turns, chosen: String, rejected: String) -> (Turns, Turns, Turns) {
+    let repeated = match &prompt {
+        // Answers may begin with the same single word as the question by chance.
+        Turns::Text(text) if text.trim().contains(char::is_whitespace) => {
+            chosen.strip_prefix(text.as_str()).zip(rejected.strip_prefix(text.as_str()))
+        }
+        _ => None,
+    };
+    let (chosen, rejected) = match repeated {
+        Some((first, second)) => (first.to_owned(), second.to_owned()),
+        None => (chosen, rejected),
+    };
+    (prompt, Turns::Text(chosen), Turns::Text(rejected))
+}
+
+/// An implicit prompt is what both answers begin with.
+fn without_prompt(fields: &Fields<'_>, answers: Answers) -> Result<(Turns, Turns, Turns), RecordProblem> {
+    match answers {
+        Answers::Messages(chosen, rejected) => {
+            let num_shared = num_shared(&chosen, &rejected);
+            let (prompt, chosen) = (chosen[..num_shared].to_vec(), chosen[num_shared..].to_vec());
+            let rejected = rejected[num_shared..].to_vec();
+            check_answers(&chosen, &rejected, "chosen and rejected must begin with the same prompt")?;
+            Ok((Turns::Messages(prompt), Turns::Messages(chosen), Turns::Messages(rejected)))
+        }
+        Answers::Texts(chosen, rejected) => {
+            const QUESTIONS: [&str; 5] = ["question", "query", "input", "problem", "user"];
+            if QUESTIONS.into_iter().any(|field| fields.says(field)) {
+                return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
+            }
+            let pairs = chosen.chars().zip(rejected.chars());
+            let shared: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+            // TRL cuts before the first other character; at the last blank before it no word is divided.
+            let shared = chosen[..shared].rfind(char::is_whitespace).unwrap_or(0);
+            let (prompt, chosen) = chosen.split_at(shared);
+            let rejected = &rejected[shared..];
+            Ok((Turns::Text(prompt.into()), Turns::Text(chosen.into()), Turns::Text(rejected.into())))
+        }
+    }
+}
+
+/// How many turns both begin with; at least one turn of each is the answer.
+fn num_shared(chosen: &[Message], rejected: &[Message]) -> usize {
+    let num_shared = chosen.iter().zip(rejected).take_while(|(a, b)| a == b).count();
+    num_shared.min(chosen.len().saturating_sub(1)).min(rejected.len().saturating_sub(1))
+}
+
+fn check_answers(chosen: &[Message], rejected: &[Message], why: &str) -> Result<(), RecordProblem> {
+    for (field, answer) in [("chosen", chosen), ("rejected", rejected)] {
+        if let Some(first) = answer.first().filter(|first| first.role != Role::Assistant) {
+            let role = first.role;
+            return Err(not_honoured(field, format!("has a {role} turn where the answer should begin; {why}")));
+        }
+    }
+    Ok(())
+}

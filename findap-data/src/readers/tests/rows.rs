@@ -1,0 +1,241 @@
+//! Fields of rows and turns that change what is learnt.
+
+use super::*;
+
+fn one(line: &str) -> Result<Record, DataError> {
+    read_all("a.jsonl", line.as_bytes()).map(|mut records| records.remove(0))
+}
+
+fn learnt(line: &str) -> Vec<String> {
+    match one(line).expect(line) {
+        Record::Conversation(Conversation { messages, unlearnt }) => {
+            let is_learnt =
+                |(index, turn): &(usize, Message)| turn.role == Role::Assistant && !unlearnt.contains(index);
+            messages.into_iter().enumerate().filter(is_learnt).map(|(_, turn)| turn.content).collect()
+        }
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+use crate::message::Role;
+
+/// A conversation whose first answer has a further field.
+fn with_turn_field(field: &str) -> String {
+    format!(
+        r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b", {field}}},
+           {{"role": "user", "content": "c"}}, {{"role": "assistant", "content": "d"}}]}}"#
+    )
+    .replace('\n', " ")
+}
+
+#[test]
+fn answers_marked_as_not_learnt_are_not_learnt() {
+    for (field, want) in [
+        (r#""weight": 0"#, vec!["d"]),
+        (r#""weight": 0.0"#, vec!["d"]),
+        (r#""weight": 1"#, vec!["b", "d"]),
+        (r#""weight": null"#, vec!["b", "d"]),
+        (r#""train": false"#, vec!["d"]),
+        (r#""training": false, "weight": 0"#, vec!["d"]),
+        (r#""loss": false"#, vec!["d"]),
+        (r#""masked": true"#, vec!["d"]),
+        (r#""masked": false"#, vec!["b", "d"]),
+        (r#""tool_calls": null, "function_call": {}, "thinking": "", "reasoning_content": null"#, vec!["b", "d"]),
+        (r#""tool_calls": [], "id": "x1""#, vec!["b", "d"]),
+    ] {
+        assert_eq!(learnt(&with_turn_field(field)), want, "{field}");
+    }
+    let conversational = r#"{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": "d"}]}"#;
+    assert_eq!(learnt(&conversational.replace('\n', " ")), ["d"], "answers inside a prompt are not the completion");
+}
+
+#[test]
+fn what_would_change_the_learnt_tokens_is_refused_by_name() {
+    for (field, want) in [
+        (r#""weight": 0.5"#, "messages[1].weight"),
+        (r#""weight": "0""#, "messages[1].weight"),
+        (r#""weight": 1, "train": false"#, "messages[1].train"),
+        (r#""tool_calls": [{"function": {"name": "f"}}]"#, "messages[1].tool_calls"),
+        (r#""function_call": {"name": "f"}"#, "messages[1].function_call"),
+        (r#""reasoning_content": "so""#, "messages[1].reasoning_content"),
+        (r#""thinking": "so""#, "messages[1].thinking"),
+        (r#""mask": 1"#, "messages[1].mask"),
+        (r#""train_detail": [{"begin_offset": 0}]"#, "messages[1].train_detail"),
+    ] {
+        let error = one(&with_turn_field(field)).expect_err(field).to_string();
+        assert!(error.contains(&format!("line 1: field '{want}' ")), "{field}: {error}");
+    }
+    let turns = r#""messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+    for (field, want) in [
+        (r#""tools": [{"name": "f"}]"#, "'tools'"),
+        (r#""tools": "[{}, 1]""#, "'tools'"),
+        (r#""weight": 2"#, "'weight'"),
+        (r#""train": false"#, "'train'"),
+        (r#""images": ["a.png"]"#, "'images'"),
+        (r#""mask": "User""#, "'mask'"),
+    ] {
+        let error = one(&format!("{{{turns}, {field}}}")).expect_err(field).to_string();
+        assert!(error.contains(want), "{field}: {error}");
+    }
+    for harmless in [r#""tools": []"#, r#""tools": "[]""#, r#""tools": null"#, r#""weight": 1.0"#, r#""id": 7"#] {
+        assert!(one(&format!("{{{turns}, {harmless}}}")).is_ok(), "{harmless}");
+    }
+    let bad = one(r#"{"prompt": "a", "completion": "b", "label": false}"#).expect_err("unpaired").to_string();
+    assert!(bad.contains("'label'"), "{bad}");
+    let user = one(
+        r#"{"messages": [{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]}"#,
+    );
+    assert!(user.expect_err("user").to_string().contains("messages[0].train"));
+}
+
+#[test]
+fn a_system_prompt_of_the_row_is_its_system_turn() {
+    let turns = |first: &str| {
+        format!(r#"[{first}{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"}}]"#)
+    };
+    let plain = vec![Message::user("a"), Message::assistant("b")];
+    let with_system = [vec![Message::system("s")], plain.clone()].concat();
+    let same = r#"{"role": "system", "content": "s"}, "#;
+    for (line, want) in [
+        (format!(r#"{{"system": "s", "messages": {}}}"#, turns("")), &with_system),
+        (format!(r#"{{"system_prompt": "s", "messages": {}}}"#, turns("")), &with_system),
+        (format!(r#"{{"system": "s", "conversations": {}}}"#, turns(same)), &with_system),
+        (format!(r#"{{"system": "", "messages": {}}}"#, turns("")), &plain),
+        (format!(r#"{{"system": null, "messages": {}}}"#, turns("")), &plain),
+        (r#"{"system": "s", "prompt": "a", "completion": "b"}"#.to_owned(), &with_system),
+    ] {
+        assert_eq!(one(&line).expect(&line), Record::Conversation(want.clone().into()), "{line}");
+    }
+    let other = r#"{"role": "developer", "content": "t"}, "#;
+    let error = one(&format!(r#"{{"system": "s", "messages": {}}}"#, turns(other))).expect_err("differs").to_string();
+    assert!(error.contains("'system' differs"), "{error}");
+    let Record::Preference { prompt, .. } =
+        one(r#"{"system": "s", "prompt": "a", "chosen": "b", "rejected": "c"}"#).expect("pair")
+    else {
+        panic!("not a pair")
+    };
+    assert_eq!(prompt, Turns::Messages(vec![Message::system("s"), Message::user("a")]));
+}
+
+#[test]
+fn roles_and_contents_are_read_in_their_public_spellings() {
+    for (role, want) in [
+        ("developer", Role::System),
+        ("System", Role::System),
+        ("Human", Role::User),
+        ("model", Role::Assistant),
+        ("bot", Role::Assistant),
+        ("observation", Role::Tool),
+    ] {
+        assert_eq!(Role::parse(role), Some(want), "{role}");
+    }
+    for (content, want) in [
+        (r#"[{"type": "text", "text": "b"}, {"type": "text", "text": "c", "image": null}]"#, "bc"),
+        (r#"["b", {"text": "c"}]"#, "bc"),
+        (r#"{"type": "output_text", "text": "bc"}"#, "bc"),
+    ] {
+        let line = format!(r#"{{"messages": [{{"role": "assistant", "content": {content}}}]}}"#);
+        assert_eq!(learnt(&line), [want], "{content}");
+    }
+    let line = r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}"#;
+    let error = one(line).expect_err("image").to_string();
+    assert!(error.contains("messages[0].content[0]") && error.contains("image_url"), "{error}");
+}
+
+#[test]
+fn rows_that_hold_nothing_are_empty_rows() {
+    for line in [
+        r#"{"text": null}"#,
+        r#"{"messages": null}"#,
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": []}]}"#,
+        r#"{"prompt": "a", "completion": null}"#,
+        r#"{"prompt": null, "completion": "b"}"#,
+        r#"{"instruction": "a", "output": null}"#,
+        r#"{"prompt": "a", "chosen": null, "rejected": "b"}"#,
+    ] {
+        assert_eq!(one(line).expect(line), Record::Empty, "{line}");
+    }
+}
+
+#[test]
+fn a_prompt_that_the_answers_repeat_is_read_once() {
+    let user = r#"{"role": "user", "content": "a"}"#;
+    let system = r#"{"role": "system", "content": "s"}"#;
+    let says = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
+    let pair = |prompt: &str, before: &str| {
+        format!(r#"{{{prompt} "chosen": [{before}{}], "rejected": [{before}{}]}}"#, says("b"), says("c"))
+    };
+    let short = vec![Message::user("a")];
+    let long = vec![Message::system("s"), Message::user("a")];
+    for (line, want) in [
+        (pair(r#""prompt": "a","#, &format!("{user}, ")), &short),
+        (pair(r#""prompt": "a","#, &format!("{system}, {user}, ")), &long),
+        (pair(r#""prompt": "a","#, ""), &short),
+        (pair(&format!(r#""prompt": [{user}],"#), &format!("{user}, ")), &short),
+        (pair(&format!(r#""prompt": [{user}],"#), &format!("{system}, {user}, ")), &long),
+        (pair(&format!(r#""prompt": [{system}, {user}],"#), &format!("{user}, ")), &long),
+        (pair(&format!(r#""prompt": [{system}, {user}],"#), ""), &long),
+        (pair("", &format!("{system}, {user}, ")), &long),
+        (pair(r#""prompt": null,"#, &format!("{user}, ")), &short),
+    ] {
+        let want = Record::Preference {
+            prompt: Turns::Messages(want.clone()),
+            chosen: Turns::Messages(vec![Message::assistant("b")]),
+            rejected: Turns::Messages(vec![Message::assistant("c")]),
+        };
+        assert_eq!(one(&line).expect(&line), want, "{line}");
+    }
+    let texts = |prompt: &str, chosen: &str, rejected: &str| Record::Preference {
+        prompt: Turns::Text(prompt.into()),
+        chosen: Turns::Text(chosen.into()),
+        rejected: Turns::Text(rejected.into()),
+    };
+    for (line, want) in [
+        (r#"{"prompt": "Q: a? A:", "chosen": "Q: a? A: b", "rejected": "Q: a? A: c"}"#, texts("Q: a? A:", " b", " c")),
+        (r#"{"prompt": "Hi", "chosen": "Hi b", "rejected": "Hi c"}"#, texts("Hi", "Hi b", "Hi c")),
+        (r#"{"chosen": "The sky is blue", "rejected": "The sky is black"}"#, texts("The sky is", " blue", " black")),
+        (r#"{"instruction": "a", "chosen": "b", "rejected": "c"}"#, {
+            let prompt = Turns::Messages(vec![Message::user("a")]);
+            Record::Preference { prompt, chosen: Turns::Text("b".into()), rejected: Turns::Text("c".into()) }
+        }),
+    ] {
+        assert_eq!(one(line).expect(line), want, "{line}");
+    }
+}
+
+#[test]
+fn a_row_of_both_a_pair_and_a_conversation_is_what_the_kind_says() {
+    let turns =
+        |text: &str| format!(r#"[{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "{text}"}}]"#);
+    let (better, worse) = (turns("b"), turns("c"));
+    let line = format!(r#"{{"prompt": "a", "messages": {better}, "chosen": {better}, "rejected": {worse}}}"#);
+    let (_folder, path) = file("a.jsonl", line.as_bytes());
+    for (kind, want) in [(Kind::Chat, "conversation"), (Kind::Preference, "preference")] {
+        let options = ReadOptions { kind: Some(kind), ..ReadOptions::default() };
+        let (_, record) = read(&path, &options).expect("open").next().expect("one").expect("record");
+        assert_eq!(record.name(), want);
+    }
+}
+
+#[test]
+fn pairs_whose_prompt_cannot_be_told_are_refused() {
+    let says = |role: &str, text: &str| format!(r#"{{"role": "{role}", "content": "{text}"}}"#);
+    let pair = |prompt: &str, first: &str, second: &str| {
+        let (b, c) = (says("assistant", "b"), says("assistant", "c"));
+        format!(r#"{{{prompt} "chosen": [{first}, {b}], "rejected": [{second}, {c}]}}"#)
+    };
+    let (a, x) = (says("user", "a"), says("user", "x"));
+    for (line, want) in [
+        (pair("", &a, &x), "'chosen' has a user turn"),
+        (pair(r#""prompt": "z","#, &a, &a), "'chosen' has a user turn"),
+        (r#"{"question": "a", "chosen": "b", "rejected": "c"}"#.to_owned(), "prompt = "),
+        (
+            r#"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#.to_owned(),
+            "same form",
+        ),
+    ] {
+        let error = one(&line).expect_err(&line).to_string();
+        assert!(error.contains(want), "{line}: {error}");
+    }
+}
