@@ -1,8 +1,8 @@
 //! Source files to records, one at a time.
 //!
-//! Formats: JSON lines, a JSON array, CSV with a header, plain text, each also packed by gzip or zstd, and Parquet. Schemas are recognised by their fields: `text`; `messages`
-//! (role, content); ShareGPT `conversations` (from, value); alpaca (`instruction`, `input`, `output`, `history`);
-//! `prompt` + `completion`; preferences (`prompt`, `chosen`, `rejected`, as texts or message lists; the prompt may be repeated in the
+//! Formats: JSON lines, a JSON array, CSV with a header, plain text, each also packed by gzip or zstd, and Parquet. Schemas are
+//! recognised by their fields: `text`; `messages` (role, content); ShareGPT `conversations` (from, value); alpaca (`instruction`,
+//! `input`, `output`, `history`); `prompt` + `completion`; preferences (`prompt`, `chosen`, `rejected`, as texts or message lists; the prompt may be repeated in the
 //! answers, be implicit, or be `instruction` and `input`); tokenised rows (`ids`, `mask`); packed rows (`docs`); tokenised pairs
 //! (`prompt_ids`, `chosen_ids`, `rejected_ids`). Other names are mapped with [`ReadOptions::columns`].
 //!
@@ -33,11 +33,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::input::{Input, Packing};
+use self::paths::format_of_name;
 use crate::batch::TokenizedRow;
 use crate::error::{DataError, FileProblem, Location};
 use crate::message::Message;
-use input::{Input, Packing};
-use paths::format_of_name;
 
 /// What a data set is used for; the `kind` of a recipe's `[[data]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -19,14 +19,14 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::report::{StoreReport, WiderContext};
+use self::write::write_store;
 use crate::batch::TokenizedRow;
 use crate::capability::{Capability, Domain};
 use crate::encode::RecordEncoder;
 use crate::error::{DataError, StoreProblem};
 use crate::files::{hash_file, hex};
 use crate::readers::{self, Format, Kind, ReadOptions};
-pub use report::{StoreReport, WiderContext};
-use write::write_store;
 
 const MAGIC: &[u8; 8] = b"FINDAPTS";
 const VERSION: u32 = 1;

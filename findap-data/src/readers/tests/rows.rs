@@ -1,6 +1,7 @@
 //! Fields of rows and turns that change what is learnt.
 
 use super::*;
+use crate::message::Role;
 
 fn one(line: &str) -> Result<Record, DataError> {
     read_all("a.jsonl", line.as_bytes()).map(|mut records| records.remove(0))
@@ -16,8 +17,6 @@ fn learnt(line: &str) -> Vec<String> {
         other => panic!("{line}: {other:?}"),
     }
 }
-
-use crate::message::Role;
 
 /// A conversation whose first answer has a further field.
 fn with_turn_field(field: &str) -> String {
