@@ -17,17 +17,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (Kind::Text, Record::Text("Its price falls when rates rise.".to_owned())),
         (
             Kind::Chat,
-            Record::Conversation(vec![
-                Message::user("What is a bond?"),
-                Message::assistant("A loan that can be sold."),
-            ]),
+            Record::Conversation(
+                vec![Message::user("What is a bond?"), Message::assistant("A loan that can be sold.")].into(),
+            ),
         ),
     ];
     let mut documents = Vec::new();
     for (kind, record) in &records {
         match encoder.documents(record, *kind)? {
             Outcome::Documents(found) | Outcome::PackedRow(found) => documents.extend(found),
-            Outcome::TooLong | Outcome::Empty => println!("left out: {record:?}"),
+            Outcome::TooLong { .. } | Outcome::Empty | Outcome::EqualAnswers => println!("left out: {record:?}"),
         }
     }
     for (number, context) in contexts(&documents)?.iter().enumerate() {
