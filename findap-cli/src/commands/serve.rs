@@ -4,6 +4,8 @@
 //! few threads read and write, so that a slow client does not hold up the next one. Put a reverse proxy in front before exposing it to
 //! untrusted clients.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -172,11 +174,17 @@ fn to_request(wire: Wire) -> Result<ChatRequest, Refusal> {
         top_p: wire.top_p,
         max_tokens: wire.max_completion_tokens.or(wire.max_tokens).unwrap_or(256),
         stop,
-        seed: wire.seed,
+        seed: Some(wire.seed.unwrap_or_else(fresh_seed)),
         n: wire.n.unwrap_or(1),
         logprobs: wire.logprobs.unwrap_or(false),
     };
     Ok(ChatRequest { messages: wire.messages, sampling })
+}
+
+/// A seed for a request without one, so that equal requests have different answers.
+fn fresh_seed() -> u64 {
+    // The standard library's hash tables have keys that the system draws.
+    RandomState::new().hash_one(0)
 }
 
 fn completion(reply: &ChatReply, id: &str, name: &str) -> Value {

@@ -108,6 +108,14 @@ fn the_server_speaks_the_chat_protocol_and_refuses_the_rest() {
     assert_eq!(reply["usage"]["completion_tokens"], 4);
     let logprobs = reply["choices"][0]["logprobs"]["content"].as_array().expect("a list");
     assert!(logprobs.len() == 4 && logprobs.iter().all(|token| token["logprob"].as_f64().is_some_and(|p| p <= 0.0)));
+    let drawn = |seed: Option<u64>| {
+        let message = json!({"role": "user", "content": "hello"});
+        let request = json!({"messages": [message], "max_tokens": 24, "temperature": 2.0, "seed": seed});
+        let (_, reply) = server.ask("POST", "/v1/chat/completions", &request.to_string());
+        serde_json::from_str::<Value>(&reply).expect("JSON")["choices"].clone()
+    };
+    assert_ne!(drawn(None), drawn(None), "without a seed, each request has its own");
+    assert_eq!(drawn(Some(5)), drawn(Some(5)));
     let streamed = json!({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": true});
     let (status, events) = server.ask("POST", "/v1/chat/completions", &streamed.to_string());
     assert!(status == 200 && events.contains("chat.completion.chunk") && events.contains("[DONE]"), "{events}");
