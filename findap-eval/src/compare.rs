@@ -8,9 +8,10 @@
 //! Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13 (percentile intervals); Koehn 2004,
 //! "Statistical significance tests for machine translation evaluation" (paired use).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use findap_data::files::sha256;
 use findap_data::{Capability, Domain};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +23,7 @@ use crate::sample::Sample;
 use crate::task::{Metric, SubsetMean};
 
 /// How intervals are made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CompareOptions {
     /// Resamples of the rows.
     pub num_resamples: usize,
@@ -115,35 +116,84 @@ pub struct Comparison {
     pub cells: Vec<CellDelta>,
     /// Tasks that only one of the runs has.
     pub unpaired: Vec<Unpaired>,
-    /// Tasks in which the runs cut different numbers of prompts, so that the models read different questions.
-    pub cut: Vec<CutDifference>,
+    /// Settings in which the runs differ.
+    pub settings: Vec<SettingDifference>,
     /// The differences of each task's resamples.
     resampled: Vec<Vec<f64>>,
+    options: CompareOptions,
 }
 
 impl Comparison {
     /// The change of the mean over these tasks, which are places in [`Comparison::tasks`]; none for no task.
-    pub fn mean(&self, tasks: &[usize], options: CompareOptions) -> Option<Delta> {
-        let mean =
-            |value: &dyn Fn(usize) -> f64| tasks.iter().map(|&task| value(task)).sum::<f64>() / tasks.len() as f64;
+    pub fn mean(&self, tasks: &[usize]) -> Option<Delta> {
+        let sum = |value: &dyn Fn(usize) -> f64| tasks.iter().map(|&task| value(task)).sum::<f64>();
+        let mean = |value: &dyn Fn(usize) -> f64| sum(value) / tasks.len() as f64;
         let of = |task: usize| &self.tasks[task].delta;
         let differences: Vec<f64> =
-            (0..options.num_resamples).map(|resample| mean(&|task| self.resampled[task][resample])).collect();
-        let num_rows = tasks.iter().map(|&task| of(task).num_rows).sum();
+            (0..self.options.num_resamples).map(|resample| mean(&|task| self.resampled[task][resample])).collect();
+        let unseen = sum(&|task| unseen_change(of(task).num_rows).powi(2)).sqrt() / tasks.len() as f64;
         let (before, after) = (mean(&|task| of(task).before), mean(&|task| of(task).after));
-        (!tasks.is_empty()).then(|| interval(before, after, &differences, num_rows, options))
+        let num_rows = tasks.iter().map(|&task| of(task).num_rows).sum();
+        (!tasks.is_empty()).then(|| interval([before, after], &differences, unseen, num_rows, self.options))
     }
 }
 
-/// How many prompts of a task lost their beginning in each of two runs; `None` where that was not counted.
+/// A setting in which the two runs differ, so that the model is not all that changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutDifference {
-    /// The task.
-    pub name: String,
-    /// In the first run.
-    pub before: Option<usize>,
-    /// In the second run.
-    pub after: Option<usize>,
+pub struct SettingDifference {
+    /// The task; none for a setting of the whole run.
+    pub task: Option<String>,
+    /// The setting.
+    pub setting: &'static str,
+    /// Its value in the first run.
+    pub before: String,
+    /// Its value in the second run.
+    pub after: String,
+}
+
+impl std::fmt::Display for SettingDifference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SettingDifference { task, setting, before, after } = self;
+        let of_task = task.as_ref().map_or_else(String::new, |task| format!("{task}: "));
+        write!(f, "{of_task}{setting} {before} and {after}")
+    }
+}
+
+/// The settings in which the whole runs, then tasks that both have, differ.
+fn setting_differences(before: &Results, after: &Results) -> Vec<SettingDifference> {
+    let or_unknown = |text: String| if text.is_empty() { "unknown".to_owned() } else { text };
+    let of_run = |results: &Results| {
+        let info = &results.info;
+        [
+            ("precision", or_unknown(info.precision.clone())),
+            ("version of the scoring", info.scoring_version.to_string()),
+            ("seed", info.seed.to_string()),
+        ]
+    };
+    let of_task = |task: &TaskResult| {
+        let summary = &task.summary;
+        let cut = summary.num_cut_prompts.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
+        [
+            ("solved examples", summary.num_fewshot.to_string()),
+            ("chat template", summary.chat.to_string()),
+            ("prompts that lost their beginning", cut),
+        ]
+    };
+    let differing =
+        |task: Option<&str>, [first, second]: [[(&'static str, String); 3]; 2]| {
+            let pairs = first.into_iter().zip(second).filter(|(before, after)| before != after);
+            let difference = |((setting, before), (_, after)): ((&'static str, String), (_, String))| {
+                SettingDifference { task: task.map(str::to_owned), setting, before, after }
+            };
+            pairs.map(difference).collect::<Vec<_>>()
+        };
+    let mut differences = differing(None, [before, after].map(of_run));
+    for first in &before.tasks {
+        if let Some(second) = after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
+            differences.extend(differing(Some(&first.summary.name), [first, second].map(of_task)));
+        }
+    }
+    differences
 }
 
 /// Compares two runs task by task.
@@ -154,7 +204,6 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     let mut tasks = Vec::new();
     let mut resampled = Vec::new();
     let mut unpaired = Vec::new();
-    let mut cut = Vec::new();
     let only_here = |task: &TaskResult| {
         let summary = &task.summary;
         Unpaired { name: summary.name.clone(), capability: summary.capability, domain: summary.domain }
@@ -166,10 +215,6 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
                 let (delta, differences) = compare_task(first, second, options)?;
                 let summary = &first.summary;
                 let unpaired_rows = first.samples.len() + second.samples.len() - 2 * delta.num_rows;
-                let (cut_before, cut_after) = (summary.num_cut_prompts, second.summary.num_cut_prompts);
-                if cut_before != cut_after {
-                    cut.push(CutDifference { name: summary.name.clone(), before: cut_before, after: cut_after });
-                }
                 tasks.push(TaskDelta {
                     name: summary.name.clone(),
                     capability: summary.capability,
@@ -184,8 +229,9 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     }
     let is_known = |task: &&TaskResult| before.tasks.iter().any(|first| first.summary.name == task.summary.name);
     unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(only_here));
-    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, cut, resampled };
-    comparison.cells = cells(&comparison, options);
+    let settings = setting_differences(before, after);
+    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, settings, resampled, options };
+    comparison.cells = cells(&comparison);
     Ok(comparison)
 }
 
@@ -203,6 +249,11 @@ fn compare_task(
         );
         return Err(different(problem));
     }
+    let by_row =
+        |result: &TaskResult| -> BTreeSet<usize> { result.samples.iter().map(|sample| sample.row_id).collect() };
+    if [before, after].iter().any(|result| by_row(result).len() < result.samples.len()) {
+        return Err(different("a row stands twice in the samples of a run".to_owned()));
+    }
     let others: BTreeMap<usize, &Sample> = after.samples.iter().map(|sample| (sample.row_id, sample)).collect();
     let pairs: Vec<(&Sample, &Sample)> =
         before.samples.iter().filter_map(|sample| Some((sample, *others.get(&sample.row_id)?))).collect();
@@ -215,7 +266,10 @@ fn compare_task(
     let metric = summary.headline().metric;
     let score = |samples: &[&Sample]| score(metric, summary.subset_mean, samples);
     let (first, second): (Vec<&Sample>, Vec<&Sample>) = pairs.iter().copied().unzip();
-    let mut generator = ChaCha8Rng::seed_from_u64(options.seed);
+    // Each task has draws of its own: those of tasks with equally many rows would else hide or double each other's spread.
+    let digest = sha256(format!("{}\u{1}{}", options.seed, summary.name).as_bytes());
+    let seed = u64::from_str_radix(&digest[..16], 16).expect("invariant: hex digits");
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let (mut drawn_first, mut drawn_second) = (Vec::new(), Vec::new());
     let differences: Vec<f64> = (0..options.num_resamples)
         .map(|_| {
@@ -228,7 +282,14 @@ fn compare_task(
             score(&drawn_second) - score(&drawn_first)
         })
         .collect();
-    Ok((interval(score(&first), score(&second), &differences, pairs.len(), options), differences))
+    let scores = [score(&first), score(&second)];
+    Ok((interval(scores, &differences, unseen_change(pairs.len()), pairs.len(), options), differences))
+}
+
+/// By how much the score of all rows that there are may have changed though none of `num_rows` drawn ones shows it: the rule of three
+/// (Hanley and Lippman-Hand 1983, "If nothing goes wrong, is everything all right?"), 3 / n with a confidence of 95 %.
+fn unseen_change(num_rows: usize) -> f64 {
+    3.0 / num_rows as f64
 }
 
 /// The metric as the task's summary reports it.
@@ -247,18 +308,28 @@ fn score(metric: Metric, subset_mean: SubsetMean, samples: &[&Sample]) -> f64 {
     subsets.values().map(|samples| whole(samples)).sum::<f64>() / subsets.len().max(1) as f64
 }
 
-fn interval(before: f64, after: f64, differences: &[f64], num_rows: usize, options: CompareOptions) -> Delta {
+/// The percentiles of the resampled differences, but no narrower than `unseen` to either side: few rows, or rows of which none
+/// changed, resample to nearly nothing.
+fn interval(
+    [before, after]: [f64; 2],
+    differences: &[f64],
+    unseen: f64,
+    num_rows: usize,
+    options: CompareOptions,
+) -> Delta {
     let mut sorted = differences.to_vec();
     sorted.sort_by(f64::total_cmp);
+    let change = after - before;
     let at = |share: f64| match sorted.len() {
-        0 => after - before,
+        0 => change,
         count => sorted[((count as f64 * share) as usize).min(count - 1)],
     };
     let outside = (1.0 - options.coverage) / 2.0;
-    Delta { before, after, low: at(outside), high: at(1.0 - outside), num_rows }
+    let (low, high) = (at(outside).min(change - unseen), at(1.0 - outside).max(change + unseen));
+    Delta { before, after, low, high, num_rows }
 }
 
-fn cells(comparison: &Comparison, options: CompareOptions) -> Vec<CellDelta> {
+fn cells(comparison: &Comparison) -> Vec<CellDelta> {
     let all = Capability::ALL.into_iter().flat_map(|capability| Domain::ALL.map(|domain| (capability, domain)));
     all.filter_map(|(capability, domain)| {
         let is_of_cell = |&task: &usize| {
@@ -266,7 +337,7 @@ fn cells(comparison: &Comparison, options: CompareOptions) -> Vec<CellDelta> {
             (task.capability, task.domain) == (capability, domain)
         };
         let tasks: Vec<usize> = (0..comparison.tasks.len()).filter(is_of_cell).collect();
-        let delta = comparison.mean(&tasks, options)?;
+        let delta = comparison.mean(&tasks)?;
         Some(CellDelta { capability, domain, delta, num_tasks: tasks.len() })
     })
     .collect()
@@ -336,10 +407,10 @@ mod tests {
     }
 
     #[test]
-    fn equal_runs_differ_by_nothing() {
+    fn equal_runs_differ_by_nothing_that_their_rows_could_show() {
         let run = results(|row| row < 50, TASK);
         let delta = compare(&run, &run, CompareOptions::default()).expect("compares").tasks[0].delta;
-        assert_eq!((delta.difference(), delta.low, delta.high, delta.is_clear()), (0.0, 0.0, 0.0, false));
+        assert_eq!((delta.difference(), delta.low, delta.high, delta.is_clear()), (0.0, -0.015, 0.015, false));
     }
 
     #[test]
@@ -366,8 +437,7 @@ mod tests {
         let found = compare(&before, &after, options).expect("compares");
         let verdicts = |text: &str| {
             let requirements = require::parse(text).expect("reads");
-            let checked =
-                requirements.iter().map(|requirement| requirement.check(&found, options).map(|it| it.verdict));
+            let checked = requirements.iter().map(|requirement| requirement.check(&found).map(|it| it.verdict));
             checked.collect::<Result<Vec<_>, _>>()
         };
         // The change is +10 points, give or take 4.2.
@@ -381,12 +451,73 @@ mod tests {
         let mut shorter = after.clone();
         shorter.tasks[0].samples.truncate(150);
         let partial = compare(&before, &shorter, options).expect("compares");
-        let error = require::parse("finance >= 0").expect("reads")[0].check(&partial, options).expect_err("fewer rows");
+        let error = require::parse("finance >= 0").expect("reads")[0].check(&partial).expect_err("fewer rows");
         assert!(error.to_string().contains("50 rows"), "{error}");
         let other = results(|_| true, &TASK.replace("name = \"t\"", "name = \"u\""));
         let unpaired = compare(&before, &other, options).expect("compares");
-        let error =
-            require::parse("finance >= 0").expect("reads")[0].check(&unpaired, options).expect_err("one run only");
+        let error = require::parse("finance >= 0").expect("reads")[0].check(&unpaired).expect_err("one run only");
         assert!(error.to_string().contains("task t"), "{error}");
+    }
+
+    /// Two tasks of which one is better on even rows and the other on odd ones: with the same draws their mean would not vary.
+    #[test]
+    fn tasks_are_resampled_each_on_its_own() {
+        let other = TASK.replace("name = \"t\"", "name = \"u\"");
+        let join = |mut first: Results, second: Results| {
+            first.tasks.extend(second.tasks);
+            first
+        };
+        let before = join(results(|_| false, TASK), results(|_| false, &other));
+        let after = join(results(|row| row % 2 == 0, TASK), results(|row| row % 2 == 1, &other));
+        let cell = compare(&before, &after, CompareOptions::default()).expect("compares").cells[0].delta;
+        // The standard error of each is sqrt(0.25 / 200), that of their mean smaller by sqrt(2): 0.025.
+        assert!((cell.high - cell.low - 2.0 * 1.96 * 0.025).abs() < 0.012, "{cell:?}");
+    }
+
+    #[test]
+    fn other_settings_are_named_and_no_requirement_is_held_against_them() {
+        let run = results(|row| row < 50, TASK);
+        let edited = |edit: fn(&mut Results)| {
+            let mut edited = run.clone();
+            edit(&mut edited);
+            compare(&run, &edited, CompareOptions::default()).expect("compares")
+        };
+        for (edit, said) in [
+            (
+                (|run| run.info.precision = "bf16 on cuda".to_owned()) as fn(&mut Results),
+                "precision text and bf16 on cuda",
+            ),
+            (|run| run.info.scoring_version = 1, "version of the scoring 2 and 1"),
+            (|run| run.tasks[0].summary.num_fewshot = 5, "t: solved examples 0 and 5"),
+            (|run| run.tasks[0].summary.chat = false, "t: chat template true and false"),
+            (|run| run.tasks[0].summary.num_cut_prompts = Some(9), "t: prompts that lost their beginning 0 and 9"),
+        ] {
+            let comparison = edited(edit);
+            assert_eq!(comparison.settings.iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
+            let error = require::parse("finance >= -50").expect("reads")[0].check(&comparison).expect_err(said);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        assert!(edited(|_| {}).settings.is_empty());
+    }
+
+    #[test]
+    fn few_rows_support_nothing() {
+        let cut = |mut run: Results, rows: usize| {
+            run.tasks[0].samples.truncate(rows);
+            run
+        };
+        let (wrong, right) = (results(|_| false, TASK), results(|_| true, TASK));
+        let verdict = |before: &Results, after: &Results, rows: usize, text: &str| {
+            let [before, after] = [before, after].map(|run| cut(run.clone(), rows));
+            let found = compare(&before, &after, CompareOptions::default()).expect("compares");
+            require::parse(text).expect("reads")[0].check(&found).expect("checks").verdict
+        };
+        assert_eq!(verdict(&wrong, &right, 2, "finance >= +3"), Verdict::Open);
+        assert_eq!(verdict(&wrong, &right, 200, "finance >= +3"), Verdict::Supported);
+        assert_eq!(verdict(&right, &right, 50, "finance >= -1"), Verdict::Open);
+        assert_eq!(verdict(&right, &right, 200, "finance >= -2"), Verdict::Supported);
+        let mut twice = right.clone();
+        twice.tasks[0].samples[1].row_id = 0;
+        assert!(compare(&twice, &right, CompareOptions::default()).is_err(), "a row that stands twice");
     }
 }

@@ -15,7 +15,7 @@ use crate::error::EvalError;
 use crate::model::{GenerateRequest, LanguageModel, ScoreRequest};
 use crate::options::Options;
 use crate::prompt::{Ask, Item, PromptOptions, prepare};
-use crate::results::{Results, RunInfo, TaskResult};
+use crate::results::{Results, RunInfo, SCORING_VERSION, TaskResult};
 use crate::sample::{Answer, Sample, grade};
 use crate::task::{Kind, Task};
 
@@ -55,7 +55,7 @@ pub fn run(
     let started = SystemTime::now();
     let clock = Instant::now();
     let prompt_options = PromptOptions { chat: options.chat, num_fewshot: options.num_fewshot, seed: options.seed };
-    let fingerprint = model.fingerprint();
+    let (fingerprint, precision) = (model.fingerprint()?, model.precision());
 
     let mut questions = Vec::new();
     let mut num_original = Vec::new();
@@ -64,7 +64,8 @@ pub fn run(
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);
         for item in prepare(task, &loaded, model, prompt_options)? {
-            let key = findap_data::files::sha256(format!("{fingerprint}\u{1}{}", item.key(task)).as_bytes());
+            let key =
+                findap_data::files::sha256(format!("{fingerprint}\u{1}{precision}\u{1}{}", item.key(task)).as_bytes());
             let num_cut_tokens = num_cut_tokens(model, task, &item)?;
             questions.push(Question { task_index, task, item, key, num_cut_tokens });
         }
@@ -113,6 +114,8 @@ pub fn run(
         info: RunInfo {
             model_name: model.name(),
             model_fingerprint: fingerprint,
+            precision,
+            scoring_version: SCORING_VERSION,
             max_tokens: model.max_tokens(),
             limit: options.limit,
             seed: options.seed,

@@ -48,8 +48,14 @@ pub trait LanguageModel {
     /// Tokens that one sequence may hold.
     fn max_tokens(&self) -> usize;
 
-    /// What identifies weights and tokenizer, for provenance.
-    fn fingerprint(&self) -> String;
+    /// What identifies weights and tokenizer: kept answers count for this model alone.
+    ///
+    /// # Errors
+    /// [`EvalError::Model`] where that cannot be read.
+    fn fingerprint(&self) -> Result<String, EvalError>;
+
+    /// Number format and kind of device, such as `bf16 on cuda`: answers in another are other answers.
+    fn precision(&self) -> String;
 
     /// The text of a conversation up to where the assistant's reply begins.
     ///

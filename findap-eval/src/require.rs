@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use findap_data::{Capability, Domain};
 
-use crate::compare::{CompareOptions, Comparison, Delta};
+use crate::compare::{Comparison, Delta};
 
 /// What a requirement is about. Each is a mean over tasks, every task with the same weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,9 +120,9 @@ impl Requirement {
     /// Holds the requirement against a comparison.
     ///
     /// # Errors
-    /// [`RequirementError`] where no task answers it, or where a task of it has rows that only one of the two runs has: then the
-    /// comparison would speak of less than is required.
-    pub fn check(&self, comparison: &Comparison, options: CompareOptions) -> Result<Checked, RequirementError> {
+    /// [`RequirementError`] where no task answers it; where a task of it, or a row, is in one of the two runs only, for the comparison
+    /// would then speak of less than is required; and where the runs differ in settings, for then it is not the model that changed.
+    pub fn check(&self, comparison: &Comparison) -> Result<Checked, RequirementError> {
         let wrong = |problem: String| RequirementError { text: self.text.clone(), problem };
         let concerns = |name: &str, domain: Domain, capability: Capability| match &self.subject {
             Subject::All => true,
@@ -146,11 +146,21 @@ impl Requirement {
                 format!("{} rows of task {} are in one of the two evaluations only", task.unpaired_rows, task.name);
             return Err(wrong(problem));
         }
-        let delta = comparison.mean(&of_subject, options).ok_or_else(|| {
+        let concerns_setting = |task: &Option<String>| {
+            let is_of_subject = |name: &String| of_subject.iter().any(|&index| comparison.tasks[index].name == *name);
+            task.as_ref().is_none_or(is_of_subject)
+        };
+        if let Some(difference) = comparison.settings.iter().find(|difference| concerns_setting(&difference.task)) {
+            return Err(wrong(format!(
+                "the two evaluations differ in more than the model: {difference}; evaluate both alike"
+            )));
+        }
+        let delta = comparison.mean(&of_subject).ok_or_else(|| {
             let names: Vec<&str> = comparison.tasks.iter().map(|task| task.name.as_str()).collect();
             wrong(format!("no task of the two evaluations answers it; they have {}", names.join(", ")))
         })?;
-        let least = self.least_points / 100.0;
+        // A change of exactly 10 points may come out as 0.09999999999999998.
+        let least = self.least_points / 100.0 - 1e-9;
         let verdict = match (delta.low >= least, delta.high < least) {
             (true, _) => Verdict::Supported,
             (false, true) => Verdict::Refuted,

@@ -13,6 +13,10 @@ use crate::options::Options;
 use crate::sample::Sample;
 use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
 
+/// Raised whenever a reply that tasks extract answers from may be scored otherwise than before, so that results of two versions are
+/// not compared.
+pub const SCORING_VERSION: u32 = 2;
+
 /// What was run and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
@@ -20,6 +24,13 @@ pub struct RunInfo {
     pub model_name: String,
     /// What identifies weights and tokenizer.
     pub model_fingerprint: String,
+    /// Number format and kind of device that computed the answers, such as `bf16 on cuda`; empty in results of versions that did
+    /// not say it.
+    #[serde(default)]
+    pub precision: String,
+    /// The [`SCORING_VERSION`] of the program; 0 in results of versions that had none.
+    #[serde(default)]
+    pub scoring_version: u32,
     /// Tokens that one sequence may hold.
     pub max_tokens: usize,
     /// Only so many rows of each task or subset were asked.

@@ -56,8 +56,12 @@ impl LanguageModel for ScriptedModel {
         self.max_words
     }
 
-    fn fingerprint(&self) -> String {
-        "scripted".to_owned()
+    fn fingerprint(&self) -> Result<String, EvalError> {
+        Ok("scripted".to_owned())
+    }
+
+    fn precision(&self) -> String {
+        "text".to_owned()
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {

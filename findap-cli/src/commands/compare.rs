@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use findap_eval::Results;
-use findap_eval::compare::{CompareOptions, CutDifference, Delta, compare};
+use findap_eval::compare::{CompareOptions, Delta, compare};
 use findap_eval::require::{self, Requirement, RequirementError, Verdict};
 use findap_eval::table::percent;
 use serde_json::json;
@@ -42,7 +42,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     let options = CompareOptions::default();
     let comparison = compare(&load(&arguments.before)?, &load(&arguments.after)?, options)?;
     let required = arguments.require.iter().flat_map(|requirements| &requirements.0);
-    let checked = required.map(|requirement| requirement.check(&comparison, options)).collect::<Result<Vec<_>, _>>()?;
+    let checked = required.map(|requirement| requirement.check(&comparison)).collect::<Result<Vec<_>, _>>()?;
     let exit_code = u8::from(checked.iter().any(|checked| checked.verdict != Verdict::Supported));
     let unpaired: Vec<&str> = comparison.unpaired.iter().map(|task| task.name.as_str()).collect();
 
@@ -59,7 +59,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
             .map(|task| {
                 json!({
                     "task": task.name, "domain": task.domain.name(), "capability": task.capability.name(),
-                    "metric": task.metric.name(), "delta": numbers(&task.delta),
+                    "metric": task.metric.name(), "delta": numbers(&task.delta), "rows_only_in_one": task.unpaired_rows,
                 })
             })
             .collect();
@@ -85,8 +85,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         let value = json!({
             "coverage": options.coverage, "tasks": tasks, "capabilities": cells, "only_in_one": unpaired,
             "required": required,
-            "cut_prompts": comparison.cut.iter().map(|cut| json!({
-                "task": cut.name, "before": cut.before, "after": cut.after })).collect::<Vec<_>>(),
+            "different_settings": comparison.settings.iter().map(|difference| json!({
+                "task": difference.task, "setting": difference.setting, "before": difference.before,
+                "after": difference.after })).collect::<Vec<_>>(),
         });
         println!("{}", serde_json::to_string_pretty(&value)?);
         return Ok(exit_code);
@@ -119,11 +120,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     if !unpaired.is_empty() {
         println!("\nonly in one of the two: {}", unpaired.join(", "));
     }
-    if !comparison.cut.is_empty() {
-        let count = |count: Option<usize>| count.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
-        let pair = |cut: &CutDifference| format!("{} {} and {}", cut.name, count(cut.before), count(cut.after));
-        let pairs: Vec<String> = comparison.cut.iter().map(pair).collect();
-        println!("\nprompts that lost their beginning, before and after: {}", pairs.join(", "));
+    for difference in &comparison.settings {
+        println!("\nthe two differ in more than the model: {difference}");
     }
     let partial = comparison.tasks.iter().filter(|task| task.unpaired_rows > 0);
     for task in partial {

@@ -1,7 +1,7 @@
 //! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own decoder.
 
 use findap_data::{DataError, Message, Tokenizer};
-use findap_model::{Sampling, TextModel};
+use findap_model::{DeviceKind, Sampling, TextModel};
 
 use crate::error::EvalError;
 use crate::model::{
@@ -17,9 +17,18 @@ impl LanguageModel for TextModel {
         TextModel::max_tokens(self)
     }
 
-    /// The fingerprint of its directory. One that can no longer be read has none: the model is in memory already.
-    fn fingerprint(&self) -> String {
-        findap_model::fingerprint(self.directory()).unwrap_or_default()
+    /// The fingerprint of its directory.
+    fn fingerprint(&self) -> Result<String, EvalError> {
+        findap_model::fingerprint(self.directory()).map_err(|error| failed(self, "identify", &error))
+    }
+
+    fn precision(&self) -> String {
+        let params = &self.decoder().params;
+        let device = match params.device().kind() {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+        };
+        format!("{} on {device}", params.dtype())
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {
