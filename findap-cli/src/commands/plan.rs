@@ -45,7 +45,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     match plans {
         Ok(plans) => show_plans(&plans, recipe.device_kind()),
         // A recipe may be planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
-        Err(error) if recipe.model.base.as_ref().is_some_and(|base| !base.exists()) => {
+        Err(error) if recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists()) => {
             println!("\nTokens, memory and time cannot be told here: {error:#}");
         }
         Err(error) => return Err(error),

@@ -134,7 +134,10 @@ impl Shard {
             let numbers = bytes * 8 / stored.dtype.bitsize();
             let convert = |out: SliceMut<'_>| convert(out, stored.dtype, &chunk[..bytes]);
             if !params.tensor_mut().write_with(written, numbers, convert)? {
-                return Err(self.refuses(&entry.name, "holds NaN or infinite numbers".into()));
+                return Err(self.refuses(
+                    &entry.name,
+                    "holds numbers that are NaN or infinite, or beyond the format that they are loaded in".into(),
+                ));
             }
             read_bytes += bytes;
             written += numbers;
@@ -147,7 +150,7 @@ impl Shard {
         let size_bytes = stored.dtype.bitsize() / 8;
         let mut bytes = vec![0; out.len() * size_bytes];
         self.read_at(stored.bytes.0 + start * size_bytes, &mut bytes)?;
-        // the caller that loads them checks that they are finite
+        // What is not finite equals no number that it is compared with.
         convert(SliceMut::F64(out), stored.dtype, &bytes);
         Ok(())
     }
@@ -159,15 +162,25 @@ impl Shard {
     }
 }
 
-/// Widens or rounds stored numbers; returns whether all are finite.
+/// Widens or rounds stored numbers; returns whether all results are finite.
 fn convert(mut out: SliceMut<'_>, dtype: FileDtype, bytes: &[u8]) -> bool {
     fn numbers<const N: usize>(out: &mut SliceMut<'_>, bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> bool {
         let mut finite = true;
-        let values = bytes.as_chunks::<N>().0.iter().map(|&b| read(b)).inspect(|x| finite &= x.is_finite());
+        let values = bytes.as_chunks::<N>().0.iter().map(|&b| read(b));
+        // A number that is finite where it is stored may overflow the format that it is rounded to.
         match out {
-            SliceMut::F32(out) => out.iter_mut().zip(values).for_each(|(y, x)| *y = x as f32),
-            SliceMut::F64(out) => out.iter_mut().zip(values).for_each(|(y, x)| *y = x),
-            SliceMut::Bf16(out) => out.iter_mut().zip(values).for_each(|(y, x)| *y = bf16::from_f64(x)),
+            SliceMut::F32(out) => out.iter_mut().zip(values).for_each(|(y, x)| {
+                *y = x as f32;
+                finite &= y.is_finite();
+            }),
+            SliceMut::F64(out) => out.iter_mut().zip(values).for_each(|(y, x)| {
+                *y = x;
+                finite &= y.is_finite();
+            }),
+            SliceMut::Bf16(out) => out.iter_mut().zip(values).for_each(|(y, x)| {
+                *y = bf16::from_f64(x);
+                finite &= y.is_finite();
+            }),
         }
         finite
     }

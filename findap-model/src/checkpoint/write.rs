@@ -43,6 +43,10 @@ impl Decoder {
             let path = path.to_owned();
             move |source| ModelError::Io { path, source }
         };
+        if old.exists() && !directory.exists() {
+            // A kill between the two renames below has left the only whole model there.
+            fs::rename(&old, directory).map_err(at(&old))?;
+        }
         for stale in [&temporary, &old] {
             if stale.exists() {
                 fs::remove_dir_all(stale).map_err(at(stale))?;

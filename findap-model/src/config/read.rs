@@ -320,9 +320,6 @@ fn positive(key: &'static str, value: Option<&Value>, default: Option<f64>) -> R
 
 fn rope_scaling(keys: &Map<String, Value>) -> Result<RopeScaling, ModelError> {
     let kind = keys.get("rope_type").or_else(|| keys.get("type"));
-    if keys.get("partial_rotary_factor").and_then(Value::as_f64).is_some_and(|factor| factor != 1.0) {
-        return Err(bad("partial_rotary_factor", "is not 1; heads are rotated as a whole".into()));
-    }
     if let Some(nested) = keys.iter().find_map(|(key, value)| value.is_object().then_some(key)) {
         let reason =
             format!("has `{}` for some of the blocks; one setting for all blocks is supported", shortened(nested));

@@ -233,4 +233,12 @@ fn a_saved_model_is_the_model() {
         assert_eq!(model.params.flat().to_f64_vec(), again.params.flat().to_f64_vec());
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the model");
+
+    // A kill between the two renames of a save leaves the old model under its other name, which the next save must not lose.
+    let (target, other) = (folder.path().join("model"), folder.path().join(".model.replaced"));
+    std::fs::rename(&target, &other).unwrap();
+    let missing = SaveOptions { dtype: Dtype::Bf16, max_shard_bytes: usize::MAX, carry_from: Some(source.clone()) };
+    std::fs::create_dir(folder.path().join(".model.incomplete")).unwrap();
+    model.save(&target, &missing).unwrap();
+    assert!(target.join("config.json").is_file() && !other.exists());
 }

@@ -206,6 +206,20 @@ fn a_single_file_beside_an_index_of_others_is_refused_naming_both() {
     Decoder::load(folder.path(), Dtype::F32).expect("the index names the single file");
 }
 
+/// The tiny model's weights with the last norm stored in f64 and its numbers replaced.
+fn with_norm_in_f64(number: f64) -> Vec<u8> {
+    const NORM: &str = "model.norm.weight";
+    let (mut header, mut data) = split_safetensors(&fs::read(golden("models/tiny").join(WEIGHTS)).unwrap());
+    let rows = header[NORM]["shape"][0].as_u64().unwrap() as usize;
+    // the numbers go to the end; a tensor of bytes keeps the place that they leave
+    let left = header[NORM]["data_offsets"].clone();
+    header[NORM] = json!({"dtype": "F64", "shape": [rows], "data_offsets": [data.len(), data.len() + 8 * rows]});
+    header["model.layers.0.self_attn.rotary_emb.inv_freq"] =
+        json!({"dtype": "U8", "shape": [4 * rows], "data_offsets": left});
+    data.extend((0..rows).flat_map(|_| number.to_le_bytes()));
+    safetensors_bytes(header.to_string().as_bytes(), &data)
+}
+
 #[test]
 fn wrong_tensors_are_refused_by_name() {
     let renamed = with_header(|header| {
@@ -237,6 +251,8 @@ fn wrong_tensors_are_refused_by_name() {
     weights_refused("eight-bit floats", &bytes, QUERY);
 
     let (header, mut data) = split_safetensors(&fs::read(golden("models/tiny").join(WEIGHTS)).unwrap());
+    let f64_stored = with_norm_in_f64(1e300);
+    weights_refused("beyond f32", &f64_stored, "model.norm.weight");
     for (case, value) in [("NaN", f32::NAN), ("infinity", f32::INFINITY)] {
         let start = header[QUERY]["data_offsets"][0].as_u64().unwrap() as usize + 400;
         data[start..start + 4].copy_from_slice(&value.to_le_bytes());
