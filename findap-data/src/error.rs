@@ -226,6 +226,12 @@ pub enum RecordProblem {
         /// Offset inside the record.
         byte: usize,
     },
+    /// A zero byte, which no text has.
+    #[error("byte {byte} of the record is zero, which no text has; is the file UTF-16? convert it to UTF-8")]
+    Nul {
+        /// Offset inside the record, from 1.
+        byte: usize,
+    },
     /// The chat template does not take the conversation.
     #[error("{detail}")]
     Refused {

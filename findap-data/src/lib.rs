@@ -23,6 +23,7 @@ pub mod chat_template;
 pub mod encode;
 pub mod error;
 pub mod files;
+mod guard;
 pub mod inspect;
 pub mod journal;
 pub mod llm;

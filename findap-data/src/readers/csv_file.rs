@@ -75,8 +75,17 @@ fn explain(path: &Path, error: csv::Error) -> DataError {
 /// What the CSV library takes without a word.
 #[derive(Debug)]
 enum Fault {
-    OpenQuote { line: u64 },
-    TooLong { line: u64, limit_bytes: u64 },
+    OpenQuote {
+        line: u64,
+    },
+    /// A quoted field that goes on behind its closing quote: an earlier quote is missing, and rows run together.
+    StrayQuote {
+        line: u64,
+    },
+    TooLong {
+        line: u64,
+        limit_bytes: u64,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -88,6 +97,11 @@ impl fmt::Display for Fault {
                     "line {line}: a quoted field begins here and never ends; close its quote, and double quotes inside it"
                 )
             }
+            Fault::StrayQuote { line } => write!(
+                f,
+                "line {line}: a quoted field goes on behind its closing quote; double quotes inside a field, and look above for one \
+                 that is not closed"
+            ),
             Fault::TooLong { line, limit_bytes } => write!(
                 f,
                 "line {line}: a record is longer than the limit of {limit_bytes} bytes; look for a quote that is not closed"
@@ -118,7 +132,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn follow(&mut self, byte: u8) {
+    fn follow(&mut self, byte: u8) -> Result<(), Fault> {
         self.place = match (self.place, byte) {
             (Place::FieldStart, b'"') => {
                 self.quote_line = self.line;
@@ -127,9 +141,11 @@ impl Watched {
             (Place::Quoted, b'"') => Place::BehindQuote,
             (Place::BehindQuote, b'"') | (Place::Quoted, _) => Place::Quoted,
             (_, b',' | b'\n' | b'\r') => Place::FieldStart,
+            (Place::BehindQuote, _) => return Err(Fault::StrayQuote { line: self.line }),
             _ => Place::Unquoted,
         };
         self.line += u64::from(byte == b'\n');
+        Ok(())
     }
 }
 
@@ -137,7 +153,7 @@ impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
         for &byte in &buffer[..count] {
-            self.follow(byte);
+            self.follow(byte).map_err(io::Error::other)?;
         }
         if count == 0 && self.place == Place::Quoted {
             return Err(io::Error::other(Fault::OpenQuote { line: self.quote_line }));

@@ -34,6 +34,10 @@ impl Packing {
         let mut first = Vec::new();
         let file = File::open(path).map_err(|error| DataError::io("read", path, error))?;
         file.take(8).read_to_end(&mut first).map_err(|error| DataError::io("read", path, error))?;
+        // A frame of zstd that is skipped, as parallel packers write before each of theirs.
+        if matches!(first[..], [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
+            return Ok(Packing::Zstd);
+        }
         let found = MAGIC.iter().find(|(magic, _)| first.starts_with(magic));
         Ok(found.map_or(Packing::Plain, |(_, packing)| *packing))
     }

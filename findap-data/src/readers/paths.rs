@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Format;
 use crate::error::{DataError, FileProblem};
+use crate::guard::guard;
 
 /// The files of a source: each path in the order given, a folder's or pattern's files sorted by name.
 ///
@@ -67,13 +68,16 @@ fn of_pattern(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
     let refuse = |why: String| fail(path, FileProblem::Pattern { why });
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
     let text = path.to_str().unwrap_or_default();
-    let found = glob::glob_with(text, options).map_err(|error| refuse(error.msg.to_owned()))?;
     let as_error = |error: glob::GlobError| {
         let path = error.path().to_path_buf();
         DataError::io("read", &path, error.into())
     };
-    let found = found.map(|file| file.map_err(as_error));
-    let mut files = found.collect::<Result<Vec<PathBuf>, _>>()?;
+    // The library panics on names that are not UTF-8.
+    let found = guard(|| {
+        let found = glob::glob_with(text, options).map_err(|error| refuse(error.msg.to_owned()))?;
+        found.map(|file| file.map_err(as_error)).collect::<Result<Vec<PathBuf>, _>>()
+    });
+    let mut files = found.map_err(|_| refuse("a file there has a name that is not UTF-8".to_owned()))??;
     files.sort();
     if files.is_empty() {
         return Err(refuse("no file matches it".to_owned()));
@@ -103,7 +107,7 @@ fn of_folder(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
         }
         match (format_of_name(&path), format) {
             (Some(_), Format::Auto) => files.push(path),
-            (None, Format::Auto) => return Err(refuse(format!("holds {name}, which is no data file by its name"))),
+            (None, _) => return Err(refuse(format!("holds {name}, which is no data file by its name"))),
             (Some(found), _) if is_of(found, format) => files.push(path),
             _ => {}
         }

@@ -44,6 +44,10 @@ fn text_object(field: &str, text: &str) -> Value {
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, RecordProblem> {
+    // A text of UTF-16 without its mark is valid UTF-8 with a NUL in every other byte.
+    if let Some(byte) = bytes.iter().position(|&byte| byte == 0) {
+        return Err(RecordProblem::Nul { byte: byte + 1 });
+    }
     std::str::from_utf8(bytes).map_err(|error| RecordProblem::NotUtf8 { byte: error.valid_up_to() + 1 })
 }
 

@@ -10,7 +10,6 @@
 //! of anything else. All other rules of the library, such as blanks that a token takes with it, hold as they are.
 
 mod control;
-mod guard;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -23,9 +22,9 @@ use tokenizers::{Model as _, Normalizer as _};
 
 pub(crate) use self::control::{AddedToken, TOKEN_VARIABLES};
 use self::control::{AddedTokens, is_written};
-use self::guard::guard;
 use crate::error::{DataError, TokenizerProblem};
 use crate::files::hex;
+use crate::guard::{self, Panicked};
 use crate::model_files::{Configs, TemplateSource, read_limited};
 
 /// Stands before control tokens in the text that [`Tokenizer::protecting`] reads: the last character for private use.
@@ -450,3 +449,8 @@ fn unknown_id(tokenizer_json: &[u8], vocabulary: &HashMap<String, u32>) -> Resul
 
 #[cfg(test)]
 mod tests;
+
+/// Calls the tokenizers library, which panics on several crafted files.
+fn guard<T>(action: &'static str, work: impl FnOnce() -> T) -> Result<T, TokenizerProblem> {
+    guard::guard(work).map_err(|Panicked| TokenizerProblem::LibraryPanic { action })
+}

@@ -49,7 +49,19 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
     }
     let distills = recipe.stage.iter().filter(|stage| stage.kind() == "distill").count();
     origin.require(distills <= 1, "stage", "a run has at most one stage of kind \"distill\"")?;
-    let mut names = BTreeSet::from(["base", "data", "eval"]);
+    // What a run folder has beside its stages.
+    let mut names = BTreeSet::from([
+        "base",
+        "data",
+        "eval",
+        "begun.json",
+        "preferences.jsonl",
+        "provenance.json",
+        "recipe.toml",
+        "report.html",
+        "resolved.toml",
+        "run.lock",
+    ]);
     for stage in &recipe.stage {
         let key = join("stage", stage.name());
         origin.require(
@@ -60,7 +72,7 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         origin.require(
             names.insert(stage.name()),
             &join(&key, "name"),
-            "the name is taken (base, data and eval are reserved)",
+            "the name is taken, by another stage or by a file of the run folder such as base, data, eval or report.html",
         )?;
         match stage {
             Stage::Train(stage) => check_train(stage, &key, recipe, origin)?,

@@ -35,6 +35,14 @@ pub fn made_from(folder: &Path, stage: &str) -> Result<Vec<PathBuf>, TrainError>
 pub fn reset(folder: &Path, stage: &str) -> Result<Vec<PathBuf>, TrainError> {
     let made = made_from(folder, stage)?;
     let _lock = FolderLock::take(folder)?;
+    let inside = folder.canonicalize().map_err(io("find", folder))?;
+    for path in &made {
+        let place = path.canonicalize().map_err(io("find", path))?;
+        if path.is_symlink() || !place.starts_with(&inside) {
+            let elsewhere = format!("it is a link, to {}; remove it yourself if that is meant", place.display());
+            return Err(io("remove", path)(std::io::Error::other(elsewhere)));
+        }
+    }
     for path in &made {
         // Without its marker a stage that is removed in part is not done.
         let marker = path.join("done.json");
@@ -79,5 +87,12 @@ mod tests {
         assert_eq!(reset(folder.path(), "second").unwrap(), removed);
         assert!(["first/model/w", "eval/base/r", "log"].iter().all(|kept| at(kept).exists()));
         assert_eq!(reset(folder.path(), "second").unwrap(), [""; 0].map(PathBuf::from));
+
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("done.json"), "{}").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), at("third")).unwrap();
+        let error = reset(folder.path(), "first").unwrap_err().to_string();
+        assert!(error.contains("link"), "{error}");
+        assert!(elsewhere.path().join("done.json").exists() && at("first/model/w").exists(), "nothing was removed");
     }
 }

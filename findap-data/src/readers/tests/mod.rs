@@ -145,6 +145,7 @@ fn faults_of_csv_are_explained_as_such() {
         ("text\none\ntwo, three\n", "line 3: has 2 fields where the header has 1"),
         ("text\n\"one\ntwo\nthree\n", "line 2: a quoted field begins here and never ends"),
         ("text,label\na,\"b\"\"\n", "line 2: a quoted field begins here and never ends"),
+        ("text,x\n\"a\",1\n\"b, c,2\n\"d\",3\n", "line 4: a quoted field goes on behind its closing quote"),
         ("text,text\na,b\n", "two columns are named 'text'"),
         ("text\n\"\"\"quoted\"\"\"\nmid\"quote\n", ""),
     ] {

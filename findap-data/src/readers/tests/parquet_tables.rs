@@ -49,6 +49,22 @@ fn parquet_is_read_and_damaged_parquet_is_refused() {
 }
 
 #[test]
+fn columns_of_one_name_and_rows_of_too_many_values_are_refused() {
+    let twice = table(&[("text", texts(&[Some("one")])), ("text", texts(&[Some("two")]))]);
+    let error = read_all("a.parquet", &twice).expect_err("two columns").to_string();
+    assert!(error.contains("column 2 has the name `text`"), "{error}");
+
+    // 17 million equal numbers are next to nothing in the file.
+    let numbers = Int64Array::from(vec![0; 17 << 20]);
+    let field = Arc::new(Field::new("item", DataType::Int64, true));
+    let list = ListArray::new(field, OffsetBuffer::from_lengths([numbers.len()]), Arc::new(numbers), None);
+    let bomb = table(&[("text", texts(&[Some("one")])), ("ids", Arc::new(list))]);
+    assert!(bomb.len() < 1 << 16, "{} bytes", bomb.len());
+    let error = read_all("a.parquet", &bomb).expect_err("a long list").to_string();
+    assert!(error.contains("a row holds 17825792 values"), "{error}");
+}
+
+#[test]
 fn cells_are_the_texts_and_numbers_they_hold() {
     let fixed = FixedSizeBinaryArray::try_from_iter([b"abc\0\0".to_vec()].into_iter()).expect("fixed");
     let decimal = Decimal128Array::from(vec![-1_050]).with_precision_and_scale(9, 2).expect("decimal");

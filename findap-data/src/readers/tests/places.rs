@@ -61,6 +61,7 @@ fn what_does_not_plainly_name_files_is_refused() {
         (&mixed, vec!["absent.jsonl"], Format::Auto, "cannot read"),
         (&mixed, vec![], Format::Auto, "path = []"),
         (&["a.jsonl", "b.data"], vec![""], Format::Auto, "holds b.data"),
+        (&["a.jsonl", "part-0001"], vec![""], Format::Jsonl, "holds part-0001"),
         (&["a.jsonl", "below/b.jsonl"], vec![""], Format::Auto, "holds below"),
         (&splits, vec![""], Format::Auto, "several splits: test, train"),
         (&["train-00000-of-00002.jsonl"], vec![""], Format::Auto, "lacks the shard train-00001-of-00002"),
@@ -77,6 +78,17 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn names_that_are_not_utf8_are_refused_and_no_panic() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder(&["a.jsonl"]);
+    fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"x\xff.jsonl")), "{}").expect("write");
+    for (path, want) in [("*", "not UTF-8"), ("", "which is no data file by its name")] {
+        let error = expanded(&folder, &[path], Format::Jsonl).expect_err(want);
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
 fn packed_text_is_unpacked_as_it_is_read() {
     let want = ["a", "b"].map(|text| Record::Text(text.into()));
     let lines: &[u8] = b"\xef\xbb\xbf{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
@@ -86,6 +98,7 @@ fn packed_text_is_unpacked_as_it_is_read() {
         ("a.jsonl.gz", gzip(lines)),
         ("a.jsonl.gz", members),
         ("a.jsonl.zst", zstd(lines)),
+        ("a.jsonl.zst", [b"\x50\x2a\x4d\x18\x04\0\0\0skip", &zstd(lines)[..]].concat()),
         ("a.json.gz", gzip(b"[{\"text\": \"a\"}, {\"text\": \"b\"}]")),
         ("a.csv.zst", zstd(b"text\na\nb\n")),
         ("a.jsonl", gzip(lines)),
@@ -103,6 +116,8 @@ fn packed_text_is_unpacked_as_it_is_read() {
 
 #[test]
 fn a_text_file_is_one_document_or_one_a_line() {
+    let utf16 = read_all("a.txt", b"o\0n\0e\0").expect_err("UTF-16 without its mark").to_string();
+    assert!(utf16.contains("UTF-16"), "{utf16}");
     let text = b"\xef\xbb\xbfone\r\n\ntwo\n";
     assert_eq!(read_all("a.txt", text).expect("file"), [Record::Text("one\r\n\ntwo\n".into())]);
     let (_folder, path) = file("a.txt", text);
