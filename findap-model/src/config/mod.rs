@@ -167,4 +167,9 @@ impl Config {
             }
         }
     }
+
+    /// The number format that the configuration names for the stored weights, such as `float32`, in either spelling.
+    pub fn stored_dtype(&self) -> Option<&str> {
+        ["dtype", "torch_dtype"].iter().find_map(|key| self.raw.get(*key)?.as_str())
+    }
 }

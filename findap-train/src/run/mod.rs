@@ -284,7 +284,15 @@ impl Run<'_, '_> {
     fn base(&mut self) -> Result<Current, TrainError> {
         let model = &self.recipe.model;
         let folder = match (&model.base, &model.tokenizer) {
-            (Some(base), _) => base.clone(),
+            (Some(base), _) => {
+                let config = Config::load(base)?;
+                if self.recipe.model.save_dtype == SaveDtype::Bf16 && config.stored_dtype() == Some("float32") {
+                    let note = "the base model is stored in float32 and the stages' models in bf16, which rounds every number, of \
+                                frozen parts too; `model.save_dtype = \"f32\"` keeps them";
+                    self.note(note.to_owned());
+                }
+                base.clone()
+            }
             (None, tokenizer) => {
                 let folder = self.recipe.folder().join("base").join("model");
                 let mut identity = Identity::new();
