@@ -4,83 +4,160 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::figure::{figures, plain};
+use super::figure::{ends_in_minus, figures, plain};
 
 /// Names of the tags that models write their reasoning between.
 const REASONING_TAGS: &str = "think|thinking|thought|reasoning|reflection|scratchpad";
 
-/// The reply without what stands between reasoning tags. Of a block that is never closed all is reasoning; of one that was
-/// opened in the prompt, what stands before its end is.
+/// The reply without its reasoning, which begins at the first tag that opens one, or with the reply where that was opened in the
+/// prompt, and ends with the last tag that closes one, or never.
 pub fn without_reasoning(reply: &str) -> String {
     static TAG: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(&format!(r"(?i)<(/?)\s*(?:{REASONING_TAGS})\s*>|\[(/?)THINK\]"))
             .expect("invariant: a valid constant pattern")
     });
-    let mut kept = String::new();
-    let mut depth = 0usize;
-    let mut place = 0;
+    let (mut opened_at, mut closed_at) = (None, None);
     for tag in TAG.captures_iter(reply) {
         let whole = tag.get(0).expect("invariant: group 0 is the match");
-        if depth == 0 {
-            kept.push_str(&reply[place..whole.start()]);
-        }
-        place = whole.end();
         let is_end = [1, 2].iter().any(|group| tag.get(*group).is_some_and(|slash| !slash.is_empty()));
-        match (is_end, depth) {
-            (false, _) => depth += 1,
-            (true, 0) => kept.clear(),
-            (true, _) => depth -= 1,
+        match is_end {
+            true => {
+                opened_at = opened_at.or(Some(0));
+                closed_at = Some(whole.end());
+            }
+            false => opened_at = opened_at.or(Some(whole.start())),
         }
     }
-    if depth == 0 {
-        kept.push_str(&reply[place..]);
-    }
-    kept
+    let before = &reply[..opened_at.unwrap_or(reply.len())];
+    let behind = closed_at.map_or("", |end| &reply[end..]);
+    // Of a block that is opened anew and never closed, all is reasoning.
+    let reopened = TAG.find(behind).map_or(behind.len(), |tag| tag.start());
+    format!("{before}{}", &behind[..reopened])
 }
 
-/// What a reply states as its answer: one line, without emphasis, quotes and formula signs around it.
+/// What a reply states as its answer, the likeliest first: each one line, without emphasis, quotes and formula signs around it.
 ///
-/// The last of these marks counts: `Answer:` in any case and emphasis, with `:`, `=`, ` - ` or `is`, or alone on a line as a
-/// heading; `The answer is`, `The correct option is`; `#### 72`; `\boxed{72}`; `<answer>72</answer>`. A reply without a mark
-/// states its answer where it is one line that opens with its only figure: `72`, `$72.`, `72 clips`. An answer mark with
-/// nothing behind it states none.
-pub fn stated_answer(reply: &str) -> Option<String> {
-    match behind_last_mark(reply) {
-        Some(_) => marked_answer(reply),
-        None => direct_figure(reply).map(|figure| unwrap(figure).to_owned()),
+/// Strong marks are `\boxed{72}`, `#### 72`, `<answer>72</answer>` and, where a line or sentence begins, `Answer:` in any case
+/// and emphasis, with `:`, `=`, ` - ` or alone on its line as a heading. Weak marks stand in prose: `the answer is 72`, `the
+/// correct option is`. Of the strong marks the last counts first; weak ones count only where no strong one is. A reply
+/// without a strong mark also states its answer where its first line opens with its only figure: `72`, `$72.`, `72 clips`.
+pub(super) fn stated_answers(reply: &str) -> Vec<String> {
+    let marked = marked_answers(reply);
+    let direct = || {
+        let line = first_line(reply).filter(|line| marked.is_weak() || reply.trim() == *line)?;
+        is_direct_figure(line).then(|| strip_wrapping(line).to_owned())
+    };
+    match marked {
+        Marked::Strong(answers) => answers,
+        Marked::Weak(ref answers) => answers.iter().cloned().chain(direct()).collect(),
+        Marked::None => direct().into_iter().collect(),
     }
 }
 
-/// The line behind the last mark, as [`stated_answer`] gives it.
-pub(super) fn marked_answer(reply: &str) -> Option<String> {
-    let line = behind_last_mark(reply)?.lines().find(|line| !line.trim().is_empty())?;
-    let answer = unwrap(line);
-    (!answer.is_empty()).then(|| answer.to_owned())
+/// The first of [`stated_answers`]: the answer of a reply where nothing else is known of it than that it is one line.
+pub fn stated_answer(reply: &str) -> Option<String> {
+    stated_answers(reply).into_iter().next()
 }
 
-/// What stands behind the last mark; `None` where there is no mark.
-pub(super) fn behind_last_mark(reply: &str) -> Option<&str> {
-    let marks = [word_mark(reply), figure_mark(reply), box_mark(reply), tag_mark(reply)];
-    marks.into_iter().flatten().max_by_key(|(place, _)| *place).map(|(_, answer)| answer)
+/// The first line of a text that is not blank.
+pub(super) fn first_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).find(|line| !line.is_empty())
 }
 
-/// A mark's place and what stands behind it.
-type Mark<'a> = Option<(usize, &'a str)>;
+/// The lines behind the answer marks of a reply, the last mark's first.
+pub(super) enum Marked {
+    /// Behind marks that nothing but an answer follows.
+    Strong(Vec<String>),
+    /// Behind marks of prose, after which no answer need follow.
+    Weak(Vec<String>),
+    /// There is no mark.
+    None,
+}
 
-fn word_mark(reply: &str) -> Mark<'_> {
+impl Marked {
+    pub(super) fn is_weak(&self) -> bool {
+        matches!(self, Self::Weak(_))
+    }
+}
+
+/// What a reply says behind its answer marks, of the strong ones where it has any.
+pub(super) fn marked_answers(reply: &str) -> Marked {
+    let (strong, weak): (Vec<Mark>, Vec<Mark>) = word_marks(reply)
+        .chain(figure_marks(reply))
+        .chain(box_marks(reply))
+        .chain(tag_marks(reply))
+        .partition(|mark| mark.is_strong);
+    let answers = |mut marks: Vec<Mark>| {
+        marks.sort_by_key(|mark| std::cmp::Reverse(mark.place));
+        marks.iter().filter_map(Mark::line).collect()
+    };
+    match (strong.is_empty(), weak.is_empty()) {
+        (false, _) => Marked::Strong(answers(strong)),
+        (true, false) => Marked::Weak(answers(weak)),
+        (true, true) => Marked::None,
+    }
+}
+
+/// An answer mark.
+struct Mark {
+    /// Where it stands.
+    place: usize,
+    is_strong: bool,
+    /// What stands behind it.
+    answer: String,
+}
+
+impl Mark {
+    /// The answer's first line that is not blank. A bullet below the line of the mark is no sign of the answer.
+    fn line(&self) -> Option<String> {
+        let line = first_line(&self.answer)?;
+        let is_below = self.answer.trim_start_matches([' ', '\t']).starts_with(['\n', '\r']);
+        let line = if is_below { line.strip_prefix("- ").unwrap_or(line) } else { line };
+        let answer = strip_wrapping(line);
+        (!answer.is_empty()).then(|| answer.to_owned())
+    }
+}
+
+fn word_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {
     static WORDS: LazyLock<Regex> = LazyLock::new(|| {
-        let noun = r"(?:(?:\b|_)answer|\b(?:correct|right|best)\s+(?:option|choice|letter|label))";
-        let joint = r"(?:\s*(?:[:=\u{ff1a}]|=>|->|\u{2192})|\s+[-\u{2013}\u{2014}]\s|(?:\s+(?:to|for|in)\s[^\n.:=]{1,80}?)?\s+(?:is|was|would be|should be|must be)\b)";
-        let heading = r"^[#\s]*[*_]*(?:(?:my|the)\s+)?(?:final\s+)?answer[*_]*[ \t\r]*$";
-        // Emphasis directly behind the mark ends that of the mark, emphasis behind a space begins that of the answer.
-        Regex::new(&format!(r"(?im)(?:{noun}[*_`]*{joint}|{heading})[*_`]*[:\s]*"))
-            .expect("invariant: a valid constant pattern")
+        Regex::new(
+            r"(?imx)
+            (?:
+                # A heading: the word alone on its line.
+                (?P<heading> ^[\#\s>]*[*_]*(?:(?:my|the)\s+)?(?:(?:final|correct)\s+)?answer[*_]*[\ \t\r]*$ )
+            |
+                # Where a line or a sentence begins, or as `final answer` anywhere, only an answer can follow a sign.
+                (?P<opening>
+                    (?: (?:^|[.!?;]\s)[\s\#>*_`-]*(?:(?:my|the|so|thus|therefore),?\s+)*(?:(?:final|correct)\s+)?
+                      | \bfinal\s+ )
+                    answer[*_`]*
+                    (?:\s*(?:[:=\u{ff1a}]|=>|->|\u{2192})|\s+[-\u{2013}\u{2014}]\s)
+                )
+            |
+                # In prose: a noun, and a sign or a verb.
+                (?:(?:\b|_)answer|\b(?:correct|right|best)\s+(?:option|choice|letter|label))[*_`]*
+                (?:
+                    \s*(?:[:=\u{ff1a}]|=>|->|\u{2192})
+                  | \s+[-\u{2013}\u{2014}]\s
+                  | (?:\s+(?:to|for|in)\s[^\n.:=]{1,80}?)?\s+(?:is|was|would\ be|should\ be|must\ be)\b
+                )
+            )
+            # Emphasis directly behind the mark ends that of the mark, emphasis behind a space begins that of the answer.
+            [*_`]*(?:[\ \t]*:)?",
+        )
+        .expect("invariant: a valid constant pattern")
     });
-    let mark = WORDS.find_iter(reply).last()?;
-    Some((mark.start(), &reply[mark.end()..]))
+    WORDS.captures_iter(reply).map(|mark| {
+        let whole = mark.get(0).expect("invariant: group 0 is the match");
+        Mark {
+            place: whole.start(),
+            is_strong: mark.name("heading").or(mark.name("opening")).is_some(),
+            answer: reply[whole.end()..].trim_start_matches(':').to_owned(),
+        }
+    })
 }
 
-fn figure_mark(reply: &str) -> Mark<'_> {
+fn figure_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {
     // Before a word, `####` opens a heading.
     let is_answer = |behind: &str| {
         let mut characters = behind.trim_start_matches([' ', '*', '\t']).chars();
@@ -89,15 +166,30 @@ fn figure_mark(reply: &str) -> Mark<'_> {
             first.is_some_and(char::is_alphabetic) && !characters.next().is_some_and(char::is_alphanumeric);
         is_letter_alone || first.is_some_and(|c| !c.is_alphabetic() && c != '#' && c != '\n')
     };
-    let found = reply.rmatch_indices("####").map(|(at, mark)| (at, &reply[at + mark.len()..]));
-    found.into_iter().find(|(_, behind)| is_answer(behind))
+    reply
+        .match_indices("####")
+        .map(|(place, mark)| (place, &reply[place + mark.len()..]))
+        .filter(move |(_, behind)| is_answer(behind))
+        .map(|(place, behind)| Mark { place, is_strong: true, answer: behind.to_owned() })
 }
 
-fn box_mark(reply: &str) -> Mark<'_> {
-    ["\\boxed", "\\fbox"]
-        .iter()
-        .flat_map(|name| reply.rmatch_indices(name))
-        .find_map(|(at, name)| Some((at, braced(reply[at + name.len()..].trim_start())?.0)))
+fn box_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {
+    ["\\boxed", "\\fbox"].iter().flat_map(|name| reply.match_indices(name)).filter_map(|(place, name)| {
+        let (inside, _) = braced(reply[place + name.len()..].trim_start())?;
+        // `-\boxed{72}`: the sign stands before the box.
+        let is_negative = ends_in_minus(&reply[..place]);
+        Some(Mark { place, is_strong: true, answer: format!("{}{inside}", if is_negative { "-" } else { "" }) })
+    })
+}
+
+fn tag_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {
+    static TAG: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?i)<(?:final_)?answer>").expect("invariant: a valid constant pattern"));
+    TAG.find_iter(reply).map(|tag| Mark {
+        place: tag.start(),
+        is_strong: true,
+        answer: reply[tag.end()..].split("</").next().unwrap_or_default().to_owned(),
+    })
 }
 
 /// What stands between the brace that a text opens with and its partner, and what stands behind that.
@@ -122,24 +214,16 @@ fn braced(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-fn tag_mark(reply: &str) -> Mark<'_> {
-    static TAG: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?i)<(?:final_)?answer>").expect("invariant: a valid constant pattern"));
-    let tag = TAG.find_iter(reply).last()?;
-    Some((tag.start(), reply[tag.end()..].split("</").next().unwrap_or_default()))
-}
-
-fn direct_figure(reply: &str) -> Option<&str> {
-    let line = reply.trim();
+/// Whether a line opens with a figure and has no other.
+fn is_direct_figure(line: &str) -> bool {
     let text = plain(line);
     let found = figures(&text);
-    let [Some(figure)] = found.as_slice() else { return None };
-    let opens = !text[..figure.start].chars().any(char::is_alphanumeric);
-    (opens && !line.contains('\n')).then_some(line)
+    let [Some(figure)] = found.as_slice() else { return false };
+    !text[..figure.start].chars().any(char::is_alphanumeric)
 }
 
 /// The text without emphasis, quotes, formula signs and LaTeX commands that stand around all of it.
-pub(super) fn unwrap(text: &str) -> &str {
+pub(super) fn strip_wrapping(text: &str) -> &str {
     const PAIRS: [(&str, &str); 13] = [
         ("**", "**"),
         ("__", "__"),

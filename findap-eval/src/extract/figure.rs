@@ -5,8 +5,9 @@
 //!   `1,23`, `1.2.3`, `0,123` and `1 234` (which may be two figures) are unreadable: they are no number, never a wrong one.
 //! - A minus stands directly before the digits or their currency sign: `-5`, `-$5`, `$-5`, U+2212 and its kin. An en dash is
 //!   a minus only where an answer begins. A hyphen after a letter, digit or hyphen is none: `2019-2020`, `10-K`, `16-3`.
-//! - Parentheses around one figure alone make it negative, `(1,234)`, but not where they repeat or number something:
-//!   `forty-two (42)`, `step (2)`, `f(3)`. `minus 5` and `negative 5` are negative too.
+//! - Parentheses around a figure make it negative where a value begins or a loss is told, `(1,234)`, `Net: (5)`, `a loss of
+//!   (5)`; behind other words they hold a remark: `forty-two (42)`, `step (2)`. `minus 5` and `negative 5` are negative too.
+//! - What is no decimal number as a whole, `10:30`, `1.27:1`, `1 1/2` or a fraction of a formula, is unreadable too.
 //! - A percent sign and a currency sign are no part of the number: `12.6%` is 12.6, as in the gold answers of the tasks.
 //! - `1.2e3` and `1.2 x 10^3` are 1200. Scale words (`3 million`, `3m`, `3bn`) count where a step asks for them.
 //! - Full-width digits and signs, and the LaTeX spellings `\$`, `\%`, `{,}`, are read as the plain ones.
@@ -32,9 +33,6 @@ pub(super) struct Figure {
     /// Power of ten that the scale words after it stand for.
     scale_exponent: i32,
 }
-
-/// Digits with what is joined to them; `None` in place of the figure where they are no readable number.
-pub(super) type Found = Option<Figure>;
 
 impl Figure {
     /// As written, without currency and percent: `-1,234.5` for `-$1,234.5` and for `(1,234.5)`.
@@ -78,7 +76,8 @@ fn shift_point(plain: &str, exponent: i32) -> (String, String) {
 
 /// The text in plain characters: what [`figures`] reads and its places count in.
 pub(super) fn plain(text: &str) -> String {
-    let text = text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%").replace(r"\,", "\u{a0}");
+    let text =
+        text.replace("{,}", ",").replace(r"\!", "").replace(r"\$", "$").replace(r"\%", "%").replace(r"\,", "\u{a0}");
     // Brackets of formulas are no parentheses.
     let text = [r"\(", r"\)", r"\[", r"\]"].iter().fold(text, |text, bracket| text.replace(bracket, " "));
     let replace = |character: char| match character {
@@ -93,11 +92,24 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(replace).collect()
 }
 
-/// All figures of a text made [`plain`], in their order.
-pub(super) fn figures(text: &str) -> Vec<Found> {
+/// All figures of a text made [`plain`], in their order; `None` for digits that are no readable number.
+pub(super) fn figures(text: &str) -> Vec<Option<Figure>> {
     static DIGITS: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\b\d{1,3}(?: \d{3})+\b(?:[.,]\d+)?|\.?\d(?:[\d.,'\u{a0}]*\d)?")
-            .expect("invariant: a valid constant pattern")
+        Regex::new(
+            r"(?x)
+            # What is no decimal number as a whole has no figure in its parts either: fractions of formulas,
+              \\[dt]?frac\s*(?:\{[^{}]*\}|\d)\s*(?:\{[^{}]*\}|\d)
+            # mixed numbers,
+            | \b\d+\ \d+/\d+
+            | (?:\d[\d.,]*\ ?)?[\u{bc}-\u{be}\u{2150}-\u{215e}]
+            # times and ratios: `10:30`, `1.27:1`,
+            | \d[\d.,]*(?::\d[\d.]*)+
+            # and groups with blanks between them, which may be several figures.
+            | \b\d{1,3}(?:\ \d{3})+\b(?:[.,]\d+)?
+            # A number, from its point or first digit to its last digit.
+            | \.?\d(?:[\d.,'\u{a0}]*\d)?",
+        )
+        .expect("invariant: a valid constant pattern")
     });
     let mut found = Vec::new();
     let mut place = 0;
@@ -122,7 +134,7 @@ fn is_english_number(token: &str) -> bool {
     let Some(separator) = whole.chars().find(|c| !c.is_ascii_digit()) else { return is_digits(fraction) };
     let mut groups = whole.split(separator);
     let first = groups.next().unwrap_or_default();
-    separator != ' '
+    matches!(separator, ',' | '\'' | '\u{a0}')
         && (1..=3).contains(&first.len())
         && is_digits(first)
         && !first.starts_with('0')
@@ -136,7 +148,7 @@ fn is_digits(text: &str) -> bool {
 
 /// Sign, parentheses, exponent, percent and scale around readable digits. The second value is the end of the digits and
 /// their exponent; the figure is `None` where the exponent is out of range.
-fn read_around(text: &str, start: usize, end: usize) -> (Found, usize) {
+fn read_around(text: &str, start: usize, end: usize) -> (Option<Figure>, usize) {
     let (exponent, exponent_len) = exponent(&text[end..]);
     let end_of_number = end + exponent_len;
     let (scale_exponent, unit_len) = unit(&text[end_of_number..]);
@@ -158,7 +170,7 @@ fn read_around(text: &str, start: usize, end: usize) -> (Found, usize) {
             // Brackets around a signed figure are those of a formula.
             (Some(is_negative), _) => is_negative,
             (None, Some(is_negative)) => is_negative,
-            (None, None) => !is_remark(before, &figure.digits),
+            (None, None) => is_accounting(before),
         };
         figure.start = outside.len();
         let (scale_exponent, unit_len) = unit(rest);
@@ -221,75 +233,39 @@ fn strip_negative_word(before: &str) -> Option<&str> {
     found.get(1).or_else(|| found.get(2)).map(|word| &before[..near + word.start()])
 }
 
-/// Whether parentheses after this text repeat or number something, or belong to a formula.
-fn is_remark(before: &str, digits: &str) -> bool {
-    let word = before.trim_end().rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
-    ends_with(before, char::is_alphanumeric)
-        || ends_with(before.trim_end(), |c| matches!(c, '*' | '/' | '^' | '+' | '-' | '\u{d7}'))
-        || before.trim_end().ends_with(digits)
-        || matches!(word.as_str(), "x" | "times")
-        || NUMBERED_OR_NUMBER.contains(&word.as_str())
+/// Whether parentheses after this text are those of accounting, a minus: where nothing but a currency or a sign that opens a
+/// value stands before them, or a word of loss shortly before. Behind other words they hold a remark: `step (2)`.
+fn is_accounting(before: &str) -> bool {
+    static LOSS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?i)\b(?:loss(?:es)?|decreas\w*|deficits?|changes?|net)\b(?:\s+\w+){0,2}$")
+            .expect("invariant: a valid constant pattern")
+    });
+    let value = before.trim_end_matches([' ', '*', '_', '`', '"']);
+    let near = value.char_indices().rev().nth(47).map_or(0, |(place, _)| place);
+    value.is_empty()
+        || ends_with(value, |c| matches!(c, ':' | '=' | '|' | '\u{2248}' | '\n' | '#'))
+        || strip_currency(before).len() < before.len()
+        || LOSS.is_match(&value[near..])
 }
 
-/// Words that a number in parentheses belongs to, and number words that it repeats.
-const NUMBERED_OR_NUMBER: [&str; 50] = [
-    "step",
-    "note",
-    "item",
-    "option",
-    "choice",
-    "table",
-    "figure",
-    "equation",
-    "question",
-    "exhibit",
-    "line",
-    "case",
-    "part",
-    "example",
-    "section",
-    "chapter",
-    "page",
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
-    "hundred",
-    "thousand",
-    "million",
-    "billion",
-    "trillion",
-];
+/// Whether a minus stands at the end of the text as the sign of what follows it.
+pub(super) fn ends_in_minus(before: &str) -> bool {
+    let before = plain(before);
+    let (sign, rest) = strip_sign(before.trim_end_matches(['$', ' ']));
+    let is_direct = !before.trim_end_matches('$').ends_with(' ');
+    sign == Some(true) && (is_direct || rest.trim_end().is_empty() || rest.trim_end().ends_with(['=', ':']))
+}
 
 /// The power of ten written after digits, and the length of its spelling: `e3`, ` x 10^3`, `\times 10^{3}`.
 fn exponent(after: &str) -> (i32, usize) {
     static EXPONENT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
-            r"^(?:[eE]([+-]?\d{1,4})\b|\s*(?:[x\u{d7}*\u{b7}]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*(?:\{([+-]?\d{1,4})\}|([+-]?\d{1,4})\b))",
+            r"(?x)^(?:
+                # e3
+                [eE]([+-]?\d{1,4})\b
+                # x 10^3, \times 10^{3}
+              | \s*(?:[x\u{d7}*\u{b7}]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*(?:\{([+-]?\d{1,4})\}|([+-]?\d{1,4})\b)
+            )",
         )
         .expect("invariant: a valid constant pattern")
     });
@@ -348,42 +324,4 @@ pub fn normalize_number(text: &str) -> String {
     // A scale word is no decoration: `3 million` is left as it is, not made 3.
     let figure = whole_figure(text).filter(|figure| figure.scale_exponent == 0);
     figure.map_or_else(|| text.trim().to_owned(), |figure| figure.normal(false))
-}
-
-/// The figure that an answer states; `None` where it states none or several between which nothing decides.
-///
-/// The first line that is not blank counts. Of a line with `=` it is the first figure of the last side that is no sum of its
-/// own: `6 x 12 = 72 clips` and `72 = 6 x 12` are 72. Of a line that opens with a figure it is that one, `72 clips, in 6
-/// boxes`, unless an operator, a range or a list follows it: `6 x 12`, `10-12`, `3, 4 and 5` state none. Of a line that opens
-/// with words it is the last one: `the total is 72`.
-pub(super) fn stated_figure(text: &str) -> Found {
-    let text = plain(text);
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    if line.contains(['=', '\u{2248}']) {
-        return line.split(['=', '\u{2248}']).rev().find_map(|side| {
-            let first = figures(side).into_iter().next()?;
-            // Unreadable digits decide as well: they end the search.
-            match first {
-                Some(figure) if goes_on_with_figures(&side[figure.end..]) => None,
-                figure => Some(figure),
-            }
-        })?;
-    }
-    let mut found = figures(line).into_iter();
-    let first = found.next()??;
-    let opens = !line[..first.start].chars().any(char::is_alphanumeric);
-    match opens {
-        true if goes_on_with_figures(&line[first.end..]) => None,
-        true => Some(first),
-        false => found.last().unwrap_or(Some(first)),
-    }
-}
-
-/// Whether what follows a figure joins it to the next one: an operator, a range, a list.
-fn goes_on_with_figures(after: &str) -> bool {
-    static JOINED: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"^[\s*_`)\]$]*(?:[-+*/x\u{d7}\u{f7}\u{b7}\u{2013}^,;&|]|\\times|\\cdot|\\div|(?i:and|or|to|plus|minus|times)\b)[\s($]*[-+]?[$\u{20ac}\u{a3}\u{a5}]?\.?\d|^[\s]+\d")
-            .expect("invariant: a valid constant pattern")
-    });
-    JOINED.is_match(after)
 }

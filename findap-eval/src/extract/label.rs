@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::Deserialize;
 
-use super::answer::{behind_last_mark, unwrap};
+use super::answer::{Marked, first_line, marked_answers, strip_wrapping};
 use super::letter::leading_letter;
 
 /// Arguments of [`super::Step::Label`].
@@ -28,9 +28,10 @@ pub enum LabelMatch {
     /// `not positive` counts as `positive`.
     Substring,
     /// The one label that the reply names as a whole word. Of a reply with an answer mark the marked line counts. A first
-    /// sentence or last line that is a label alone decides over what is said elsewhere, unless the two differ. Otherwise
-    /// labels that are negated (`not positive`, `neither positive nor negative`) are left out, a label inside a longer one
-    /// (`very positive`) is not named by it, and a reply that still names several labels names none. Labels that are single
+    /// sentence or last line that is a label alone decides over what is said elsewhere, unless the two differ; so does a
+    /// clause that the rest explains (`It is negative, although ...`). Questions name none. Labels that are negated in their
+    /// clause (`not positive`, `far from positive`) are left out, a label inside a longer one (`very positive`) is not named
+    /// by it, and a reply that still names several labels names none. Labels that are single
     /// letters are looked for as [`super::Step::LeadingLetter`] does, since `a` is a word.
     FirstWord,
 }
@@ -54,7 +55,7 @@ impl LabelStep {
     /// The label that a text is, without case, white space and surrounding punctuation.
     pub(crate) fn spelt_as(&self, text: &str) -> Option<&String> {
         let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-        let whole = spaced(unwrap(text));
+        let whole = spaced(strip_wrapping(text));
         let bare = whole.trim_matches(|c: char| c.is_whitespace() || c.is_ascii_punctuation());
         // `A+` is a label of its own, not `A` with punctuation.
         let is = |text: &str| self.labels.iter().find(|label| spaced(label) == text);
@@ -62,19 +63,26 @@ impl LabelStep {
     }
 
     fn named_in(&self, text: &str) -> Option<&String> {
-        let marked = behind_last_mark(text).map(|answer| answer.lines().find(|line| !line.trim().is_empty()));
-        let text = match marked {
-            Some(line) => line?,
-            None => text,
-        };
-        let lines = || text.lines().filter(|line| !line.trim().is_empty());
-        let first = lines().next().and_then(|line| self.alone(first_sentence(line)));
-        let last = lines().next_back().and_then(|line| self.alone(line));
-        match (first, last) {
-            (Some(first), Some(last)) => (first == last).then_some(first),
-            (Some(label), None) | (None, Some(label)) => Some(label),
-            (None, None) => self.only_mention(&text.to_lowercase()),
+        let behind = |answers: &[String]| answers.iter().find_map(|answer| self.named_in_unmarked(answer));
+        match marked_answers(text) {
+            Marked::Strong(answers) => behind(&answers),
+            Marked::Weak(answers) => {
+                // Where prose names no label (`this answer is based on`), a first line that is a label still does.
+                let first = first_line(text).and_then(|line| self.alone(first_sentence(line)));
+                agreed(first, behind(&answers))
+            }
+            Marked::None => self.named_in_unmarked(text),
         }
+    }
+
+    fn named_in_unmarked(&self, text: &str) -> Option<&String> {
+        let first = first_line(text).and_then(|line| self.alone(first_sentence(line)));
+        let last = text.lines().rev().find(|line| !line.trim().is_empty()).and_then(|line| self.alone(line));
+        if first.or(last).is_some() {
+            return agreed(first, last);
+        }
+        let text = without_questions(&text.to_lowercase().replace('\u{2019}', "'"));
+        main_clause(&text).and_then(|clause| self.only_mention(clause)).or_else(|| self.only_mention(&text))
     }
 
     /// The label that a sentence is, also after a name and a colon: `Sentiment: positive`.
@@ -90,7 +98,8 @@ impl LabelStep {
         let mut mentions: Vec<(usize, usize, &String)> = Vec::new();
         for label in &self.labels {
             let word = label.trim().to_lowercase();
-            mentions.extend(whole_words(text, &word).map(|at| (at, at + word.len(), label)));
+            let is_answer = |at: &usize| word != "no" || answers_no(&text[at + word.len()..]);
+            mentions.extend(whole_words(text, &word).filter(is_answer).map(|at| (at, at + word.len(), label)));
         }
         let is_inside = |mention: &(usize, usize, &String)| {
             let holds = |other: &&(usize, usize, &String)| {
@@ -106,26 +115,66 @@ impl LabelStep {
         named.all(|other| other == label).then_some(label)
     }
 
-    /// Whether what stands before a label denies it: a negation among the five words before it in the same clause.
+    /// Whether what stands before a label denies it: a negation before it in the same clause.
     fn is_negated(&self, before: &str) -> bool {
         static CLAUSE: LazyLock<Regex> = LazyLock::new(|| {
             Regex::new(r"[.,;:!?()\n\u{2192}]|\s[-\u{2013}]\s|\u{2014}|\bbut\b|\bnot only\b")
                 .expect("invariant: a valid constant pattern")
         });
-        let clause = CLAUSE.split(before).last().unwrap_or_default().replace('\u{2019}', "'");
-        let words: Vec<&str> =
-            clause.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|w| !w.is_empty()).collect();
-        let near = &words[words.len().saturating_sub(5)..];
+        static NEGATION: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(
+                r"(?x)
+                # Negations of all that follows in their clause,
+                \b(?:not|never|neither|nor|cannot|without|hardly|lacks?|lacking|unlikely|nothing|no\ longer)\b
+                | n't\b
+                | \b(?:far\ from|rather\ than|instead\ of|free\ (?:of|from)|fail(?:s|ed)?\ to)\b
+                # and of the next word.
+                | \bnon\W*$",
+            )
+            .expect("invariant: a valid constant pattern")
+        });
+        static NO: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"\bno\b").expect("invariant: a valid constant pattern"));
+        // `anything but` denies, though `but` alone begins a clause.
+        let before = before.replace("anything but", "not");
+        let clause = CLAUSE.split(&before).last().unwrap_or_default();
         // Where `no` is a label it answers, it does not deny.
         let no_is_label = self.labels.iter().any(|label| label.trim().eq_ignore_ascii_case("no"));
-        let denies_next = |word: &&str| matches!(*word, "no" if !no_is_label) || *word == "non";
-        let is_phrase = |pair: &[&str]| matches!(pair, ["rather", "than"] | ["instead", "of"] | ["no", "longer"]);
-        near.last().is_some_and(denies_next)
-            || near.windows(2).any(is_phrase)
-            || near.iter().any(|word| {
-                matches!(*word, "not" | "never" | "neither" | "nor" | "cannot" | "without") || word.ends_with("n't")
-            })
+        NEGATION.is_match(clause) || (!no_is_label && NO.is_match(clause))
     }
+}
+
+/// Two readings of one reply: the one that there is, or both where they are the same.
+fn agreed<'a>(one: Option<&'a String>, other: Option<&'a String>) -> Option<&'a String> {
+    match (one, other) {
+        (Some(one), Some(other)) => (one == other).then_some(one),
+        (one, other) => one.or(other),
+    }
+}
+
+/// The text without the sentences that ask.
+fn without_questions(text: &str) -> String {
+    static QUESTION: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"[^.!?\n]*\?").expect("invariant: a valid constant pattern"));
+    QUESTION.replace_all(text, "").into_owned()
+}
+
+/// The clause that a text opens with, where what follows only explains it.
+fn main_clause(text: &str) -> Option<&str> {
+    static EXPLANATION: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"[,;\s]\s*(?:although|though|even|as|because|since|despite|while|given|due)\s")
+            .expect("invariant: a valid constant pattern")
+    });
+    Some(&text[..EXPLANATION.find(text)?.start()])
+}
+
+/// Whether a `no` before this text answers rather than denies the noun that follows: `no.`, `no, it is`, `no because`.
+fn answers_no(after: &str) -> bool {
+    static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"^(?:\s*[^\w\s]|\s*$|\s*\n|\s+(?:because|since|as|or|and|it|they|this|that|he|she|the)\b)")
+            .expect("invariant: a valid constant pattern")
+    });
+    ANSWER.is_match(after)
 }
 
 fn is_letter(label: &str) -> bool {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::answer::{behind_last_mark, unwrap};
+use super::answer::{Marked, first_line, marked_answers, strip_wrapping};
 
 /// The letter in the last `[[A]]`.
 pub(super) fn bracketed_letter(text: &str) -> Option<String> {
@@ -17,14 +17,32 @@ pub(super) fn bracketed_letter(text: &str) -> Option<String> {
     letters.last()
 }
 
-/// The letter that the answer behind the last mark opens with; without a mark, the letter that the reply opens with, or that
-/// is its last line.
+/// The letter that the answer behind the last mark opens with; without a mark, or where marks of prose name none, the letter
+/// that the reply opens with behind those that it rejects (`A is wrong.`), or that is its last line.
 pub(super) fn leading_letter(text: &str) -> Option<String> {
-    if let Some(answer) = behind_last_mark(text) {
-        return opening_letter(answer);
+    let behind = |answers: &[String]| answers.iter().find_map(|answer| opening_letter(answer));
+    match marked_answers(text) {
+        Marked::Strong(answers) => behind(&answers),
+        Marked::Weak(answers) => behind(&answers).or_else(|| unmarked_letter(text)),
+        Marked::None => unmarked_letter(text),
     }
-    let last_line = || text.lines().rev().find(|line| !line.trim().is_empty()).and_then(lone_letter);
-    opening_letter(text).or_else(last_line)
+}
+
+fn unmarked_letter(text: &str) -> Option<String> {
+    static REJECTED: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(
+            r"(?x)^\W*(?i:(?:option|choice|answer)\s+)?[(\[*]*[A-Z][)\]*.:]*
+            \s+(?i:(?:is|was|would\ be)(?:n't|\ not|\ in\w+|\ wrong|\ false|\ \w+\ (?:not|incorrect|wrong|false))|cannot|can't)\b
+            .*?(?:[.!?](?:\s|$)|\n|$)",
+        )
+        .expect("invariant: a valid constant pattern")
+    });
+    let mut kept = text;
+    while let Some(rejected) = REJECTED.find(kept).filter(|rejected| !rejected.is_empty()) {
+        kept = &kept[rejected.end()..];
+    }
+    let last_line = || kept.lines().rev().find(|line| !line.trim().is_empty()).and_then(lone_letter);
+    opening_letter(kept).or_else(last_line)
 }
 
 /// The letter that a text opens with as a choice. `A company`, `U.S. bonds`, `B-rated` and `I think` open with none, and
@@ -33,25 +51,42 @@ fn opening_letter(text: &str) -> Option<String> {
     static OPENING: LazyLock<Regex> = LazyLock::new(|| {
         let wrapping = r#"[\s(\[{*_"'`$\u{201c}\u{2018}]"#;
         let command = r"\\(?:text|textbf|mathbf|mathrm|boxed)\{";
-        let end = r#"$|[)\]}*_"'`$:;\u{201d}\u{2019}\n\r]|[.,!](?:\W|$)|\s+[-\u{2013}]\s|\s*[\u{2014}\n\r]|\s+(?:is|because|since)\b"#;
         Regex::new(&format!(
-            r"^(?:{wrapping}|{command}|\\[(\[])*(?:(?i:(?:the )?(?:option|choice|letter|answer))[\s:]*)?(?:{wrapping}|{command})*([A-Z])(?:{end})"
+            r#"(?x)^
+            (?:{wrapping}|{command}|\\[(\[])*
+            # Option B, the answer is B
+            (?:(?i:(?:the\ )?(?:option|choice|letter|answer)(?:\ is)?)[\s:]*)?
+            (?:{wrapping}|{command})*
+            (?:
+                # A capital, and what ends it: the text, a bracket, a full stop or a word that no noun is.
+                (?P<capital>[A-Z])
+                (?:$|[)\]}}*_"'`$:;\u{{201d}}\u{{2019}}\n\r]|[.,!](?:\W|$)|\s+[-\u{{2013}}]\s|\s*[\u{{2014}}\n\r]
+                  |\s+[(\[]|\s+(?:is|because|since)\b)
+            |
+                # A small letter needs its bracket: `b) cash`.
+                (?P<small>[a-z])\)
+            )"#
         ))
         .expect("invariant: a valid constant pattern")
     });
     static SECOND: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r#"^[\s)\]*"'`.]*(?:[,/&;]|and\b|or\b)[\s,(\[*]*(?:and |or )?[(\[*]*[A-Z](?:[.,;:!?)\]*]|\s*$|\s+(?:and|or|are)\b)"#)
-            .expect("invariant: a valid constant pattern")
+        Regex::new(
+            r#"(?x)^[\s)\]*"'`.]*
+            # What joins two letters,
+            (?:[,/&;]|and\b|or\b)[\s,(\[*]*(?:and\ |or\ )?
+            # and the second one.
+            [(\[*]*(?:[A-Z](?:[.,;:!?)\]*]|\s*$|\s+(?:and|or|are)\b)|[a-z]\))"#,
+        )
+        .expect("invariant: a valid constant pattern")
     });
-    let Some(found) = OPENING.captures(text) else { return lone_letter(text.lines().next()?) };
-    let letter = &found[1];
-    let behind = &text[found.get(1)?.end()..];
-    (!SECOND.is_match(behind)).then(|| letter.to_owned())
+    let Some(found) = OPENING.captures(text) else { return lone_letter(first_line(text)?) };
+    let letter = found.name("capital").or(found.name("small"))?;
+    (!SECOND.is_match(&text[letter.end()..])).then(|| letter.as_str().to_ascii_uppercase())
 }
 
 /// The letter, of either case, that is all of a line: `b`, `(b)`, `b)`, `**b.**`.
 fn lone_letter(line: &str) -> Option<String> {
-    let bare = unwrap(line).trim_matches(['(', ')', '[', ']', '{', '}', '.', ':', ' ', '*']);
+    let bare = strip_wrapping(line).trim_matches(['(', ')', '[', ']', '{', '}', '.', ':', ' ', '*']);
     let mut characters = bare.chars();
     let letter = characters.next().filter(char::is_ascii_alphabetic)?;
     characters.next().is_none().then(|| letter.to_ascii_uppercase().to_string())

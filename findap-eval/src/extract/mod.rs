@@ -11,18 +11,20 @@ mod answer;
 mod figure;
 mod label;
 mod letter;
+mod stated;
 
 use std::collections::BTreeMap;
 
 use regex::Regex;
 use serde::Deserialize;
 
-use answer::marked_answer;
+use answer::{first_line, stated_answers};
 pub use answer::{stated_answer, without_reasoning};
 pub use figure::normalize_number;
-use figure::{figures, plain, stated_figure};
+use figure::{figures, plain};
 pub use label::{LabelMatch, LabelStep};
 use letter::{bracketed_letter, leading_letter};
+use stated::stated_figure;
 
 /// One step. The text it gets is what the step before it found.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,17 +46,17 @@ pub enum Step {
     Before(String),
     /// A match of a regular expression (the `regex` crate's syntax).
     Regex(RegexStep),
-    /// The answer that the reply states behind its last answer mark, in any common spelling (see [`stated_answer`]):
-    /// `**Answer**: 72`, `The answer is 72`, `#### 72`, `\boxed{72}`.
+    /// The answer that the reply states behind an answer mark, in any common spelling: `**Answer**: 72`, `The answer is 72`,
+    /// `#### 72`, `\boxed{72}`. The last mark counts behind which the steps that follow find something; one of prose (`the
+    /// answer is`) only where there is no other.
     Answer,
     /// The first number with its sign, e.g. `-1,234.5`; how numbers are read is told in `extract/figure.rs`.
     FirstNumber,
-    /// The last number. Directly after a step that finds an answer mark (`answer`, `after`, `regex`) it is the number that
-    /// the answer states, as `stated_number` finds it, and the last one only where the answer states none.
+    /// The last number of the text, whatever it says; behind an answer mark `stated_number` is the step to take.
     LastNumber,
-    /// The number that an answer states: of `72 clips, in 6 boxes` the one that it opens with, of `6 x 12 = 72` the one after
-    /// the last `=`, of `the total is 72` the last one. An expression, a range or a list (`6 x 12`, `10-12`, `3, 4`) states
-    /// none. The first line that is not blank counts.
+    /// The number that an answer states, on its first line that is not blank: of `72 clips, in 6 boxes` the one that it opens
+    /// with, of `6 x 12 = 72` the one after the last `=`, of `sales were 72 in 2019` the one that is no year. An expression, a
+    /// range, a list or two numbers between which nothing decides (`6 x 12`, `10-12`, `3, 4`) state none.
     StatedNumber,
     /// A number in one spelling, chosen and scaled as its arguments say.
     Number(NumberStep),
@@ -140,62 +142,36 @@ fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Rege
 }
 
 /// Runs the steps on a reply without its reasoning; `None` where no answer was found.
-///
-/// A list that opens with `after` or `regex` looks for a mark of its task. Where it finds nothing, but the reply states its
-/// answer behind another common mark (see [`stated_answer`]), the list is run on that answer behind the task's own mark.
 pub fn extract(steps: &[Step], reply: &str) -> Option<String> {
-    let reply = without_reasoning(reply);
-    run(steps, &reply, UseDefaults::No)
-        .or_else(|| remarked(steps, &reply).iter().find_map(|text| run(steps, text, UseDefaults::No)))
-        .or_else(|| run(steps, &reply, UseDefaults::Yes))
+    run_with_defaults(steps, &without_reasoning(reply))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum UseDefaults {
-    Yes,
-    No,
+/// Runs the steps; where they find nothing the last `default` gives what the steps before it did not find.
+fn run_with_defaults(steps: &[Step], text: &str) -> Option<String> {
+    run(steps, text).or_else(|| {
+        let is_default = |step: &Step| matches!(step, Step::Default(_));
+        let place = steps.iter().rposition(is_default)?;
+        let Step::Default(answer) = &steps[place] else { return None };
+        let found = run_with_defaults(&steps[..place], text);
+        run(&steps[place + 1..], found.as_deref().unwrap_or(answer))
+    })
 }
 
-fn run(steps: &[Step], reply: &str, defaults: UseDefaults) -> Option<String> {
-    let mut text = Some(reply.to_owned());
-    let mut before: Option<&Step> = None;
-    for step in steps {
-        text = match (text, step) {
-            (None, Step::Default(answer)) if defaults == UseDefaults::Yes => Some(answer.clone()),
-            (None, _) => None,
-            (Some(text), Step::LastNumber) if before.is_some_and(Step::finds_mark) => {
-                stated_figure(&text).map(|figure| figure.written()).or_else(|| step.run(&text))
-            }
-            (Some(text), step) => step.run(&text),
-        };
-        before = Some(step);
-    }
-    text
-}
-
-/// The answer that a reply states, behind the marks that the first step may look for.
-fn remarked(steps: &[Step], reply: &str) -> Vec<String> {
-    let (marks, answer) = match steps.first() {
-        // `after` asks for a mark: a bare figure without one stays missing, as in the published scores of the closed world.
-        Some(Step::After(mark)) if mark.to_lowercase().contains("answer") || mark.trim() == "####" => {
-            (vec![mark.as_str()], marked_answer(reply))
-        }
-        Some(Step::Regex(_)) => (vec!["Answer:", "####"], stated_answer(reply)),
-        _ => return Vec::new(),
+/// Runs the steps on the first text that the first of them finds and that the others find something in.
+fn run(steps: &[Step], text: &str) -> Option<String> {
+    let Some((step, others)) = steps.split_first() else { return Some(text.to_owned()) };
+    let found = match step {
+        Step::Answer => stated_answers(text),
+        step => step.run(text).into_iter().collect(),
     };
-    marks.iter().filter_map(|mark| Some(format!("{mark} {}", answer.as_ref()?))).collect()
+    found.iter().find_map(|text| run(others, text))
 }
 
 impl Step {
-    /// Whether what the step finds is an answer behind a mark rather than a whole reply.
-    fn finds_mark(&self) -> bool {
-        matches!(self, Self::After(_) | Self::Regex(_) | Self::Answer)
-    }
-
     fn run(&self, text: &str) -> Option<String> {
         match self {
             Self::Strip => non_empty(text.trim()),
-            Self::FirstLine => text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
+            Self::FirstLine => first_line(text).map(str::to_owned),
             Self::LastLine => text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
             Self::LowerCase => Some(text.to_lowercase()),
             Self::StripPunctuation => non_empty(text.replace(|c: char| c.is_ascii_punctuation(), "").trim()),
