@@ -177,7 +177,8 @@ pub fn entity_f1(rows: impl Iterator<Item = EntityCounts>) -> f64 {
     f1(matched, gold, predicted)
 }
 
-/// Counts the `name, TYPE` lines of two answers. Case of the name and spacing do not matter; other lines are ignored.
+/// Counts the `name, TYPE` lines of two answers. Case of the name, spacing, bullets and emphasis do not matter, and types may
+/// be written out (`Organization`); other lines are ignored.
 pub fn count_entities(gold: &str, predicted: &str) -> EntityCounts {
     let (gold, mut predicted) = (entities(gold), entities(predicted));
     let mut counts = EntityCounts { matched: 0, gold: gold.len(), predicted: predicted.len() };
@@ -191,13 +192,32 @@ pub fn count_entities(gold: &str, predicted: &str) -> EntityCounts {
 }
 
 fn entities(answer: &str) -> Vec<(String, String)> {
+    let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`' | '"');
     let parse = |line: &str| {
-        let (name, kind) = line.rsplit_once(',')?;
-        let name = name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-        let kind = kind.trim().trim_end_matches('.').to_uppercase();
+        let (name, kind) = without_bullet(line).trim_matches(is_wrapping).rsplit_once(',')?;
+        let name = name.trim_matches(is_wrapping).split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let kind = kind.trim_matches(|c| is_wrapping(c) || matches!(c, '.' | '(' | ')')).to_uppercase();
+        let kind = match kind.as_str() {
+            "ORGANIZATION" | "ORGANISATION" => "ORG".to_owned(),
+            "PERSON" => "PER".to_owned(),
+            "LOCATION" => "LOC".to_owned(),
+            "MISCELLANEOUS" => "MISC".to_owned(),
+            _ => kind,
+        };
         (!name.is_empty() && !kind.is_empty()).then_some((name, kind))
     };
     answer.lines().filter_map(parse).collect()
+}
+
+/// A line of a list without its bullet or number.
+fn without_bullet(line: &str) -> &str {
+    let line = line.trim_start();
+    let numbered = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    let rest = match numbered.len() < line.len() {
+        true => numbered.strip_prefix(['.', ')']),
+        false => line.strip_prefix(['-', '*', '\u{2022}', '+']),
+    };
+    rest.filter(|rest| rest.starts_with(char::is_whitespace)).unwrap_or(line)
 }
 
 /// ROUGE-1: F1 of the words two texts share, counted with repetition; lower case, letters and digits only, no stemming (as
@@ -275,6 +295,19 @@ mod tests {
             count_entities("Acme Inc, ORG\nParis, LOC\nParis, LOC", "acme  inc , org.\nParis, LOC\nBob, PER\nnoise");
         assert_eq!(counts, EntityCounts { matched: 2, gold: 3, predicted: 3 });
         near(entity_f1([counts].into_iter()), 2.0 / 3.0);
+        for line in [
+            "- Acme Inc, ORG",
+            "* **Acme Inc**, ORG",
+            "1. Acme Inc, Organization",
+            "2) `Acme Inc, ORG`",
+            "\u{2022} Acme Inc, organisation.",
+            "**Acme Inc, ORG**",
+        ] {
+            let all = EntityCounts { matched: 1, gold: 1, predicted: 1 };
+            assert_eq!(count_entities("Acme Inc, ORG", line), all, "{line}");
+        }
+        let written_out = "Bob, Person\nParis, Location\n3M, Miscellaneous";
+        assert_eq!(count_entities("Bob, PER\nParis, LOC\n3M, MISC", written_out).matched, 3);
         assert_eq!(count_entities("", "none"), EntityCounts::default());
         near(entity_f1([EntityCounts::default()].into_iter()), 0.0);
     }

@@ -4,6 +4,7 @@ use findap_data::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
+use crate::extract::answer_start;
 
 /// A continuation to be scored after a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,10 +117,12 @@ pub fn fit_context(context: &[u32], continuation: &[u32], max_tokens: usize) -> 
     Ok(context[context.len().saturating_sub(room)..].to_vec())
 }
 
-/// Cuts a reply before the first of the stop strings.
-pub fn cut_at_stop<'a>(reply: &'a str, stop: &[String]) -> &'a str {
-    let end = stop.iter().filter_map(|stop| reply.find(stop.as_str())).min();
-    &reply[..end.unwrap_or(reply.len())]
+/// Cuts a reply before the first of the request's stop strings. In a conversation those count that stand in its answer, not
+/// in the reasoning and the white space before it.
+pub fn cut_at_stop<'a>(reply: &'a str, request: &GenerateRequest) -> &'a str {
+    let start = if request.is_rendered { answer_start(reply) } else { 0 };
+    let end = request.stop.iter().filter_map(|stop| reply[start..].find(stop.as_str())).min();
+    &reply[..end.map_or(reply.len(), |end| start + end)]
 }
 
 #[cfg(test)]
@@ -153,9 +156,24 @@ mod tests {
 
     #[test]
     fn replies_end_before_the_earliest_stop_string() {
-        let stop = ["\n\n".to_owned(), "Question:".to_owned()];
-        assert_eq!(cut_at_stop("yes Question: x\n\n", &stop), "yes ");
-        assert_eq!(cut_at_stop("no stop", &stop), "no stop");
-        assert_eq!(cut_at_stop("\n\n", &stop), "");
+        let mut request = GenerateRequest {
+            prompt: String::new(),
+            is_rendered: false,
+            stop: vec!["\n\n".to_owned(), "Question:".to_owned()],
+            max_new_tokens: 1,
+        };
+        assert_eq!(cut_at_stop("yes Question: x\n\n", &request), "yes ");
+        assert_eq!(cut_at_stop("no stop", &request), "no stop");
+        assert_eq!(cut_at_stop("\n\nyes", &request), "");
+        request.is_rendered = true;
+        for (reply, want) in [
+            ("yes Question: x\n\n", "yes "),
+            ("\n\nyes\n\nno", "\n\nyes"),
+            ("<think>a\n\nb</think>\n\nyes\n\nno", "<think>a\n\nb</think>\n\nyes"),
+            ("a\n\nb</think>yes\n\nno", "a\n\nb</think>yes"),
+            ("<think>a\n\nb", "<think>a\n\nb"),
+        ] {
+            assert_eq!(cut_at_stop(reply, &request), want, "{reply:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::check::Check;
 use crate::dataset::{Loaded, Row};
 use crate::error::EvalError;
-use crate::extract::{LabelStep, Step, extract};
+use crate::extract::{as_answer, extract};
 use crate::model::LanguageModel;
 use crate::task::{FewshotRule, GoldIs, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, letter, lookup, scalar};
@@ -165,6 +165,15 @@ fn plain_prompt(solved: &[(String, String)], delimiter: &str, question: &str) ->
     prompt
 }
 
+/// The reply up to the question that a model may make up and go on with: the words that the task's prompts open with, after
+/// the delimiter of solved examples. A prompt that opens with less than a sign or three words is not looked for.
+pub(crate) fn before_next_question<'a>(task: &Task, reply: &'a str) -> &'a str {
+    let opening = task.prompt.source().split(['{', '\n']).next().unwrap_or_default().trim();
+    let is_distinct = opening.ends_with(':') || opening.split_whitespace().count() >= 3;
+    let next = reply.find(&format!("{FEWSHOT_DELIMITER}{opening}")).filter(|_| is_distinct);
+    &reply[..next.unwrap_or(reply.len())]
+}
+
 fn render(row: &Row, template: &Template) -> Result<String, EvalError> {
     template.render(&row.fields).map_err(|error| row.error(template.source(), error.to_string()))
 }
@@ -230,10 +239,8 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
                     let written = render(row, template)?;
                     let gold = extract(&generate.gold_extract, &written)
                         .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?;
-                    match final_label(&generate.extract) {
-                        Some(step) => label_of(step, row, &gold)?,
-                        None => gold,
-                    }
+                    as_answer(&generate.extract, &gold)
+                        .map_err(|problem| row.error("generate.gold", format!("{gold:?} {problem}")))?
                 }
             };
             let mut checks = generate.checks.clone();
@@ -243,21 +250,6 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
             Ok(Ask::Reply { gold, checks })
         }
     }
-}
-
-/// The labels that answers are compared by, where the steps end in one of them.
-fn final_label(steps: &[Step]) -> Option<&LabelStep> {
-    match steps.iter().rev().find(|step| !matches!(step, Step::Default(_))) {
-        Some(Step::Label(step)) => Some(step),
-        _ => None,
-    }
-}
-
-/// The right answer in the spelling of its label. One that is no label would count every answer as wrong.
-fn label_of(step: &LabelStep, row: &Row, gold: &str) -> Result<String, EvalError> {
-    step.spelt_as(gold).cloned().ok_or_else(|| {
-        row.error("generate.gold", format!("{gold:?} is none of the task's labels ({})", step.labels.join(", ")))
-    })
 }
 
 fn row_checks(field: &str, row: &Row) -> Result<Vec<Check>, EvalError> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::extract::{extract, normalize_number, without_reasoning};
 use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
 use crate::model::Score;
-use crate::prompt::{Ask, Item};
+use crate::prompt::{Ask, Item, before_next_question};
 use crate::task::{Generate, Kind, Metric, Task};
 use crate::template::Fields;
 
@@ -95,7 +95,8 @@ fn judge_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
 }
 
 fn judge_reply(task: &Task, generate: &Generate, gold: &str, reply: &str) -> Outcome {
-    let extracted = extract(&generate.extract, reply);
+    let reply = without_reasoning(reply);
+    let extracted = extract(&generate.extract, before_next_question(task, &reply));
     let gold_compared = comparable(generate, gold);
     let is_right = extracted.as_deref().is_some_and(|answer| same_answer(generate, gold, answer));
     let right = f64::from(u8::from(is_right));
@@ -127,11 +128,23 @@ fn comparable(generate: &Generate, text: &str) -> String {
 }
 
 fn same_answer(generate: &Generate, gold: &str, answer: &str) -> bool {
-    let number = |text: &str| normalize_number(text).parse::<f64>().ok();
-    let is_near = |gold: f64, answer: f64| (gold - answer).abs() <= generate.tolerance * gold.abs();
-    comparable(generate, gold) == comparable(generate, answer)
-        || (generate.tolerance > 0.0
-            && matches!((number(gold), number(answer)), (Some(gold), Some(answer)) if is_near(gold, answer)))
+    if comparable(generate, gold) == comparable(generate, answer) {
+        return true;
+    }
+    if generate.tolerance == 0.0 && !generate.tolerance_rounding {
+        return false;
+    }
+    let (gold, answer) = (normalize_number(gold), normalize_number(answer));
+    let rounding = if generate.tolerance_rounding { half_last_decimal(&gold) } else { 0.0 };
+    matches!((gold.parse::<f64>(), answer.parse::<f64>()), (Ok(gold), Ok(answer))
+        if (gold - answer).abs() <= rounding.max(generate.tolerance * gold.abs()))
+}
+
+/// Half of the last decimal that a number is written with, and 0 for a whole number, which need not have been rounded.
+fn half_last_decimal(number: &str) -> f64 {
+    let decimals = number.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    // A little more: halves are seldom exact in binary.
+    if decimals == 0 { 0.0 } else { 0.5 * 0.1_f64.powf(decimals as f64) * (1.0 + 1e-9) }
 }
 
 impl Sample {

@@ -98,9 +98,6 @@ impl LanguageModel for ScriptedModel {
 
     fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
         self.count(requests.len())?;
-        Ok(requests
-            .iter()
-            .map(|request| cut_at_stop(&(self.reply)(&request.prompt), &request.stop).to_owned())
-            .collect())
+        Ok(requests.iter().map(|request| cut_at_stop(&(self.reply)(&request.prompt), request).to_owned()).collect())
     }
 }

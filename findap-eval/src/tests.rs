@@ -549,3 +549,42 @@ fn prompts_that_lose_their_beginning_are_counted_and_told() {
         assert_eq!(between(&cut, &read), Vec::<String>::new());
     }
 }
+
+#[test]
+fn a_next_question_that_the_model_makes_up_is_no_part_of_its_reply() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let task = REPLY.replace("prompt = \"{q}\"", "prompt = \"Solve step by step.\\n{q}\"");
+    let task = task_on(folder.path(), "{\"q\": \"1\", \"a\": \"5\"}\n", &task);
+    for (reply, want) in [
+        ("Answer: 5\n\nSolve step by step.\n2 and 2?\n\nAnswer: 4", 1.0),
+        ("<think>\n\nSolve step by step.</think>Answer: 5", 1.0),
+        ("Answer: 4\n\nAnswer: 5", 1.0),
+        ("Answer: 5\n\nAnswer: 4", 0.0),
+    ] {
+        let results = evaluate(&fixed(reply), std::slice::from_ref(&task), &options(folder.path())).expect("runs");
+        assert_eq!(value(&results, "t", Metric::ExactMatch), want, "{reply:?}");
+    }
+}
+
+#[test]
+fn numbers_that_round_to_a_right_answer_with_decimals_are_right_where_a_task_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let task = REPLY
+        .replace(r#"{ after = "Answer:" }, "strip""#, r#""answer", "stated_number", "normalize_number""#)
+        .replace("[generate]", "[generate]\n    tolerance_rounding = true");
+    for (gold, reply, want) in [
+        ("\"12.35\"", "Answer: 12.349", 1.0),
+        ("12.35", "Answer: 12.345", 1.0),
+        ("12.35", "Answer: 12.36", 0.0),
+        ("12.0", "Answer: 12", 1.0),
+        ("\"$1,234\"", "Answer: 1234", 1.0),
+        ("3", "Answer: 3.4", 0.0),
+    ] {
+        let task = task_on(folder.path(), &format!("{{\"q\": \"1\", \"a\": {gold}}}\n"), &task);
+        let results = evaluate(&fixed(reply), &[task], &options(folder.path())).expect("runs");
+        assert_eq!(value(&results, "t", Metric::ExactMatch), want, "{gold} {reply}");
+    }
+    let task = task_on(folder.path(), "{\"q\": \"1\", \"a\": \"1\"}\n{\"q\": \"1\", \"a\": \"twelve\"}\n", &task);
+    let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err("no number").to_string();
+    assert!(error.contains("rows.jsonl:2: generate.gold: \"twelve\" is no number"), "{error}");
+}

@@ -1,5 +1,6 @@
 //! Where a reply states its answer: after its reasoning, behind its last answer mark.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -9,30 +10,50 @@ use super::figure::{ends_in_minus, figures, plain};
 /// Names of the tags that models write their reasoning between.
 const REASONING_TAGS: &str = "think|thinking|thought|reasoning|reflection|scratchpad";
 
-/// The reply without its reasoning, which begins at the first tag that opens one, or with the reply where that was opened in the
-/// prompt, and ends with the last tag that closes one, or never.
-pub fn without_reasoning(reply: &str) -> String {
+/// Where the reasoning of a reply stands: from the first tag that opens it, or from the beginning where it was opened in the
+/// prompt, to the last tag that closes it, or to the end where none does. Empty at the beginning where there is none.
+fn reasoning(reply: &str) -> Range<usize> {
+    let (mut start, mut end) = (None, None);
+    for tag in tags(reply) {
+        start = start.or(Some(if tag.is_end { 0 } else { tag.place.start }));
+        if tag.is_end {
+            end = Some(tag.place.end);
+        }
+    }
+    match (start, end) {
+        (None, _) => 0..0,
+        (Some(start), end) => start..end.unwrap_or(reply.len()),
+    }
+}
+
+struct Tag {
+    place: Range<usize>,
+    is_end: bool,
+}
+
+fn tags(reply: &str) -> impl Iterator<Item = Tag> + '_ {
     static TAG: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(&format!(r"(?i)<(/?)\s*(?:{REASONING_TAGS})\s*>|\[(/?)THINK\]"))
             .expect("invariant: a valid constant pattern")
     });
-    let (mut opened_at, mut closed_at) = (None, None);
-    for tag in TAG.captures_iter(reply) {
-        let whole = tag.get(0).expect("invariant: group 0 is the match");
-        let is_end = [1, 2].iter().any(|group| tag.get(*group).is_some_and(|slash| !slash.is_empty()));
-        match is_end {
-            true => {
-                opened_at = opened_at.or(Some(0));
-                closed_at = Some(whole.end());
-            }
-            false => opened_at = opened_at.or(Some(whole.start())),
-        }
-    }
-    let before = &reply[..opened_at.unwrap_or(reply.len())];
-    let behind = closed_at.map_or("", |end| &reply[end..]);
-    // Of a block that is opened anew and never closed, all is reasoning.
-    let reopened = TAG.find(behind).map_or(behind.len(), |tag| tag.start());
-    format!("{before}{}", &behind[..reopened])
+    TAG.captures_iter(reply).map(|tag| Tag {
+        place: tag.get(0).expect("invariant: group 0 is the match").range(),
+        is_end: [1, 2].iter().any(|group| tag.get(*group).is_some_and(|slash| !slash.is_empty())),
+    })
+}
+
+/// The reply without its reasoning. Of a block that is opened behind it and never closed, all is reasoning.
+pub fn without_reasoning(reply: &str) -> String {
+    let reasoning = reasoning(reply);
+    let behind = &reply[reasoning.end..];
+    let reopened = tags(behind).next().map_or(behind.len(), |tag| tag.place.start);
+    format!("{}{}", &reply[..reasoning.start], &behind[..reopened])
+}
+
+/// Where the answer of a reply begins: behind its reasoning and the white space that leads to it.
+pub(crate) fn answer_start(reply: &str) -> usize {
+    let end = reasoning(reply).end;
+    end + (reply[end..].len() - reply[end..].trim_start().len())
 }
 
 /// What a reply states as its answer, the likeliest first: each one line, without emphasis, quotes and formula signs around it.

@@ -309,7 +309,7 @@ fn ends_with(text: &str, is: impl Fn(char) -> bool) -> bool {
 }
 
 /// The figure that a text is, where it is one figure and nothing else but quotes, emphasis and a full stop.
-fn whole_figure(text: &str) -> Option<Figure> {
+pub(super) fn whole_figure(text: &str) -> Option<Figure> {
     let text = plain(text);
     let mut found = figures(&text);
     let figure = found.pop().flatten().filter(|_| found.is_empty())?;

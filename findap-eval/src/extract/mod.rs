@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde::Deserialize;
 
+pub(crate) use answer::answer_start;
 use answer::{first_line, stated_answers};
 pub use answer::{stated_answer, without_reasoning};
 pub use figure::normalize_number;
-use figure::{figures, plain};
+use figure::{figures, plain, whole_figure};
 pub use label::{LabelMatch, LabelStep};
 use letter::{bracketed_letter, leading_letter};
 use stated::stated_figure;
@@ -165,6 +166,28 @@ fn run(steps: &[Step], text: &str) -> Option<String> {
         step => step.run(text).into_iter().collect(),
     };
     found.iter().find_map(|text| run(others, text))
+}
+
+/// The right answer as the steps would give it, so that both are compared in one spelling: a label, a letter or a number
+/// where they end in one. The error says what it is not; it would count every answer as wrong.
+pub(crate) fn as_answer(steps: &[Step], gold: &str) -> Result<String, String> {
+    let normalizes = steps.iter().any(|step| matches!(step, Step::NormalizeNumber));
+    let last = steps.iter().rev().find(|step| !matches!(step, Step::Default(_) | Step::NormalizeNumber));
+    let found = match last {
+        Some(Step::Label(step)) => {
+            let none = || format!("is none of the task's labels ({})", step.labels.join(", "));
+            return step.spelt_as(gold).cloned().ok_or_else(none);
+        }
+        Some(Step::LeadingLetter | Step::ChoiceLetter) => {
+            return leading_letter(gold).or_else(|| bracketed_letter(gold)).ok_or_else(|| "is no letter".to_owned());
+        }
+        Some(Step::FirstNumber | Step::LastNumber | Step::StatedNumber) => {
+            whole_figure(gold).map(|figure| if normalizes { figure.normal(false) } else { figure.written() })
+        }
+        Some(Step::Number(step)) => whole_figure(gold).map(|figure| figure.normal(step.scale)),
+        _ => Some(if normalizes { normalize_number(gold) } else { gold.to_owned() }),
+    };
+    found.ok_or_else(|| "is no number".to_owned())
 }
 
 impl Step {

@@ -41,6 +41,7 @@
 //! ignore_case = true                # how answers are compared; white space around them never counts
 //! ignore_punctuation = false
 //! tolerance = 0.0                   # numbers within this relative distance are equal
+//! tolerance_rounding = false        # numbers that round to a right answer with decimals are equal to it
 //! checks = [{ rule = "one_word" }]  # rules for every reply, see `check`
 //! checks_from = "checks"            # a field with one rule or a list of rules per row
 //! ```
@@ -256,6 +257,9 @@ pub struct Generate {
     /// Two numbers within this relative distance are equal; 0 compares text.
     #[serde(default)]
     pub tolerance: f64,
+    /// A number that rounds to a right answer with decimals is equal to it.
+    #[serde(default)]
+    pub tolerance_rounding: bool,
     /// Rules for every reply.
     #[serde(default)]
     pub checks: Vec<Check>,

@@ -70,7 +70,7 @@ impl LanguageModel for TextModel {
             .zip(requests)
             .map(|(generated, request)| {
                 let text = self.decode(generated).map_err(|error| failed(self, "decode", &error))?;
-                Ok(cut_at_stop(&text, &request.stop).to_owned())
+                Ok(cut_at_stop(&text, request).to_owned())
             })
             .collect()
     }
