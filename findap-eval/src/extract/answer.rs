@@ -85,6 +85,11 @@ pub(super) fn first_line(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(|line| !line.is_empty())
 }
 
+/// The last line of a text that is not blank.
+pub(super) fn last_line(text: &str) -> Option<&str> {
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty())
+}
+
 /// The lines behind the answer marks of a reply, the last mark's first.
 pub(super) enum Marked {
     /// Behind marks that nothing but an answer follows.

@@ -224,8 +224,14 @@ fn strip_currency(before: &str) -> &str {
 /// What stands before `minus` or `negative`, where that is a sign and no operator.
 fn strip_negative_word(before: &str) -> Option<&str> {
     static WORD: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)(?:\b(negative)|(?:^|[:=(,*]|\b(?:is|was|are|were|be|of|by|to|at|equals)\b)\s*(minus))\s+$")
-            .expect("invariant: a valid constant pattern")
+        Regex::new(
+            r"(?ix)(?:
+                \b(negative)
+                # `minus` is an operator but where a value begins.
+              | (?:^|[:=(,*]|\b(?:is|was|are|were|be|of|by|to|at|equals)\b)\s*(minus)
+            )\s+$",
+        )
+        .expect("invariant: a valid constant pattern")
     });
     // The word stands near: a long text is not searched anew for each of its figures.
     let near = before.char_indices().rev().nth(31).map_or(0, |(at, _)| at);
@@ -278,13 +284,24 @@ fn exponent(after: &str) -> (i32, usize) {
 fn unit(after: &str) -> (i32, usize) {
     static SCALE: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
-            r"^(?i)(?:[ \u{a0}-]?(hundred|thousand|lakh|million|crore|billion|trillion|mn|bn|tn|mm)s?|(k|m|b|t))\b",
+            r"(?ix)^(?:
+                # Words and short forms, also behind a blank,
+                [\ \u{a0}-]?(hundred|thousand|lakh|million|crore|billion|trillion|mn|bn|tn|mm)s?
+                # and letters directly behind the digits.
+              | (k|m|b|t)
+            )\b",
         )
         .expect("invariant: a valid constant pattern")
     });
     static PERCENT_OR_CURRENCY: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"^[ \u{a0}]?(?:%|(?i:percent|per cent|pct)\b|[$\u{20ac}\u{a3}\u{a5}\u{20b9}\u{20a9}]|(?:USD|EUR|GBP|JPY|CHF|CNY|RMB|INR|HKD|AUD|CAD|SGD)\b)")
-            .expect("invariant: a valid constant pattern")
+        Regex::new(
+            r"(?x)^[\ \u{a0}]?(?:
+                %|(?i:percent|per\ cent|pct)\b
+              | [$\u{20ac}\u{a3}\u{a5}\u{20b9}\u{20a9}]
+              | (?:USD|EUR|GBP|JPY|CHF|CNY|RMB|INR|HKD|AUD|CAD|SGD)\b
+            )",
+        )
+        .expect("invariant: a valid constant pattern")
     });
     let (mut scale, mut length) = (0, 0);
     while let Some(found) = SCALE.captures(&after[length..]) {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde::Deserialize;
 
-use super::answer::{Marked, first_line, marked_answers, strip_wrapping};
+use super::answer::{Marked, first_line, last_line, marked_answers, strip_wrapping};
 use super::letter::leading_letter;
 
 /// Arguments of [`super::Step::Label`].
@@ -77,7 +77,7 @@ impl LabelStep {
 
     fn named_in_unmarked(&self, text: &str) -> Option<&String> {
         let first = first_line(text).and_then(|line| self.alone(first_sentence(line)));
-        let last = text.lines().rev().find(|line| !line.trim().is_empty()).and_then(|line| self.alone(line));
+        let last = last_line(text).and_then(|line| self.alone(line));
         if first.or(last).is_some() {
             return agreed(first, last);
         }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::answer::{Marked, first_line, marked_answers, strip_wrapping};
+use super::answer::{Marked, first_line, last_line, marked_answers, strip_wrapping};
 
 /// The letter in the last `[[A]]`.
 pub(super) fn bracketed_letter(text: &str) -> Option<String> {
@@ -18,7 +18,7 @@ pub(super) fn bracketed_letter(text: &str) -> Option<String> {
 }
 
 /// The letter that the answer behind the last mark opens with; without a mark, or where marks of prose name none, the letter
-/// that the reply opens with behind those that it rejects (`A is wrong.`), or that is its last line.
+/// that the reply opens with behind what it says about others (`A is wrong.`), or that is its last line.
 pub(super) fn leading_letter(text: &str) -> Option<String> {
     let behind = |answers: &[String]| answers.iter().find_map(|answer| opening_letter(answer));
     match marked_answers(text) {
@@ -29,20 +29,27 @@ pub(super) fn leading_letter(text: &str) -> Option<String> {
 }
 
 fn unmarked_letter(text: &str) -> Option<String> {
-    static REJECTED: LazyLock<Regex> = LazyLock::new(|| {
+    // A sentence about a letter: `Option A is ...`, `A: wrong`.
+    static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
-            r"(?x)^\W*(?i:(?:option|choice|answer)\s+)?[(\[*]*[A-Z][)\]*.:]*
-            \s+(?i:(?:is|was|would\ be)(?:n't|\ not|\ in\w+|\ wrong|\ false|\ \w+\ (?:not|incorrect|wrong|false))|cannot|can't)\b
+            r"(?x)^\W*(?i:(?:option|choice|answer)\s+)?[(\[*]*[A-Z][)\]*.]*
+            (?:\s+(?i:is|was|would\ be|isn't|wasn't|cannot|can't)\b | [:\s-]+(?i:wrong|incorrect|false|not)\b)
             .*?(?:[.!?](?:\s|$)|\n|$)",
         )
         .expect("invariant: a valid constant pattern")
     });
+    static AFFIRMING: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(
+            r"(?ix)^\W*(?:(?:option|choice|answer)\s+)?[a-z]\W*\s(?:is|was|would\ be)
+            (?:\s+(?:the\s+)?(?:correct|right|best|true|answer)\b|\W*$)",
+        )
+        .expect("invariant: a valid constant pattern")
+    });
     let mut kept = text;
-    while let Some(rejected) = REJECTED.find(kept).filter(|rejected| !rejected.is_empty()) {
-        kept = &kept[rejected.end()..];
+    while let Some(about) = ABOUT.find(kept).filter(|about| !AFFIRMING.is_match(about.as_str())) {
+        kept = &kept[about.end()..];
     }
-    let last_line = || kept.lines().rev().find(|line| !line.trim().is_empty()).and_then(lone_letter);
-    opening_letter(kept).or_else(last_line)
+    opening_letter(kept).or_else(|| lone_letter(last_line(kept)?))
 }
 
 /// The letter that a text opens with as a choice. `A company`, `U.S. bonds`, `B-rated` and `I think` open with none, and

@@ -19,10 +19,10 @@ use regex::Regex;
 use serde::Deserialize;
 
 pub(crate) use answer::answer_start;
-use answer::{first_line, stated_answers};
+use answer::{first_line, last_line, stated_answers};
 pub use answer::{stated_answer, without_reasoning};
 pub use figure::normalize_number;
-use figure::{figures, plain, whole_figure};
+use figure::{Figure, figures, plain, whole_figure};
 pub use label::{LabelMatch, LabelStep};
 use letter::{bracketed_letter, leading_letter};
 use stated::stated_figure;
@@ -195,15 +195,15 @@ impl Step {
         match self {
             Self::Strip => non_empty(text.trim()),
             Self::FirstLine => first_line(text).map(str::to_owned),
-            Self::LastLine => text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned),
+            Self::LastLine => last_line(text).map(str::to_owned),
             Self::LowerCase => Some(text.to_lowercase()),
             Self::StripPunctuation => non_empty(text.replace(|c: char| c.is_ascii_punctuation(), "").trim()),
             Self::After(marker) => text.rfind(marker.as_str()).map(|at| text[at + marker.len()..].to_owned()),
             Self::Before(marker) => Some(text.split(marker.as_str()).next().unwrap_or_default().to_owned()),
             Self::Regex(step) => step.run(text),
-            Self::FirstNumber => figures(&plain(text)).first().cloned().flatten().map(|figure| figure.written()),
-            Self::LastNumber => figures(&plain(text)).pop().flatten().map(|figure| figure.written()),
-            Self::StatedNumber => stated_figure(text).map(|figure| figure.written()),
+            Self::FirstNumber => WhichNumber::First.find(text).map(|figure| figure.written()),
+            Self::LastNumber => WhichNumber::Last.find(text).map(|figure| figure.written()),
+            Self::StatedNumber => WhichNumber::Stated.find(text).map(|figure| figure.written()),
             Self::Number(step) => step.run(text),
             Self::NormalizeNumber => Some(normalize_number(text)),
             Self::Answer => stated_answer(text),
@@ -219,12 +219,17 @@ impl Step {
 
 impl NumberStep {
     fn run(&self, text: &str) -> Option<String> {
-        let figure = match self.which {
-            WhichNumber::First => figures(&plain(text)).first().cloned().flatten(),
-            WhichNumber::Last => figures(&plain(text)).pop().flatten(),
-            WhichNumber::Stated => stated_figure(text),
-        };
-        figure.map(|figure| figure.normal(self.scale))
+        self.which.find(text).map(|figure| figure.normal(self.scale))
+    }
+}
+
+impl WhichNumber {
+    fn find(self, text: &str) -> Option<Figure> {
+        match self {
+            Self::First => figures(&plain(text)).into_iter().next().flatten(),
+            Self::Last => figures(&plain(text)).pop().flatten(),
+            Self::Stated => stated_figure(text),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ fn without_remarks(line: &str) -> String {
 fn emphasised_figure(line: &str) -> Option<Figure> {
     let parts: Vec<&str> = line.split("**").collect();
     // An odd mark belongs to emphasis that began elsewhere.
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return None;
     }
     let mut figures = parts.iter().skip(1).step_by(2).filter(|span| !span.contains(EQUALS)).filter_map(|span| {
