@@ -110,6 +110,8 @@ fn built_in_tasks_score_what_the_script_answers() {
     // tatqa: spans are left out; one exact, one within a thousandth, one without an answer.
     assert!((value(&results, "tatqa", Metric::ExactMatch) - 2.0 / 3.0).abs() < 1e-12);
     assert!((value(&results, "tatqa", Metric::Missing) - 1.0 / 3.0).abs() < 1e-12);
+    let tatqa = results.tasks.iter().find(|result| result.summary.name == "tatqa").expect("tatqa");
+    assert!(tatqa.samples[0].prompt.contains("Scale of the answer (blank for none): thousand"));
     assert!((value(&results, "gsm8k", Metric::ExactMatch) - 2.0 / 3.0).abs() < 1e-12);
     let mmlu = results.tasks.iter().find(|result| result.summary.name == "mmlu_finance").expect("mmlu_finance");
     assert_eq!((mmlu.summary.num_rows, mmlu.summary.subsets.len()), (14, 7));

@@ -173,14 +173,16 @@ fn word_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {
         )
         .expect("invariant: a valid constant pattern")
     });
-    WORDS.captures_iter(reply).map(|mark| {
+    let marks = WORDS.captures_iter(reply).map(|mark| {
         let whole = mark.get(0).expect("invariant: group 0 is the match");
         Mark {
             place: whole.start(),
             is_strong: mark.name("heading").or(mark.name("opening")).is_some(),
             answer: reply[whole.end()..].trim_start_matches(':').to_owned(),
         }
-    })
+    });
+    // `The answer is not 72` states none.
+    marks.filter(|mark| mark.is_strong || !mark.answer.trim_start().starts_with("not "))
 }
 
 fn figure_marks(reply: &str) -> impl Iterator<Item = Mark> + '_ {

@@ -130,12 +130,12 @@ fn goes_on_with_figures(after: &str) -> bool {
     static JOINED: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
             r"(?x)
-            # An operator or a word that joins, and a figure with its sign and currency;
-              ^[\s*_`)\]$]*
+            # An operator or a word that joins, also behind a remark, and a figure with its sign and currency;
+              ^(?:\s*\([^()]*\))?[\s*_`)\]$]*
                (?:[-+*/x\u{d7}\u{f7}\u{b7}\u{2013}^,;&|]|\\times|\\cdot|\\div|(?i:and|or|to|plus|minus|times)\b)
                [\s($]*[-+]?[$\u{20ac}\u{a3}\u{a5}]?\.?\d
-            # figures with blanks between them;
-            | ^\s+\d
+            # figures with blanks or a bracket between them;
+            | ^(?:\s+|\()\d
             # `3 hours and 20 minutes`, `5 feet 6 inches`.
             | ^[\s-]*(?P<unit>[a-z]+)(?:,?\ and|,)?\s+\d[\d.]*[\s-]*[a-z]",
         )

@@ -191,6 +191,8 @@ fn years_and_side_figures_are_not_what_an_answer_states() {
         ("Janet makes $18 of 7 kinds", None),
         ("from 2018 to 2019", None),
         ("sales were 5 and costs 4", None),
+        ("12.6 (2019) and 7.4 (2018)", None),
+        ("(5)(3) = 15", Some("15")),
     ] {
         check(STATED, &format!("Answer: {answer}"), want);
     }

@@ -196,6 +196,8 @@ fn prose_around_an_answer_is_no_answer() {
         ("\\boxed{3}\n\nAnswer: 18", Some("18")),
         ("It adds 3 pens. Answer: 18", Some("18")),
         ("There are 18 of them.\n\nThe answer is unclear.", None),
+        ("The answer is not 18.", None),
+        ("The answer is 18. The answer is not 20.", Some("18")),
     ] {
         check(STATED, reply, want);
     }
