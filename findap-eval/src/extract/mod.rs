@@ -18,14 +18,14 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde::Deserialize;
 
-pub(crate) use answer::answer_start;
-use answer::{first_line, last_line, stated_answers};
-pub use answer::{stated_answer, without_reasoning};
-pub use figure::normalize_number;
-use figure::{Figure, figures, plain, whole_figure};
-pub use label::{LabelMatch, LabelStep};
-use letter::{bracketed_letter, leading_letter};
-use stated::stated_figure;
+pub(crate) use self::answer::answer_start;
+use self::answer::{first_line, last_line, stated_answers};
+pub use self::answer::{stated_answer, without_reasoning};
+pub use self::figure::normalize_number;
+use self::figure::{Figure, figures, plain, whole_figure};
+pub use self::label::{LabelMatch, LabelStep};
+use self::letter::{bracketed_letter, leading_letter};
+use self::stated::stated_figure;
 
 /// One step. The text it gets is what the step before it found.
 #[derive(Debug, Clone, Deserialize)]
