@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (kind, record) in &records {
         match encoder.documents(record, *kind)? {
             Outcome::Documents(found) | Outcome::PackedRow(found) => documents.extend(found),
+            Outcome::Conversation { document, .. } => documents.push(document),
             Outcome::TooLong { .. } | Outcome::Empty | Outcome::EqualAnswers => println!("left out: {record:?}"),
         }
     }

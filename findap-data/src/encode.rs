@@ -6,8 +6,6 @@
 //! chat template, loss on assistant turns; longer than the context is dropped and counted, never cut. Source: FinDAP,
 //! arXiv:2501.04961 and its released code (utils/data.py).
 
-use std::ops::Range;
-
 use crate::batch::TokenizedRow;
 use crate::chat_template::ChatTemplate;
 use crate::error::{DataError, RecordProblem, TemplateProblem, TokenizerProblem};
@@ -31,6 +29,13 @@ pub struct RecordEncoder<'a> {
 pub enum Outcome {
     /// Documents, each at most `context_tokens` long.
     Documents(Vec<TokenizedRow>),
+    /// A conversation, at most `context_tokens` long.
+    Conversation {
+        /// Its tokens.
+        document: TokenizedRow,
+        /// Replies behind which the template writes no end-of-turn token: of these, a model does not learn where to stop.
+        num_unended_replies: usize,
+    },
     /// One row of documents to be kept together.
     PackedRow(Vec<TokenizedRow>),
     /// Longer than the context.
@@ -53,16 +58,31 @@ pub struct PreferenceRow {
     pub chosen: Vec<u32>,
     /// Ids of the worse answer with its end token.
     pub rejected: Vec<u32>,
+    /// One flag per token of `chosen`: is it a target? Of an answer of several turns only the assistant's are.
+    pub chosen_mask: Vec<bool>,
+    /// As `chosen_mask`, for `rejected`.
+    pub rejected_mask: Vec<bool>,
 }
 
 impl PreferenceRow {
-    /// Prompt and chosen answer, prompt and rejected answer; the answers are the targets.
+    /// Prompt and chosen answer, prompt and rejected answer; the assistant's tokens of the answers are the targets.
     pub fn documents(&self) -> [TokenizedRow; 2] {
-        [&self.chosen, &self.rejected].map(|answer| {
-            let ids = [self.prompt.as_slice(), answer].concat();
-            let mask = (0..ids.len()).map(|token| token >= self.prompt.len()).collect();
-            TokenizedRow { ids, mask }
+        [(&self.chosen, &self.chosen_mask), (&self.rejected, &self.rejected_mask)].map(|(answer, mask)| TokenizedRow {
+            ids: [self.prompt.as_slice(), answer].concat(),
+            mask: [vec![false; self.prompt.len()].as_slice(), mask].concat(),
         })
+    }
+
+    /// Two whole documents, parted where the prompt ends, which both begin with as far as `prompt` goes.
+    fn parted(prompt: &[u32], chosen: TokenizedRow, rejected: TokenizedRow) -> PreferenceRow {
+        let shared = num_shared(prompt, &chosen.ids).min(num_shared(prompt, &rejected.ids));
+        PreferenceRow {
+            prompt: chosen.ids[..shared].to_vec(),
+            chosen: chosen.ids[shared..].to_vec(),
+            rejected: rejected.ids[shared..].to_vec(),
+            chosen_mask: chosen.mask[shared..].to_vec(),
+            rejected_mask: rejected.mask[shared..].to_vec(),
+        }
     }
 }
 
@@ -119,6 +139,9 @@ impl RecordEncoder<'_> {
                 if pair.chosen == pair.rejected {
                     return Ok(Outcome::EqualAnswers);
                 }
+                if [&pair.chosen_mask, &pair.rejected_mask].iter().any(|mask| !mask.contains(&true)) {
+                    return Ok(Outcome::Empty);
+                }
                 Ok(match num_tokens > self.context_tokens {
                     true => Outcome::TooLong { num_tokens },
                     false => Outcome::PackedRow(pair.documents().into()),
@@ -138,7 +161,13 @@ impl RecordEncoder<'_> {
                 for ids in [prompt, chosen, rejected] {
                     self.check_ids(ids)?;
                 }
-                Ok(PreferenceRow { prompt: prompt.clone(), chosen: chosen.clone(), rejected: rejected.clone() })
+                Ok(PreferenceRow {
+                    prompt: prompt.clone(),
+                    chosen: chosen.clone(),
+                    rejected: rejected.clone(),
+                    chosen_mask: vec![true; chosen.len()],
+                    rejected_mask: vec![true; rejected.len()],
+                })
             }
             Record::Preference { prompt, chosen, rejected } => Ok(self.preference_of_turns(prompt, chosen, rejected)?),
             other => {
@@ -175,27 +204,23 @@ impl RecordEncoder<'_> {
             .template
             .ok_or_else(|| DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing })?;
         let messages = &conversation.messages;
-        let learnt: Vec<Range<usize>> = runs_without(&conversation.unlearnt, messages.len())
-            .filter(|run| messages[run.clone()].iter().any(|message| message.role == Role::Assistant))
-            .collect();
-        let has_blank_answer = learnt.iter().flat_map(|run| &messages[run.clone()]).any(is_blank_answer);
-        if learnt.is_empty() || has_blank_answer {
+        let is_learnt = |message: usize| {
+            messages[message].role == Role::Assistant && conversation.unlearnt.binary_search(&message).is_err()
+        };
+        let mut learnt = (0..messages.len()).filter(|&message| is_learnt(message)).peekable();
+        if learnt.peek().is_none() || learnt.any(|message| messages[message].content.trim().is_empty()) {
             return Ok(Outcome::Empty);
         }
-        // The template tells the loss of all answers from a turn on, so that of a run is what the turns behind it do not have.
-        let mut row: Option<TokenizedRow> = None;
-        for run in learnt {
-            let mut part = template.encode_conversation_from(self.tokenizer, messages, run.start)?;
-            if run.end < messages.len() {
-                let behind = template.encode_conversation_from(self.tokenizer, messages, run.end)?;
-                part.mask.iter_mut().zip(behind.mask).for_each(|(target, is_behind)| *target &= !is_behind);
-            }
-            match &mut row {
-                None => row = Some(part),
-                Some(row) => row.mask.iter_mut().zip(part.mask).for_each(|(target, other)| *target |= other),
-            }
+        if let Some(num_tokens) = template.num_tokens_beyond(self.tokenizer, messages, self.context_tokens)? {
+            return Ok(Outcome::TooLong { num_tokens });
         }
-        Ok(row.map_or(Outcome::Empty, |row| self.bounded(row)))
+        let (row, num_unended_replies) = template.encode_and_count_unended(self.tokenizer, messages, is_learnt)?;
+        Ok(match self.bounded(row) {
+            Outcome::Documents(mut documents) if documents.len() == 1 => {
+                Outcome::Conversation { document: documents.remove(0), num_unended_replies }
+            }
+            other => other,
+        })
     }
 
     fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Outcome, DataError> {
@@ -229,42 +254,35 @@ impl RecordEncoder<'_> {
         chosen: &Turns,
         rejected: &Turns,
     ) -> Result<PreferenceRow, DataError> {
-        let (first, second) = match (self.template, prompt, chosen, rejected) {
+        match (self.template, prompt, chosen, rejected) {
             (None, Turns::Text(prompt), Turns::Text(chosen), Turns::Text(rejected)) => {
-                let first = self.plain_pair(prompt, chosen)?;
-                let second = self.plain_pair(prompt, rejected)?;
-                ([first.0, first.1].concat(), [second.0, second.1].concat())
+                let whole = |answer: &str| -> Result<TokenizedRow, DataError> {
+                    let (prompt, answer) = self.plain_pair(prompt, answer)?;
+                    let ids = [prompt, answer].concat();
+                    Ok(TokenizedRow { mask: vec![true; ids.len()], ids })
+                };
+                let prompt = self.tokenizer.encode(prompt, true)?;
+                Ok(PreferenceRow::parted(&prompt, whole(chosen)?, whole(rejected)?))
             }
             (Some(template), ..) => {
                 let prompt = as_messages(prompt, Message::user);
-                let whole = |answer: &Turns| -> Result<Vec<u32>, DataError> {
-                    let mut messages = prompt.clone();
-                    messages.extend(as_messages(answer, Message::assistant));
-                    Ok(template.encode_conversation_from(self.tokenizer, &messages, prompt.len())?.ids)
+                let whole = |answer: &Turns| -> Result<TokenizedRow, DataError> {
+                    let answer = as_messages(answer, Message::assistant);
+                    let is_one_turn = answer.len() == 1;
+                    let messages = [prompt.clone(), answer].concat();
+                    let is_answer = |message| message >= prompt.len();
+                    let mut row = template.encode_conversation_where(self.tokenizer, &messages, is_answer)?;
+                    if is_one_turn {
+                        // All behind the prompt is the answer, what the template writes behind its end token too.
+                        row.mask.fill(true);
+                    }
+                    Ok(row)
                 };
-                let (first, second) = (whole(chosen)?, whole(rejected)?);
                 let opening = template.encode_prompt(self.tokenizer, &prompt)?;
-                let shared = num_shared(&opening, &first).min(num_shared(&opening, &second));
-                return Ok(PreferenceRow {
-                    prompt: first[..shared].to_vec(),
-                    chosen: first[shared..].to_vec(),
-                    rejected: second[shared..].to_vec(),
-                });
+                Ok(PreferenceRow::parted(&opening, whole(chosen)?, whole(rejected)?))
             }
-            (None, ..) => {
-                return Err(DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing });
-            }
-        };
-        let prompt_tokens = match prompt {
-            Turns::Text(text) => self.tokenizer.encode(text, true)?,
-            Turns::Messages(_) => Vec::new(),
-        };
-        let shared = num_shared(&prompt_tokens, &first).min(num_shared(&prompt_tokens, &second));
-        Ok(PreferenceRow {
-            prompt: first[..shared].to_vec(),
-            chosen: first[shared..].to_vec(),
-            rejected: second[shared..].to_vec(),
-        })
+            (None, ..) => Err(DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing }),
+        }
     }
 
     fn bounded(&self, mut row: TokenizedRow) -> Outcome {
@@ -329,17 +347,6 @@ fn as_messages(turns: &Turns, speaker: impl Fn(String) -> Message) -> Vec<Messag
         Turns::Text(text) => vec![speaker(text.clone())],
         Turns::Messages(messages) => messages.clone(),
     }
-}
-
-/// The turns between those that are not learnt.
-fn runs_without(unlearnt: &[usize], num_messages: usize) -> impl Iterator<Item = Range<usize>> {
-    let starts = std::iter::once(0).chain(unlearnt.iter().map(|turn| turn + 1));
-    let ends = unlearnt.iter().copied().chain([num_messages]);
-    starts.zip(ends).map(|(start, end)| start..end)
-}
-
-fn is_blank_answer(message: &Message) -> bool {
-    message.role == Role::Assistant && message.content.trim().is_empty()
 }
 
 /// Whether an answer of a pair says nothing.

@@ -1,5 +1,6 @@
 //! The small files of a model folder that tokenizer and chat template share.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,31 +10,57 @@ use crate::error::{DataError, TokenizerProblem};
 /// No tokenizer in use is near this size.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
+/// The variables of templates that nearly all folders have.
+pub(crate) const COMMON_TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+/// The one variable of templates that is a list of tokens.
+pub(crate) const ADDITIONAL_TOKENS: &str = "additional_special_tokens";
+
 /// The small JSON files beside `tokenizer.json`, in the order of who is asked first.
 pub(crate) struct Configs {
     files: Vec<Value>,
+    /// `tokenizer_config.json` and `special_tokens_map.json`, which are the first of `files`, too.
+    of_tokens: Vec<Value>,
     /// `config.json`, which is the last of `files`, too.
     model: Option<Value>,
 }
 
 impl Configs {
     pub(crate) fn read(folder: Option<&Path>) -> Result<Configs, DataError> {
-        let Some(folder) = folder else { return Ok(Configs { files: Vec::new(), model: None }) };
+        let Some(folder) = folder else { return Ok(Configs { files: Vec::new(), of_tokens: Vec::new(), model: None }) };
         let mut files = Vec::new();
-        for name in ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
             files.extend(read_json(&folder.join(name))?);
         }
+        let of_tokens = files.clone();
+        files.extend(read_json(&folder.join("generation_config.json"))?);
         let model = read_json(&folder.join("config.json"))?;
         files.extend(model.clone());
-        Ok(Configs { files, model })
+        Ok(Configs { files, of_tokens, model })
     }
 
     /// A special token, written as a string or as `{"content": ...}`.
     pub(crate) fn token(&self, field: &str) -> Option<&str> {
-        self.files.iter().find_map(|file| {
-            let value = file.get(field)?;
-            value.as_str().or_else(|| value.get("content")?.as_str())
-        })
+        self.files.iter().find_map(|file| text_of_token(file.get(field)?))
+    }
+
+    /// The variables of a chat template that stand for tokens, as in transformers: every `*_token` of `tokenizer_config.json` and
+    /// `special_tokens_map.json`, and `additional_special_tokens`, which alone is a list.
+    pub(crate) fn token_variables(&self) -> Vec<(String, Vec<String>)> {
+        let mut fields: BTreeSet<&str> = BTreeSet::from(COMMON_TOKENS);
+        for file in &self.of_tokens {
+            fields.extend(file.as_object().into_iter().flat_map(|pairs| pairs.keys().map(String::as_str)));
+        }
+        fields.retain(|field| field.ends_with("_token"));
+        let mut variables: Vec<(String, Vec<String>)> = fields
+            .into_iter()
+            .filter_map(|field| Some((field.to_string(), vec![self.token(field)?.to_string()])))
+            .collect();
+        let additional = self.of_tokens.iter().find_map(|file| file.get(ADDITIONAL_TOKENS)?.as_array());
+        if let Some(tokens) = additional {
+            let tokens = tokens.iter().filter_map(text_of_token).map(str::to_string).collect();
+            variables.push((ADDITIONAL_TOKENS.to_string(), tokens));
+        }
+        variables
     }
 
     /// `vocab_size` of the model's own `config.json`.
@@ -51,6 +78,11 @@ impl Configs {
         // No file has it: there is no such token, which is what an empty list says.
         self.files.iter().find_map(from_file).unwrap_or_default()
     }
+}
+
+/// A token written as a string or as `{"content": ...}`.
+fn text_of_token(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 /// A chat template as it stands in a model folder.

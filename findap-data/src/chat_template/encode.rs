@@ -11,6 +11,25 @@ use crate::message::{Message, Role};
 use crate::tokenizer::{AddedToken, Tokenizer};
 
 impl ChatTemplate {
+    /// How many tokens a conversation has, if that is more than `context_tokens`, without a search for its replies.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub(crate) fn num_tokens_beyond(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        context_tokens: usize,
+    ) -> Result<Option<usize>, DataError> {
+        let text = self.render(messages, false)?;
+        // No token is shorter than a byte.
+        if text.len() <= context_tokens {
+            return Ok(None);
+        }
+        let num_tokens = tokenizer.encode_rendered(&text)?.len();
+        Ok(Some(num_tokens).filter(|&num_tokens| num_tokens > context_tokens))
+    }
+
     /// Ids of a conversation that ends where the assistant's next turn begins, for generation.
     ///
     /// # Errors
@@ -26,27 +45,41 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::encode_prompt`]; [`TemplateProblem::TurnNotFound`] if an assistant turn cannot be located.
     pub fn encode_conversation(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<TokenizedRow, DataError> {
-        self.encode_conversation_from(tokenizer, messages, 0)
+        self.encode_conversation_where(tokenizer, messages, |_| true)
     }
 
-    /// As [`ChatTemplate::encode_conversation`], with loss only on assistant turns at or after message `first_target`.
+    /// As [`ChatTemplate::encode_conversation`], with loss only on the assistant turns that `is_target` takes, given the index of
+    /// the message.
     ///
     /// # Errors
     /// As [`ChatTemplate::encode_conversation`].
-    pub fn encode_conversation_from(
+    pub fn encode_conversation_where(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
-        first_target: usize,
+        is_target: impl Fn(usize) -> bool,
     ) -> Result<TokenizedRow, DataError> {
+        Ok(self.encode_and_count_unended(tokenizer, messages, is_target)?.0)
+    }
+
+    /// As [`ChatTemplate::encode_conversation_where`], and the number of replies behind which no end-of-turn token is learnt.
+    pub(crate) fn encode_and_count_unended(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        is_target: impl Fn(usize) -> bool,
+    ) -> Result<(TokenizedRow, usize), DataError> {
         let layout = self.layout(tokenizer, messages, false)?;
         let control = self.control_tokens(tokenizer, messages, &layout, false)?;
         let ends_of_turn = self.ends_of_turn(tokenizer, messages, &layout, &control)?;
         let mut targets = Vec::new();
-        for (message, reply) in layout.replies.iter().enumerate().skip(first_target) {
-            if messages[message].role == Role::Assistant {
+        let mut num_unended = 0;
+        for (message, reply) in layout.replies.iter().enumerate() {
+            if messages[message].role == Role::Assistant && is_target(message) {
                 let reply = reply.clone().ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
-                targets.push(with_end_of_turn(&layout.text, reply, &control, |id| ends_of_turn.contains(&id)));
+                let end = ends_of_turn.behind(&layout.text, reply.end, &control);
+                num_unended += usize::from(end.is_none());
+                targets.push(reply.start..end.unwrap_or(reply.end));
             }
         }
         targets.sort_by_key(|target| target.start);
@@ -58,11 +91,11 @@ impl ChatTemplate {
             while targets.get(next_target).is_some_and(|target| target.end <= range.start) {
                 next_target += 1;
             }
-            let is_target = |target: &Range<usize>| range.start < target.end && target.start < range.end;
+            let is_touched = |target: &Range<usize>| range.start < target.end && target.start < range.end;
             row.ids.push(id);
-            row.mask.push(targets.get(next_target).is_some_and(is_target));
+            row.mask.push(targets.get(next_target).is_some_and(is_touched));
         }
-        Ok(row)
+        Ok((row, num_unended))
     }
 
     /// The control tokens of a rendered conversation, ascending: what the template writes. What contents spell is text, but for tokens
@@ -79,6 +112,8 @@ impl ChatTemplate {
             spellings.retain(|(token, _)| token.is_control());
             return Ok(spellings);
         }
+        // An ordinary word or blanks in a file's list of added tokens is a token for everybody.
+        spellings.retain(|(token, _)| token.is_special || !token.is_ordinary());
         let owners: Vec<Option<usize>> = spellings.iter().map(|(_, range)| layout.owner(range)).collect();
         let is_reply = |owner: usize| messages[owner].role == Role::Assistant;
         let is_asked = spellings.iter().zip(&owners).any(|((token, _), owner)| !token.is_special && owner.is_some());
@@ -87,9 +122,16 @@ impl ChatTemplate {
             true => num_shared_bytes(&layout.text, &self.render(messages, false)?),
             false => layout.text.len(),
         };
+        // What stands before all contents may be a text of the template's own, which names tokens as contents do.
+        let structure = match is_asked {
+            true => self.tokens_between_turns(tokenizer),
+            false => HashSet::new(),
+        };
+        let first_content = layout.first_content();
         let written: HashSet<u32> = spellings
             .iter()
             .zip(&owners)
+            .filter(|((token, range), _)| range.start >= first_content || structure.contains(&token.id))
             // What the template writes inside of a reply that it rewrites (`</think>`) is part of that reply.
             .filter(|((_, range), owner)| owner.is_none() && range.start < end_of_turns && !layout.is_in_reply(range))
             .map(|((token, _), _)| token.id)
@@ -113,18 +155,29 @@ impl ChatTemplate {
         Ok(spellings)
     }
 
+    /// The added tokens that the template writes behind the first content of any conversation; none where it refuses a plain one.
+    fn tokens_between_turns(&self, tokenizer: &Tokenizer) -> HashSet<u32> {
+        const CONTENT: &str = "\u{100000}";
+        let turns = [Message::user(CONTENT), Message::assistant(CONTENT), Message::user(CONTENT)];
+        // A template that refuses these turns tells nothing by them.
+        let Ok(text) = self.render(&turns, false) else { return HashSet::new() };
+        let behind = text.split_once(CONTENT).map_or("", |(_, behind)| behind);
+        tokenizer.added_tokens_in(behind).into_iter().map(|(token, _)| token.id).collect()
+    }
+
     /// The tokens that end a turn: those at which generation stops, and the one that the template writes behind a last reply. A token
-    /// that only ever stands before the next turn is part of its header.
+    /// that only ever stands before the next turn is part of its header. Words that the template writes before the end token of a last
+    /// reply belong to the end.
     fn ends_of_turn(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
         layout: &Layout,
         control: &[(&AddedToken, Range<usize>)],
-    ) -> Result<HashSet<u32>, DataError> {
-        let mut ids: HashSet<u32> = tokenizer.stop_ids().iter().copied().collect();
+    ) -> Result<EndsOfTurn, DataError> {
+        let mut ends = EndsOfTurn { ids: tokenizer.stop_ids().iter().copied().collect(), words: String::new() };
         let Some(last) = messages.iter().rposition(|message| message.role == Role::Assistant) else {
-            return Ok(ids);
+            return Ok(ends);
         };
         let shorter;
         let (layout, control) = if last + 1 == messages.len() {
@@ -133,45 +186,49 @@ impl ChatTemplate {
             let messages = &messages[..=last];
             let Ok(layout) = self.layout(tokenizer, messages, false) else {
                 // The template wants more messages than that: what it writes behind a last reply cannot be known.
-                return Ok(ids);
+                return Ok(ends);
             };
             let control = self.control_tokens(tokenizer, messages, &layout, false)?;
             shorter = (layout, control);
             (&shorter.0, &shorter.1[..])
         };
-        if let Some(reply) = &layout.replies[last]
-            && let Some((token, range)) = next_control(&layout.text, reply.end, control)
-        {
+        let next = layout.replies[last].as_ref().and_then(|reply| Some((reply, next_control(reply.end, control)?)));
+        if let Some((reply, (token, range))) = next {
+            let words = &layout.text[reply.end..range.start];
             let is_last = layout.text[range.end..].trim().is_empty();
             // A template that always opens the next reply may write its header at once.
-            if is_last || self.has_generation_prompt {
-                ids.insert(token.id);
+            if is_last || (self.has_generation_prompt && words.trim().is_empty()) {
+                ends.ids.insert(token.id);
+                ends.words = words.to_string();
             }
         }
-        Ok(ids)
+        Ok(ends)
     }
 }
 
-/// The control token behind a place with nothing but blanks between.
+/// What ends a turn.
+struct EndsOfTurn {
+    ids: HashSet<u32>,
+    /// What the template writes between a last reply and its end token.
+    words: String,
+}
+
+impl EndsOfTurn {
+    /// Where the end-of-turn token ends that stands behind a reply, with nothing but blanks or the template's words between.
+    fn behind(&self, text: &str, reply_end: usize, control: &[(&AddedToken, Range<usize>)]) -> Option<usize> {
+        let (token, range) = next_control(reply_end, control)?;
+        let between = &text[reply_end..range.start];
+        let is_end = self.ids.contains(&token.id) && (between.trim().is_empty() || between == self.words);
+        is_end.then_some(range.end)
+    }
+}
+
+/// The control token behind a place.
 fn next_control<'a>(
-    text: &str,
     place: usize,
     control: &'a [(&'a AddedToken, Range<usize>)],
 ) -> Option<&'a (&'a AddedToken, Range<usize>)> {
-    let next = control.partition_point(|(_, range)| range.start < place);
-    control.get(next).filter(|(_, range)| text[place..range.start].trim().is_empty())
-}
-
-fn with_end_of_turn(
-    text: &str,
-    reply: Range<usize>,
-    control: &[(&AddedToken, Range<usize>)],
-    ends_turn: impl Fn(u32) -> bool,
-) -> Range<usize> {
-    match next_control(text, reply.end, control) {
-        Some((token, range)) if ends_turn(token.id) => reply.start..range.end,
-        _ => reply,
-    }
+    control.get(control.partition_point(|(_, range)| range.start < place))
 }
 
 fn encode(

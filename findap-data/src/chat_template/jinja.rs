@@ -6,11 +6,13 @@
 use std::fmt;
 use std::io;
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use regex::Regex;
 
-use super::python::{is_python_space, method, percent, str_of, tojson};
+use super::lexer::pieces;
+use super::limits::{charge, charge_replacement, check_nesting, check_size, checked_width, limit_filters, limited};
+use super::python::{format_filter, is_python_space, method, percent, str_of, tojson};
 use super::rewrite::as_minijinja_reads_it;
 
 const MAX_DEPTH: usize = 100;
@@ -45,12 +47,22 @@ pub(super) fn environment(name: &'static str, source: &str) -> Result<Environmen
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_template_owned(name, as_minijinja_reads_it(&without_generation_tags(source)))?;
+    limit_filters(&mut environment);
+    environment.add_filter("limited", limited);
+    environment.add_filter("replace", replace);
+    environment.add_filter("indent", indent);
+    environment.add_filter("format", |text: &str, arguments: Rest<Value>| format_filter(text, &arguments));
+    environment.add_filter("escape", escape);
+    environment.add_filter("e", escape);
+    let source = without_generation_tags(source);
+    check_nesting(&pieces(&source)).map_err(|detail| Error::new(ErrorKind::SyntaxError, detail))?;
+    environment.add_template_owned(name, as_minijinja_reads_it(&source))?;
     Ok(environment)
 }
 
 fn print(output: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
-    output.write_str(&str_of(value)).map_err(|_| Error::new(ErrorKind::WriteFailure, "output"))
+    // What a block or a macro prints is kept, so that it counts here.
+    output.write_str(&str_of(value)?).map_err(|_| Error::new(ErrorKind::WriteFailure, "output"))
 }
 
 /// Python's `len`; what is undefined is empty, `none` and numbers have no length.
@@ -66,14 +78,80 @@ fn is_iterable(value: Value) -> bool {
     !value.is_none() && value.try_iter().is_ok()
 }
 
-fn trim(value: Value, chars: Option<String>) -> String {
+fn trim(value: Value, chars: Option<String>) -> Result<String, Error> {
     let is_trimmed = |c: char| chars.as_ref().map_or_else(|| is_python_space(c), |chars| chars.contains(c));
-    str_of(&value).trim_matches(is_trimmed).to_string()
+    Ok(str_of(&value)?.trim_matches(is_trimmed).to_string())
+}
+
+fn replace(value: Value, from: &str, to: &str, count: Option<i64>) -> Result<String, Error> {
+    let text = str_of(&value)?;
+    charge_replacement(&text, from, to)?;
+    Ok(match count.and_then(|count| usize::try_from(count).ok()) {
+        Some(count) => text.replacen(from, to, count),
+        None => text.replace(from, to),
+    })
+}
+
+/// Jinja2's `indent`, which keeps a last newline.
+fn indent(
+    value: Value,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let width = width.or(options.get("width")?);
+    let is_first = first.or(options.get("first")?).unwrap_or(false);
+    let is_blank = blank.or(options.get("blank")?).unwrap_or(false);
+    options.assert_all_used()?;
+    let margin = match &width {
+        None => " ".repeat(4),
+        Some(width) => match (width.as_str(), width.as_usize()) {
+            (Some(margin), _) => margin.to_string(),
+            (None, Some(width)) => " ".repeat(checked_width(width)?),
+            (None, None) => {
+                let detail = format!("a width is a number or a text, not a {}", width.kind());
+                return Err(Error::new(ErrorKind::InvalidOperation, detail));
+            }
+        },
+    };
+    let text = str_of(&value)?;
+    charge(text.matches('\n').count().saturating_add(1).saturating_mul(margin.len()).saturating_add(text.len()))?;
+    let mut indented = String::with_capacity(text.len());
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            indented.push('\n');
+        }
+        let is_indented = if index == 0 { is_first } else { is_blank || !line.is_empty() };
+        if is_indented {
+            indented.push_str(&margin);
+        }
+        indented.push_str(line);
+    }
+    Ok(indented)
+}
+
+/// Jinja2's `escape`, with the references of its markupsafe.
+fn escape(value: Value) -> Result<String, Error> {
+    let text = str_of(&value)?;
+    charge(text.len().saturating_mul(2))?;
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&#34;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    Ok(escaped)
 }
 
 fn join(values: &Value, separator: Option<&Value>, options: Kwargs) -> Result<String, Error> {
     let separator = match separator {
-        Some(separator) => str_of(separator),
+        Some(separator) => str_of(separator)?,
         None => options.get::<Option<String>>("d")?.unwrap_or_default(),
     };
     let attribute: Option<String> = options.get("attribute")?;
@@ -87,7 +165,10 @@ fn join(values: &Value, separator: Option<&Value>, options: Kwargs) -> Result<St
             Some(attribute) => value.get_attr(attribute)?,
             None => value,
         };
-        joined.push_str(&str_of(&value));
+        let text = str_of(&value)?;
+        charge(text.len().saturating_add(separator.len()))?;
+        joined.push_str(&text);
+        check_size(joined.len())?;
     }
     Ok(joined)
 }

@@ -1,8 +1,8 @@
 //! Chat templates: a conversation to the exact text and ids that transformers makes of it, and the loss mask.
 //!
 //! Templates come from model folders, so they are not trusted: they run in minijinja, which reaches no code and no files, with a
-//! limit on source, steps, depth and output. `jinja` makes the environment that of transformers, `rewrite` and `python` what minijinja
-//! reads otherwise than Jinja2.
+//! limit on source, steps, depth, output and what they make in memory (`limits`). `jinja` makes the environment that of transformers,
+//! `rewrite` (on the tokens of `lexer`) and `python` what minijinja reads otherwise than Jinja2.
 //!
 //! The loss mask covers, in each assistant turn, what the template prints of its content and the end-of-turn token behind it, and
 //! nothing of the next turn's header. `layout` finds the contents in the text, `encode` makes ids and mask: control tokens are those
@@ -11,9 +11,13 @@
 mod encode;
 mod jinja;
 mod layout;
+mod lexer;
+mod limits;
 mod marks;
 mod python;
 mod rewrite;
+
+pub(crate) use self::lexer::Vocabulary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,8 +32,7 @@ use self::jinja::{LimitedOutput, OutputLimit, environment, message_of, strftime}
 use crate::error::{DataError, TemplateProblem};
 use crate::files::hex;
 use crate::message::Message;
-use crate::model_files::{Configs, TemplateSource};
-use crate::tokenizer::TOKEN_VARIABLES;
+use crate::model_files::{ADDITIONAL_TOKENS, COMMON_TOKENS, Configs, TemplateSource};
 
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Output may be this large beyond eight times the conversation.
@@ -39,7 +42,7 @@ const MAX_EXTRA_OUTPUT_BYTES: usize = 4 << 20;
 pub struct ChatTemplate {
     path: PathBuf,
     environment: Environment<'static>,
-    special_tokens: BTreeMap<&'static str, String>,
+    special_tokens: BTreeMap<String, Vec<String>>,
     is_content_trusted: bool,
     /// Whether the template asks for `add_generation_prompt`.
     has_generation_prompt: bool,
@@ -63,9 +66,7 @@ impl ChatTemplate {
     /// [`DataError::Template`] if there is none or it does not compile; [`DataError::Tokenizer`] for a damaged config.
     pub fn load(folder: &Path) -> Result<ChatTemplate, DataError> {
         let configs = Configs::read(Some(folder))?;
-        let special_tokens =
-            TOKEN_VARIABLES.into_iter().filter_map(|field| Some((field, configs.token(field)?.to_string()))).collect();
-
+        let special_tokens = configs.token_variables().into_iter().collect();
         match TemplateSource::find(folder)? {
             Some(TemplateSource { path, text }) => Self::compile(&path, &text, special_tokens),
             None => Err(DataError::Template { path: folder.to_path_buf(), problem: TemplateProblem::Missing }),
@@ -83,14 +84,15 @@ impl ChatTemplate {
         }
     }
 
-    /// Compiles a template given as text. `special_tokens` are its variables: `bos_token`, `eos_token`, ...
+    /// Compiles a template given as text. `special_tokens` are its variables: `bos_token`, `eos_token`, ..., of one token each, and
+    /// `additional_special_tokens`, which is a list.
     ///
     /// # Errors
     /// [`DataError::Template`] if it is longer than 1 MiB or does not compile.
     pub fn compile(
         path: &Path,
         source: &str,
-        special_tokens: BTreeMap<&'static str, String>,
+        mut special_tokens: BTreeMap<String, Vec<String>>,
     ) -> Result<ChatTemplate, DataError> {
         let fail = |problem| DataError::Template { path: path.to_path_buf(), problem };
         if source.len() > MAX_SOURCE_BYTES {
@@ -102,8 +104,10 @@ impl ChatTemplate {
 
         let mut hasher = Sha256::new();
         hasher.update(source);
-        for (field, token) in &special_tokens {
-            hasher.update(format!("\0{field}\0{token}"));
+        // What a template does not ask for changes nothing, not even the digest.
+        special_tokens.retain(|field, _| COMMON_TOKENS.contains(&field.as_str()) || source.contains(field.as_str()));
+        for (field, tokens) in &special_tokens {
+            hasher.update(format!("\0{field}\0{}", tokens.join("\0")));
         }
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let template = ChatTemplate {
@@ -148,8 +152,12 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, DataError> {
         let content_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let mut context: BTreeMap<&str, Value> = BTreeMap::new();
-        for (field, token) in &self.special_tokens {
-            context.insert(field, Value::from(token.as_str()));
+        for (field, tokens) in &self.special_tokens {
+            let value = match tokens.as_slice() {
+                [token] if field != ADDITIONAL_TOKENS => Value::from(token.as_str()),
+                tokens => Value::from(tokens.to_vec()),
+            };
+            context.insert(field, value);
         }
         let messages_value: Vec<Value> = messages
             .iter()
@@ -163,6 +171,7 @@ impl ChatTemplate {
         context.insert("tools", Value::from(()));
         context.insert("documents", Value::from(()));
 
+        limits::begin(content_bytes);
         let mut output = LimitedOutput {
             bytes: Vec::with_capacity(content_bytes + 64 * messages.len() + 64),
             limit_bytes: content_bytes * 8 + MAX_EXTRA_OUTPUT_BYTES,
@@ -179,6 +188,9 @@ impl ChatTemplate {
             if inner.downcast_ref::<Error>().is_some_and(|inner| inner.kind() == ErrorKind::OutOfFuel) {
                 return self.fail(TemplateProblem::LimitExceeded { limit: "number of steps" });
             }
+            if inner.to_string().contains(limits::LIMIT_TEXT) {
+                return self.fail(TemplateProblem::LimitExceeded { limit: "size of strings and lists" });
+            }
             if inner.downcast_ref::<OutputLimit>().is_some() || inner.to_string().contains(OutputLimit::TEXT) {
                 return self.fail(TemplateProblem::LimitExceeded { limit: "size of the output" });
             }
@@ -192,5 +204,7 @@ impl ChatTemplate {
     }
 }
 
+#[cfg(test)]
+mod reply_tests;
 #[cfg(test)]
 mod tests;

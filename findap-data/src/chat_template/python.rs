@@ -5,44 +5,75 @@ use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use super::limits::{charge, charge_replacement, check_size, checked_width, limited};
+
 /// Python's `str(value)`; what is undefined prints nothing.
-pub(super) fn str_of(value: &Value) -> String {
+pub(super) fn str_of(value: &Value) -> Result<String, Error> {
     match (value.kind(), value.as_str()) {
-        (_, Some(text)) => text.to_string(),
-        (ValueKind::Undefined, _) => String::new(),
-        _ => repr(value),
+        (_, Some(text)) => {
+            charge(text.len())?;
+            Ok(text.to_string())
+        }
+        (ValueKind::Undefined, _) => Ok(String::new()),
+        _ => {
+            let mut text = String::new();
+            write_repr(value, 0, &mut text)?;
+            Ok(text)
+        }
     }
 }
 
-/// Python's `repr(value)`.
-fn repr(value: &Value) -> String {
-    let listed = |open: &str, close: &str| {
-        let items: Vec<String> = value.try_iter().into_iter().flatten().map(|item| repr(&item)).collect();
-        format!("{open}{}{close}", items.join(", "))
-    };
+/// Appends Python's `repr(value)`.
+fn write_repr(value: &Value, depth: usize, text: &mut String) -> Result<(), Error> {
+    check_depth(depth)?;
+    let from = text.len();
     match value.kind() {
-        ValueKind::Undefined => "Undefined".to_string(),
-        ValueKind::None => "None".to_string(),
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_string(),
-        ValueKind::Number if value.is_integer() => value.to_string(),
+        ValueKind::Undefined => text.push_str("Undefined"),
+        ValueKind::None => text.push_str("None"),
+        ValueKind::Bool => text.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number if value.is_integer() => text.push_str(&value.to_string()),
         // Only a float is left, which converts.
-        ValueKind::Number => number_text(f64::try_from(value.clone()).unwrap_or(f64::NAN)),
+        ValueKind::Number => text.push_str(&number_text(f64::try_from(value.clone()).unwrap_or(f64::NAN))),
         // Python shows one or the other quote, whichever needs no escape.
-        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq if value.downcast_object_ref::<Tuple>().is_some() => {
-            listed("(", if value.len() == Some(1) { ",)" } else { ")" })
+        ValueKind::String => text.push_str(&quoted(value.as_str().unwrap_or_default())),
+        ValueKind::Seq => {
+            let is_tuple = value.downcast_object_ref::<Tuple>().is_some();
+            text.push(if is_tuple { '(' } else { '[' });
+            for (index, item) in value.try_iter()?.enumerate() {
+                text.push_str(if index > 0 { ", " } else { "" });
+                write_repr(&item, depth + 1, text)?;
+            }
+            text.push_str(match (is_tuple, value.len()) {
+                (true, Some(1)) => ",)",
+                (true, _) => ")",
+                (false, _) => "]",
+            });
+            return charge(2);
         }
-        ValueKind::Seq => listed("[", "]"),
         ValueKind::Map => {
-            let pairs: Vec<String> = value
-                .try_iter()
-                .into_iter()
-                .flatten()
-                .map(|key| format!("{}: {}", repr(&key), repr(&value.get_item(&key).unwrap_or(Value::UNDEFINED))))
-                .collect();
-            format!("{{{}}}", pairs.join(", "))
+            text.push('{');
+            for (index, key) in value.try_iter()?.enumerate() {
+                text.push_str(if index > 0 { ", " } else { "" });
+                write_repr(&key, depth + 1, text)?;
+                text.push_str(": ");
+                write_repr(&value.get_item(&key)?, depth + 1, text)?;
+            }
+            text.push('}');
+            return charge(2);
         }
-        _ => value.to_string(),
+        _ => text.push_str(&value.to_string()),
+    }
+    // Lists may hold each other many times, so that each piece counts.
+    check_size(text.len())?;
+    charge(text.len() - from + 2)
+}
+
+/// Refuses a value that is nested deeper than the stack is.
+fn check_depth(depth: usize) -> Result<(), Error> {
+    const MAX_DEPTH: usize = 100;
+    match depth > MAX_DEPTH {
+        true => Err(Error::new(ErrorKind::InvalidOperation, format!("a value is nested deeper than {MAX_DEPTH}"))),
+        false => Ok(()),
     }
 }
 
@@ -108,32 +139,52 @@ pub(super) fn percent(left: Value, right: Value) -> Result<Value, Error> {
 }
 
 fn format_percent(text: &str, right: &Value) -> Result<String, Error> {
-    // Widths and precisions are written in the template; real ones are small.
-    let digits = text.split(|c: char| !c.is_ascii_digit());
-    if digits.into_iter().any(|digits| digits.len() > 3) && text.contains('%') {
+    let args: Vec<Value> = match right.downcast_object_ref::<Tuple>() {
+        Some(_) => right.try_iter()?.map(printable).collect::<Result<_, _>>()?,
+        None if right.kind() == ValueKind::Map => vec![right.clone()],
+        None => vec![printable(right.clone())?],
+    };
+    formatted(FormatStyle::Printf, text, &args)
+}
+
+/// Jinja2's `format`: `'%s' | format(value)`.
+pub(super) fn format_filter(text: &str, arguments: &[Value]) -> Result<String, Error> {
+    formatted(FormatStyle::Printf, text, &arguments.iter().cloned().map(printable).collect::<Result<Vec<_>, _>>()?)
+}
+
+fn printable(value: Value) -> Result<Value, Error> {
+    Ok(match value.kind() {
+        ValueKind::Number | ValueKind::String | ValueKind::Map => value,
+        _ => Value::from(str_of(&value)?),
+    })
+}
+
+/// A formatted text, whose widths and precisions must be as small as real ones are.
+fn formatted(style: FormatStyle, text: &str, args: &[Value]) -> Result<String, Error> {
+    let sign = if matches!(style, FormatStyle::Printf) { '%' } else { '{' };
+    let mut digits = text.split(|c: char| !c.is_ascii_digit());
+    if digits.any(|digits| digits.len() > 3) && text.contains(sign) {
         return Err(Error::new(ErrorKind::InvalidOperation, "a number in a format has more than three digits"));
     }
-    let printable = |value: Value| match value.kind() {
-        ValueKind::Number | ValueKind::String => value,
-        _ => Value::from(str_of(&value)),
-    };
-    let args: Vec<Value> = match right.downcast_object_ref::<Tuple>() {
-        Some(_) => right.try_iter()?.map(printable).collect(),
-        None if right.kind() == ValueKind::Map => vec![right.clone()],
-        None => vec![printable(right.clone())],
-    };
-    format(FormatStyle::Printf, text, &args)
+    if sign == '%' && text.contains('*') && args.iter().any(|arg| arg.as_i64().is_some_and(|arg| arg.abs() > 999)) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a width in a format has more than three digits"));
+    }
+    // Each argument may be printed as often as the format says.
+    let args_bytes: usize = args.iter().filter_map(|arg| arg.as_str().map(str::len)).sum();
+    charge(text.matches(sign).count().saturating_mul(args_bytes.saturating_add(1000)).saturating_add(text.len()))?;
+    format(style, text, args)
 }
 
 /// Methods of Python's values that minijinja lacks or reads otherwise, before those of its own compatibility layer.
 pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    match value.as_str() {
-        Some(text) => match string_method(text, name, args)? {
-            Some(result) => Ok(result),
-            None => unknown_method_callback(state, value, name, args),
-        },
-        None => unknown_method_callback(state, value, name, args),
-    }
+    let own = match value.as_str() {
+        Some(text) => string_method(text, name, args)?,
+        None => None,
+    };
+    limited(match own {
+        Some(result) => result,
+        None => unknown_method_callback(state, value, name, args)?,
+    })
 }
 
 fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -143,6 +194,15 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
         padded(text, width, fill, if fill_left { 1.0 } else { 0.0 })
     };
     let result = match name {
+        "replace" => {
+            if let [from, to, ..] = args
+                && let (Some(from), Some(to)) = (from.as_str(), to.as_str())
+            {
+                charge_replacement(text, from, to)?;
+            }
+            return Ok(None);
+        }
+        "format" => Value::from(formatted(FormatStyle::StrFormat, text, args)?),
         "split" => Value::from(split(text, args, false)?),
         "rsplit" => Value::from(split(text, args, true)?),
         "partition" | "rpartition" => {
@@ -220,7 +280,9 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
                     let detail = format!("join wants strings, item {index} is a {}", value.kind());
                     Error::new(ErrorKind::InvalidOperation, detail)
                 })?;
+                charge(item.len().saturating_add(text.len()))?;
                 joined.push_str(item);
+                check_size(joined.len())?;
             }
             Value::from(joined)
         }
@@ -250,15 +312,11 @@ fn title(text: &str) -> String {
 
 /// A string of `width` characters, with this share of the missing ones on the left.
 fn padded(text: &str, width: usize, fill: Option<&str>, left_share: f64) -> Result<Value, Error> {
-    const MAX_WIDTH: usize = 10_000;
-    let refuse = |detail: &str| Err(Error::new(ErrorKind::InvalidOperation, detail.to_string()));
     let fill = fill.unwrap_or(" ");
     if fill.chars().count() != 1 {
-        return refuse("the fill must be one character");
+        return Err(Error::new(ErrorKind::InvalidOperation, "the fill must be one character"));
     }
-    if width > MAX_WIDTH {
-        return refuse("a width is more than 10,000");
-    }
+    let width = checked_width(width)?;
     let missing = width.saturating_sub(text.chars().count());
     // Python puts the odd one on the left if the width is odd.
     let left = (missing as f64 * left_share) as usize + usize::from(left_share == 0.5 && missing & width & 1 == 1);
@@ -356,6 +414,7 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
     if value.is_undefined() {
         return Err(Error::new(ErrorKind::BadSerialization, "an undefined value is no JSON"));
     }
+    check_json(&value, 0, &mut 0)?;
     let mut json = serde_json::to_value(&value).map_err(as_error)?;
     if sort_keys.unwrap_or(false) {
         json.sort_all_objects();
@@ -364,7 +423,7 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
         None => None,
         Some(value) if value.is_none() => None,
         Some(value) => Some(match (value.as_str(), value.as_usize()) {
-            (Some(text), _) => text.to_string(),
+            (Some(text), _) if text.len() <= 16 => text.to_string(),
             (None, Some(width)) if width <= 16 => " ".repeat(width),
             _ => return Err(Error::new(ErrorKind::InvalidOperation, "indent must be a text or 0 to 16")),
         }),
@@ -378,6 +437,25 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
     let mut text = String::new();
     style.write(&json, 0, &mut text);
     Ok(Value::from(text))
+}
+
+/// Refuses a value that is too deep or too large to be written: lists may hold each other many times.
+fn check_json(value: &Value, depth: usize, json_bytes: &mut usize) -> Result<(), Error> {
+    const MIN_BYTES: usize = 32;
+    check_depth(depth)?;
+    let bytes = value.as_str().map_or(0, str::len) + MIN_BYTES;
+    charge(bytes)?;
+    *json_bytes += bytes;
+    check_size(*json_bytes)?;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            value.try_iter()?.try_for_each(|item| check_json(&item, depth + 1, json_bytes))
+        }
+        ValueKind::Map => {
+            value.try_iter()?.try_for_each(|key| check_json(&value.get_item(&key)?, depth + 1, json_bytes))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How Python writes JSON.
@@ -447,7 +525,7 @@ impl JsonStyle {
             return;
         }
         for c in escaped.chars() {
-            if c.is_ascii() {
+            if c.is_ascii() && c != '\u{7f}' {
                 text.push(c);
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {

@@ -1,124 +1,46 @@
 //! Operators that minijinja reads otherwise than Jinja2: `%` of a string formats, and `~` prints its sides as Python does.
 //!
 //! Neither can be overloaded, so the source is changed before it is compiled: `a % b` becomes `a|python_percent(b)` and `a ~ b`
-//! becomes `a|python_str ~ b|python_str`, on the same line. Where an operand cannot be told for certain the operator stays.
+//! becomes `a|python_str ~ b|python_str`, on the same line. The sides of `+` and `*`, which may make long strings and lists, pass a
+//! filter that looks at their size. Where an operand cannot be told for certain the operator stays.
 
-use std::ops::Range;
+use super::lexer::{Kind, Piece, Token, pieces};
 
 /// The template with these operators replaced by filters.
 pub(super) fn as_minijinja_reads_it(source: &str) -> String {
     let mut rewritten = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = ["{{", "{%", "{#"].iter().filter_map(|open| rest.find(open)).min() {
-        let kind = &rest[open..open + 2];
-        rewritten.push_str(&rest[..open + 2]);
-        rest = &rest[open + 2..];
-        if kind == "{#" {
-            let end = rest.find("#}").unwrap_or(rest.len());
-            rewritten.push_str(&rest[..end]);
-            rest = &rest[end..];
-            continue;
-        }
-        let close = if kind == "{{" { "}}" } else { "%}" };
-        let tokens = Token::all(rest, close);
-        let end = tokens.last().map_or(0, |token| token.range.end);
-        rewritten.push_str(&expression(&rest[..end], &tokens));
-        let is_raw = kind == "{%"
-            && tokens
-                .iter()
-                .find(|token| token.kind == Kind::Word)
-                .is_some_and(|token| &rest[token.range.clone()] == "raw");
-        rest = &rest[end..];
-        if is_raw {
-            let end = rest.find("endraw").unwrap_or(rest.len());
-            rewritten.push_str(&rest[..end]);
-            rest = &rest[end..];
+    for piece in pieces(source) {
+        match piece {
+            Piece::Output(text) | Piece::Other(text) => rewritten.push_str(text),
+            Piece::Tag { source, tokens } => rewritten.push_str(&expression(source, &tokens)),
         }
     }
-    rewritten.push_str(rest);
     rewritten
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Word,
-    Open,
-    Close,
-    /// `%` or `~`.
-    Replaced,
-    Operator,
-}
-
-#[derive(Debug, Clone)]
-struct Token {
-    kind: Kind,
-    range: Range<usize>,
-}
-
-impl Token {
-    /// The tokens up to the end of the tag, which is not among them.
-    fn all(source: &str, close: &str) -> Vec<Token> {
-        let mut tokens: Vec<Token> = Vec::new();
-        let mut depth = 0usize;
-        let mut at = 0;
-        while let Some(c) = source[at..].chars().next() {
-            let rest = &source[at..];
-            if depth == 0 && (rest.starts_with(close) || (rest.starts_with('-') && rest[1..].starts_with(close))) {
-                break;
-            }
-            let (kind, len) = match c {
-                c if c.is_whitespace() => {
-                    at += c.len_utf8();
-                    continue;
-                }
-                '\'' | '"' => (Kind::Text, string_len(rest)),
-                c if c.is_alphanumeric() || c == '_' => {
-                    let is_number = c.is_ascii_digit();
-                    let is_part = |c: char| c.is_alphanumeric() || c == '_' || (is_number && c == '.');
-                    (Kind::Word, rest.find(|c| !is_part(c)).unwrap_or(rest.len()))
-                }
-                '(' | '[' | '{' => {
-                    depth += 1;
-                    (Kind::Open, 1)
-                }
-                ')' | ']' | '}' => {
-                    depth = depth.saturating_sub(1);
-                    (Kind::Close, 1)
-                }
-                '%' | '~' => (Kind::Replaced, 1),
-                _ if rest.starts_with("**") || rest.starts_with("//") => (Kind::Operator, 2),
-                c => (Kind::Operator, c.len_utf8()),
-            };
-            tokens.push(Token { kind, range: at..at + len });
-            at += len;
-        }
-        tokens
-    }
-}
-
-/// Bytes of the string literal that `text` begins with.
-fn string_len(text: &str) -> usize {
-    let mut chars = text.char_indices();
-    let quote = chars.next().map(|(_, c)| c);
-    let mut is_escaped = false;
-    for (at, c) in chars {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            c if Some(c) == quote => return at + c.len_utf8(),
-            _ => {}
-        }
-    }
-    text.len()
 }
 
 /// One tag's expression with its operators replaced.
 fn expression(source: &str, tokens: &[Token]) -> String {
-    let mut insertions: Vec<(usize, &str)> = Vec::new();
-    let mut removed: Vec<Range<usize>> = Vec::new();
+    // What is put in place of the bytes from one place to another, which may be none.
+    let mut edits: Vec<(usize, usize, &str)> = Vec::new();
     let text = |token: &Token| &source[token.range.clone()];
-    for (index, token) in tokens.iter().enumerate().filter(|(_, token)| token.kind == Kind::Replaced) {
+    for (index, token) in tokens.iter().enumerate() {
+        let is_growing = matches!(text(token), "+" | "*") && token.kind == Kind::Operator;
+        if is_growing {
+            let is_operand = |token: &Token| match token.kind {
+                Kind::Word => !KEYWORDS.contains(&text(token)),
+                kind => matches!(kind, Kind::Text | Kind::Close),
+            };
+            if let Some(left) = index.checked_sub(1).map(|left| &tokens[left]).filter(|left| is_operand(left)) {
+                edits.push((left.range.end, left.range.end, "|limited"));
+                if let Some(right) = operand_behind(source, tokens, index) {
+                    edits.push((tokens[right].range.end, tokens[right].range.end, "|limited"));
+                }
+            }
+            continue;
+        }
+        if token.kind != Kind::Replaced {
+            continue;
+        }
         let (Some(left), Some(right)) = (operand_before(source, tokens, index), operand_behind(source, tokens, index))
         else {
             continue;
@@ -129,37 +51,29 @@ fn expression(source: &str, tokens: &[Token]) -> String {
         let (left_end, right_end) = (tokens[index - 1].range.end, tokens[right].range.end);
         if text(token) == "%" {
             if !is_behind_product {
-                insertions.push((token.range.start, "|python_percent("));
-                insertions.push((right_end, ")"));
-                removed.push(token.range.clone());
+                edits.push((token.range.start, token.range.end, "|python_percent("));
+                edits.push((right_end, right_end, ")"));
             }
         } else {
             if !is_behind_product {
-                insertions.push((left_end, "|python_str"));
+                edits.push((left_end, left_end, "|python_str"));
             }
             let next = tokens.get(right + 1);
             if !is_product(next) && next.is_none_or(|next| text(next) != "~") {
-                insertions.push((right_end, "|python_str"));
+                edits.push((right_end, right_end, "|python_str"));
             }
         }
     }
-    insertions.sort_by_key(|(at, _)| *at);
-    let mut rewritten = String::with_capacity(source.len() + 16 * insertions.len());
-    let mut from = 0;
-    for (at, text) in insertions {
-        push_without(&mut rewritten, source, from..at, &removed);
+    edits.sort_by_key(|(from, ..)| *from);
+    let mut rewritten = String::with_capacity(source.len() + 16 * edits.len());
+    let mut end = 0;
+    for (from, to, text) in edits {
+        rewritten.push_str(&source[end..from]);
         rewritten.push_str(text);
-        from = at;
+        end = to;
     }
-    push_without(&mut rewritten, source, from..source.len(), &removed);
+    rewritten.push_str(&source[end..]);
     rewritten
-}
-
-fn push_without(rewritten: &mut String, source: &str, range: Range<usize>, removed: &[Range<usize>]) {
-    let kept = source[range.clone()]
-        .char_indices()
-        .filter(|(at, _)| !removed.iter().any(|gap| gap.contains(&(range.start + at))));
-    rewritten.extend(kept.map(|(_, c)| c));
 }
 
 /// Words after which an operand begins anew.
@@ -215,7 +129,7 @@ fn operand_before(source: &str, tokens: &[Token], index: usize) -> Option<usize>
         }
         match at.checked_sub(1).map(text) {
             Some("." | "|") => at -= 1,
-            // A test such as `x is divisibleby(3) ~ y`, and strings side by side.
+            // A test, such as `x is divisibleby(3) ~ y`.
             Some("is") => return None,
             _ => return Some(at),
         }

@@ -70,7 +70,8 @@ fn loss_covers_assistant_turns_and_their_end_tokens() {
         tokenizer.decode(&targets, false).expect("decode"),
         "A loan that trades.<|eot_id|>A part of a company.<|eot_id|>"
     );
-    let last_only = template.encode_conversation_from(&tokenizer, &conversation(), 3).expect("row");
+    let last_only =
+        template.encode_conversation_where(&tokenizer, &conversation(), |message| message >= 3).expect("row");
     let targets: Vec<u32> =
         last_only.ids.iter().zip(&last_only.mask).filter(|(_, keep)| **keep).map(|(&id, _)| id).collect();
     assert_eq!(tokenizer.decode(&targets, false).expect("decode"), "A part of a company.<|eot_id|>");
@@ -272,6 +273,19 @@ fn python_habits_of_templates_work() {
             "{{ {'b': '\u{e9}<', 'a': 1.5} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
             "{\"a\":1.5,\"b\":\"\\u00e9<\"}",
         ),
+        ("{{ 'a\n\nb\n' | indent(2) }}|{{ 'a\nb' | indent('> ', first=true) }}", "a\n\n  b\n|> a\n> b"),
+        ("{{ '<a href=\"x\">&\\'' | escape }}{{ 'a' ~ '<' | e }}", "&lt;a href=&#34;x&#34;&gt;&amp;&#39;a&lt;"),
+        ("{{ '\u{7f}\u{1f600}' | tojson(ensure_ascii=true) }}", "\"\\u007f\\ud83d\\ude00\""),
+        ("{{ 1 + 2 * 3 }}{{ [1] + [2] }}{{ 'a' * 2 + 'b' }}{{ '%s-%d' | format('a', 5) }}", "7[1, 2]aaba-5"),
+        ("{{ 'aXbX'.replace('X', '', 1) }}{{ 'aXb' | replace('X', '-') }}{{ '{}:{}'.format('a', 1) }}", "abXa-ba:1"),
+        (
+            "{{ 'ab' | list | map('upper') | join('+') }}{{ [3, 1] | sort }}{{ ' x ' | trim | capitalize }}",
+            "A+B[1, 3]X",
+        ),
+        (
+            "{% set a = 1 %}{% if a + 1 == 2 and not a * 2 is none %}y{% endif %}{{ messages[0 + 0].content[1:a + 1] }}",
+            "yH",
+        ),
         ("{{ [[], {}] | tojson(indent=2) }}", "[\n  [],\n  {}\n]"),
         (
             "{{ \"it's a-b\".title() }}{{ 'xxhixx'.lstrip('x') }}{{ 'abcdef'[-3:] }}{{ 'abc'[::-1] }}",
@@ -297,6 +311,15 @@ fn python_habits_of_templates_work() {
         );
     }
     assert_eq!(strftime(1_721_952_000, "%d %b %Y, %A %H:%M"), "26 Jul 2024, Friday 00:00");
+}
+
+#[test]
+fn a_template_as_large_as_is_allowed_compiles_in_time_in_proportion_to_its_size() {
+    let started = std::time::Instant::now();
+    for source in ["{{ a ~ b % c + d }}".repeat(50_000), format!("{{{{ [{}] }}}}", "a ~ b % c + d, ".repeat(60_000))] {
+        compile(&source).expect("compile");
+    }
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
 
 /// A run that goes on the next day keeps the prompts of the day it was begun.
@@ -341,6 +364,53 @@ fn hostile_templates_end_in_typed_errors() {
     ] {
         let error = compile(source).expect(source).render(&messages, false).expect_err(source);
         assert!(matches!(error, DataError::Template { .. }), "{source}: {error}");
+    }
+    for source in [
+        format!("{{% set s = 'abcdefgh' %}}{}", "{% set s = s ~ s %}".repeat(60)),
+        format!("{{% set s = 'abcdefgh' %}}{}", "{% set s = s + s %}".repeat(60)),
+        format!("{{% set s = 'abcdefgh' %}}{}", "{% set s = [s, s] | join %}".repeat(60)),
+        format!("{{% set s = 'abcdefgh' %}}{}", "{% set s %}{{ s }}{{ s }}{% endset %}".repeat(60)),
+        format!("{{% set s = 'a' %}}{}", "{% set s = s.replace('a', 'aa') %}".repeat(60)),
+        format!("{{% set s = 'a' %}}{}", "{% set s = s | replace('a', 'aa') %}".repeat(60)),
+        "{% set s = 'a' * 8000000 %}{% set t = s.replace('', s) %}".to_string(),
+        format!("{{% set s = [1] %}}{}", "{% set s = s + s %}".repeat(60)),
+        format!("{{% set s = [1] %}}{}{{{{ s }}}}", "{% set s = [s, s] %}".repeat(60)),
+        format!("{{% set s = [1] %}}{}{{{{ s | tojson }}}}", "{% set s = [s, s] %}".repeat(60)),
+    ] {
+        let error = compile(&source).expect(&source).render(&messages, false).expect_err(&source);
+        let text = error.to_string();
+        assert!(text.contains("test.jinja") && text.contains("size of strings and lists"), "{source}: {text}");
+    }
+    for source in [
+        "{{ 'a\nb' | indent(99999999999) }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ '%*d' | format(99999999999, 1) }}",
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ 'a'.center(99999999999) }}",
+        "{{ [1] | batch(99999999999, 0) | list }}",
+        "{{ [1] | slice(99999999999) | list }}",
+    ] {
+        let error = compile(source).expect(source).render(&messages, false).expect_err(source);
+        assert!(
+            matches!(error, DataError::Template { problem: TemplateProblem::Render { .. }, .. }),
+            "{source}: {error}"
+        );
+    }
+    for source in [
+        format!("{{{{ {}1 }}}}", "not ".repeat(200_000)),
+        format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " + 1".repeat(200_000)),
+        format!("{{{{ a{} }}}}", ".b".repeat(200_000)),
+        format!("{{{{ a{} }}}}", "[0]".repeat(200_000)),
+        format!("{{{{ a{} }}}}", "|string".repeat(100_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(200_000)),
+        format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(50_000)),
+        format!("{{{{ {}1 }}}}", "1 if a else ".repeat(50_000)),
+    ] {
+        let error = compile(&source).expect_err("too deep");
+        let is_syntax = matches!(error, DataError::Template { problem: TemplateProblem::Syntax { .. }, .. });
+        assert!(is_syntax, "{} ...: {error}", &source[..20]);
     }
     for source in ["{% for %}", "{{ 'a' ", "{% endfor %}"] {
         assert!(

@@ -19,6 +19,10 @@ pub struct StoreReport {
     pub dropped_empty: u64,
     /// Pairs dropped because both answers are the same.
     pub dropped_equal: u64,
+    /// Replies behind which the chat template writes no end-of-turn token.
+    // A store of an older version has no such number, and is built again for its fingerprint.
+    #[serde(default)]
+    pub unended_replies: u64,
     /// Bytes of text or ids read.
     pub source_bytes: u64,
     /// Time of building in seconds; of the first build when it is used again.
@@ -41,7 +45,7 @@ pub struct WiderContext {
 }
 
 impl StoreReport {
-    /// Which rows were left out and why, in one sentence a reason.
+    /// Which rows, and which ends of replies, were left out and why, in one sentence a reason.
     pub fn left_out(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.dropped_too_long > 0 {
@@ -63,6 +67,12 @@ impl StoreReport {
             if count > 0 {
                 reasons.push(format!("{count} {what} left out"));
             }
+        }
+        if self.unended_replies > 0 {
+            reasons.push(format!(
+                "{} replies have no end-of-turn token behind them in the chat template, so that no end is learnt for them",
+                self.unended_replies
+            ));
         }
         reasons.extend(self.first_bad_rows.iter().cloned());
         let num_unsaid = self.bad_rows.saturating_sub(self.first_bad_rows.len() as u64);

@@ -2,7 +2,7 @@ use super::*;
 use crate::chat_template::ChatTemplate;
 use crate::encode::Outcome;
 use crate::message::Message;
-use crate::readers::{Conversation, Record};
+use crate::readers::{Conversation, Record, Turns};
 use crate::tokenizer::Tokenizer;
 
 fn tools() -> (Tokenizer, ChatTemplate) {
@@ -123,6 +123,58 @@ fn pairs_become_rows_of_two_documents_with_loss_on_answers() {
 }
 
 #[test]
+fn of_answers_of_several_turns_only_what_the_assistant_says_bears_loss() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 256 };
+    let turns = |first: &str| {
+        let turns = [Message::assistant(first), Message::user("Sure?"), Message::assistant("Yes.")];
+        Turns::Messages(turns.to_vec())
+    };
+    let pair = |chosen, rejected| {
+        let record = Record::Preference { prompt: Turns::Text("Name a bond.".into()), chosen, rejected };
+        let documents = encoder.preference(&record).expect("ids").documents();
+        documents.map(|row| {
+            let ids: Vec<u32> = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id).collect();
+            tokenizer.decode(&ids, false).expect("decode")
+        })
+    };
+    assert_eq!(
+        pair(turns("A gilt."), turns("A share.")),
+        ["A gilt.<|eot_id|>Yes.<|eot_id|>", "A share.<|eot_id|>Yes.<|eot_id|>"]
+    );
+    assert_eq!(pair(Turns::Text("A gilt.".into()), turns("No."))[0], "A gilt.<|eot_id|>");
+}
+
+#[test]
+fn replies_without_an_end_are_counted_and_said() {
+    let (tokenizer, _) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let line = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+    fs::write(&path, format!("{line}\n{line}\n")).expect("write");
+    for (end, want) in [("", 4), ("<|eot_id|>", 0), (" (over)\n<|eot_id|>", 0)] {
+        let source_text = format!("{{% for m in messages %}}{{{{ m.role }}}}: {{{{ m.content }}}}{end}{{% endfor %}}");
+        let template = ChatTemplate::compile(Path::new("t"), &source_text, Default::default()).expect("compile");
+        let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
+        let place = folder.path().join(format!("s{}", end.len()));
+        let store = TokenStore::build(&place, &source(&path, Kind::Chat), &encoder).expect("build");
+        assert_eq!(store.report().unended_replies, want, "{end}");
+        let said = store.report().left_out().join("; ");
+        assert_eq!(said.contains("4 replies have no end-of-turn token"), want > 0, "{said}");
+    }
+}
+
+#[test]
+fn a_conversation_beyond_the_context_is_told_before_its_replies_are_looked_for() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 256 };
+    let turns: Vec<Message> = (0..5000).flat_map(|_| [Message::user("a"), Message::assistant("b")]).collect();
+    let ids = template.encode_conversation(&tokenizer, &turns).expect("ids").ids;
+    let outcome = encoder.documents(&Record::Conversation(turns.into()), Kind::Chat).expect("outcome");
+    assert_eq!(outcome, Outcome::TooLong { num_tokens: ids.len() });
+}
+
+#[test]
 fn pairs_that_are_equal_or_say_nothing_are_left_out_and_counted() {
     let (tokenizer, template) = tools();
     let folder = tempfile::tempdir().expect("folder");
@@ -227,8 +279,7 @@ fn only_the_answers_to_be_learnt_bear_loss() {
     let learnt = |unlearnt: &[usize]| {
         let record = Record::Conversation(Conversation { messages: turns(4), unlearnt: unlearnt.to_vec() });
         match encoder.documents(&record, Kind::Chat).expect("encode") {
-            Outcome::Documents(documents) => {
-                let row = &documents[0];
+            Outcome::Conversation { document: row, .. } => {
                 let ids = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id);
                 tokenizer.decode(&ids.collect::<Vec<u32>>(), true).expect("decode")
             }

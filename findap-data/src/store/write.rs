@@ -68,6 +68,10 @@ pub(super) fn write_store(
                         writer.push(document, &mut report)?;
                     }
                 }
+                Outcome::Conversation { document, num_unended_replies } => {
+                    writer.push(&document, &mut report)?;
+                    report.unended_replies += num_unended_replies as u64;
+                }
                 Outcome::PackedRow(documents) => {
                     for document in &documents {
                         writer.push(document, &mut report)?;

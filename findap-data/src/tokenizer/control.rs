@@ -5,10 +5,7 @@ use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::model_files::{Configs, TemplateSource};
-
-/// The variables of a chat template that stand for tokens.
-pub(crate) const TOKEN_VARIABLES: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+use crate::chat_template::Vocabulary;
 
 /// A token of `added_tokens` in `tokenizer.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +19,14 @@ pub(crate) struct AddedToken {
 }
 
 impl AddedToken {
+    /// Whether it is a word, a number or blanks, made of nothing but letters, digits and blanks: such a token shortens text, and marks nothing in it.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || c == '_')
+    }
+
     /// Control tokens structure conversations: text that spells one never becomes one.
     pub(crate) fn is_control(&self) -> bool {
-        self.is_special || self.is_written
+        self.is_special || (self.is_written && !self.is_ordinary())
     }
 }
 
@@ -64,18 +66,19 @@ impl AddedTokens {
 
 /// Whether a template writes a token: literally, by one of its variables, or put together from the name of a role
 /// (`'<|' + message.role + '|>'`). To take a token for written that is not costs nothing but that its text stays text.
-pub(crate) fn is_written(template: &TemplateSource, configs: &Configs, token: &str) -> bool {
-    let by_variable = |field: &&str| template.text.contains(field) && configs.token(field) == Some(token);
+pub(crate) fn is_written(template: &Vocabulary, variables: &[(String, Vec<String>)], token: &str) -> bool {
+    let by_variable =
+        |(field, tokens): &(String, Vec<String>)| tokens.iter().any(|other| other == token) && template.names(field);
     let by_role = |role: &&str| {
         token.split_once(role).is_some_and(|(before, after)| {
             !before.is_empty()
                 && !after.is_empty()
-                && template.text.contains("role")
-                && template.text.contains(before)
-                && template.text.contains(after)
+                && template.names("role")
+                && template.prints(before)
+                && template.prints(after)
         })
     };
-    template.text.contains(token)
-        || TOKEN_VARIABLES.iter().any(by_variable)
+    template.prints(token)
+        || variables.iter().any(by_variable)
         || ["system", "user", "assistant", "tool"].iter().any(by_role)
 }

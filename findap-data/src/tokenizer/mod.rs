@@ -20,8 +20,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokenizers::{Model as _, Normalizer as _};
 
-pub(crate) use self::control::{AddedToken, TOKEN_VARIABLES};
+pub(crate) use self::control::AddedToken;
 use self::control::{AddedTokens, is_written};
+use crate::chat_template::Vocabulary;
 use crate::error::{DataError, TokenizerProblem};
 use crate::files::hex;
 use crate::guard::{self, Panicked};
@@ -91,7 +92,9 @@ impl Tokenizer {
 
         let configs = Configs::read(folder)?;
         let template = folder.map(TemplateSource::find).transpose()?.flatten();
-        let is_written = |text: &str| template.as_ref().is_some_and(|template| is_written(template, &configs, text));
+        let template = template.map(|template| Vocabulary::of(&template.text));
+        let variables = configs.token_variables();
+        let is_written = |text: &str| template.as_ref().is_some_and(|template| is_written(template, &variables, text));
         let added = with_control.get_added_tokens_decoder().into_iter().map(|(id, token)| AddedToken {
             id,
             is_special: token.special,
@@ -170,7 +173,7 @@ impl Tokenizer {
         if self.text_prefix != Vec::from_iter(bos) {
             hasher.update(format!("before text {:?}", self.text_prefix));
         }
-        for token in self.added_tokens.iter().filter(|token| token.is_written && !token.is_special) {
+        for token in self.added_tokens.iter().filter(|token| token.is_control() && !token.is_special) {
             hasher.update(format!("control {}", token.id));
         }
         hex(&hasher.finalize())
