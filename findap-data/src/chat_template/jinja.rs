@@ -12,7 +12,7 @@ use regex::Regex;
 
 use super::lexer::pieces;
 use super::limits::{charge, charge_replacement, check_nesting, check_size, checked_width, limit_filters, limited};
-use super::python::{format_filter, is_python_space, method, percent, str_of, tojson};
+use super::python::{format_filter, is_python_space, method, percent, repr, str_of, tojson};
 use super::rewrite::as_minijinja_reads_it;
 
 const MAX_DEPTH: usize = 100;
@@ -49,6 +49,7 @@ pub(super) fn environment(name: &'static str, source: &str) -> Result<Environmen
     });
     limit_filters(&mut environment);
     environment.add_filter("limited", limited);
+    environment.add_filter("pprint", |value: Value| repr(&value));
     environment.add_filter("replace", replace);
     environment.add_filter("indent", indent);
     environment.add_filter("format", |text: &str, arguments: Rest<Value>| format_filter(text, &arguments));

@@ -15,12 +15,15 @@ pub(super) fn str_of(value: &Value) -> Result<String, Error> {
             Ok(text.to_string())
         }
         (ValueKind::Undefined, _) => Ok(String::new()),
-        _ => {
-            let mut text = String::new();
-            write_repr(value, 0, &mut text)?;
-            Ok(text)
-        }
+        _ => repr(value),
     }
+}
+
+/// Python's `repr(value)`.
+pub(super) fn repr(value: &Value) -> Result<String, Error> {
+    let mut text = String::new();
+    write_repr(value, 0, &mut text)?;
+    Ok(text)
 }
 
 /// Appends Python's `repr(value)`.

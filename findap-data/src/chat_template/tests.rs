@@ -276,6 +276,7 @@ fn python_habits_of_templates_work() {
         ("{{ 'a\n\nb\n' | indent(2) }}|{{ 'a\nb' | indent('> ', first=true) }}", "a\n\n  b\n|> a\n> b"),
         ("{{ '<a href=\"x\">&\\'' | escape }}{{ 'a' ~ '<' | e }}", "&lt;a href=&#34;x&#34;&gt;&amp;&#39;a&lt;"),
         ("{{ '\u{7f}\u{1f600}' | tojson(ensure_ascii=true) }}", "\"\\u007f\\ud83d\\ude00\""),
+        ("{{ ['a', none] | pprint }}{{ 'a' | pprint }}", "['a', None]'a'"),
         ("{{ 1 + 2 * 3 }}{{ [1] + [2] }}{{ 'a' * 2 + 'b' }}{{ '%s-%d' | format('a', 5) }}", "7[1, 2]aaba-5"),
         ("{{ 'aXbX'.replace('X', '', 1) }}{{ 'aXb' | replace('X', '-') }}{{ '{}:{}'.format('a', 1) }}", "abXa-ba:1"),
         (
@@ -376,6 +377,7 @@ fn hostile_templates_end_in_typed_errors() {
         format!("{{% set s = [1] %}}{}", "{% set s = s + s %}".repeat(60)),
         format!("{{% set s = [1] %}}{}{{{{ s }}}}", "{% set s = [s, s] %}".repeat(60)),
         format!("{{% set s = [1] %}}{}{{{{ s | tojson }}}}", "{% set s = [s, s] %}".repeat(60)),
+        format!("{{% set s = [1] %}}{}{{{{ s | pprint }}}}", "{% set s = [s, s] %}".repeat(60)),
     ] {
         let error = compile(&source).expect(&source).render(&messages, false).expect_err(&source);
         let text = error.to_string();
