@@ -38,7 +38,7 @@ pub(crate) struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// Of several tokens that begin at one place the longest is meant, as the tokenizers library reads them.
+    /// Makes the search for these tokens. The longest of those that begin at one place is meant, as the tokenizers library has it.
     pub(crate) fn new(mut tokens: Vec<AddedToken>) -> Result<AddedTokens, String> {
         tokens.retain(|token| !token.text.is_empty());
         tokens.sort_by_key(|token| token.id);
@@ -65,7 +65,8 @@ impl AddedTokens {
 }
 
 /// Whether a template writes a token: literally, by one of its variables, or put together from the name of a role
-/// (`'<|' + message.role + '|>'`). To take a token for written that is not costs nothing but that its text stays text.
+/// (`'<|' + message.role + '|>'`) or of what it makes of one (`'<|' + names[message.role] + '|>'`). To take a token for written that
+/// is not costs nothing but that its text stays text.
 pub(crate) fn is_written(template: &Vocabulary, variables: &[(String, Vec<String>)], token: &str) -> bool {
     let by_variable =
         |(field, tokens): &(String, Vec<String>)| tokens.iter().any(|other| other == token) && template.names(field);
@@ -78,7 +79,14 @@ pub(crate) fn is_written(template: &Vocabulary, variables: &[(String, Vec<String
                 && template.prints(after)
         })
     };
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let frame = token.find(is_word).zip(token.rfind(is_word));
+    let by_frame = frame.is_some_and(|(first, last)| {
+        let after = token[last..].trim_start_matches(is_word);
+        first > 0 && !after.is_empty() && template.prints(&token[..first]) && template.prints(after)
+    });
     template.prints(token)
+        || by_frame
         || variables.iter().any(by_variable)
         || ["system", "user", "assistant", "tool"].iter().any(by_role)
 }

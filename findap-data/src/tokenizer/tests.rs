@@ -42,6 +42,8 @@ fn what_a_template_writes_is_control_whether_special_or_not() {
     for (template, token, is_control) in [
         ("{{ '<|stop|>' }}", "<|stop|>", true),
         ("{{ '<|' + messages[0].role + '|>' }}", "<|user|>", true),
+        ("{%- set names = {'user': 'HUMAN'} -%}{{ '<|' ~ names[messages[0].role] ~ '|>' }}", "<|SYS|>", true),
+        ("{{ '<|' ~ messages[0].role | upper ~ '|>' }}", "<|SYSTEM|>", true),
         ("{{ messages[0].content }}", "<|stop|>", false),
         ("{{ messages[0].content }}", "EBITDA", false),
     ] {
