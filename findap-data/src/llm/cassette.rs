@@ -1,9 +1,11 @@
-//! A recording of a model's replies: JSON lines keyed by the SHA-256 of the request.
+//! A recording of a model's replies: JSON lines keyed by the SHA-256 of the model's name and the request.
+//!
+//! What another model replied is not replayed, nor what was recorded without a name: both are asked anew, and said.
 //!
 //! Replies are appended as they arrive, so a run that was stopped asks only for what it does not have yet. A reply that is of no
 //! use is given back, but not recorded, and one that stands in an old recording is asked for again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -20,6 +22,9 @@ const GROUP: usize = 32;
 #[derive(Serialize, Deserialize)]
 struct Entry {
     key: String,
+    /// [`ChatModel::name`], with the server's address where there is one. Earlier versions did not record it.
+    #[serde(default)]
+    model: Option<String>,
     reply: ChatReply,
 }
 
@@ -27,6 +32,9 @@ struct Entry {
 pub struct Cassette<M> {
     path: PathBuf,
     model: Option<M>,
+    /// The name of the model whose replies are replayed.
+    replayed: String,
+    notes: Mutex<Vec<String>>,
     is_useful: fn(&ChatRequest, &ChatReply) -> bool,
     tape: Mutex<Tape>,
 }
@@ -48,10 +56,24 @@ impl<M: ChatModel> Cassette<M> {
             None => Journal::read(path).map(|read| (None, read)),
         };
         let (journal, read) = opened.map_err(|error| bad_recording(path, error))?;
-        let replies = read.entries.into_iter().map(|entry| (entry.key, entry.reply)).collect();
+        let names: BTreeSet<&str> = read.entries.iter().filter_map(|entry| entry.model.as_deref()).collect();
+        let replayed = match (&model, names.len()) {
+            (Some(model), _) => model.name(),
+            (None, 0 | 1) => names.iter().copied().collect(),
+            (None, _) => {
+                let names = names.into_iter().collect::<Vec<_>>().join(", ");
+                let detail = format!("it has replies of several models ({names}); record each to a file of its own");
+                return Err(LlmError::BadRecording { path: path.display().to_string(), detail });
+            }
+        };
+        let notes = Mutex::new(others_note(path, &read.entries, &replayed).into_iter().collect());
+        let own = read.entries.into_iter().filter(|entry| entry.model.as_ref() == Some(&replayed));
+        let replies = own.map(|entry| (entry.key, entry.reply)).collect();
         Ok(Cassette {
             path: path.to_path_buf(),
             model,
+            replayed,
+            notes,
             is_useful: |_, _| true,
             tape: Mutex::new(Tape { replies, journal }),
         })
@@ -62,11 +84,24 @@ impl<M: ChatModel> Cassette<M> {
         Cassette { is_useful, ..self }
     }
 
-    /// The key of a request: SHA-256 of its JSON, in hex.
-    pub fn key(request: &ChatRequest) -> String {
-        let text = serde_json::to_vec(request).expect("invariant: requests serialise");
+    /// The key of a request: SHA-256 of the JSON of the model's name and the request, in hex.
+    pub fn key(&self, request: &ChatRequest) -> String {
+        let text = serde_json::to_vec(&(&self.replayed, request)).expect("invariant: requests serialise");
         sha256(&text)
     }
+}
+
+/// How many replies are not those of `replayed`, and whose; `None` where all are.
+fn others_note(path: &Path, entries: &[Entry], replayed: &str) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.model.as_deref() != Some(replayed)) {
+        *counts.entry(entry.model.as_deref().unwrap_or("a model without a name")).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} of {name}")).collect();
+    (!counts.is_empty()).then(|| {
+        let counts = counts.join(", ");
+        format!("the recording {} has replies of others ({counts}); {replayed} is asked anew", path.display())
+    })
 }
 
 /// The error in a form that can be cloned, its path once.
@@ -88,12 +123,14 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
     }
 
     fn take_notes(&self) -> Vec<String> {
-        self.model.as_ref().map_or_else(Vec::new, ChatModel::take_notes)
+        let mut notes = std::mem::take(&mut *self.notes.lock().expect("invariant: no panic holds the lock"));
+        notes.extend(self.model.iter().flat_map(ChatModel::take_notes));
+        notes
     }
 
     /// Replies are on disk after each group; what failed is not recorded and is asked again the next time.
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
-        let keys: Vec<String> = requests.iter().map(Self::key).collect();
+        let keys: Vec<String> = requests.iter().map(|request| self.key(request)).collect();
         let mut tape = self.tape.lock().expect("invariant: no panic holds the lock");
         let Tape { replies, journal } = &mut *tape;
         let is_kept =
@@ -113,7 +150,9 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
             let mut entries = Vec::new();
             for (&index, answer) in group.iter().zip(model.chat(&asked)) {
                 match answer {
-                    Ok(reply) if is_kept(index, &reply) => entries.push(Entry { key: keys[index].clone(), reply }),
+                    Ok(reply) if is_kept(index, &reply) => {
+                        entries.push(Entry { key: keys[index].clone(), model: Some(self.replayed.clone()), reply })
+                    }
                     Ok(reply) => drop(useless.insert(&keys[index], reply)),
                     Err(error) => drop(errors.insert(&keys[index], error)),
                 }
@@ -221,6 +260,45 @@ mod tests {
         assert_eq!(count.load(Ordering::Relaxed), 4, "recorded");
         assert_eq!(text(&useful().chat(&[request("b")])[0]), "B");
         assert_eq!(count.load(Ordering::Relaxed), 5, "asked again");
+    }
+
+    struct Named(&'static str);
+
+    impl ChatModel for Named {
+        fn name(&self) -> String {
+            self.0.into()
+        }
+
+        fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
+            requests.iter().map(|_| Ok(ChatReply::of_text(self.0))).collect()
+        }
+    }
+
+    #[test]
+    fn replies_of_one_model_are_not_replayed_as_those_of_another() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("tape.jsonl");
+        let ask = |name: &'static str| {
+            let cassette = Cassette::open(&path, Some(Named(name))).expect("open");
+            (text(&cassette.chat(&[request("a")])[0]).to_owned(), cassette.take_notes())
+        };
+        let num_lines = || std::fs::read_to_string(&path).expect("tape").lines().count();
+        // What an earlier version recorded: the key of the request alone.
+        let key = sha256(&serde_json::to_vec(&request("a")).expect("JSON"));
+        let old = serde_json::json!({"key": key, "reply": ChatReply::of_text("of nobody knows whom")});
+        std::fs::write(&path, format!("{old}\n")).expect("write");
+        for (name, lines, noted) in [
+            ("m@h1", 2, "1 of a model without a name"),
+            ("m@h2", 3, "1 of a model without a name, 1 of m@h1"),
+            ("n@h2", 4, "1 of m@h1, 1 of m@h2"),
+            ("m@h1", 4, "1 of m@h2, 1 of n@h2"),
+        ] {
+            let (reply, notes) = ask(name);
+            assert_eq!((reply.as_str(), num_lines()), (name, lines));
+            assert!(notes.len() == 1 && notes[0].contains(noted) && notes[0].contains(name), "{notes:?}");
+        }
+        let replay = Cassette::<Named>::open(&path, None).map(|_| ()).expect_err("whose?").to_string();
+        assert!(replay.contains("several models (m@h1, m@h2, n@h2)"), "{replay}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::verdict::{Object, Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
+pub use self::verdict::{Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
 use crate::error::{DataError, Location, RecordProblem};
 
 const QUESTION: &str = "### Question";

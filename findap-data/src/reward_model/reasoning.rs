@@ -1,9 +1,8 @@
 //! The part of a reply that is its answer: without reasoning, drafts and examples in marks, and with its JSON objects found.
 //!
-//! Models mark what they think with `<think>..</think>`, `<reasoning>`, `[THINK]`, `<|begin_of_thought|>` and more names than a list
-//! could hold. So whatever stands between marks of one name is put aside, unless the name says that it is the answer
-//! (`<verdict>`) or formats it (`<pre>`). Where the name says that it is thought, the mark need not be closed (all after it is
-//! thought), nor opened (all before it is: templates of reasoning models open the mark in the prompt).
+//! Models mark what they think with `<think>..</think>`, `<reasoning>`, `[THINK]`, `<|begin_of_thought|>` and more. Such a mark need
+//! not be closed (all after it is thought), nor opened (all before it is: templates of reasoning models open the mark in the
+//! prompt). Marks of other names end a paragraph and hide nothing: what stands between them is read as the answer's.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,8 +32,8 @@ pub(super) fn answer(reply: &str) -> Result<Answer, NoObject> {
         None => reply,
     };
     let ends = ends(text);
-    let end_after = |key: &str, at: usize| {
-        let ends = ends.get(key)?;
+    let end_after = |stem: &str, at: usize| {
+        let ends = ends.get(stem)?;
         ends.get(ends.partition_point(|end| *end <= at)).copied()
     };
     let mut answer = Answer::default();
@@ -49,14 +48,16 @@ pub(super) fn answer(reply: &str) -> Result<Answer, NoObject> {
         }
         if let Some(mark) = mark_at(rest) {
             let after = at + mark.len;
-            at = match (mark.kind(), mark.is_closing) {
-                (Kind::Other, true) | (Kind::OfAnswer, _) => after,
-                (Kind::Aside(_), true) => {
+            at = match (aside(&mark.name), mark.is_closing) {
+                (None, _) => {
+                    answer.text.push_str("\n\n");
+                    after
+                }
+                (Some(_), true) => {
                     answer = Answer::default();
                     after
                 }
-                (Kind::Aside(stem), false) => end_after(stem, after).unwrap_or(text.len()),
-                (Kind::Other, false) => end_after(&mark.name, after).unwrap_or(after),
+                (Some(stem), false) => end_after(stem, after).unwrap_or(text.len()),
             };
             continue;
         }
@@ -75,9 +76,10 @@ pub(super) fn answer(reply: &str) -> Result<Answer, NoObject> {
     Ok(answer)
 }
 
-/// Whether a name is one of thoughts, drafts or examples; then the part of the name that says so.
+/// Whether a word of a name says that it holds thoughts, drafts or examples; then what tells so, which is the same for `<think>` and
+/// `</thinking>`.
 pub(super) fn aside(name: &str) -> Option<&'static str> {
-    const STEMS: [&str; 16] = [
+    const STEMS: [&str; 12] = [
         "think",
         "thought",
         "reason",
@@ -89,15 +91,15 @@ pub(super) fn aside(name: &str) -> Option<&'static str> {
         "rationale",
         "monologue",
         "brainstorm",
-        "chain_of",
         "example",
-        "format",
-        "template",
-        "schema",
     ];
+    const WORDS: [&str; 4] = ["cot", "format", "template", "schema"];
     let name = name.to_lowercase();
-    let stem = STEMS.into_iter().find(|stem| name.contains(stem));
-    stem.or_else(|| (name == "cot").then_some("cot"))
+    let mut words = name.split(|c: char| !c.is_alphanumeric());
+    words.find_map(|word| {
+        let stem = STEMS.into_iter().find(|stem| word.starts_with(stem));
+        stem.or_else(|| WORDS.into_iter().find(|whole| word == *whole))
+    })
 }
 
 #[derive(Debug)]
@@ -107,42 +109,14 @@ struct Mark {
     len: usize,
 }
 
-#[derive(Debug)]
-enum Kind {
-    Aside(&'static str),
-    OfAnswer,
-    Other,
-}
-
-impl Mark {
-    fn kind(&self) -> Kind {
-        const ANSWERS: [&str; 14] = [
-            "answer", "verdict", "output", "result", "response", "reply", "final", "json", "judg", "evaluat",
-            "correct", "assess", "score", "call",
-        ];
-        const FORMATTING: [&str; 20] = [
-            "b", "i", "u", "s", "em", "strong", "p", "br", "hr", "pre", "code", "div", "span", "details", "summary",
-            "ul", "ol", "li", "body", "html",
-        ];
-        match aside(&self.name) {
-            Some(stem) => Kind::Aside(stem),
-            None if FORMATTING.contains(&self.name.as_str()) => Kind::OfAnswer,
-            None if ANSWERS.iter().any(|stem| self.name.contains(stem)) => Kind::OfAnswer,
-            None => Kind::Other,
-        }
-    }
-}
-
-/// Where the closing marks of each stem or name end.
-fn ends(text: &str) -> HashMap<String, Vec<usize>> {
-    let mut ends: HashMap<String, Vec<usize>> = HashMap::new();
+/// Where the closing marks of each stem end.
+fn ends(text: &str) -> HashMap<&'static str, Vec<usize>> {
+    let mut ends: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, _) in text.match_indices(begins_mark) {
-        if let Some(mark) = mark_at(&text[at..]).filter(|mark| mark.is_closing) {
-            let key = match mark.kind() {
-                Kind::Aside(stem) => stem.to_owned(),
-                Kind::OfAnswer | Kind::Other => mark.name,
-            };
-            ends.entry(key).or_default().push(at + mark.len);
+        if let Some(mark) = mark_at(&text[at..]).filter(|mark| mark.is_closing)
+            && let Some(stem) = aside(&mark.name)
+        {
+            ends.entry(stem).or_default().push(at + mark.len);
         }
     }
     ends
@@ -168,7 +142,7 @@ fn mark_at(text: &str) -> Option<Mark> {
         && !body.contains(['<', '{', '\n']);
     let is_closing = has_slash || open == "<|" && name.starts_with("end_");
     let mark = Mark { name, is_closing, len };
-    let is_mark = is_name && (open != "[" || matches!(mark.kind(), Kind::Aside(_)));
+    let is_mark = is_name && (open != "[" || aside(&mark.name).is_some());
     is_mark.then_some(mark)
 }
 
@@ -181,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn marked_reasoning_is_put_aside_whatever_its_name() {
+    fn marked_reasoning_is_put_aside_however_it_is_marked() {
         for reply in [
             "<think>a</think>yes",
             "<THINK>\na\n</Think>\nyes",
@@ -191,7 +165,6 @@ mod tests {
             "<think>a <thought>b</thought> c</think>yes",
             "<think>a <think> is my mark</think> c</think>yes",
             "<seed:think>a</seed:think>yes",
-            "<notes>a</notes>yes",
             "<verdict>yes</verdict>",
             "[THINK]a[/THINK]yes",
             "\u{25c1}think\u{25b7}a\u{25c1}/think\u{25b7}yes",
@@ -220,7 +193,19 @@ mod tests {
         for reply in ["3 < 4 and 5 > 4", "[1] see [x]", "a <b", "<120>", "if x<y then"] {
             assert_eq!(text(reply), reply);
         }
-        assert_eq!(text("<your reason> and more"), "and more", "a mark that is not closed hides nothing");
+    }
+
+    #[test]
+    fn other_marks_end_a_paragraph_and_hide_nothing() {
+        for (reply, wanted) in [
+            ("<condition>a</condition>b", "a\n\nb"),
+            ("a<information>b", "a\n\nb"),
+            ("<unreasoned_verdict>a</unreasoned_verdict>", "a"),
+            ("<formatted_output>a</formatted_output>", "a"),
+            ("<your_verdict/>a<br>b", "a\n\nb"),
+        ] {
+            assert_eq!(text(reply), wanted, "{reply}");
+        }
     }
 
     #[test]

@@ -9,31 +9,82 @@ fn label(reply: &str) -> Option<Correctness> {
 const RIGHT: &str = r#"{"Justification": "both say 7.5", "Correctness": "correct"}"#;
 const WRONG: &str = r#"{"Justification": "7.5 against 8", "Correctness": "wrong"}"#;
 
-/// Each has a verdict `wrong`, and all but it has been `correct`.
+/// In marks they are put aside.
 #[test]
-fn thoughts_examples_and_drafts_are_no_verdict() {
+fn thoughts_in_marks_are_no_verdict() {
     for reply in [
         format!("<think>\n{RIGHT}\n</think>\n{WRONG}"),
         format!("<reasoning>{RIGHT}</reasoning>{WRONG}"),
         format!("<Thought>{RIGHT}</Thought>\n\n{WRONG}"),
-        format!("<self_talk>{RIGHT}</self_talk>\n\n{WRONG}"),
+        format!("<example>{RIGHT}</example>\n\n{WRONG}"),
         format!("[THINK]{RIGHT}[/THINK]{WRONG}"),
         format!("I would say {RIGHT} at first.</think>{WRONG}"),
         format!("<think>{RIGHT}</think><answer>{WRONG}</answer>"),
+        format!(
+            "{{\"Justification\": \"the solution says {}\", \"Correctness\": \"wrong\"}}",
+            RIGHT.replace('"', "\\\"")
+        ),
+    ] {
+        assert_eq!(label(&reply), Some(Correctness::Wrong), "{reply}");
+    }
+}
+
+/// Which of two verdicts holds is not guessed, whatever is said about either.
+#[test]
+fn examples_and_drafts_that_differ_from_the_verdict_leave_none() {
+    let draft = "{\"Correctness\": \"correct\"}";
+    for reply in [
+        format!("<self_talk>{RIGHT}</self_talk>\n\n{WRONG}"),
         format!("For example: {RIGHT}\n\n{WRONG}"),
         format!("Here is an example of the format:\n```json\n{RIGHT}\n```\nMy verdict:\n```json\n{WRONG}\n```"),
         format!("If both said 7.5 it would be {RIGHT}, but they do not.\n{WRONG}"),
         format!("> {RIGHT}\n{WRONG}"),
         format!("The solution says:\n{RIGHT}\n\nBut:\n{WRONG}"),
         format!("The keys are {{\"Justification\": \"...\", \"Correctness\": \"correct\"}}\n{WRONG}"),
-        format!("{{\"draft\": {RIGHT}, \"verdict\": {WRONG}}}"),
+        format!("Step check:\n{draft}\nwould be if A. But the final:\n{WRONG}"),
         format!(
-            "{{\"Justification\": \"the solution says {}\", \"Correctness\": \"wrong\"}}",
-            RIGHT.replace('"', "\\\"")
+            "Step check:\n{draft}\nwould be if A. But the final:\n{{\"Correctness\": \"wrong\", \"Justification\": \"...\"}}"
         ),
+    ] {
+        assert_eq!(parse_verdict::<FapVerdict>(&reply), Err(VerdictError::Contradictory), "{reply}");
+    }
+    for reply in [
+        format!("{{\"draft\": {RIGHT}, \"verdict\": {WRONG}}}"),
         format!("First {{\"Correctness\": \"correct or wrong\"}}?\n{WRONG}"),
     ] {
-        assert_eq!(label(&reply), Some(Correctness::Wrong), "{reply}");
+        assert_eq!(label(&reply), None, "{reply}");
+    }
+}
+
+#[test]
+fn a_verdict_that_is_denied_quoted_taken_back_or_of_something_else_is_none() {
+    let right = "{\"Correctness\": \"correct\"}";
+    for reply in [
+        format!("It does not match, so I cannot say {right}"),
+        format!("It does not match, so I cannot say: {right}"),
+        format!("It does not match, so I can\u{2019}t say:\n{right}"),
+        format!("If both said 7.5 it would be: {right}"),
+        format!("The solution tells me to reply with\n{right}\nbut it is wrong, so I will not."),
+        format!("The solution tells me to reply with\n\n{right}"),
+        format!("The solution says:\n{right}"),
+        format!("For example:\n```json\n{right}\n```"),
+        format!("Such as, e.g.: {right}"),
+        "The keys are:\n{\"Justification\": \"<text>\", \"Correctness\": \"correct\"}".to_owned(),
+        "My reply is:\n{\"Justification\": \"<text>\", \"Correctness\": \"correct\"}".to_owned(),
+        format!("> {right}"),
+        format!("<example>{right}</example>"),
+        format!("{right}\n\nCorrection: my verdict above is a mistake, it is wrong."),
+        format!("{right}\nThis isn't so."),
+        format!("{right}, but they differ."),
+        format!("```json\n{right}\n```\nNo."),
+        format!("{{\"steps\": [{right}, {right}], \"verdict\": \"wrong\"}}"),
+        format!("{{\"steps\": [{right}, {right}]}}"),
+        format!("[{right}, {right}]"),
+        format!("{{\"example\": {right}}}"),
+        "{\"Correctness\": \"correct\", \"final\": {\"Correctness\": \"wrong\"}}".to_owned(),
+        "{\"Correctness\": \"correct\", \"final\": \"Wrong\"}".to_owned(),
+    ] {
+        assert_eq!(label(&reply), None, "{reply}");
     }
 }
 
@@ -46,10 +97,11 @@ fn a_reply_without_one_whole_verdict_has_none() {
         ("The verdict is wrong {x}".to_owned(), "no JSON object"),
         (format!("<think>{RIGHT}"), "no JSON object"),
         (format!("<think>a</think> <thoughts>{RIGHT}"), "no JSON object"),
-        (format!("The format is {RIGHT}. Now I shall"), "no JSON object"),
+        (format!("The format is {RIGHT}. Now I shall"), "in doubt"),
         ("{\"Justification\": \"both say 7.5\"}".to_owned(), "no JSON object"),
         (format!("{RIGHT}\nNo, once more:\n{WRONG}"), "differ"),
         (format!("[{RIGHT}, {WRONG}]"), "differ"),
+        (format!("The verdict is {RIGHT}"), "in doubt"),
         ("{\"Correctness\": \"correct\", \"correctness\": \"wrong\"}".to_owned(), "differ"),
         (quoted_and_cut, "cut off or damaged"),
         (format!("{RIGHT}\nBut wait: {{\"Justification\": \"8"), "cut off or damaged"),
@@ -81,7 +133,17 @@ fn readable_verdicts_are_read_however_they_are_written() {
         ("{\"result\": {\"Correctness\": \"wrong\"}}", Correctness::Wrong),
         ("[{\"Correctness\": \"wrong\"}]", Correctness::Wrong),
         ("The set {7.5, 8} has two. Verdict: {\"Correctness\": \"wrong\"}.", Correctness::Wrong),
-        ("{\"Correctness\": \"wrong\"}\nThis would be right for 8.", Correctness::Wrong),
+        ("The proposed answer says 5:\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("As the two would agree only on A, here is the verdict: {\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("The two answers do not match:\n\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("The proposed answer is not 8. They differ.\n\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("Reference answer: A\nProposed answer: B\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("## Verdict\n```json\n[{\"Correctness\": \"wrong\"}]\n```\n", Correctness::Wrong),
+        ("**Verdict:** {\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("<notes>5 is not 8</notes>{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("<condition>{\"Correctness\": \"wrong\"}</condition>", Correctness::Wrong),
+        ("{\"Correctness\": \"wrong\"}\nLet me know if you need more.", Correctness::Wrong),
+        ("{\"Correctness\": \"wrong\", \"Proposed\": \"B\", \"Certain\": true}", Correctness::Wrong),
         ("{\"Correctness\": \"wrong\"} {\"Justification\": \"again\", \"Correctness\": \"Wrong\"}", Correctness::Wrong),
     ] {
         assert_eq!(label(reply), Some(wanted), "{reply}");
@@ -102,15 +164,15 @@ fn corrections_are_read_by_the_same_rules() {
     );
     for reply in [
         format!("<think>{other}</think>{STEP}"),
-        format!("Such as {other}, so\n{STEP}"),
         STEP.replace("First incorrect step", "first_incorrect_step"),
-        format!("{}\n{STEP}", STEP.replace("b: 2+2=5\"", "...\"")),
         format!("{STEP}\n\n{STEP}"),
     ] {
         assert_eq!(read(&reply).as_ref(), Ok(&wanted), "{reply}");
     }
     for (reply, error) in [
         (format!("{STEP}\n{other}"), VerdictError::Contradictory),
+        (format!("Such as {other}, so\n{STEP}"), VerdictError::Contradictory),
+        (format!("{}\n{STEP}", STEP.replace("b: 2+2=5\"", "...\"")), VerdictError::Contradictory),
         (format!("{STEP}\n{}", &other[..60]), VerdictError::BrokenObject),
         (STEP.replace("Step correction", "Correction"), VerdictError::BadValue { key: "Step correction" }),
         (RIGHT.to_owned(), VerdictError::NoVerdict { key: "First incorrect step" }),
@@ -152,8 +214,9 @@ fn what_the_judge_quotes_of_its_prompt_is_no_verdict() {
     ] {
         assert_eq!(read(reply.clone()), Err(VerdictError::NoVerdict { key: "Correctness" }), "{reply}");
     }
-    let own = read(format!("{WRONG}\n{RIGHT}")).expect("its own");
-    assert_eq!(own.correctness, Correctness::Wrong);
+    assert_eq!(read(WRONG.to_owned()).expect("its own").correctness, Correctness::Wrong);
+    let last = read(format!("{WRONG}\n{RIGHT}"));
+    assert_eq!(last, Err(VerdictError::Contradictory), "a quote may still be what the judge ends with");
 }
 
 /// The words of an exercise or a solution do not decide which prompt it is.

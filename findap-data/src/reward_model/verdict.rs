@@ -1,13 +1,16 @@
 //! The verdict in a judge's reply.
 //!
-//! It is the last object of the answer that has the verdict's keys. Objects that differ are no verdict, and neither is one that is
-//! cut off, that is given as an example, or that is named in the middle of a sentence: a solution that was judged without a
-//! label costs a pair, one with a wrong label teaches what is false.
+//! The reply's answer gives one object with the verdict's keys, or several that decide the same: at top level, in a code block, alone
+//! in a list or as the only member of another object. Before it stands at most a text that leads in, and no text behind it judges
+//! again or takes it back. Everything else is no verdict: a solution that was judged without a label costs a pair, one with a wrong
+//! label teaches what is false.
+
+use std::ops::Range;
 
 use thiserror::Error;
 
 use super::json::{Json, NoObject};
-use super::reasoning::{Answer, answer, aside};
+use super::reasoning::{answer, aside};
 use super::{Correctness, FapVerdict, ScpVerdict, is_scp_prompt};
 use crate::llm::{ChatReply, ChatRequest, FinishReason};
 
@@ -30,7 +33,7 @@ pub enum VerdictError {
         /// A key of the verdict.
         key: &'static str,
     },
-    /// The last object has a key without a meaning.
+    /// An object has a key without a meaning.
     #[error("its \"{key}\" is missing or has no meaning")]
     BadValue {
         /// The key.
@@ -39,14 +42,25 @@ pub enum VerdictError {
     /// Several verdicts that differ.
     #[error("it gives verdicts that differ")]
     Contradictory,
+    /// A verdict that may be meant otherwise.
+    #[error("its verdict is in doubt: {why}")]
+    Doubtful {
+        /// What makes it so.
+        why: &'static str,
+    },
 }
 
-/// What a judge decides: [`FapVerdict`] or [`ScpVerdict`].
-pub trait Verdict: Sized {
+/// What a judge decides: [`FapVerdict`] or [`ScpVerdict`], and nothing else.
+pub trait Verdict: Decision {}
+
+impl<V: Decision> Verdict for V {}
+
+/// What is read from an object. It is not exported, so that no other crate has verdicts of its own.
+pub trait Decision: Sized {
     /// The key without which an object is no verdict of this kind.
     const KEY: &'static str;
 
-    /// Takes the verdict from an object that has [`Verdict::KEY`].
+    /// Takes the verdict from an object that has [`Decision::KEY`].
     ///
     /// # Errors
     /// [`VerdictError::BadValue`], [`VerdictError::Contradictory`].
@@ -87,18 +101,6 @@ impl Object<'_> {
     fn justification(&self) -> String {
         self.text("Justification").unwrap_or_default()
     }
-
-    /// Whether a value is what stands for one in an example: `...`, `<text>`.
-    fn has_placeholder(&self) -> bool {
-        let is_placeholder = |text: &str| {
-            let text = text.trim();
-            // With a number in it, it is a step in brackets.
-            let has_number = text.contains(char::is_numeric);
-            let is_in = |open, close| text.starts_with(open) && text.ends_with(close) && !has_number;
-            text == "..." || text == "\u{2026}" || is_in('<', '>') || is_in('[', ']')
-        };
-        self.0.iter().any(|(_, value)| matches!(value, Json::Text(text) if is_placeholder(text)))
-    }
 }
 
 fn is_key(name: &str, key: &str) -> bool {
@@ -106,21 +108,38 @@ fn is_key(name: &str, key: &str) -> bool {
     plain(name) == plain(key)
 }
 
-impl Verdict for FapVerdict {
+fn correctness_of(word: &str) -> Option<Correctness> {
+    match word.trim().trim_matches(['.', '*', '`', '\'']).to_lowercase().as_str() {
+        "correct" => Some(Correctness::Correct),
+        "wrong" | "incorrect" => Some(Correctness::Wrong),
+        _ => None,
+    }
+}
+
+fn text_of(value: &Json) -> Option<&str> {
+    match value {
+        Json::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+impl Decision for FapVerdict {
     const KEY: &'static str = "Correctness";
 
     fn from_object(object: &Object<'_>) -> Result<FapVerdict, VerdictError> {
         let key = FapVerdict::KEY;
-        let word = match object.get(key)? {
-            Json::Text(text) => text.trim().trim_matches(['.', '*', '`', '\'']).to_lowercase(),
-            Json::Bool(is_correct) => if *is_correct { "correct" } else { "wrong" }.to_owned(),
-            _ => return Err(VerdictError::BadValue { key }),
+        let correctness = match object.get(key)? {
+            Json::Text(text) => correctness_of(text),
+            Json::Bool(true) => Some(Correctness::Correct),
+            Json::Bool(false) => Some(Correctness::Wrong),
+            _ => None,
         };
-        let correctness = match word.as_str() {
-            "correct" => Correctness::Correct,
-            "wrong" | "incorrect" => Correctness::Wrong,
-            _ => return Err(VerdictError::BadValue { key }),
-        };
+        let correctness = correctness.ok_or(VerdictError::BadValue { key })?;
+        // A second verdict under a key of the judge's own, such as `final`.
+        let others = || object.0.iter().map(|(_, value)| value).filter_map(text_of).filter_map(correctness_of);
+        if others().any(|other| other != correctness) {
+            return Err(VerdictError::Contradictory);
+        }
         Ok(FapVerdict { justification: object.justification(), correctness })
     }
 
@@ -129,7 +148,7 @@ impl Verdict for FapVerdict {
     }
 }
 
-impl Verdict for ScpVerdict {
+impl Decision for ScpVerdict {
     const KEY: &'static str = "First incorrect step";
 
     fn from_object(object: &Object<'_>) -> Result<ScpVerdict, VerdictError> {
@@ -171,21 +190,35 @@ pub fn parse_verdict<V: Verdict>(reply: &str) -> Result<V, VerdictError> {
     verdict_of("", reply)
 }
 
-/// An object that stands in the prompt, too, is a quote: a solution may hold a verdict on itself.
 fn verdict_of<V: Verdict>(prompt: &str, reply: &str) -> Result<V, VerdictError> {
     let answer = answer(reply).map_err(|_: NoObject| VerdictError::BrokenObject)?;
-    let gaps = gaps(&answer);
-    let is_alone = answer.objects.len() == 1 && !gaps.iter().flat_map(|gap| gap.lines()).any(has_words);
-    let mut verdicts = Vec::new();
-    for ((range, value), around) in answer.objects.iter().zip(gaps.windows(2)) {
-        let is_quote = prompt.contains(&answer.text[range.clone()]);
-        if !is_quote && !is_mention(around[0], around[1]) {
-            collect(value, is_alone, &mut verdicts);
-        }
+    let no_verdict = VerdictError::NoVerdict { key: V::KEY };
+    let objects: Vec<&(Range<usize>, Json)> = answer.objects.iter().filter(|(_, value)| names(value, V::KEY)).collect();
+    // A solution may hold a verdict on itself, and a judge quote it.
+    let is_quote = |(range, _): &&(Range<usize>, Json)| prompt.contains(&answer.text[range.clone()]);
+    if objects.iter().all(is_quote) {
+        return Err(no_verdict);
     }
-    let last = verdicts.pop().unwrap_or(Err(VerdictError::NoVerdict { key: V::KEY }))?;
-    let is_one = verdicts.iter().flatten().all(|earlier: &V| earlier.agrees(&last));
-    if is_one { Ok(last) } else { Err(VerdictError::Contradictory) }
+    let mut verdicts = objects.iter().map(|(_, value)| verdict_in::<V>(value)).collect::<Result<Vec<V>, _>>()?;
+    let (Some(verdict), [earlier @ .., (range, value)]) = (verdicts.pop(), objects.as_slice()) else {
+        return Err(no_verdict);
+    };
+    if verdicts.iter().any(|other| !other.agrees(&verdict)) {
+        return Err(VerdictError::Contradictory);
+    }
+    let start_of_gap = earlier.last().map_or(0, |(range, _)| range.end);
+    let (before, after) = (&answer.text[start_of_gap..range.start], &answer.text[range.end..]);
+    let doubt = |why| Err(VerdictError::Doubtful { why });
+    if !is_lead_in(before) {
+        return doubt("the text before it does not lead in to a verdict");
+    }
+    if has_words(before) && has_placeholder(value) {
+        return doubt("it has a placeholder, as a template has");
+    }
+    if judges_again(after) {
+        return doubt("the text behind it judges again, or takes it back");
+    }
+    Ok(verdict)
 }
 
 /// Whether the reply to one of the two prompts of a reward model has a verdict; replies to other prompts need none.
@@ -197,61 +230,107 @@ pub fn has_verdict(request: &ChatRequest, reply: &ChatReply) -> bool {
     }
 }
 
-/// The verdicts in a value: the value itself, or those that it wraps, as in `{"result": {..}}`.
-fn collect<V: Verdict>(value: &Json, is_alone: bool, verdicts: &mut Vec<Result<V, VerdictError>>) {
+/// Whether a key stands anywhere in a value.
+fn names(value: &Json, key: &str) -> bool {
     match value {
-        Json::Object(members) if Object(members).has(V::KEY) => {
-            let object = Object(members);
-            // Alone, even the laziest justification is the judge's own.
-            if is_alone || !object.has_placeholder() {
-                verdicts.push(V::from_object(&object));
-            }
-        }
-        Json::Object(members) => {
-            let members = members.iter().filter(|(name, _)| aside(name).is_none());
-            members.for_each(|(_, value)| collect(value, is_alone, verdicts));
-        }
-        Json::Array(values) => values.iter().for_each(|value| collect(value, is_alone, verdicts)),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => {}
+        Json::Object(members) => members.iter().any(|(name, value)| is_key(name, key) || names(value, key)),
+        Json::Array(values) => values.iter().any(|value| names(value, key)),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => false,
     }
 }
 
-/// The texts before, between and after the objects.
-fn gaps(answer: &Answer) -> Vec<&str> {
-    let starts = answer.objects.iter().map(|(range, _)| range.start).chain([answer.text.len()]);
-    let ends = [0].into_iter().chain(answer.objects.iter().map(|(range, _)| range.end));
-    ends.zip(starts).map(|(end, start)| &answer.text[end..start]).collect()
+/// The verdict that a value is, or is the only wrapping of, as in `{"result": {..}}`.
+fn verdict_in<V: Verdict>(value: &Json) -> Result<V, VerdictError> {
+    match value {
+        Json::Object(members) if Object(members).has(V::KEY) => {
+            if members.iter().any(|(_, value)| names(value, V::KEY)) {
+                return Err(VerdictError::Doubtful { why: "another verdict stands within it" });
+            }
+            V::from_object(&Object(members))
+        }
+        Json::Object(members) => match members.as_slice() {
+            [(name, value)] if aside(name).is_none() => verdict_in(value),
+            _ => Err(VerdictError::Doubtful { why: "it stands among other members of an object" }),
+        },
+        Json::Array(values) => match values.as_slice() {
+            [value] => verdict_in(value),
+            _ => Err(VerdictError::Doubtful { why: "it stands among other values of a list" }),
+        },
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => Err(VerdictError::NoVerdict { key: V::KEY }),
+    }
 }
 
-/// Whether the object between two texts is spoken of and not given: quoted, introduced as an example, or in the middle of a sentence.
-fn is_mention(before: &str, after: &str) -> bool {
-    const OF_MENTIONS: [&str; 15] = [
+/// Whether a text before a verdict ends before it: with a sentence, a colon, a paragraph, a heading or an item. A sentence that goes
+/// on with the verdict may deny it, and one whose last clause announces an example or a refusal gives none.
+fn is_lead_in(before: &str) -> bool {
+    const OF_MENTIONS: [&str; 14] = [
         "example",
-        "e.g.",
-        "for instance",
+        "instance",
         "such as",
-        "format is",
-        "format would",
+        "format",
         "template",
-        "placeholder",
+        "keys",
+        "cannot",
+        "can't",
+        "will not",
+        "won't",
+        "not say",
         "would",
-        "draft",
-        " says",
-        " said",
-        " wrote",
-        " claims",
-        " contains",
+        "refuse",
+        "reply with",
     ];
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    let rest_of_line = after.split('\n').next().unwrap_or_default();
-    let intro = before.lines().rev().find(|line| has_words(line)).unwrap_or_default();
-    let is_led_in = has_words(line) || intro.trim_end().trim_end_matches(['*', '_']).ends_with(':');
-    let is_example = is_led_in && OF_MENTIONS.iter().any(|words| intro.to_lowercase().contains(words));
-    let is_inside = has_words(line) && has_words(rest_of_line) && !line.trim_end().ends_with(':');
-    line.trim_start().starts_with('>') || is_example || is_inside
+    const QUOTING: [&str; 6] = ["says", "said", "wrote", "writes", "claims", "contains"];
+    let is_fence = |line: &&str| line.trim_start().starts_with("```");
+    let own_line = before.rsplit('\n').next().unwrap_or_default().trim();
+    let text = before.lines().filter(|line| !is_fence(line)).collect::<Vec<_>>().join("\n");
+    let text = text.trim_end().trim_end_matches(['[', '*', '_', '`', ' ', '\n']);
+    let Some(line) = text.lines().rev().find(|line| has_words(line)) else {
+        // A quote, or one of several in a list.
+        return !text.trim_start().starts_with(['>', ',']);
+    };
+    let is_apart = own_line.trim_matches(['[', '*', '`']).is_empty()
+        && (before.lines().any(|line| is_fence(&line))
+            || before.trim_end_matches([' ', '[']).ends_with("\n\n")
+            || line.contains(": ")
+            || line.trim_start().starts_with(['#', '-', '*']));
+    let closed = text.trim_end_matches(['"', ')', '*', '_']);
+    let has_ended = is_apart || closed.ends_with(['.', ':', '!', '?', '\u{ff1a}', '\u{3002}']);
+    let line = line.to_lowercase().replace("e.g.", "example").replace('\u{2019}', "'");
+    let clause = line.trim_end_matches(|c: char| !c.is_alphanumeric());
+    let clause = clause.rsplit(['.', ',', ';', '!', '?']).next().unwrap_or(clause);
+    let is_mention =
+        OF_MENTIONS.iter().any(|words| clause.contains(words)) || QUOTING.iter().any(|word| clause.ends_with(word));
+    has_ended && !is_mention && !own_line.starts_with('>')
 }
 
-/// Whether a line has words; the fence of a code block has none.
-fn has_words(line: &str) -> bool {
-    !line.trim_start().starts_with("```") && line.contains(char::is_alphanumeric)
+/// Whether a text behind a verdict judges once more or takes it back.
+fn judges_again(after: &str) -> bool {
+    const STEMS: [&str; 8] = ["right", "wrong", "correct", "incorrect", "mistak", "error", "refus", "retract"];
+    const WORDS: [&str; 10] =
+        ["no", "not", "never", "cannot", "but", "however", "wait", "actually", "instead", "would"];
+    let text = after.to_lowercase().replace('\u{2019}', "'");
+    text.split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .any(|word| STEMS.iter().any(|stem| word.starts_with(stem)) || WORDS.contains(&word) || word.ends_with("n't"))
+}
+
+/// Whether a value is what stands for one in an example: `...`, `<text>`.
+fn has_placeholder(value: &Json) -> bool {
+    let is_placeholder = |text: &str| {
+        let text = text.trim();
+        // With a number in it, it is a step in brackets.
+        let has_number = text.contains(char::is_numeric);
+        let is_in = |open, close| text.starts_with(open) && text.ends_with(close) && !has_number;
+        text == "..." || text == "\u{2026}" || is_in('<', '>') || is_in('[', ']')
+    };
+    match value {
+        Json::Text(text) => is_placeholder(text),
+        Json::Object(members) => members.iter().any(|(_, value)| has_placeholder(value)),
+        Json::Array(values) => values.iter().any(has_placeholder),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
+/// Whether a text has words; the fence of a code block has none.
+fn has_words(text: &str) -> bool {
+    text.lines().any(|line| !line.trim_start().starts_with("```") && line.contains(char::is_alphanumeric))
 }

@@ -205,10 +205,13 @@ pub(super) fn correction_of(verdict: ScpVerdict, solution: &str) -> Result<ScpVe
     };
     let rest = rest.trim_start();
     let line = rest.lines().next().unwrap_or_default().trim();
+    if is_final_answer(line) || named.lines().any(is_final_answer) {
+        return Err("what it names is the final answer, and no step".to_owned());
+    }
     let wrong = match step_number(named).filter(|_| line != named) {
         Some(number) => {
             let before = &solution[..solution.len() - rest.len()];
-            let is_there = !line.is_empty() && !line.starts_with(ANSWER_MARK) && number == num_steps(before) + 1;
+            let is_there = !line.is_empty() && number == num_steps(before) + 1;
             if !is_there {
                 return Err(format!("step {number} does not follow the reasoning that it quotes"));
             }
@@ -222,6 +225,12 @@ pub(super) fn correction_of(verdict: ScpVerdict, solution: &str) -> Result<ScpVe
     }
     let first_incorrect_step = wrong.to_owned();
     Ok(ScpVerdict { first_incorrect_step, ..verdict })
+}
+
+/// Whether a line gives the final answer, in bold or another case, too.
+fn is_final_answer(line: &str) -> bool {
+    let line = line.trim().trim_start_matches(['*', '_', '#', ' ']).replace("**", "");
+    line.get(..ANSWER_MARK.len()).is_some_and(|mark| mark.eq_ignore_ascii_case(ANSWER_MARK))
 }
 
 /// The number in `3`, `step 3`, `Line 3.`; `None` for any other text.

@@ -7,7 +7,8 @@
 //!
 //! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
 //! resumes after the last line. The pairs follow from these lines alone. A reply of the judge that could not be read makes no label;
-//! it is counted, the first one is shown, and the judge is asked again when the run goes on.
+//! it is counted, the first one is shown, and the judge is asked again when the run goes on. A reply is replayed only for the judge that
+//! gave it: its model at its server.
 
 mod judging;
 mod pairs;
@@ -59,7 +60,7 @@ pub struct DistillContext<'a> {
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.
 ///
 /// # Errors
-/// [`TrainError::Data`], [`TrainError::Changed`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
+/// [`TrainError::Data`], [`TrainError::Io`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
 pub fn run(
     stage: &DistillStage,
     context: &DistillContext<'_>,
@@ -79,10 +80,11 @@ pub fn run(
     write_whole(&context.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
     let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
     write_whole(&context.folder.join("statistics.json"), &text)?;
-    let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, uncorrected, .. } = statistics;
+    let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, equal_pairs, uncorrected, .. } = statistics;
+    let equal = if equal_pairs > 0 { format!(", {equal_pairs} pairs of equal texts left out") } else { String::new() };
     observer.event(Event::Note(format!(
         "{name}: {right} of {solutions} solutions right, {cut_off} cut off; {fap_pairs} final-answer and {scp_pairs} stepwise pairs, \
-         {uncorrected} wrong solutions without a step to correct"
+         {uncorrected} wrong solutions without a step to correct{equal}"
     )));
     if let Some(unread) = unread {
         observer.event(Event::Note(format!("{name}: {unread}")));

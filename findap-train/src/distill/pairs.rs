@@ -42,6 +42,8 @@ pub struct Statistics {
     pub fap_pairs: usize,
     /// Stepwise corrective pairs.
     pub scp_pairs: usize,
+    /// Pairs that were left out because the better answer is the worse one.
+    pub equal_pairs: usize,
 }
 
 /// A preference pair: a line of `preferences.jsonl`.
@@ -65,6 +67,7 @@ pub struct Pair {
 pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) -> (Vec<Pair>, Statistics) {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut equal_pairs = 0;
     let mut statistics = Statistics { exercises: exercises.len(), ..Statistics::default() };
     for (exercise, sampled) in exercises.iter().zip(sampled) {
         let of = |wanted: Correctness| -> Vec<(usize, &Solution)> {
@@ -91,6 +94,10 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
         statistics.unjudged += sampled.solutions.len() - right.len() - wrong.len();
         statistics.mixed_exercises += usize::from(!right.is_empty() && !wrong.is_empty());
         let mut add = |pair: Pair, most: usize, taken: &mut usize| {
+            if pair.chosen == pair.rejected {
+                equal_pairs += 1;
+                return;
+            }
             let key = json!([pair.prompt, pair.chosen, pair.rejected]).to_string();
             if *taken < most && seen.insert(key) {
                 *taken += 1;
@@ -145,5 +152,6 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
             statistics.scp_pairs += taken;
         }
     }
+    statistics.equal_pairs = equal_pairs;
     (pairs, statistics)
 }

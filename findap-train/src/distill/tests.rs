@@ -84,7 +84,8 @@ fn pairs_follow_from_solutions_and_verdicts() {
             uncorrected: 1,
             mixed_exercises: 1,
             fap_pairs: 1,
-            scp_pairs: 2
+            scp_pairs: 2,
+            equal_pairs: 0
         }
     );
     let fap = pairs.iter().find(|pair| pair.kind == PairKind::Fap).unwrap();
@@ -191,12 +192,33 @@ fn a_correction_must_stand_in_the_solution() {
         ("0", "", right, "step 0"),
         ("1", first, right, "step 1"),
         ("3", first, right, "step 3"),
-        ("3", "coupons: 6*9=54\ntotal: 54+100=155", right, "step 3"),
+        ("3", "coupons: 6*9=54\ntotal: 54+100=155", right, "the final answer"),
+        ("Answer: 155", "coupons: 6*9=54\ntotal: 54+100=155", right, "the final answer"),
+        ("answer: 155", "coupons: 6*9=54\ntotal: 54+100=155", right, "the final answer"),
+        ("total: 54+100=155\n**Answer:** 155", first, right, "the final answer"),
         ("7", WRONG_LATE, right, "step 7"),
     ] {
         let error = of(wrong, before, right).expect_err(wrong);
         assert!(error.contains(problem), "{wrong} after {before} gave {error}");
     }
+}
+
+/// A judge that says both of one text, and a correction that is the step itself, teach nothing.
+#[test]
+fn what_is_chosen_over_itself_is_no_pair() {
+    let mut sampled = sampled(&[RIGHT, RIGHT]);
+    judge(WorldJudge, Round::First, &mut sampled).unwrap();
+    let second = &mut sampled[0].solutions[1];
+    second.text = format!("{RIGHT}\n");
+    second.verdict.as_mut().unwrap().correctness = findap_data::reward_model::Correctness::Wrong;
+    second.correction = Some(ScpVerdict {
+        justification: String::new(),
+        first_incorrect_step: "coupons: 6*9=54 ".to_owned(),
+        reasoning_up_to_incorrect: String::new(),
+        step_correction: "coupons: 6*9=54".to_owned(),
+    });
+    let (pairs, statistics) = pairs(&stage(), &[exercise("e")], &sampled);
+    assert_eq!((pairs.len(), statistics.fap_pairs, statistics.scp_pairs, statistics.equal_pairs), (0, 0, 0, 2));
 }
 
 /// Corrections are paid for only where they can become a pair.

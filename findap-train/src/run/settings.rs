@@ -52,8 +52,10 @@ fn is_fingerprint(key: &str) -> bool {
 
 /// The part of a stage's identity that comes from the recipe.
 pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
-    /// Keys that change nothing in the result: how often a checkpoint is saved, where the judge is. A judge's reply that did not fit
-    /// is no label, and one that did would be the same with a larger limit.
+    /// Keys that do not make a stage another one: how often a checkpoint is saved, where the judge is. A judge's reply that did not fit
+    /// is no label, and one that did would be the same with a larger limit. A model that has moved to another address is the same judge
+    /// by its name: the labels that it gave stay in `samples.jsonl`, but no recorded reply of the old address is replayed for the new
+    /// one, which is said where there are any. Another `judge.model` is another stage.
     const WITHOUT_EFFECT: [&str; 5] =
         [".save_every_steps", ".judge.url", ".judge.key_env", ".judge.max_tokens", ".judge.max_tokens_field"];
     let mut identity = Identity::new();

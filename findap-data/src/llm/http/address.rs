@@ -11,6 +11,8 @@ pub(super) struct Address {
     pub(super) shown: String,
     /// The base address without secrets, for names.
     pub(super) shown_base: String,
+    /// Whether the base address has a path, such as `/v1`.
+    pub(super) has_path: bool,
 }
 
 const PATH: &str = "/chat/completions";
@@ -35,7 +37,8 @@ impl Address {
         if !url.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty())) {
             return Err((shown_base, "it is no URL with a host"));
         }
-        Ok(Address { url, shown: format!("{shown_base}{PATH}"), shown_base })
+        let has_path = shown_base.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        Ok(Address { url, shown: format!("{shown_base}{PATH}"), shown_base, has_path })
     }
 }
 
@@ -58,6 +61,7 @@ mod tests {
             ("http://h:1/v1", "http://h:1/v1/chat/completions", "http://h:1/v1/chat/completions"),
             (" http://h:1/v1/ ", "http://h:1/v1/chat/completions", "http://h:1/v1/chat/completions"),
             ("http://h/v1/chat/completions", "http://h/v1/chat/completions", "http://h/v1/chat/completions"),
+            ("http://h/v1/chat/completions/?a=b", "http://h/v1/chat/completions?a=b", "http://h/v1/chat/completions"),
             ("https://me:s3@h/v1", "https://me:s3@h/v1/chat/completions", "https://h/v1/chat/completions"),
             (
                 "https://h/d?api-version=2&k=s3#x",

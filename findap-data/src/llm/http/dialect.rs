@@ -1,7 +1,7 @@
 //! The parameters that servers differ in.
 //!
 //! Reasoning models want the limit as `max_completion_tokens`, and some take no temperature but their own. What a recipe does not
-//! say is found out from the server's refusal.
+//! say is found out from the server's refusal, and holds once a request without the parameter is answered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -74,14 +74,57 @@ impl Dialect {
         body
     }
 
-    /// The dialect that a server wants which refused this one, and what there is to say about it. `None` where the refusal is about
-    /// something else, or about what the options fix.
-    pub(super) fn after_refusal(
-        self,
-        options: &HttpOptions,
-        status: u16,
-        refusal: &str,
-    ) -> Option<(Dialect, &'static str)> {
+    /// The dialect that a server may want which refused this one. `None` where the refusal is about something else, or about what
+    /// the options fix.
+    pub(super) fn after_refusal(self, options: &HttpOptions, status: u16, refusal: &Refusal) -> Option<Dialect> {
+        if !matches!(status, 400 | 422) {
+            return None;
+        }
+        let sends_max_tokens = self.max_tokens_field == MaxTokensField::MaxTokens;
+        if options.max_tokens_field.is_none() && sends_max_tokens && refusal.is_of("max_tokens", &[]) {
+            return Some(Dialect { max_tokens_field: MaxTokensField::MaxCompletionTokens, ..self });
+        }
+        let unfit = ["only the default", "strictly positive", "greater than 0", "must be"];
+        if options.sends_temperature.is_none() && self.sends_temperature && refusal.is_of("temperature", &unfit) {
+            return Some(Dialect { sends_temperature: false, ..self });
+        }
+        None
+    }
+
+    /// Takes over what `answered` does otherwise; gives what there is to say about each change.
+    pub(super) fn adopt(&mut self, answered: Dialect) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        let (own, other) = (&mut self.max_tokens_field, answered.max_tokens_field);
+        if *own == MaxTokensField::MaxTokens && other == MaxTokensField::MaxCompletionTokens {
+            notes.push(
+                "the server refuses `max_tokens`; it is sent `max_completion_tokens` from now on. \
+                 `max_tokens_field = \"max_completion_tokens\"` does so from the beginning",
+            );
+            *own = other;
+        }
+        if self.sends_temperature && !answered.sends_temperature {
+            notes.push(
+                "the server refuses the temperature 0; it is sent none from now on and takes its own, so that its replies may differ \
+                 from run to run. `temperature = \"default\"` does so from the beginning",
+            );
+            self.sends_temperature = false;
+        }
+        notes
+    }
+}
+
+/// A server's words why it refuses a request. What it repeats of the request is no word of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The parameter that it names.
+    pub(super) param: Option<String>,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    /// Whether a parameter is refused as unknown, or with one of `words`. They stand near its name: elsewhere they are about
+    /// something else.
+    fn is_of(&self, param: &str, words: &[&str]) -> bool {
         /// A number that is too large is no unknown parameter: these words tell them apart.
         const UNKNOWN: [&str; 9] = [
             "unsupported",
@@ -94,25 +137,24 @@ impl Dialect {
             "extra",
             "deprecated",
         ];
-        let says = |words: &[&str]| words.iter().any(|word| refusal.to_lowercase().contains(word));
-        if !matches!(status, 400 | 422) {
-            return None;
+        const NEAR_CHARS: usize = 60;
+        if self.param.as_deref().is_some_and(|named| named != param) {
+            return false;
         }
-        let is_limit = self.max_tokens_field == MaxTokensField::MaxTokens && refusal.contains("max_tokens");
-        if options.max_tokens_field.is_none() && is_limit && (says(&UNKNOWN) || says(&["max_completion_tokens"])) {
-            let dialect = Dialect { max_tokens_field: MaxTokensField::MaxCompletionTokens, ..self };
-            let note = "the server refuses `max_tokens`; it is sent `max_completion_tokens` from now on. \
-                        `max_tokens_field = \"max_completion_tokens\"` does so from the beginning";
-            return Some((dialect, note));
+        let message = self.message.to_lowercase();
+        let says = |text: &str| UNKNOWN.iter().chain(words).any(|word| text.contains(word));
+        if self.param.is_some() {
+            return says(&message);
         }
-        let is_temperature = self.sends_temperature && refusal.contains("temperature");
-        let is_unfit = says(&UNKNOWN) || says(&["only the default", "strictly positive", "greater than 0", "must be"]);
-        if options.sends_temperature.is_none() && is_temperature && is_unfit {
-            let note = "the server refuses the temperature 0; it is sent none from now on and takes its own, so that its replies may \
-                        differ from run to run. `temperature = \"default\"` does so from the beginning";
-            return Some((Dialect { sends_temperature: false, ..self }, note));
-        }
-        None
+        message.match_indices(param).any(|(at, _)| {
+            let before: Vec<char> = message[..at].chars().rev().take(NEAR_CHARS).collect();
+            let before: String = before.into_iter().rev().collect();
+            let after: String = message[at + param.len()..].chars().take(NEAR_CHARS).collect();
+            // `"temperature": 0` is what was asked.
+            let is_echo =
+                after.trim_start_matches(['"', '\'', '\\', ' ']).starts_with(':') && before.ends_with(['"', '\'']);
+            !is_echo && (says(&before) || says(&after))
+        })
     }
 }
 
@@ -125,30 +167,41 @@ mod tests {
     const TEMPERATURE: &str =
         "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.";
 
+    const TOO_LARGE: &str = "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum context length is 2048 \
+                             tokens and your request has 500 input tokens";
+
     #[test]
     fn a_refused_parameter_is_told_from_other_refusals() {
         let options = HttpOptions::default();
         let first = Dialect::new(&options);
-        let after = |status, refusal: &str| first.after_refusal(&options, status, refusal).map(|(dialect, _)| dialect);
+        let refusal = |message: &str| Refusal { param: None, message: message.to_owned() };
+        let after = |status, message: &str| first.after_refusal(&options, status, &refusal(message));
         let limit = Dialect { max_tokens_field: MaxTokensField::MaxCompletionTokens, ..first };
         let temperature = Dialect { sends_temperature: false, ..first };
         for (status, refusal, wanted) in [
             (400, LIMIT, Some(limit)),
-            (
-                422,
-                r#"{"detail": [{"loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}]}"#,
-                Some(limit),
-            ),
+            (422, "max_tokens: Extra inputs are not permitted", Some(limit)),
             (400, TEMPERATURE, Some(temperature)),
             (422, "`temperature` must be strictly positive", Some(temperature)),
             (400, "max_tokens is too large: 1024. This model supports at most 512 completion tokens.", None),
             (400, "This model's maximum context length is 4096 tokens.", None),
+            (400, TOO_LARGE, None),
+            (400, "Unknown role 'judge' in {\"messages\": [], \"temperature\": 0.0}", None),
+            (
+                400,
+                "Images are not supported by this model, whatever else the request may hold. It was asked at a temperature",
+                None,
+            ),
             (500, LIMIT, None),
             (401, "Incorrect API key", None),
         ] {
             assert_eq!(after(status, refusal), wanted, "{status} {refusal}");
         }
-        assert_eq!(limit.after_refusal(&options, 400, LIMIT), None, "once");
+        assert_eq!(limit.after_refusal(&options, 400, &refusal(LIMIT)), None, "once");
+        for (param, wanted) in [("temperature", Some(temperature)), ("messages", None)] {
+            let message = "Unsupported value in a request with temperature".to_owned();
+            assert_eq!(first.after_refusal(&options, 400, &Refusal { param: Some(param.to_owned()), message }), wanted);
+        }
     }
 
     #[test]
@@ -158,8 +211,9 @@ mod tests {
             sends_temperature: Some(true),
             ..HttpOptions::default()
         };
-        for refusal in [LIMIT, TEMPERATURE] {
-            assert_eq!(Dialect::new(&options).after_refusal(&options, 400, refusal), None);
+        for message in [LIMIT, TEMPERATURE] {
+            let refusal = Refusal { param: None, message: message.to_owned() };
+            assert_eq!(Dialect::new(&options).after_refusal(&options, 400, &refusal), None);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A client of any server that speaks the OpenAI chat protocol.
 //!
 //! Connection errors, timeouts and the statuses 408, 409, 429 and 5xx are tried again with growing pauses, longer where the server
-//! asks for it; other statuses are final. An error in the body of a reply with status 200 counts as the status that it names.
+//! asks for it; other statuses are final. An error in the body of a reply with status 200 counts as the status that it names, and
+//! a body that is no JSON as a fault of the server.
 //! Redirects are not followed, so the key goes to no other host. Replies have a size limit. Neither the key nor what the address
 //! holds of secrets appears in an error.
 
@@ -21,7 +22,7 @@ use ureq::http::HeaderMap;
 use self::address::Address;
 use self::dialect::Dialect;
 pub use self::dialect::MaxTokensField;
-use self::reply::{NoReply, parse_reply};
+use self::reply::{NoReply, parse_reply, refusal};
 use super::{ChatModel, ChatReply, ChatRequest, LlmError, one_line};
 
 /// How to reach a server.
@@ -87,8 +88,8 @@ enum Attempt {
         error: LlmError,
         after: Option<Duration>,
     },
-    /// The server refused the request as it was put, and wants it otherwise.
-    Reword,
+    /// The server refused the request as it was put, and may want it so.
+    Reword(Dialect),
     Failed(LlmError),
 }
 
@@ -123,13 +124,16 @@ impl HttpChatModel {
     fn ask(&self, request: &ChatRequest) -> Result<ChatReply, LlmError> {
         let mut pause = self.options.first_pause;
         let mut attempts = 0;
+        let mut dialect = *self.dialect.lock().expect(LOCK);
         loop {
-            let dialect = *self.dialect.lock().expect(LOCK);
             match self.attempt(dialect, request, attempts + 1) {
-                Attempt::Done(reply) => return Ok(reply),
+                Attempt::Done(reply) => {
+                    self.adopt(dialect);
+                    return Ok(reply);
+                }
                 Attempt::Failed(error) => return Err(error),
                 // Each parameter is changed once at most, so this ends.
-                Attempt::Reword => continue,
+                Attempt::Reword(other) => dialect = other,
                 Attempt::Retry { error, after } => {
                     attempts += 1;
                     if attempts >= self.options.max_attempts {
@@ -172,6 +176,10 @@ impl HttpChatModel {
                 let detail = self.without_secrets(&detail);
                 return Attempt::Failed(LlmError::BadReply { url: url(), detail });
             }
+            (200, Err(NoReply::NotJson(detail))) => {
+                let detail = format!("{} (after {attempts} attempts){}", self.without_secrets(&detail), self.hint());
+                return Attempt::Retry { error: LlmError::BadReply { url: url(), detail }, after };
+            }
             (200, Err(NoReply::ServerError { status: None, message })) => {
                 let detail = format!("an error of the server: {}", one_line(&self.without_secrets(&message)));
                 return Attempt::Retry { error: LlmError::BadReply { url: url(), detail }, after };
@@ -179,10 +187,11 @@ impl HttpChatModel {
             (200, Err(NoReply::ServerError { status: Some(named), message })) => (named, message),
             _ => (status, String::from_utf8_lossy(&bytes).into_owned()),
         };
-        if self.reworded(dialect, status, &message) {
-            return Attempt::Reword;
+        if let Some(other) = dialect.after_refusal(&self.options, status, &refusal(&bytes)) {
+            return Attempt::Reword(other);
         }
-        let body = one_line(&self.without_secrets(&message));
+        let hint = if matches!(status, 404 | 405) { self.hint() } else { "" };
+        let body = format!("{}{hint}", one_line(&self.without_secrets(&message)));
         let error = LlmError::Status { url: url(), status, body, attempts };
         match status {
             408 | 409 | 429 | 500..=599 => Attempt::Retry { error, after },
@@ -190,15 +199,16 @@ impl HttpChatModel {
         }
     }
 
-    /// Takes another dialect, if the refusal of this one asks for it, and says so once. Another thread may have done so before.
-    fn reworded(&self, asked: Dialect, status: u16, refusal: &str) -> bool {
-        let Some((dialect, note)) = asked.after_refusal(&self.options, status, refusal) else { return false };
-        let mut current = self.dialect.lock().expect(LOCK);
-        if *current == asked {
-            *current = dialect;
-            self.notes.lock().expect(LOCK).push(format!("{}: {note}", self.name()));
-        }
-        true
+    /// Keeps to what a request was answered with. What there is to say about it is said once, whichever thread found it out.
+    fn adopt(&self, answered: Dialect) {
+        let changes = self.dialect.lock().expect(LOCK).adopt(answered);
+        let notes = changes.into_iter().map(|note| format!("{}: {note}", self.name()));
+        self.notes.lock().expect(LOCK).extend(notes);
+    }
+
+    /// What to do where nothing answers that speaks the protocol.
+    fn hint(&self) -> &'static str {
+        if self.address.has_path { "" } else { "; most servers want an address that ends with /v1" }
     }
 
     /// A server may repeat the key that it refuses, and an error of the connection the whole address.

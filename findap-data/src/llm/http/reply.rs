@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::dialect::Refusal;
 use crate::llm::{ChatReply, Choice, FinishReason, TokenLogprob, one_line};
 
 /// Why a body is no chat completion.
@@ -10,6 +11,8 @@ pub(super) enum NoReply {
     /// The body is an error of the server, under whatever HTTP status it came. Gateways send those of the servers behind them with
     /// status 200 and name the true one in the body.
     ServerError { status: Option<u16>, message: String },
+    /// It is no JSON, such as the page of a gateway, or cut short.
+    NotJson(String),
     /// It is something else.
     Unreadable(String),
 }
@@ -17,7 +20,10 @@ pub(super) enum NoReply {
 /// Reads a body that came with status 200.
 pub(super) fn parse_reply(bytes: &[u8]) -> Result<ChatReply, NoReply> {
     let unreadable = |detail: &str| NoReply::Unreadable(detail.to_owned());
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| unreadable(&format!("not JSON: {error}")))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        let beginning = one_line(&String::from_utf8_lossy(bytes));
+        NoReply::NotJson(format!("not JSON ({error}); it begins with \"{beginning}\""))
+    })?;
     if let Some(error) = server_error(&value) {
         return Err(error);
     }
@@ -28,6 +34,25 @@ pub(super) fn parse_reply(bytes: &[u8]) -> Result<ChatReply, NoReply> {
     let choices = choices.iter().map(parse_choice).collect::<Result<Vec<_>, NoReply>>()?;
     // What a server counts is shown to nobody who would miss it.
     Ok(ChatReply { choices, usage: serde_json::from_value(value["usage"].clone()).ok() })
+}
+
+/// What a body says of a refused request: its message and the parameter that it names, in the forms of OpenAI, of older servers and of
+/// FastAPI, `{"detail": [{"loc": .., "msg": ..}]}`, whose `input` is the request.
+pub(super) fn refusal(bytes: &[u8]) -> Refusal {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else {
+        return Refusal { param: None, message: String::from_utf8_lossy(bytes).into_owned() };
+    };
+    let error = [&value["error"], &value].into_iter().find(|error| error.is_object() || error.is_string());
+    let Some(error) = error else { return Refusal::default() };
+    let text = |key: &str| error[key].as_str().filter(|text| !text.is_empty());
+    let detail = |detail: &Value| {
+        let place = detail["loc"].as_array().and_then(|place| place.last()).and_then(Value::as_str);
+        format!("{}: {}", place.unwrap_or_default(), detail["msg"].as_str().unwrap_or_default())
+    };
+    let details = value["detail"].as_array().into_iter().flatten().map(detail);
+    let words = [error.as_str(), text("code"), text("message"), text("detail")].into_iter().flatten();
+    let message = words.map(str::to_owned).chain(details).collect::<Vec<_>>().join("; ");
+    Refusal { param: text("param").map(str::to_owned), message }
 }
 
 fn parse_choice(choice: &Value) -> Result<Choice, NoReply> {
@@ -190,6 +215,24 @@ mod tests {
         let with_text =
             |reason: &str| read(&json!({"choices": [{"message": {"content": "a"}, "finish_reason": reason}]}));
         assert!(with_text("end_turn").is_ok() && with_text("abort").is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_what_the_server_says_and_not_what_it_repeats() {
+        let echo = json!({"temperature": 0.0, "messages": ["unsupported"]});
+        for (body, param, message) in [
+            (json!({"error": {"message": "m", "param": "p"}, "request": echo}), Some("p"), "m"),
+            (json!({"error": {"message": "m", "code": "c", "param": null, "request": echo}}), None, "c; m"),
+            (json!({"error": "m", "request": echo}), None, "m"),
+            (json!({"object": "error", "message": "m", "request": echo}), None, "m"),
+            (json!({"detail": "m", "body": echo}), None, "m"),
+            (json!({"detail": [{"loc": ["body", "p"], "msg": "m", "input": echo}]}), None, "p: m"),
+            (json!([echo]), None, ""),
+        ] {
+            let wanted = Refusal { param: param.map(str::to_owned), message: message.to_owned() };
+            assert_eq!(refusal(body.to_string().as_bytes()), wanted, "{body}");
+        }
+        assert_eq!(refusal(b"m").message, "m");
     }
 
     #[test]

@@ -160,6 +160,48 @@ fn a_refused_parameter_is_changed_once_and_for_all_requests() {
     assert_eq!(fields(3), [false, true, false]);
 }
 
+/// A refusal that repeats the request, or names the temperature beside its true reason.
+#[test]
+fn a_parameter_whose_loss_does_not_help_is_kept() {
+    let bad = |body: &str| ("400 Bad", body.as_bytes().to_vec());
+    let good = || ("200 OK", GOOD.as_bytes().to_vec());
+    let echo = r#"{"error": {"message": "Unknown role"}, "request": {"temperature": 0.0, "max_tokens": 256}}"#;
+    let beside = r#"{"error": {"message": "The role of turn 1 and the temperature are not supported"}}"#;
+    let (url, server) = serve(vec![bad(echo), bad(beside), bad(beside), good()]);
+    let model = model(HttpOptions { url, max_attempts: 1, ..HttpOptions::default() });
+    for _ in 0..2 {
+        assert!(matches!(model.chat_one(&request()), Err(LlmError::Status { status: 400, .. })));
+    }
+    model.chat_one(&request()).expect("a reply");
+    assert!(model.take_notes().is_empty());
+    let sent: Vec<bool> =
+        server.join().expect("server").iter().map(|request| request.contains("\"temperature\":")).collect();
+    assert_eq!(sent, [true, true, false, true]);
+}
+
+#[test]
+fn a_body_that_is_no_json_is_asked_for_again_and_then_shown() {
+    let page = || ("200 OK", b"<html>\n<h1>Starting".to_vec());
+    let cut = || ("200 OK", GOOD.as_bytes()[..40].to_vec());
+    let (reply, seen, _) = ask(vec![page(), cut(), ("200 OK", GOOD.into())]);
+    assert_eq!((reply.expect("reply").text(), seen.len()), ("four", 3));
+    let (reply, seen, _) = ask(vec![page(), cut(), page()]);
+    let error = reply.expect_err("a page").to_string();
+    assert!(error.contains("it begins with \"<html>\\n<h1>Starting\" (after 3 attempts)"), "{error}");
+    assert_eq!(seen.len(), 3);
+}
+
+#[test]
+fn an_address_without_v1_is_named_where_nothing_answers() {
+    for (end, is_named) in [("", true), ("/v1", false)] {
+        let (url, server) = serve(vec![("404 Not Found", b"{\"detail\": \"Not Found\"}".to_vec())]);
+        let url = url.replace("/v1", end);
+        let error = model(HttpOptions { url, ..HttpOptions::default() }).chat_one(&request()).expect_err("404");
+        assert_eq!(error.to_string().contains("ends with /v1"), is_named, "{error}");
+        server.join().expect("server");
+    }
+}
+
 #[test]
 fn a_parameter_that_is_fixed_is_not_changed() {
     let refused = ("400 Bad", b"{\"error\": {\"message\": \"'max_tokens' is not supported\"}}".to_vec());
@@ -205,15 +247,12 @@ fn refused_requests_are_not_repeated() {
 #[test]
 fn unusable_bodies_are_typed_errors() {
     let deep = "[".repeat(100_000).into_bytes()[..9000].to_vec();
-    for body in [
-        b"<html>".to_vec(),
-        vec![],
-        b"{\"choices\": [{\"mess".to_vec(),
-        b"{\"choices\": []}".to_vec(),
-        b"{\"choices\": [{\"message\": {\"content\": null}}]}".to_vec(),
-        deep,
-    ] {
+    for body in [b"{\"choices\": []}".to_vec(), b"{\"choices\": [{\"message\": {\"content\": null}}]}".to_vec()] {
         let (reply, _, _) = ask(vec![("200 OK", body)]);
+        assert!(matches!(reply, Err(LlmError::BadReply { .. })), "{reply:?}");
+    }
+    for body in [vec![], deep] {
+        let (reply, _, _) = ask(vec![("200 OK", body); 3]);
         assert!(matches!(reply, Err(LlmError::BadReply { .. })), "{reply:?}");
     }
     let (reply, _, _) = ask(vec![("200 OK", vec![b' '; 20_000])]);
