@@ -60,7 +60,7 @@ pub trait Decision: Sized {
     /// The key without which an object is no verdict of this kind.
     const KEY: &'static str;
 
-    /// Takes the verdict from an object that has [`Decision::KEY`].
+    /// Takes the verdict from an object that has the key.
     ///
     /// # Errors
     /// [`VerdictError::BadValue`], [`VerdictError::Contradictory`].
