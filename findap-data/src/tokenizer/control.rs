@@ -16,6 +16,8 @@ pub(crate) struct AddedToken {
     pub(crate) is_special: bool,
     /// Whether the folder's chat template writes it.
     pub(crate) is_written: bool,
+    /// Whether the template may put it together from what stands around its word and something else ([`may_be_composed`]).
+    pub(crate) is_composed: bool,
 }
 
 impl AddedToken {
@@ -26,7 +28,7 @@ impl AddedToken {
 
     /// Control tokens structure conversations: text that spells one never becomes one.
     pub(crate) fn is_control(&self) -> bool {
-        self.is_special || (self.is_written && !self.is_ordinary())
+        self.is_special || ((self.is_written || self.is_composed) && !self.is_ordinary())
     }
 }
 
@@ -65,8 +67,7 @@ impl AddedTokens {
 }
 
 /// Whether a template writes a token: literally, by one of its variables, or put together from the name of a role
-/// (`'<|' + message.role + '|>'`) or of what it makes of one (`'<|' + names[message.role] + '|>'`). To take a token for written that
-/// is not costs nothing but that its text stays text.
+/// (`'<|' + message.role + '|>'`). To take a token for written that is not costs nothing but that its text stays text.
 pub(crate) fn is_written(template: &Vocabulary, variables: &[(String, Vec<String>)], token: &str) -> bool {
     let by_variable =
         |(field, tokens): &(String, Vec<String>)| tokens.iter().any(|other| other == token) && template.names(field);
@@ -79,14 +80,17 @@ pub(crate) fn is_written(template: &Vocabulary, variables: &[(String, Vec<String
                 && template.prints(after)
         })
     };
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let frame = token.find(is_word).zip(token.rfind(is_word));
-    let by_frame = frame.is_some_and(|(first, last)| {
-        let after = token[last..].trim_start_matches(is_word);
-        first > 0 && !after.is_empty() && template.prints(&token[..first]) && template.prints(after)
-    });
     template.prints(token)
-        || by_frame
         || variables.iter().any(by_variable)
         || ["system", "user", "assistant", "tool"].iter().any(by_role)
+}
+
+/// Whether a template prints what stands before and behind the words of a token, and so may write it with whatever it makes of a role
+/// (`'<|' + names[message.role] + '|>'`).
+pub(crate) fn may_be_composed(template: &Vocabulary, token: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    token.find(is_word).zip(token.rfind(is_word)).is_some_and(|(first, last)| {
+        let after = token[last..].trim_start_matches(is_word);
+        first > 0 && !after.is_empty() && template.prints(&token[..first]) && template.prints(after)
+    })
 }

@@ -5,7 +5,7 @@
 //! config files.
 //!
 //! Control tokens are the added tokens that are marked as special in `tokenizer.json`, and those that the folder's chat template
-//! writes, marked or not. Text is read by a second tokenizer in which each of them begins with one more character, [`MARK`]: what a
+//! writes, marked or not. Text is read by a second tokenizer in which each of them begins with one more character, `MARK`: what a
 //! chat template writes gets that character before it is read, so that no normalizer, and no flag of a token, can make a control token
 //! of anything else. All other rules of the library, such as blanks that a token takes with it, hold as they are.
 
@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokenizers::{Model as _, Normalizer as _};
 
 pub(crate) use self::control::AddedToken;
-use self::control::{AddedTokens, is_written};
+use self::control::{AddedTokens, is_written, may_be_composed};
 use crate::chat_template::Vocabulary;
 use crate::error::{DataError, TokenizerProblem};
 use crate::files::hex;
@@ -99,6 +99,7 @@ impl Tokenizer {
             id,
             is_special: token.special,
             is_written: is_written(&token.content),
+            is_composed: template.as_ref().is_some_and(|template| may_be_composed(template, &token.content)),
             text: token.content,
         });
         let added_tokens = AddedTokens::new(added.collect()).map_err(|detail| {

@@ -107,7 +107,7 @@ fn damaged_lines_name_file_line_and_remedy() {
         (b"{\"text\": Infinity}".to_vec(), "not valid JSON"),
         (deep.into_bytes(), "not valid JSON"),
         (long.into_bytes(), "longer than the limit of 1048576 bytes"),
-        (b"\0\0\0\0\n".to_vec(), "not valid JSON"),
+        (b"\0\0\0\0\n".to_vec(), "is zero, which no text has"),
         (b"[1, 2]".to_vec(), "a list, not an object"),
         (b"{\"text\": 3}".to_vec(), "field 'text' is a number, expected a string"),
         (b"{\"body\": \"a\"}".to_vec(), "columns"),
