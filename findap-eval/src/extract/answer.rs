@@ -75,7 +75,7 @@ pub(super) fn stated_answers(reply: &str) -> Vec<String> {
     }
 }
 
-/// The first of [`stated_answers`]: the answer of a reply where nothing else is known of it than that it is one line.
+/// The first of all stated answers: the answer of a reply where nothing else is known of it than that it is one line.
 pub fn stated_answer(reply: &str) -> Option<String> {
     stated_answers(reply).into_iter().next()
 }
