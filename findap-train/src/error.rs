@@ -44,7 +44,7 @@ pub enum TrainError {
     /// A loss or gradient is not a finite number; the weights are those before this step.
     #[error(
         "stage `{stage}`, step {step}: {what} is not finite; nothing was updated and the last checkpoint is intact. Rows of this step: {rows}. \
-         Look at these rows with `findap data inspect`, or lower `learning_rate` and delete the stage's folder to begin it again"
+         Look at these rows with `findap data inspect`, or lower `learning_rate` and take the stage back with `findap reset`"
     )]
     NonFinite {
         /// The stage.
@@ -115,7 +115,7 @@ pub enum TrainError {
         why_not_gpu: Option<String>,
     },
     /// A finished stage's model is not the one that the stage made.
-    #[error("{}: its files are not those that the stage made; put them back, or delete the stage's folder to make it again", model.display())]
+    #[error("{}: its files are not those that the stage made; put them back, or take the stage back with `findap reset`", model.display())]
     ModelReplaced {
         /// The folder.
         model: PathBuf,

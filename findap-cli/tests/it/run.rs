@@ -188,17 +188,6 @@ fn a_stage_that_is_reset_is_made_again_with_all_that_follows() {
 }
 
 #[test]
-fn a_stage_that_has_made_nothing_may_be_repaired_in_the_recipe() {
-    let workplace = Workplace::new(4);
-    let folder = workplace.path("run");
-    let on_cpu = ["--set", "run.device=cpu", "--set", "model.compute=bf16", "--set", "model.state=bf16"];
-    let said: Said = workplace.command(&folder).args(on_cpu).output().expect("the binary starts").into();
-    said.refusal(&["GPU"]);
-    assert!(folder.join("group1/identity.json").exists(), "it was about to begin");
-    workplace.run(&folder).success();
-}
-
-#[test]
 fn a_finished_model_that_was_changed_is_not_trained_on() {
     let workplace = Workplace::new(4);
     let folder = workplace.path("run");

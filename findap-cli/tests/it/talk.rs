@@ -160,11 +160,11 @@ fn a_world_is_written_asked_and_shown() {
     let said = run(["eval", &tiny(), "--tasks", tasks, "--data", &data, "--limit", "3", "--output", &output]).success();
     assert!(said.stdout.contains("finance_sentiment"), "{}", said.stdout);
     run(["compare", &output, &output]).success();
-    let required = run(["compare", &output, &output, "--require", "finance >= -50, all >= 0"]).success();
+    let required = run(["compare", &output, &output, "--require", "finance >= -100"]).success();
     assert!(required.stdout.contains("supported"), "{}", required.stdout);
-    let refuted = run(["compare", &output, &output, "--require", "finance >= +3", "--json"]);
-    assert_eq!(refuted.code, Some(1), "{}", refuted.stderr);
-    assert!(refuted.stdout.contains("refuted"), "{}", refuted.stdout);
+    let open = run(["compare", &output, &output, "--require", "all >= 0", "--json"]);
+    assert_eq!(open.code, Some(1), "{}", open.stderr);
+    assert!(open.stdout.contains("not shown"), "three rows show little: {}", open.stdout);
     run(["compare", &output, &output, "--require", "general >= 0"]).refusal(&["general >= 0", "finance_sentiment"]);
     run(["eval", &tiny(), "--tasks", "finance_sentimnt", "--output", &output]).refusal(&["finance_sentimnt"]);
 
