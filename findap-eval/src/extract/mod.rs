@@ -53,7 +53,8 @@ pub enum Step {
     Answer,
     /// The first number with its sign, e.g. `-1,234.5`; how numbers are read is told in `extract/figure.rs`.
     FirstNumber,
-    /// The last number of the text, whatever it says; behind an answer mark `stated_number` is the step to take.
+    /// The last number of the text, whatever it says; directly after `regex` the number that the captured answer states. Behind
+    /// another answer mark `stated_number` is the step to take.
     LastNumber,
     /// The number that an answer states, on its first line that is not blank: of `72 clips, in 6 boxes` the one that it opens
     /// with, of `6 x 12 = 72` the one after the last `=`, of `sales were 72 in 2019` the one that is no year. An expression, a
@@ -163,9 +164,18 @@ fn run(steps: &[Step], text: &str) -> Option<String> {
     let Some((step, others)) = steps.split_first() else { return Some(text.to_owned()) };
     let found = match step {
         Step::Answer => stated_answers(text),
+        // `**Answer**: 72` has what a pattern such as `Answer:\s*(.+)` looks for all the same.
+        Step::Regex(_) => {
+            let plain = || step.run(&text.replace("**", "").replace("__", ""));
+            step.run(text).or_else(plain).into_iter().collect()
+        }
         step => step.run(text).into_iter().collect(),
     };
-    found.iter().find_map(|text| run(others, text))
+    found.iter().find_map(|text| match (step, others.split_first()) {
+        // What a pattern captures is an answer, whose number is the one that it states.
+        (Step::Regex(_), Some((Step::LastNumber, rest))) => run(rest, &Step::StatedNumber.run(text)?),
+        _ => run(others, text),
+    })
 }
 
 /// The right answer as the steps would give it, so that both are compared in one spelling: a label, a letter or a number
