@@ -79,6 +79,12 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+/// The first 64 bits of the SHA-256 of a text: a seed for what is drawn for the thing that the text names.
+pub fn seed_of(text: &str) -> u64 {
+    let digest = Sha256::digest(text);
+    u64::from_be_bytes(*digest.first_chunk().expect("invariant: a SHA-256 has 32 bytes"))
+}
+
 /// SHA-256 of a file's contents, in hex.
 ///
 /// # Errors

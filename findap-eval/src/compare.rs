@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use findap_data::files::sha256;
+use findap_data::files::seed_of;
 use findap_data::{Capability, Domain};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -267,9 +267,7 @@ fn compare_task(
     let score = |samples: &[&Sample]| score(metric, summary.subset_mean, samples);
     let (first, second): (Vec<&Sample>, Vec<&Sample>) = pairs.iter().copied().unzip();
     // Each task has draws of its own: those of tasks with equally many rows would else hide or double each other's spread.
-    let digest = sha256(format!("{}\u{1}{}", options.seed, summary.name).as_bytes());
-    let seed = u64::from_str_radix(&digest[..16], 16).expect("invariant: hex digits");
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let mut generator = ChaCha8Rng::seed_from_u64(seed_of(&format!("{}\u{1}{}", options.seed, summary.name)));
     let (mut drawn_first, mut drawn_second) = (Vec::new(), Vec::new());
     let differences: Vec<f64> = (0..options.num_resamples)
         .map(|_| {

@@ -1,6 +1,6 @@
 //! From the rows of a task to the exact texts that a model is given.
 
-use findap_data::files::sha256;
+use findap_data::files::{seed_of, sha256};
 use findap_data::{Message, Role};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
@@ -201,8 +201,7 @@ fn choose_examples<'a>(
     match task.fewshot.rule {
         FewshotRule::First => Ok(others[..count].to_vec()),
         FewshotRule::Sampled => {
-            let digest = sha256(format!("{}\u{1}{}\u{1}{}", options.seed, task.name, row.id).as_bytes());
-            let seed = u64::from_str_radix(&digest[..16], 16).expect("invariant: hex digits");
+            let seed = seed_of(&format!("{}\u{1}{}\u{1}{}", options.seed, task.name, row.id));
             let mut generator = ChaCha8Rng::seed_from_u64(seed);
             Ok(others.sample(&mut generator, count).copied().collect())
         }

@@ -1,6 +1,6 @@
 //! The policy's solutions.
 
-use findap_data::files::sha256;
+use findap_data::files::seed_of;
 use findap_data::llm::{ChatReply, Choice, FinishReason, LlmError};
 use findap_data::reward_model::Exercise;
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
@@ -58,14 +58,9 @@ fn exercise_seed(run_seed: u64, id: &str) -> u64 {
     const OF_THE_WORLD: &str = "exercises.jsonl-";
     let in_world = |number: &u64| *number < 1 << EXERCISE_BITS && format!("{OF_THE_WORLD}{number}") == id;
     let number = id.strip_prefix(OF_THE_WORLD).and_then(|number| number.parse().ok()).filter(in_world);
-    let exercise_page = if number.is_some() { 0 } else { hash(id) };
+    let exercise_page = if number.is_some() { 0 } else { seed_of(id) };
     let (seed_page, seed) = (run_seed >> SEED_BITS, run_seed & ((1 << SEED_BITS) - 1));
     (seed << EXERCISE_BITS | number.unwrap_or(0)).wrapping_add(mix(mix(seed_page) ^ exercise_page))
-}
-
-/// The first 64 bits of the SHA-256.
-fn hash(text: &str) -> u64 {
-    u64::from_str_radix(&sha256(text.as_bytes())[..16], 16).expect("invariant: a hash is hex")
 }
 
 /// The finalizer of SplitMix64: a permutation of all numbers of 64 bits that leaves 0 where it is.

@@ -262,22 +262,27 @@ fn serve(answer: impl Fn(usize, &str) -> String + Send + 'static) -> Judge {
     Judge::Remote(RemoteJudge { url, model, key_env, max_tokens, max_tokens_field: None, temperature: None })
 }
 
-/// Two solutions, the second wrong, whose verdicts could not be read; the policy is not there and must not be needed.
+/// A stage in this folder whose exercises are all sampled: the policy is not there and must not be needed.
+fn with_nothing_to_sample(folder: &Path) -> DistillContext<'_> {
+    DistillContext {
+        folder,
+        run_folder: folder,
+        model: Path::new("not asked, since nothing is left to sample"),
+        device: &Device::Cpu,
+        dtype: Dtype::F32,
+        seed: 3,
+        time_seconds: 1_700_000_000,
+    }
+}
+
+/// Two solutions, the second wrong, whose verdicts could not be read.
 #[test]
 fn a_repaired_judge_is_asked_again_about_what_could_not_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("samples.jsonl");
     fs::write(&path, format!("{}\n", json!(sampled(&[RIGHT, WRONG_LATE])[0]))).unwrap();
     fs::write(folder.path().join("exercises.jsonl"), format!("{}\n", json!(exercise("e")))).unwrap();
-    let context = DistillContext {
-        folder: folder.path(),
-        run_folder: folder.path(),
-        model: Path::new("not asked, since nothing is left to sample"),
-        device: &Device::Cpu,
-        dtype: Dtype::F32,
-        seed: 3,
-        time_seconds: 1_700_000_000,
-    };
+    let context = with_nothing_to_sample(folder.path());
     let notes = std::cell::RefCell::new(Vec::new());
     let run = |judge: Judge| {
         let mut observer = |event: Event| {
@@ -341,15 +346,7 @@ fn samples_are_continued_after_the_last_whole_line() {
     let cut_inside_a_character = [whole.as_bytes(), b"{\"exercise\": \"\xe2\x82"].concat();
     fs::write(&path, cut_inside_a_character).unwrap();
     fs::write(folder.path().join("exercises.jsonl"), format!("{}\n", json!(exercise("e")))).unwrap();
-    let context = DistillContext {
-        folder: folder.path(),
-        run_folder: folder.path(),
-        model: Path::new("not asked, since nothing is left to sample"),
-        device: &Device::Cpu,
-        dtype: Dtype::F32,
-        seed: 3,
-        time_seconds: 1_700_000_000,
-    };
+    let context = with_nothing_to_sample(folder.path());
     let mut notes = Vec::new();
     let mut observer = |event: Event| {
         if let Event::Note(note) = event {
