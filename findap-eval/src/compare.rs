@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, draw};
-use crate::results::{Results, TaskResult};
+use crate::results::{Results, TaskResult, TaskSummary};
 use crate::sample::Sample;
 use crate::task::{Metric, SubsetMean};
 
@@ -118,6 +118,8 @@ pub struct Comparison {
     pub unpaired: Vec<Unpaired>,
     /// Settings in which the runs differ.
     pub settings: Vec<SettingDifference>,
+    /// Tasks whose questions were put in other words, as by another chat template.
+    pub prompts: Vec<PromptDifference>,
     /// The differences of each task's resamples.
     resampled: Vec<Vec<f64>>,
     options: CompareOptions,
@@ -159,6 +161,46 @@ impl std::fmt::Display for SettingDifference {
     }
 }
 
+/// A task whose questions the two runs put in other words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptDifference {
+    /// The task.
+    pub task: String,
+    /// Questions that both runs answered.
+    pub num_rows: usize,
+    /// Those among them whose prompts differ.
+    pub num_different: usize,
+    /// The first such prompt of the first run, from shortly before the difference on.
+    pub before: String,
+    /// The same of the second run.
+    pub after: String,
+}
+
+impl PromptDifference {
+    /// The difference between the prompts of these answers; none where they are the same.
+    fn of(task: &str, pairs: &[(&Sample, &Sample)]) -> Option<Self> {
+        /// What is shown of a prompt before and after the first letter that differs.
+        const SHOWN: (usize, usize) = (20, 40);
+        let mut differing = pairs.iter().filter(|(first, second)| first.prompt != second.prompt);
+        let (first, second) = differing.next()?;
+        let num_same = first.prompt.chars().zip(second.prompt.chars()).take_while(|(a, b)| a == b).count();
+        let shown = |sample: &Sample| {
+            let text: String =
+                sample.prompt.chars().skip(num_same.saturating_sub(SHOWN.0)).take(SHOWN.0 + SHOWN.1).collect();
+            format!("{text:?}")
+        };
+        let (before, after, num_different) = (shown(first), shown(second), 1 + differing.count());
+        Some(Self { task: task.to_owned(), num_rows: pairs.len(), num_different, before, after })
+    }
+}
+
+impl std::fmt::Display for PromptDifference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { task, num_rows, num_different, before, after } = self;
+        write!(f, "{task}: {num_different} of {num_rows} questions have other prompts; the first {before} and {after}")
+    }
+}
+
 /// The settings in which the whole runs, then tasks that both have, differ.
 fn setting_differences(before: &Results, after: &Results) -> Vec<SettingDifference> {
     let or_unknown = |text: String| if text.is_empty() { "unknown".to_owned() } else { text };
@@ -166,6 +208,7 @@ fn setting_differences(before: &Results, after: &Results) -> Vec<SettingDifferen
         let info = &results.info;
         [
             ("precision", or_unknown(info.precision.clone())),
+            ("date told by the chat template", info.template_date.clone().unwrap_or_else(|| "none".to_owned())),
             ("version of the scoring", info.scoring_version.to_string()),
             ("seed", info.seed.to_string()),
         ]
@@ -179,21 +222,29 @@ fn setting_differences(before: &Results, after: &Results) -> Vec<SettingDifferen
             ("prompts that lost their beginning", cut),
         ]
     };
-    let differing =
-        |task: Option<&str>, [first, second]: [[(&'static str, String); 3]; 2]| {
-            let pairs = first.into_iter().zip(second).filter(|(before, after)| before != after);
-            let difference = |((setting, before), (_, after)): ((&'static str, String), (_, String))| {
-                SettingDifference { task: task.map(str::to_owned), setting, before, after }
-            };
-            pairs.map(difference).collect::<Vec<_>>()
-        };
-    let mut differences = differing(None, [before, after].map(of_run));
+    let mut differences = differing(None, of_run(before), of_run(after));
     for first in &before.tasks {
         if let Some(second) = after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
-            differences.extend(differing(Some(&first.summary.name), [first, second].map(of_task)));
+            differences.extend(differing(Some(&first.summary.name), of_task(first), of_task(second)));
         }
     }
     differences
+}
+
+/// Those of the same settings, each with its value, that differ.
+fn differing<const N: usize>(
+    task: Option<&str>,
+    before: [(&'static str, String); N],
+    after: [(&'static str, String); N],
+) -> Vec<SettingDifference> {
+    let pairs = before.into_iter().zip(after).filter(|(before, after)| before != after);
+    let difference = |((setting, before), (_, after)): ((&'static str, String), (_, String))| SettingDifference {
+        task: task.map(str::to_owned),
+        setting,
+        before,
+        after,
+    };
+    pairs.map(difference).collect()
 }
 
 /// Compares two runs task by task.
@@ -204,6 +255,7 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     let mut tasks = Vec::new();
     let mut resampled = Vec::new();
     let mut unpaired = Vec::new();
+    let mut prompts = Vec::new();
     let only_here = |task: &TaskResult| {
         let summary = &task.summary;
         Unpaired { name: summary.name.clone(), capability: summary.capability, domain: summary.domain }
@@ -212,7 +264,9 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
         match after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
             None => unpaired.push(only_here(first)),
             Some(second) => {
-                let (delta, differences) = compare_task(first, second, options)?;
+                let pairs = paired(first, second)?;
+                let (delta, differences) = compare_task(&first.summary, &pairs, options);
+                prompts.extend(PromptDifference::of(&first.summary.name, &pairs));
                 let summary = &first.summary;
                 let unpaired_rows = first.samples.len() + second.samples.len() - 2 * delta.num_rows;
                 tasks.push(TaskDelta {
@@ -230,16 +284,13 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
     let is_known = |task: &&TaskResult| before.tasks.iter().any(|first| first.summary.name == task.summary.name);
     unpaired.extend(after.tasks.iter().filter(|task| !is_known(task)).map(only_here));
     let settings = setting_differences(before, after);
-    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, settings, resampled, options };
+    let mut comparison = Comparison { tasks, cells: Vec::new(), unpaired, settings, prompts, resampled, options };
     comparison.cells = cells(&comparison);
     Ok(comparison)
 }
 
-fn compare_task(
-    before: &TaskResult,
-    after: &TaskResult,
-    options: CompareOptions,
-) -> Result<(Delta, Vec<f64>), EvalError> {
+/// The answers of both runs to each question that both have.
+fn paired<'a>(before: &'a TaskResult, after: &'a TaskResult) -> Result<Vec<(&'a Sample, &'a Sample)>, EvalError> {
     let summary = &before.summary;
     let different = |problem: String| EvalError::Results { path: PathBuf::from(&summary.name), problem };
     if summary.hash != after.summary.hash {
@@ -263,6 +314,10 @@ fn compare_task(
     if pairs.is_empty() {
         return Err(different("the two runs have no row in common".to_owned()));
     }
+    Ok(pairs)
+}
+
+fn compare_task(summary: &TaskSummary, pairs: &[(&Sample, &Sample)], options: CompareOptions) -> (Delta, Vec<f64>) {
     let metric = summary.headline().metric;
     let score = |samples: &[&Sample]| score(metric, summary.subset_mean, samples);
     let (first, second): (Vec<&Sample>, Vec<&Sample>) = pairs.iter().copied().unzip();
@@ -281,7 +336,7 @@ fn compare_task(
         })
         .collect();
     let scores = [score(&first), score(&second)];
-    Ok((interval(scores, &differences, unseen_change(pairs.len()), pairs.len(), options), differences))
+    (interval(scores, &differences, unseen_change(pairs.len()), pairs.len(), options), differences)
 }
 
 /// By how much the score of all rows that there are may have changed though none of `num_rows` drawn ones shows it: the rule of three
@@ -485,6 +540,10 @@ mod tests {
                 (|run| run.info.precision = "bf16 on cuda".to_owned()) as fn(&mut Results),
                 "precision text and bf16 on cuda",
             ),
+            (
+                |run| run.info.template_date = Some("2026-11-28".to_owned()),
+                "date told by the chat template none and 2026-11-28",
+            ),
             (|run| run.info.scoring_version = 1, "version of the scoring 2 and 1"),
             (|run| run.tasks[0].summary.num_fewshot = 5, "t: solved examples 0 and 5"),
             (|run| run.tasks[0].summary.chat = false, "t: chat template true and false"),
@@ -495,7 +554,23 @@ mod tests {
             let error = require::parse("finance >= -50").expect("reads")[0].check(&comparison).expect_err(said);
             assert!(error.to_string().contains(said), "{error}");
         }
-        assert!(edited(|_| {}).settings.is_empty());
+        let same = edited(|_| {});
+        assert!(same.settings.is_empty() && same.prompts.is_empty());
+    }
+
+    #[test]
+    fn questions_with_other_prompts_are_counted_and_the_first_is_shown() {
+        let run = results(|row| row < 50, TASK);
+        let mut other = run.clone();
+        for sample in &mut other.tasks[0].samples[7..9] {
+            sample.prompt = format!("It is the 28th of November. {}", sample.prompt);
+        }
+        let found = compare(&run, &other, CompareOptions::default()).expect("compares").prompts;
+        let [difference] = &found[..] else { panic!("one task differs: {found:?}") };
+        let said = difference.to_string();
+        let num_rows = run.tasks[0].samples.len();
+        assert!(said.starts_with(&format!("t: 2 of {num_rows} questions have other prompts; the first ")), "{said}");
+        assert!(said.contains("and \"It is the 28th"), "{said}");
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub fn run(
             model_name: model.name(),
             model_fingerprint: fingerprint,
             precision,
+            template_date: model.template_date(),
             scoring_version: SCORING_VERSION,
             max_tokens: model.max_tokens(),
             limit: options.limit,

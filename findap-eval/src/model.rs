@@ -58,6 +58,9 @@ pub trait LanguageModel {
     /// Number format and kind of device, such as `bf16 on cuda`: answers in another are other answers.
     fn precision(&self) -> String;
 
+    /// The date that the chat template tells in every prompt, `2026-11-28`; `None` where it tells none.
+    fn template_date(&self) -> Option<String>;
+
     /// The text of a conversation up to where the assistant's reply begins.
     ///
     /// # Errors

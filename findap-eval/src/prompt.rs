@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use crate::check::Check;
-use crate::dataset::{Loaded, Row};
+use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
 use crate::extract::{as_answer, extract};
 use crate::model::LanguageModel;
@@ -76,6 +76,25 @@ pub struct PromptOptions {
     pub num_fewshot: Option<usize>,
     /// Seed of the drawn examples.
     pub seed: u64,
+}
+
+/// Finds out whether the rows of tasks can be read, and questions and right answers be made of them. It asks no model.
+///
+/// # Errors
+/// As [`dataset::load`] and [`prepare`].
+pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<(), EvalError> {
+    for task in tasks {
+        let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
+        for row in &loaded.rows {
+            render(row, &task.prompt)?;
+            task.system.as_ref().map(|system| render(row, system)).transpose()?;
+            ask(task, row, task.chat)?;
+        }
+        for example in loaded.fewshot.values().flatten() {
+            solution(task, example)?;
+        }
+    }
+    Ok(())
 }
 
 /// Renders the questions of a task.

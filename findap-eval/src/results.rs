@@ -28,6 +28,10 @@ pub struct RunInfo {
     /// not say it.
     #[serde(default)]
     pub precision: String,
+    /// The date that the chat template told in every prompt, `2026-11-28`; none where it tells none, and in results of versions that
+    /// did not say it.
+    #[serde(default)]
+    pub template_date: Option<String>,
     /// The [`SCORING_VERSION`] of the program; 0 in results of versions that had none.
     #[serde(default)]
     pub scoring_version: u32,

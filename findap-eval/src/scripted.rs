@@ -64,6 +64,10 @@ impl LanguageModel for ScriptedModel {
         "text".to_owned()
     }
 
+    fn template_date(&self) -> Option<String> {
+        None
+    }
+
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {
         let turn = |message: &Message| {
             let role = match message.role {

@@ -81,6 +81,11 @@ impl TextModel {
         self
     }
 
+    /// The date that the chat template tells, as [`ChatTemplate::date`] writes it; `None` where it tells none.
+    pub fn template_date(&self) -> Option<String> {
+        self.template.as_ref()?.date()
+    }
+
     /// The directory it was loaded from.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -126,6 +126,22 @@ pub enum TrainError {
     /// A judge or policy did not answer.
     #[error(transparent)]
     Language(#[from] findap_data::LlmError),
+    /// The judge of a distillation cannot be asked.
+    #[error(
+        "stage `{stage}`: its judge cannot be asked: {source}; repair it, or run the stages before it one by one with `findap train`"
+    )]
+    Judge {
+        /// The stage.
+        stage: String,
+        /// The client's words.
+        source: findap_data::LlmError,
+    },
+    /// The tasks of `[eval]` cannot be asked.
+    #[error("eval: {source}")]
+    Tasks {
+        /// The evaluator's words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The evaluation after a stage failed.
     #[error("evaluation after `{stage}`: {source}")]
     Evaluation {
@@ -153,10 +169,21 @@ fn show_memory(memory: &[(&'static str, usize)]) -> String {
 }
 
 fn show_changes(changes: &[Change]) -> String {
-    let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
-    let lines: Vec<String> =
-        changes.iter().map(|c| format!("  {}: was {}, now {}", c.key, show(&c.was), show(&c.now))).collect();
+    let lines: Vec<String> = changes.iter().map(|change| format!("  {}", show_change(change))).collect();
     lines.join("\n")
+}
+
+/// Of files and models nothing but a fingerprint is known, which tells a reader nothing.
+fn show_change(Change { key, was, now }: &Change) -> String {
+    let is_of_files = key == "exercises" || key.starts_with("data.");
+    match (was, now) {
+        (Some(_), Some(_)) if is_of_files => format!("{key}: its files, or what turns them into tokens, have changed"),
+        (Some(_), Some(_)) if key == "model" => "model: it began with another one".to_owned(),
+        _ => {
+            let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
+            format!("{key}: was {}, now {}", show(was), show(now))
+        }
+    }
 }
 
 impl From<findap_tensor::TensorError> for TrainError {

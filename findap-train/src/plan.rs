@@ -160,6 +160,50 @@ pub fn step_memory(
     memory
 }
 
+/// Bytes on disk that a stage takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StageDisk {
+    /// Its model, which stays.
+    pub model_bytes: u64,
+    /// One checkpoint: the trained parameters and their moments.
+    pub checkpoint_bytes: u64,
+    /// Checkpoints and best weights at most at once, until the stage is done.
+    pub training_bytes: u64,
+}
+
+impl StageDisk {
+    /// What a stage takes beside its data; none for a distillation.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] for a selection of parameters that the model cannot obey.
+    pub fn new(recipe: &Recipe, stage: &Stage, config: &Config) -> Result<Option<Self>, TrainError> {
+        let Some((keys, _)) = stage.trained() else { return Ok(None) };
+        let compute: Dtype = recipe.model.compute.into();
+        let trained = Trained::of(config, &keys.trainable)?.num_parameters() as u64;
+        let checkpoint_bytes = 3 * trained * recipe.state_format().dtype(compute).size_bytes() as u64;
+        // the new best weights are written before the old ones are removed
+        let num_best = if stage.has_dev() { 2 } else { 0 };
+        let kept = recipe.run.keep_checkpoints as u64 + 1;
+        Ok(Some(Self {
+            model_bytes: (Decoder::num_parameters(config) * recipe.model.save_dtype.dtype().size_bytes()) as u64,
+            checkpoint_bytes,
+            training_bytes: kept * checkpoint_bytes + num_best * trained * compute.size_bytes() as u64,
+        }))
+    }
+
+    /// What it takes besides this many checkpoints, which are there.
+    #[must_use]
+    pub fn with_checkpoints(self, present: u64) -> Self {
+        Self { training_bytes: self.training_bytes.saturating_sub(present * self.checkpoint_bytes), ..self }
+    }
+}
+
+/// Bytes on disk that stages take at most at once: all their models, and what one of them trains with.
+pub fn disk_bytes(stages: &[StageDisk]) -> u64 {
+    let models: u64 = stages.iter().map(|stage| stage.model_bytes).sum();
+    models + stages.iter().map(|stage| stage.training_bytes).max().unwrap_or(0)
+}
+
 /// Refuses a stage that would not fit into the free memory of `device`, which for the CPU is the machine's. Where the free memory is
 /// unknown, the stage is allowed.
 ///

@@ -1,5 +1,6 @@
 //! The sources of a recipe as token stores, and the loaders of a stage over them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use findap_data::{
 };
 
 use crate::error::TrainError;
-use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, TrainStage};
+use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, Stage, TrainStage};
 
 /// What a stage trains on.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Sources<'a> {
     recipe: &'a Recipe,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Stores that were opened before, by their folder: the stages of a run share their sources.
+    opened: RefCell<BTreeMap<PathBuf, Arc<TokenStore>>>,
 }
 
 /// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
@@ -58,12 +61,25 @@ impl<'a> Sources<'a> {
     /// [`TrainError::Data`].
     pub fn open(recipe: &'a Recipe, model: &Path, time_seconds: u64) -> Result<Self, TrainError> {
         let template = ChatTemplate::find(model)?.map(|template| template.with_time(time_seconds));
-        Ok(Self { recipe, tokenizer: Tokenizer::load(model)?, template })
+        Ok(Self { recipe, tokenizer: Tokenizer::load(model)?, template, opened: RefCell::default() })
     }
 
     /// Text to ids.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The data of a stage; `None` for a distillation, and for pairs that one has yet to write.
+    ///
+    /// # Errors
+    /// As [`Sources::train`].
+    pub fn of(&self, stage: &Stage) -> Result<Option<StageData>, TrainError> {
+        let is_distilled = || self.recipe.folder().join("preferences.jsonl").exists();
+        match stage {
+            Stage::Train(stage) => self.train(stage).map(Some),
+            Stage::Align(stage) if !stage.pairs.is_empty() || is_distilled() => self.align(stage).map(Some),
+            Stage::Align(_) | Stage::Distill(_) => Ok(None),
+        }
     }
 
     /// The data of a `train` stage.
@@ -168,7 +184,14 @@ impl<'a> Sources<'a> {
         let folder = self.recipe.folder().join("data").join("tokens");
         let open = |source: &Source| {
             let folder = folder.join(format!("{}-{context_tokens}", source.name));
-            Ok(Arc::new(TokenStore::build(&folder, source, &encoder)?))
+            // the run's own pairs are written while it goes on
+            let is_fixed = source.name != DISTILLED;
+            if let Some(store) = self.opened.borrow().get(&folder).filter(|_| is_fixed) {
+                return Ok(Arc::clone(store));
+            }
+            let store = Arc::new(TokenStore::build(&folder, source, &encoder)?);
+            self.opened.borrow_mut().insert(folder, Arc::clone(&store));
+            Ok(store)
         };
         sources.iter().map(open).collect()
     }

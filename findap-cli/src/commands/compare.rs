@@ -85,6 +85,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         let value = json!({
             "coverage": options.coverage, "tasks": tasks, "capabilities": cells, "only_in_one": unpaired,
             "required": required,
+            "different_prompts": comparison.prompts.iter().map(|difference| json!({
+                "task": difference.task, "rows": difference.num_rows, "different": difference.num_different,
+                "before": difference.before, "after": difference.after })).collect::<Vec<_>>(),
             "different_settings": comparison.settings.iter().map(|difference| json!({
                 "task": difference.task, "setting": difference.setting, "before": difference.before,
                 "after": difference.after })).collect::<Vec<_>>(),
@@ -122,6 +125,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     }
     for difference in &comparison.settings {
         println!("\nthe two differ in more than the model: {difference}");
+    }
+    for difference in &comparison.prompts {
+        println!("\n{difference}");
     }
     let partial = comparison.tasks.iter().filter(|task| task.unpaired_rows > 0);
     for task in partial {

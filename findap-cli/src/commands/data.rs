@@ -89,7 +89,7 @@ fn stages(recipe: &Recipe) -> Result<Vec<(String, StageData)>> {
     let data = RecipeData::open(recipe)?;
     let mut found = Vec::new();
     for stage in &recipe.stage {
-        found.extend(data.of(recipe, stage)?.map(|data| (stage.name().to_owned(), data)));
+        found.extend(data.sources.of(stage)?.map(|data| (stage.name().to_owned(), data)));
     }
     if found.is_empty() {
         bail!("no stage has data to show");
@@ -168,7 +168,7 @@ fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
     };
     let stage = recipe.stage.iter().find(is_asked_for).context("the recipe has no such stage")?;
     let name = stage.name();
-    let data = all.of(&recipe, stage)?.with_context(|| format!("stage `{name}` has no data to show"))?;
+    let data = all.sources.of(stage)?.with_context(|| format!("stage `{name}` has no data to show"))?;
     let tokenizer = all.sources.tokenizer();
     let mut shown = 0;
     for micro in data.loader.one_pass(usize::MAX) {

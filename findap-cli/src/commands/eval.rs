@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use findap_data::chat_template::day_seconds;
 use findap_eval::table::{cut_note, percent};
 use findap_eval::{Options, Registry, Results};
 
@@ -35,11 +36,18 @@ pub(crate) struct Arguments {
     /// Seed of drawn examples and bootstrap errors
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// The day that the chat template tells, as 2026-11-28, where it tells one; default: today
+    #[arg(long, value_name = "DAY", value_parser = day)]
+    date: Option<u64>,
     #[command(flatten)]
     device: DeviceArguments,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+fn day(text: &str) -> Result<u64, String> {
+    day_seconds(text).ok_or_else(|| "write a day since 1970 as 2026-11-28".to_owned())
 }
 
 fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
@@ -59,6 +67,10 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         bail!("--tasks names no task");
     }
     let model = arguments.device.load(&arguments.model)?;
+    let model = match arguments.date {
+        Some(seconds) => model.with_time(seconds),
+        None => model,
+    };
     std::fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot create the folder {}", arguments.output.display()))?;
     let journal = arguments.output.join("journal.jsonl");

@@ -59,7 +59,7 @@ fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
     let data = RecipeData::open(recipe)?;
     let mut plans = Vec::new();
     for stage in &recipe.stage {
-        let data = data.of(recipe, stage)?;
+        let data = data.sources.of(stage)?;
         plans.extend(data.map(|data| StagePlan::new(recipe, stage, &config, &data)).transpose()?);
     }
     Ok(plans)

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use findap_train::folder::FolderLock;
-use findap_train::recipe::{self, Recipe, Stage};
-use findap_train::sources::{Sources, StageData};
+use findap_train::recipe::{self, Recipe};
+use findap_train::sources::Sources;
 
 /// The arguments that all commands on a recipe share.
 #[derive(clap::Args)]
@@ -73,22 +73,10 @@ impl<'a> RecipeData<'a> {
     pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
         let folder = recipe.folder();
         let lock = FolderLock::take(folder)?;
-        let time_seconds = findap_train::run::begun_at(folder)?;
+        let time_seconds = findap_train::run::told_time(recipe)?;
         findap_train::run::make_world(recipe, &mut |_| {})?;
         let model =
             recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
         Ok(Self { sources: Sources::open(recipe, model, time_seconds)?, _lock: lock })
-    }
-
-    /// The data of a stage; `None` for one that has none yet.
-    pub(crate) fn of(&self, recipe: &Recipe, stage: &Stage) -> Result<Option<StageData>> {
-        Ok(match stage {
-            Stage::Train(stage) => Some(self.sources.train(stage)?),
-            // Pairs that a distillation has yet to write cannot be shown.
-            Stage::Align(stage) if !stage.pairs.is_empty() || recipe.folder().join("preferences.jsonl").exists() => {
-                Some(self.sources.align(stage)?)
-            }
-            _ => None,
-        })
     }
 }

@@ -88,13 +88,13 @@ fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
 
 /// Runs a recipe with progress on stderr and evaluation by its tasks.
 fn start(recipe: &Recipe, text: &str, only: Option<&str>) -> Result<Ended> {
-    // A task that does not exist is refused now and not after hours of training.
-    recipe.eval.as_ref().map(tasks).transpose()?;
     let stop = signals::stop_flag();
     let progress = RefCell::new(Progress::new());
     let mut observer = |event: Event| show(&mut progress.borrow_mut(), event);
     let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
-    let mut hooks = Hooks { observer: &mut observer, stop, evaluate: &mut evaluate, provenance: provenance() };
+    let check_tasks = &mut |eval: &EvalTable| Ok(findap_eval::prompt::check(&tasks(eval)?, &eval.data)?);
+    let mut hooks =
+        Hooks { observer: &mut observer, stop, check_tasks, evaluate: &mut evaluate, provenance: provenance() };
     let ended = findap_train::run::run(recipe, text, only, &mut hooks);
     progress.borrow().clear();
     Ok(ended?)

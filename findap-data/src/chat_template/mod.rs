@@ -38,6 +38,12 @@ const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Output may be this large beyond eight times the conversation.
 const MAX_EXTRA_OUTPUT_BYTES: usize = 4 << 20;
 
+/// The beginning of a day written as `2026-11-28`, in seconds since 1970, UTC; `None` for what is no such day.
+pub fn day_seconds(date: &str) -> Option<u64> {
+    let day = chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").ok().filter(|_| date.len() == "2026-11-28".len())?;
+    u64::try_from(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp()).ok()
+}
+
 /// A compiled chat template. Cheap to share between threads by reference.
 pub struct ChatTemplate {
     path: PathBuf,
@@ -131,6 +137,11 @@ impl ChatTemplate {
         self
     }
 
+    /// The date that the template tells, `2026-11-28` in UTC; `None` where it tells none.
+    pub fn date(&self) -> Option<String> {
+        self.time_seconds.map(|seconds| strftime(seconds, "%Y-%m-%d"))
+    }
+
     /// Lets special-token text inside of message contents become control tokens, as transformers does. The default is that it
     /// stays text: a user must not be able to end a turn.
     #[must_use]
@@ -141,7 +152,7 @@ impl ChatTemplate {
 
     /// SHA-256 over the template and its special tokens, in hex, and the date where the template prints it.
     pub fn fingerprint(&self) -> String {
-        let date = self.time_seconds.map(|seconds| strftime(seconds, " %Y-%m-%d"));
+        let date = self.date().map(|date| format!(" {date}"));
         format!("{}{}", self.digest, date.unwrap_or_default())
     }
 

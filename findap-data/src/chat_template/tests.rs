@@ -326,6 +326,9 @@ fn a_template_as_large_as_is_allowed_compiles_in_time_in_proportion_to_its_size(
 /// A run that goes on the next day keeps the prompts of the day it was begun.
 #[test]
 fn a_template_tells_the_time_it_is_given() {
+    let days = ["2024-07-26", "1970-01-01", "2024-7-26", "2024-02-30", "1969-12-31", "26 Jul 2024", ""];
+    let seconds = [Some(1_721_952_000), Some(0), None, None, None, None, None];
+    assert_eq!(days.map(day_seconds), seconds);
     let dated = || compile("{{ strftime_now('%d %b %Y') }}").expect("it compiles");
     let (eve, morning) = (1_795_305_600 - 1, 1_795_305_600);
     assert_eq!(dated().with_time(eve).render(&[], false).expect("a date"), "21 Nov 2026");

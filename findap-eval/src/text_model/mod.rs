@@ -31,6 +31,10 @@ impl LanguageModel for TextModel {
         format!("{} on {device}", params.dtype())
     }
 
+    fn template_date(&self) -> Option<String> {
+        TextModel::template_date(self)
+    }
+
     fn render_chat(&self, messages: &[Message]) -> Result<String, EvalError> {
         TextModel::render_chat(self, messages).map_err(|error| failed(self, "render a conversation", &error))
     }

@@ -14,7 +14,7 @@ use findap_data::{ChatModel, ChatRequest, Message, Sampling};
 use super::record::{Sampled, Solution};
 use crate::error::TrainError;
 use crate::event::{Event, Observer};
-use crate::recipe::{DistillStage, Judge, JudgeTemperature, PairKind};
+use crate::recipe::{DistillStage, Judge, JudgeTemperature, PairKind, RemoteJudge};
 
 /// Whether the judge has not been asked about these solutions before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,22 +57,9 @@ impl<'a> Bench<'a> {
         let (judge, sampling): (Box<dyn ChatModel>, _) = match &stage.judge {
             Judge::Named(_) => (Box::new(WorldJudge), Sampling::default()),
             Judge::Remote(remote) => {
-                let options = HttpOptions {
-                    url: remote.url.clone(),
-                    model: remote.model.clone(),
-                    key_env: remote.key_env.clone(),
-                    max_tokens_field: remote.max_tokens_field,
-                    sends_temperature: remote.temperature.map(|temperature| temperature != JudgeTemperature::Default),
-                    ..HttpOptions::default()
-                };
-                let temperature = match remote.temperature {
-                    Some(JudgeTemperature::Number(temperature)) => temperature,
-                    Some(JudgeTemperature::Default) | None => 0.0,
-                };
-                let sampling = Sampling { temperature, max_tokens: remote.max_tokens, ..Sampling::default() };
-                let server = HttpChatModel::new(options)?;
-                let cassette = Cassette::open(&folder.join("judge.jsonl"), Some(server))?.only_useful(has_verdict);
-                (Box::new(cassette), sampling)
+                let cassette =
+                    Cassette::open(&folder.join("judge.jsonl"), Some(server(remote)?))?.only_useful(has_verdict);
+                (Box::new(cassette), sampling(remote))
             }
         };
         Ok(Bench { stage, judge, sampling, stop, has_shown_unread: false })
@@ -148,7 +135,7 @@ impl<'a> Bench<'a> {
             }
             for (((_, solution), request), reply) in group.iter_mut().zip(&requests).zip(replies) {
                 solution.unread = None;
-                match self.read(request, &reply) {
+                match read(request, &reply) {
                     Ok(verdict) => take(solution, verdict),
                     Err(problem) => {
                         self.show_unread(&problem, observer);
@@ -165,17 +152,6 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn read<V: Verdict>(&self, request: &ChatRequest, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
-        let reply = reply.as_ref().map_err(|error| one_line(&error.to_string()))?;
-        read_verdict(request, reply).map_err(|error| {
-            let limit = match error {
-                VerdictError::CutOff => format!(" (`max_tokens` of the judge is {})", self.sampling.max_tokens),
-                _ => String::new(),
-            };
-            format!("{error}{limit}: \"{}\"", one_line(reply.text()))
-        })
-    }
-
     fn show_unread(&mut self, problem: &str, observer: &mut dyn Observer) {
         if !self.has_shown_unread {
             self.has_shown_unread = true;
@@ -185,6 +161,61 @@ impl<'a> Bench<'a> {
             )));
         }
     }
+}
+
+fn read<V: Verdict>(request: &ChatRequest, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
+    let reply = reply.as_ref().map_err(|error| one_line(&error.to_string()))?;
+    read_verdict(request, reply).map_err(|error| {
+        let limit = match error {
+            VerdictError::CutOff => format!(" (`max_tokens` of the judge is {})", request.sampling.max_tokens),
+            _ => String::new(),
+        };
+        format!("{error}{limit}: \"{}\"", one_line(reply.text()))
+    })
+}
+
+fn server(remote: &RemoteJudge) -> Result<HttpChatModel, LlmError> {
+    HttpChatModel::new(HttpOptions {
+        url: remote.url.clone(),
+        model: remote.model.clone(),
+        key_env: remote.key_env.clone(),
+        max_tokens_field: remote.max_tokens_field,
+        sends_temperature: remote.temperature.map(|temperature| temperature != JudgeTemperature::Default),
+        ..HttpOptions::default()
+    })
+}
+
+fn sampling(remote: &RemoteJudge) -> Sampling {
+    let temperature = match remote.temperature {
+        Some(JudgeTemperature::Number(temperature)) => temperature,
+        Some(JudgeTemperature::Default) | None => 0.0,
+    };
+    Sampling { temperature, max_tokens: remote.max_tokens, ..Sampling::default() }
+}
+
+/// Asks a judge behind a server whether the reference solution of an exercise is right, and records nothing. A note where its reply
+/// makes no label, or says that it is wrong.
+///
+/// # Errors
+/// [`TrainError::Judge`] if the server cannot be asked.
+pub(super) fn try_judge(stage: &DistillStage, exercise: &Exercise) -> Result<Option<String>, TrainError> {
+    let Judge::Remote(remote) = &stage.judge else { return Ok(None) };
+    let failed = |source: LlmError| TrainError::Judge { stage: stage.name.clone(), source };
+    let solution = exercise.solution();
+    let messages = vec![Message::user(fap_prompt(&exercise.question, &solution, &solution))];
+    let request = ChatRequest { messages, sampling: sampling(remote) };
+    let replies = server(remote).map_err(failed)?.chat(std::slice::from_ref(&request));
+    let reply = replies.into_iter().next().expect("invariant: one reply for each request");
+    if let Err(error) = reply {
+        return Err(failed(error));
+    }
+    Ok(match read::<FapVerdict>(&request, &reply) {
+        Ok(verdict) if verdict.correctness == Correctness::Correct => None,
+        Ok(_) => {
+            Some(format!("the judge says of the reference solution of exercise `{}` that it is wrong", exercise.id))
+        }
+        Err(problem) => Some(format!("a reply of the judge, asked for a trial, could not be read: {problem}")),
+    })
 }
 
 /// The verdict, if it names a step that stands in the solution right after the reasoning that it quotes, and another step in its

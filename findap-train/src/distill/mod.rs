@@ -57,6 +57,20 @@ pub struct DistillContext<'a> {
     pub time_seconds: u64,
 }
 
+/// Looks, before a run trains anything, at what its distillation needs: the exercises, and whether the judge answers about the first one.
+/// A note where its reply makes no label.
+///
+/// # Errors
+/// [`TrainError::Data`], [`TrainError::NothingToTrain`] without an exercise; [`TrainError::Judge`] where the judge cannot be asked.
+pub fn check(stage: &DistillStage, run_folder: &Path) -> Result<Option<String>, TrainError> {
+    let exercises = read_exercises(&locate(run_folder, &stage.exercises), stage.limit)?;
+    let Some(exercise) = exercises.first() else {
+        let problem = format!("{} has no exercise", stage.exercises.display());
+        return Err(TrainError::NothingToTrain { stage: stage.name.clone(), problem });
+    };
+    judging::try_judge(stage, exercise)
+}
+
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.
 ///
 /// # Errors

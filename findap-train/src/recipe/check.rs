@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use findap_data::Kind;
+use findap_data::chat_template::day_seconds;
 use findap_data::spelling::nearest;
 use findap_data::world::WorldConfig;
 
@@ -17,6 +18,8 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         "use letters, digits, '-', '_' and '.' only, not starting with '.'",
     )?;
     origin.require(recipe.run.keep_checkpoints >= 1, "run.keep_checkpoints", "keep at least 1 checkpoint")?;
+    let has_day = recipe.run.date.as_deref().is_none_or(|date| day_seconds(date).is_some());
+    origin.require(has_day, "run.date", "write a day since 1970 as \"2026-11-28\"")?;
     let model = &recipe.model;
     origin.require(
         model.base.is_some() != model.init.is_some(),
@@ -56,6 +59,8 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         "eval",
         "begun.json",
         "preferences.jsonl",
+        "rehearsal",
+        "verification",
         "provenance.json",
         "recipe.toml",
         "report.html",

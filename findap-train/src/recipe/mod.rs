@@ -94,6 +94,10 @@ pub struct RunTable {
     /// it can be used and computes in `model.compute`, else the CPU. Default `auto`.
     #[serde(default)]
     pub device: DeviceChoice,
+    /// The day that chat templates tell, as `"2026-11-28"`, for templates that tell one (Llama 3.1 and later). Default: the day on which
+    /// the run was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
     /// How many committed checkpoints a stage keeps (the newest ones). At least 1. Default 2.
     #[serde(default = "default_keep_checkpoints")]
     pub keep_checkpoints: usize,
@@ -179,6 +183,16 @@ pub enum SaveDtype {
     Bf16,
     /// 32-bit floating point: exactly the trained weights.
     F32,
+}
+
+impl SaveDtype {
+    /// The numbers of the files.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            SaveDtype::Bf16 => Dtype::Bf16,
+            SaveDtype::F32 => Dtype::F32,
+        }
+    }
 }
 
 /// `model.recompute`.

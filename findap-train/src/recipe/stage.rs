@@ -55,6 +55,15 @@ impl Stage {
         }
     }
 
+    /// Whether it has data to measure a dev loss on.
+    pub fn has_dev(&self) -> bool {
+        match self {
+            Self::Train(stage) => !stage.dev.is_empty(),
+            Self::Align(stage) => !stage.dev.is_empty(),
+            Self::Distill(_) => false,
+        }
+    }
+
     /// Whether the stage leaves a `model/` folder.
     pub fn makes_model(&self) -> bool {
         !matches!(self, Self::Distill(_))

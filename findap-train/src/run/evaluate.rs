@@ -48,6 +48,7 @@ pub(super) fn identity(recipe: &Recipe, eval: &EvalTable, model: &str) -> Result
         identity.insert(format!("files.{}", folder.display()), file_sizes(folder)?);
     }
     identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
+    identity.extend(recipe.run.date.iter().map(|date| ("run.date".to_owned(), date.clone())));
     Ok(identity)
 }
 

@@ -4,6 +4,7 @@
 //! begins with. It is done when its `done.json` is there. A stage that has made something from something else is refused, never
 //! silently kept or overwritten. Where the recipe's keys alone show this, it is refused before anything in the folder has changed.
 
+mod check;
 mod evaluate;
 pub(crate) mod references;
 mod reset;
@@ -16,15 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use findap_data::files::file_sha256;
+use findap_data::chat_template::day_seconds;
 use findap_data::{Loader, world};
 use findap_model::checkpoint::SaveOptions;
 use findap_model::{Config, Decoder, Device, Dtype, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use self::check::files_of;
 use self::references::{reference_logprobs, references};
 use self::settings::{at_the_beginning, has_produced, refuse_changed, settings, world_identity};
+use crate::checkpoint;
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
@@ -33,9 +36,10 @@ use crate::identity::{Identity, changes, flatten, require_same};
 use crate::objective::Objective;
 use crate::plan;
 use crate::recipe::{Recipe, SaveDtype, Stage, StateKind};
-use crate::sources::{Sources, StageData, locate};
+use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, TrainOptions};
 
+pub use self::check::CheckTasks;
 pub use self::evaluate::{Evaluate, Evaluation};
 pub use self::reset::{made_from, reset};
 
@@ -45,6 +49,8 @@ pub struct Hooks<'a> {
     pub observer: &'a mut dyn Observer,
     /// Set to end the run after the step at hand, with a checkpoint.
     pub stop: &'a AtomicBool,
+    /// Finds out, before anything is trained, whether the tasks can be asked.
+    pub check_tasks: &'a mut CheckTasks<'a>,
     /// Measures a model.
     pub evaluate: &'a mut Evaluate<'a>,
     /// Goes into `provenance.json`: commit, machine, whatever else is known.
@@ -132,10 +138,12 @@ fn stages(
     hooks: &mut Hooks<'_>,
 ) -> Result<Ended, TrainError> {
     let folder = recipe.folder();
-    let time_seconds = begun_at(folder)?;
+    let time_seconds = told_time(recipe)?;
     make_world(recipe, hooks.observer)?;
     let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device };
     let base = run.base()?;
+    let sources = Sources::open(recipe, &base.folder, time_seconds)?;
+    run.check(&sources, &Config::load(&base.folder)?, only)?;
     let mut current = base.clone();
     run.unrecorded_base = Some(base);
     if only.is_none() && !run.evaluate("base", &current)? {
@@ -147,7 +155,7 @@ fn stages(
             let problem = format!("it is not done; run it before `{}`", only.unwrap_or_default());
             return Err(TrainError::NothingToTrain { stage: stage.name().to_owned(), problem });
         }
-        match run.stage(stage, &current)? {
+        match run.stage(stage, &current, &sources)? {
             None => return Ok(Ended::Interrupted),
             Some(next) => current = next,
         }
@@ -161,13 +169,16 @@ fn stages(
     Ok(Ended::Finished(current.folder))
 }
 
-/// The time at which the run in this folder was begun, in seconds since 1970; the first call decides. Chat templates tell it, so that
-/// a run resumed after midnight has the prompts of the day it was begun.
+/// The time that chat templates tell in this run, in seconds since 1970: that of `run.date`, or else that at which the run in this
+/// folder was begun, which the first call decides. So a run resumed after midnight has the prompts of the day it was begun.
 ///
 /// # Errors
 /// [`TrainError::Io`].
-pub fn begun_at(folder: &Path) -> Result<u64, TrainError> {
-    let path = folder.join("begun.json");
+pub fn told_time(recipe: &Recipe) -> Result<u64, TrainError> {
+    if let Some(seconds) = recipe.run.date.as_deref().and_then(day_seconds) {
+        return Ok(seconds);
+    }
+    let path = recipe.folder().join("begun.json");
     if let Some(seconds) = read_json(&path)? {
         return Ok(seconds);
     }
@@ -334,25 +345,19 @@ impl Run<'_, '_> {
 
     /// Runs one stage unless it is done, and returns the model after it; `None` when it was stopped. A distillation leaves the model
     /// as it was.
-    fn stage(&mut self, stage: &Stage, current: &Current) -> Result<Option<Current>, TrainError> {
+    fn stage(
+        &mut self,
+        stage: &Stage,
+        current: &Current,
+        sources: &Sources<'_>,
+    ) -> Result<Option<Current>, TrainError> {
         let folder = self.recipe.folder().join(stage.name());
         let marker = folder.join("done.json");
         let begun = Instant::now();
         let mut identity = settings(self.recipe, stage);
         identity.insert("model".to_owned(), current.fingerprint.clone());
-        let sources = Sources::open(self.recipe, &current.folder, self.time_seconds)?;
-        let data = match stage {
-            Stage::Train(stage) => Some(sources.train(stage)?),
-            Stage::Align(stage) => Some(sources.align(stage)?),
-            Stage::Distill(stage) => {
-                let path = locate(self.recipe.folder(), &stage.exercises);
-                identity.insert("exercises".to_owned(), file_sha256(&path).map_err(io("read", &path))?);
-                None
-            }
-        };
-        for (name, fingerprint) in data.iter().flat_map(|data| &data.fingerprints) {
-            identity.insert(format!("data.{name}"), fingerprint.clone());
-        }
+        let (files, data) = files_of(self.recipe, stage, sources)?;
+        identity.extend(files);
         let begun_with = folder.join("identity.json");
         if has_produced(&folder)
             && let Some(was) = read_json::<Identity>(&begun_with)?
@@ -389,7 +394,11 @@ impl Run<'_, '_> {
                 finished.then_some((0, None))
             }
             (stage, Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
-            _ => unreachable!("invariant: train and align stages have data"),
+            // an align stage before its distillation, which a run never comes to
+            (stage, None) => {
+                let problem = "there are no pairs yet; run the distill stage before it".to_owned();
+                return Err(TrainError::NothingToTrain { stage: stage.name().to_owned(), problem });
+            }
         };
         let Some((steps, best)) = outcome else { return Ok(None) };
         let next = match stage.makes_model() {
@@ -402,6 +411,7 @@ impl Run<'_, '_> {
         let seconds = begun.elapsed().as_secs_f64();
         let model = stage.makes_model().then(|| next.fingerprint.clone());
         write_json(&marker, &Done { identity, model, steps, best, seconds })?;
+        remove_checkpoints(&folder)?;
         self.hooks.observer.event(Event::StageFinished { stage: stage.name().to_owned(), seconds });
         Ok(Some(next))
     }
@@ -452,10 +462,7 @@ impl Run<'_, '_> {
     }
 
     fn save(&self, model: &Decoder, folder: &Path, carry_from: Option<PathBuf>) -> Result<(), TrainError> {
-        let dtype = match self.recipe.model.save_dtype {
-            SaveDtype::Bf16 => Dtype::Bf16,
-            SaveDtype::F32 => Dtype::F32,
-        };
+        let dtype = self.recipe.model.save_dtype.dtype();
         fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
         Ok(model.save(folder, &SaveOptions { dtype, max_shard_bytes: 5_000_000_000, carry_from })?)
     }
@@ -493,6 +500,16 @@ impl Run<'_, '_> {
         }
         Ok(is_complete)
     }
+}
+
+/// Removes the checkpoints and the best weights of a stage that is done: its model is what is needed of it.
+fn remove_checkpoints(folder: &Path) -> Result<(), TrainError> {
+    for prefix in ["checkpoint", "best"] {
+        for (_, path) in checkpoint::list(folder, prefix) {
+            fs::remove_dir_all(&path).map_err(io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Steps and best dev loss of a finished stage; `None` when it was stopped.

@@ -74,6 +74,9 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
         flatten("world", &world, &mut identity);
     }
     identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
+    // texts have their date, if they tell one, in the fingerprint of the data
+    let is_sampled = matches!(stage, Stage::Distill(_));
+    identity.extend(recipe.run.date.iter().filter(|_| is_sampled).map(|date| ("run.date".to_owned(), date.clone())));
     identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
     identity.insert("model.save_dtype".to_owned(), format!("{:?}", recipe.model.save_dtype));
     if recipe.model.state != StateKind::default() {

@@ -80,7 +80,13 @@ fn a_run_trains_and_measures_on_its_device() {
         }
     };
     let stop = AtomicBool::new(false);
-    let mut hooks = Hooks { observer: &mut observer, stop: &stop, evaluate: &mut evaluate, provenance: Map::new() };
+    let mut hooks = Hooks {
+        observer: &mut observer,
+        stop: &stop,
+        check_tasks: &mut |_| Ok(()),
+        evaluate: &mut evaluate,
+        provenance: Map::new(),
+    };
     let ended = run_on(Some(device.clone()), &recipe, &text, None, &mut hooks).unwrap();
     assert_eq!(ended, Ended::Finished(folder.path().join("run/align/model")));
     let [(base, before), (aligned, after)] = &measured[..] else { panic!("two models are measured, not {measured:?}") };

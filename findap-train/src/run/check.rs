@@ -1,0 +1,101 @@
+//! What a run needs, looked for before its first step: what would end it after hours ends it at once.
+
+use std::error::Error;
+
+use findap_data::files::file_sha256;
+use findap_model::Config;
+
+use super::Run;
+use super::settings::has_produced;
+use crate::checkpoint;
+use crate::distill;
+use crate::error::{TrainError, io};
+use crate::folder::{read_json, require_space};
+use crate::identity::{Identity, require_same};
+use crate::plan::{self, StageDisk};
+use crate::recipe::{DISTILLED, EvalTable, Recipe, Stage};
+use crate::sources::{Sources, StageData, locate};
+
+/// A function that finds out whether tasks can be asked: that they exist, and that their data are there and can be read. The caller of
+/// a run gives it, for findap-train does not know findap-eval.
+pub type CheckTasks<'a> = dyn FnMut(&EvalTable) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+
+impl Run<'_, '_> {
+    /// Looks at everything that the run, or with `only` that stage, will need: tasks, exercises, data, memory, disk and, last because it
+    /// is asked a question, the judge.
+    ///
+    /// # Errors
+    /// [`TrainError`] of the first fault.
+    pub(super) fn check(
+        &mut self,
+        sources: &Sources<'_>,
+        config: &Config,
+        only: Option<&str>,
+    ) -> Result<(), TrainError> {
+        let recipe = self.recipe;
+        if let Some(eval) = &recipe.eval {
+            (self.hooks.check_tasks)(eval).map_err(|source| TrainError::Tasks { source })?;
+        }
+        let is_wanted = |stage: &&Stage| only.is_none_or(|name| name == stage.name());
+        let is_done = |stage: &Stage| recipe.folder().join(stage.name()).join("done.json").exists();
+        let mut disk = Vec::new();
+        for stage in recipe.stage.iter().filter(is_wanted) {
+            let (files, data) = files_of(recipe, stage, sources)?;
+            self.require_same_files(stage, files)?;
+            if is_done(stage) {
+                continue;
+            }
+            if let Some(data) = &data {
+                self.require_memory(stage, config, data)?;
+            }
+            let present = checkpoint::list(&recipe.folder().join(stage.name()), "checkpoint").len();
+            disk.extend(StageDisk::new(recipe, stage, config)?.map(|disk| disk.with_checkpoints(present as u64)));
+        }
+        require_space(recipe.folder(), plan::disk_bytes(&disk))?;
+        for stage in recipe.stage.iter().filter(is_wanted).filter(|stage| !is_done(stage)) {
+            if let Stage::Distill(stage) = stage
+                && let Some(note) = distill::check(stage, recipe.folder())?
+            {
+                self.note(format!("{}: {note}", stage.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a stage whose files have changed since it made something of them. The run's own pairs are not among them: what makes
+    /// them may yet make the same ones again.
+    fn require_same_files(&self, stage: &Stage, mut files: Identity) -> Result<(), TrainError> {
+        let folder = self.recipe.folder().join(stage.name());
+        if !has_produced(&folder) {
+            return Ok(());
+        }
+        let Some(mut was) = read_json::<Identity>(&folder.join("identity.json"))? else { return Ok(()) };
+        files.remove(&format!("data.{DISTILLED}"));
+        was.retain(|key, _| files.contains_key(key));
+        require_same(&folder, stage.name(), &was, &files)
+    }
+
+    fn require_memory(&mut self, stage: &Stage, config: &Config, data: &StageData) -> Result<(), TrainError> {
+        let (keys, _) = stage.trained().expect("invariant: what has data is trained");
+        let (device, options) = (self.device()?, self.recipe.train_options(keys));
+        let memory = plan::training_memory(device.kind(), self.dtype(), &options, config, data)?;
+        plan::require_memory(stage.name(), &memory, &device)
+    }
+}
+
+/// The fingerprints of the files that a stage reads, by the keys that they have in its identity, and its data; none where they are yet
+/// to be made.
+pub(super) fn files_of(
+    recipe: &Recipe,
+    stage: &Stage,
+    sources: &Sources<'_>,
+) -> Result<(Identity, Option<StageData>), TrainError> {
+    if let Stage::Distill(stage) = stage {
+        let path = locate(recipe.folder(), &stage.exercises);
+        let exercises = file_sha256(&path).map_err(io("read", &path))?;
+        return Ok((Identity::from([("exercises".to_owned(), exercises)]), None));
+    }
+    let data = sources.of(stage)?;
+    let fingerprints = data.iter().flat_map(|data| &data.fingerprints);
+    Ok((fingerprints.map(|(name, print)| (format!("data.{name}"), print.clone())).collect(), data))
+}
