@@ -30,6 +30,7 @@ struct Arguments {
 enum Command {
     Run(commands::run::Arguments),
     Plan(commands::plan::Arguments),
+    Rehearse(commands::rehearse::Arguments),
     Data(commands::data::Arguments),
     Train(commands::run::TrainArguments),
     Distill(commands::run::DistillArguments),
@@ -43,13 +44,17 @@ enum Command {
     Serve(commands::serve::Arguments),
     Export(commands::export::Arguments),
     Reset(commands::reset::Arguments),
+    Verify(commands::verify::Arguments),
     Doctor(commands::doctor::Arguments),
 }
 
 impl Command {
     /// Whether the command continues when nobody reads what it prints, as training and serving do.
     fn outlives_its_reader(&self) -> bool {
-        matches!(self, Command::Run(_) | Command::Train(_) | Command::Distill(_) | Command::Serve(_))
+        matches!(
+            self,
+            Command::Run(_) | Command::Train(_) | Command::Distill(_) | Command::Serve(_) | Command::Verify(_)
+        )
     }
 }
 
@@ -66,6 +71,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => return exit(commands::run::execute(&arguments)),
         Command::Train(arguments) => return exit(commands::run::execute_train(&arguments)),
         Command::Distill(arguments) => return exit(commands::run::execute_distill(&arguments)),
+        Command::Rehearse(arguments) => return exit(commands::rehearse::execute(&arguments)),
+        Command::Verify(arguments) => return exit(commands::verify::execute(&arguments)),
         Command::Data(arguments) => commands::data::execute(&arguments),
         Command::Compare(arguments) => return exit(commands::compare::execute(&arguments)),
         Command::Tasks(arguments) => commands::tasks::execute(&arguments),

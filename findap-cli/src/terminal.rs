@@ -114,6 +114,20 @@ pub(crate) fn bytes(count: u64) -> String {
         .map_or_else(|| format!("{count} B"), |(name, size)| format!("{:.1} {name}", count as f64 / *size as f64))
 }
 
+/// Writes a large number in three digits: `1.23 M`, `45.6 k`, `789`.
+pub(crate) fn count(number: f64) -> String {
+    let units = [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)];
+    let Some((name, size)) = units.iter().find(|(_, size)| number >= *size) else { return format!("{number:.0}") };
+    let value = number / size;
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {name}")
+}
+
+/// Writes a number of things: `1 fault`, `2 faults`.
+pub(crate) fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Draws a table in plain characters: the first column to the left, the others to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
@@ -125,6 +139,15 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             Cell::new(text).set_alignment(alignment)
         }));
     }
+    table.to_string()
+}
+
+/// Draws a table in plain characters with all columns to the left.
+pub(crate) fn table_of_words(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
     table.to_string()
 }
 
@@ -148,6 +171,7 @@ mod tests {
     fn times_and_sizes_read_well() {
         assert_eq!(clock(Duration::from_secs(75)), "1:15");
         assert_eq!(clock(Duration::from_secs(3_675)), "1:01:15");
+        assert_eq!([7.0, 1234.0, 45_600.0, 789_000.0, 1.2e9].map(count), ["7", "1.23 k", "45.6 k", "789 k", "1.20 G"]);
         assert_eq!(bytes(17), "17 B");
         assert_eq!(bytes(3 << 29), "1.5 GiB");
     }

@@ -28,6 +28,10 @@ pub struct StagePlan {
     pub fill: f64,
     /// Optimizer steps of the whole stage.
     pub steps: u64,
+    /// Tokens of the whole stage: of one pass, as often as its steps go over them.
+    pub trained_tokens: f64,
+    /// Bytes on disk.
+    pub disk: StageDisk,
     /// Parameters that the stage trains.
     pub trained_parameters: usize,
     /// Parameters that it leaves as they are.
@@ -57,7 +61,7 @@ impl StagePlan {
         let trained = Trained::of(config, &options.trainable)?;
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         let steps = data.loader.total_steps();
-        let one_pass_steps = data.loader.epoch_steps().max(1) as f64;
+        let trained_tokens = tokens as f64 * steps as f64 / data.loader.epoch_steps().max(1) as f64;
         let mean_row_tokens = tokens as f64 / rows.max(1) as f64;
         let per_token = loss.relative_cost() * flops_per_token(config, &options.trainable, &trained, mean_row_tokens);
         let memory =
@@ -79,7 +83,9 @@ impl StagePlan {
             frozen_note: frozen_note(config, &options.trainable, &trained),
             memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
             memory: parts,
-            flops: per_token * tokens as f64 * steps as f64 / one_pass_steps,
+            trained_tokens,
+            disk: StageDisk::new(recipe, stage, config)?.expect("invariant: a distillation is not planned"),
+            flops: per_token * trained_tokens,
         })
     }
 

@@ -1,15 +1,18 @@
 //! `findap plan`: what a recipe asks for, before anything is trained.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use findap_data::Length;
 use findap_tensor::{DeviceKind, Dtype, Tensor, ops};
-use findap_train::plan::StagePlan;
+use findap_train::plan::{self, StageDisk, StagePlan};
 use findap_train::recipe::{Recipe, Stage};
+use findap_train::{distill, folder};
 
 use super::recipe::{Common, RecipeData};
+use super::run;
 use crate::terminal;
 
 /// Checks a recipe and says what it takes: rows, tokens, memory, operations, time; trains nothing
@@ -43,7 +46,17 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     }
     show_recipe(&recipe, arguments.common.folder(&recipe));
     match plans {
-        Ok(plans) => show_plans(&plans, recipe.device_kind()),
+        Ok(plans) => {
+            show_plans(&plans, recipe.device_kind());
+            show_disk(&plans, recipe.folder());
+            let problems = problems(&recipe);
+            for problem in &problems {
+                terminal::print_error(problem);
+            }
+            if !problems.is_empty() {
+                bail!("the run would end for {}", terminal::counted(problems.len(), "fault", "faults"));
+            }
+        }
         // A recipe may be planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
         Err(error) if recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists()) => {
             println!("\nTokens, memory and time cannot be told here: {error:#}");
@@ -63,6 +76,35 @@ fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
         plans.extend(data.map(|data| StagePlan::new(recipe, stage, &config, &data)).transpose()?);
     }
     Ok(plans)
+}
+
+/// What would end the run though its data can be read: tasks, exercises, judges.
+fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
+    let mut problems = Vec::new();
+    if let Some(eval) = &recipe.eval
+        && let Err(error) = run::tasks(eval).and_then(|tasks| findap_eval::prompt::check(&tasks, &eval.data))
+    {
+        problems.push(anyhow::Error::new(error).context("eval"));
+    }
+    for stage in &recipe.stage {
+        if let Stage::Distill(stage) = stage {
+            let checks = [distill::exercises(stage, recipe.folder()).map(drop), distill::require_judge(stage)];
+            problems.extend(checks.into_iter().filter_map(Result::err).map(anyhow::Error::new));
+        }
+    }
+    problems
+}
+
+fn show_disk(plans: &[StagePlan], folder: &Path) {
+    let disk: Vec<StageDisk> = plans.iter().map(|plan| plan.disk).collect();
+    let models = disk.iter().map(|stage| stage.model_bytes).sum();
+    let need = plan::disk_bytes(&disk);
+    let free = folder::free_bytes(folder).map_or_else(|| "unknown".to_owned(), terminal::bytes);
+    println!(
+        "disk beside the data: {} at most, {} of it models that stay; free: {free}",
+        terminal::bytes(need),
+        terminal::bytes(models)
+    );
 }
 
 fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {

@@ -50,11 +50,8 @@ pub(crate) struct DistillArguments {
 pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     let (text, recipe) = arguments.common.load()?;
     let began = Instant::now();
-    match start(&recipe, &text, None)? {
-        Ended::Interrupted => {
-            eprintln!("stopped; the same command resumes from here");
-            Ok(STOPPED)
-        }
+    match start(&recipe, &text, None, &mut |_| ())? {
+        Ended::Interrupted => Ok(stopped()),
         Ended::Finished(model) => {
             finish(&recipe, &model, began.elapsed())?;
             Ok(0)
@@ -76,21 +73,27 @@ pub(crate) fn execute_distill(arguments: &DistillArguments) -> Result<u8> {
 }
 
 fn one_stage(recipe: &Recipe, text: &str, stage: &str) -> Result<u8> {
-    match start(recipe, text, Some(stage))? {
-        Ended::Interrupted => {
-            eprintln!("stopped; the same command resumes from here");
-            return Ok(STOPPED);
-        }
+    match start(recipe, text, Some(stage), &mut |_| ())? {
+        Ended::Interrupted => return Ok(stopped()),
         Ended::Finished(_) => println!("{}", recipe.folder().join(stage).display()),
     }
     Ok(0)
 }
 
-/// Runs a recipe with progress on stderr and evaluation by its tasks.
-fn start(recipe: &Recipe, text: &str, only: Option<&str>) -> Result<Ended> {
+/// Says that the command was stopped, and gives its exit code.
+pub(super) fn stopped() -> u8 {
+    eprintln!("stopped; the same command resumes from here");
+    STOPPED
+}
+
+/// Runs a recipe with progress on stderr and evaluation by its tasks; `listen` is told of every event, too.
+pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mut dyn FnMut(&Event)) -> Result<Ended> {
     let stop = signals::stop_flag();
     let progress = RefCell::new(Progress::new());
-    let mut observer = |event: Event| show(&mut progress.borrow_mut(), event);
+    let mut observer = |event: Event| {
+        listen(&event);
+        show(&mut progress.borrow_mut(), event);
+    };
     let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
     let check_tasks = &mut |eval: &EvalTable| Ok(findap_eval::prompt::check(&tasks(eval)?, &eval.data)?);
     let mut hooks =
@@ -157,7 +160,7 @@ fn evaluate(
 }
 
 /// The tasks that a recipe names.
-fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
+pub(super) fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
     let mut registry = Registry::builtin()?;
     if let Some(folder) = &eval.task_folder {
         registry.add_folder(folder)?;
@@ -166,7 +169,7 @@ fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
 }
 
 /// The facts about this program and machine for `provenance.json`.
-fn provenance() -> Map<String, Value> {
+pub(super) fn provenance() -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let entries = [
         ("commit", json!(env!("FINDAP_COMMIT"))),
@@ -199,7 +202,7 @@ fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
 }
 
 /// The path by which the user can call this program again.
-fn program() -> String {
+pub(super) fn program() -> String {
     let path = std::env::current_exe().unwrap_or_else(|_| "findap".into());
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(&path).display().to_string()

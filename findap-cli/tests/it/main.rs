@@ -11,3 +11,4 @@ mod talk;
 mod tidy;
 mod tool;
 mod usage;
+mod whole;

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChatModel, ChatReply, ChatRequest, LlmError};
+use super::{ChatModel, ChatReply, ChatRequest, LlmError, Usage};
 use crate::error::DataError;
 use crate::files::sha256;
 use crate::journal::Journal;
@@ -89,6 +89,21 @@ impl<M: ChatModel> Cassette<M> {
         let text = serde_json::to_vec(&(&self.replayed, request)).expect("invariant: requests serialise");
         sha256(&text)
     }
+}
+
+/// The sizes of all requests and replies of a recording; `None` where a model did not say them all.
+///
+/// # Errors
+/// [`LlmError::BadRecording`].
+pub fn recorded_usage(path: &Path) -> Result<Option<Usage>, LlmError> {
+    let read = Journal::read::<Entry>(path).map_err(|error| bad_recording(path, error))?;
+    let add = |sum: Usage, entry: &Entry| {
+        entry.reply.usage.map(|usage| Usage {
+            prompt_tokens: sum.prompt_tokens + usage.prompt_tokens,
+            completion_tokens: sum.completion_tokens + usage.completion_tokens,
+        })
+    };
+    Ok(read.entries.iter().try_fold(Usage { prompt_tokens: 0, completion_tokens: 0 }, add))
 }
 
 /// How many replies are not those of `replayed`, and whose; `None` where all are.

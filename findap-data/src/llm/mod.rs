@@ -7,7 +7,7 @@ mod cassette;
 #[cfg(feature = "http")]
 mod http;
 
-pub use cassette::Cassette;
+pub use cassette::{Cassette, recorded_usage};
 #[cfg(feature = "http")]
 pub use http::{HttpChatModel, HttpOptions, MaxTokensField};
 

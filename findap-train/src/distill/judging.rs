@@ -12,7 +12,7 @@ use findap_data::world::judge::WorldJudge;
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
 
 use super::record::{Sampled, Solution};
-use crate::error::TrainError;
+use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
 use crate::recipe::{DistillStage, Judge, JudgeTemperature, PairKind, RemoteJudge};
 
@@ -57,9 +57,14 @@ impl<'a> Bench<'a> {
         let (judge, sampling): (Box<dyn ChatModel>, _) = match &stage.judge {
             Judge::Named(_) => (Box::new(WorldJudge), Sampling::default()),
             Judge::Remote(remote) => {
-                let cassette =
-                    Cassette::open(&folder.join("judge.jsonl"), Some(server(remote)?))?.only_useful(has_verdict);
-                (Box::new(cassette), sampling(remote))
+                let own = folder.join("judge.jsonl");
+                let judge: Box<dyn ChatModel> = match &remote.recorded {
+                    Some(path) => {
+                        Box::new(Cassette::open(path, Some(Unasked(server(remote)?)))?.only_useful(has_verdict))
+                    }
+                    None => Box::new(Cassette::open(&own, Some(server(remote)?))?.only_useful(has_verdict)),
+                };
+                (judge, sampling(remote))
             }
         };
         Ok(Bench { stage, judge, sampling, stop, has_shown_unread: false })
@@ -174,11 +179,24 @@ fn read<V: Verdict>(request: &ChatRequest, reply: &Result<ChatReply, LlmError>) 
     })
 }
 
+/// A judge that is not asked: only its recorded replies count.
+struct Unasked(HttpChatModel);
+
+impl ChatModel for Unasked {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
+        vec![Err(LlmError::BadRequest { problem: "it is not among the judge's recorded replies" }); requests.len()]
+    }
+}
+
 fn server(remote: &RemoteJudge) -> Result<HttpChatModel, LlmError> {
     HttpChatModel::new(HttpOptions {
         url: remote.url.clone(),
         model: remote.model.clone(),
-        key_env: remote.key_env.clone(),
+        key_env: remote.key_env.clone().filter(|_| remote.recorded.is_none()),
         max_tokens_field: remote.max_tokens_field,
         sends_temperature: remote.temperature.map(|temperature| temperature != JudgeTemperature::Default),
         ..HttpOptions::default()
@@ -193,13 +211,29 @@ fn sampling(remote: &RemoteJudge) -> Sampling {
     Sampling { temperature, max_tokens: remote.max_tokens, ..Sampling::default() }
 }
 
+/// Finds out whether the judge could be asked; sends nothing.
+///
+/// # Errors
+/// [`TrainError::Judge`] for an address or a key that cannot be used; [`TrainError::Io`] for a recording that is not there.
+pub(super) fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
+    let Judge::Remote(remote) = &stage.judge else { return Ok(()) };
+    if let Some(path) = &remote.recorded {
+        std::fs::metadata(path).map_err(io("read", path))?;
+    }
+    server(remote).map(drop).map_err(|source| TrainError::Judge { stage: stage.name.clone(), source })
+}
+
 /// Asks a judge behind a server whether the reference solution of an exercise is right, and records nothing. A note where its reply
 /// makes no label, or says that it is wrong.
 ///
 /// # Errors
 /// [`TrainError::Judge`] if the server cannot be asked.
 pub(super) fn try_judge(stage: &DistillStage, exercise: &Exercise) -> Result<Option<String>, TrainError> {
+    require_judge(stage)?;
     let Judge::Remote(remote) = &stage.judge else { return Ok(None) };
+    if remote.recorded.is_some() {
+        return Ok(None);
+    }
     let failed = |source: LlmError| TrainError::Judge { stage: stage.name.clone(), source };
     let solution = exercise.solution();
     let messages = vec![Message::user(fap_prompt(&exercise.question, &solution, &solution))];

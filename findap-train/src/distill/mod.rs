@@ -63,12 +63,28 @@ pub struct DistillContext<'a> {
 /// # Errors
 /// [`TrainError::Data`], [`TrainError::NothingToTrain`] without an exercise; [`TrainError::Judge`] where the judge cannot be asked.
 pub fn check(stage: &DistillStage, run_folder: &Path) -> Result<Option<String>, TrainError> {
+    judging::try_judge(stage, &exercises(stage, run_folder)?[0])
+}
+
+/// The exercises of a distillation, at least one.
+///
+/// # Errors
+/// [`TrainError::Data`], [`TrainError::NothingToTrain`].
+pub fn exercises(stage: &DistillStage, run_folder: &Path) -> Result<Vec<Exercise>, TrainError> {
     let exercises = read_exercises(&locate(run_folder, &stage.exercises), stage.limit)?;
-    let Some(exercise) = exercises.first() else {
+    if exercises.is_empty() {
         let problem = format!("{} has no exercise", stage.exercises.display());
         return Err(TrainError::NothingToTrain { stage: stage.name.clone(), problem });
-    };
-    judging::try_judge(stage, exercise)
+    }
+    Ok(exercises)
+}
+
+/// Finds out, without asking it, whether the judge of a distillation could be asked: its address, and its key where it needs one.
+///
+/// # Errors
+/// [`TrainError::Judge`].
+pub fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
+    judging::require_judge(stage)
 }
 
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.
@@ -81,19 +97,19 @@ pub fn run(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<bool, TrainError> {
-    let exercises = read_exercises(&locate(context.run_folder, &stage.exercises), stage.limit)?;
+    let exercises = exercises(stage, context.run_folder)?;
     let Some(sampled) = judged_samples(stage, context, &exercises, observer, stop)? else { return Ok(false) };
     let (pairs, statistics) = pairs(stage, &exercises, &sampled);
     let name = &stage.name;
     let unread = unread_note(&statistics, &sampled);
+    let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
+    write_whole(&context.folder.join("statistics.json"), &text)?;
     if pairs.is_empty() {
         let problem = no_pairs(&statistics, unread);
         return Err(TrainError::NothingToTrain { stage: name.clone(), problem });
     }
     let lines: String = pairs.iter().map(|pair| format!("{}\n", json!(pair))).collect();
     write_whole(&context.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
-    let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
-    write_whole(&context.folder.join("statistics.json"), &text)?;
     let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, equal_pairs, uncorrected, .. } = statistics;
     let equal = if equal_pairs > 0 { format!(", {equal_pairs} pairs of equal texts left out") } else { String::new() };
     observer.event(Event::Note(format!(

@@ -259,7 +259,15 @@ fn serve(answer: impl Fn(usize, &str) -> String + Send + 'static) -> Judge {
         }
     });
     let (model, key_env, max_tokens) = ("judge".to_owned(), None, 64);
-    Judge::Remote(RemoteJudge { url, model, key_env, max_tokens, max_tokens_field: None, temperature: None })
+    Judge::Remote(RemoteJudge {
+        url,
+        model,
+        key_env,
+        max_tokens,
+        max_tokens_field: None,
+        temperature: None,
+        recorded: None,
+    })
 }
 
 /// A stage in this folder whose exercises are all sampled: the policy is not there and must not be needed.

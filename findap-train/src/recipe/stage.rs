@@ -204,6 +204,10 @@ pub struct RemoteJudge {
     /// refuses that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<JudgeTemperature>,
+    /// Replay the replies in this file, the `judge.jsonl` of another run with this `url` and `model`, and ask nobody: what is not
+    /// recorded makes no label. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<PathBuf>,
 }
 
 fn default_reply_tokens() -> usize {

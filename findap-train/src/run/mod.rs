@@ -7,10 +7,12 @@
 mod check;
 mod evaluate;
 pub(crate) mod references;
+pub mod rehearsal;
 mod reset;
 mod settings;
 #[cfg(all(test, feature = "emulator"))]
 mod tests;
+pub mod verification;
 
 use std::fs;
 use std::path::{Path, PathBuf};

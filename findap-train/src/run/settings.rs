@@ -56,8 +56,14 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
     /// is no label, and one that did would be the same with a larger limit. A model that has moved to another address is the same judge
     /// by its name: the labels that it gave stay in `samples.jsonl`, but no recorded reply of the old address is replayed for the new
     /// one, which is said where there are any. Another `judge.model` is another stage.
-    const WITHOUT_EFFECT: [&str; 5] =
-        [".save_every_steps", ".judge.url", ".judge.key_env", ".judge.max_tokens", ".judge.max_tokens_field"];
+    const WITHOUT_EFFECT: [&str; 6] = [
+        ".save_every_steps",
+        ".judge.url",
+        ".judge.key_env",
+        ".judge.max_tokens",
+        ".judge.max_tokens_field",
+        ".judge.recorded",
+    ];
     let mut identity = Identity::new();
     let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
     flatten(&format!("stage.{}", stage.name()), &table, &mut identity);

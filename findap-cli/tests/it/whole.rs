@@ -1,0 +1,176 @@
+//! What is asked of a run besides making it: faults found before its first step, a rehearsal, a verification.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::tool::{Said, findap, golden, run};
+
+/// A recipe of three stages, a training on texts, a distillation and an alignment, with exercises of its own.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(judge: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let lines =
+            |line: &dyn Fn(usize) -> serde_json::Value| (0..24).map(|n| format!("{}\n", line(n))).collect::<String>();
+        let write = |name: &str, text: String| fs::write(folder.path().join(name), text).expect("it is written");
+        write("text.jsonl", lines(&|n| json!({"text": format!("The price of bond {n} rose by {} points.", n % 7)})));
+        write(
+            "exercises.jsonl",
+            lines(
+                &|n| json!({"id": format!("e{n}"), "question": format!("What is {n} + 1?"), "answer": (n + 1).to_string()}),
+            ),
+        );
+        let recipe = format!(
+            "schema = 1\n[run]\nname = \"small\"\nseed = 3\n[model]\nbase = {:?}\nsave_dtype = \"f32\"\n\
+             [[data]]\nname = \"text\"\npath = {:?}\nkind = \"text\"\n\
+             [[stage]]\nname = \"group1\"\nkind = \"train\"\ntext = [\"text\"]\nsteps = 3\nbatch_tokens = 128\n\
+             context_tokens = 64\nlearning_rate = 1e-3\n\
+             [[stage]]\nname = \"distill\"\nkind = \"distill\"\nexercises = {:?}\nsamples_per_exercise = 4\n\
+             max_new_tokens = 12\njudge = {judge}\n\
+             [[stage]]\nname = \"align\"\nkind = \"align\"\nepochs = 1.0\nbatch_rows = 2\ncontext_tokens = 64\nlearning_rate = 1e-4\n",
+            fs::canonicalize(golden("models/tiny")).expect("the golden model is there"),
+            folder.path().join("text.jsonl"),
+            folder.path().join("exercises.jsonl"),
+        );
+        write("recipe.toml", recipe);
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a command on the recipe in the run folder `run`.
+    fn on_recipe(&self, command: &str, settings: &[&str]) -> Said {
+        let mut findap = findap();
+        findap.arg(command).arg(self.path("recipe.toml")).arg("--run-dir").arg(self.path("run"));
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        findap.args(settings).output().expect("the binary starts").into()
+    }
+
+    fn verify(&self, arguments: &[&str]) -> Said {
+        let run_folder = self.path("run");
+        let words = ["verify".as_ref(), run_folder.as_os_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref));
+        run(words)
+    }
+}
+
+/// A judge on this machine that calls every other solution right; the recipe's key for it. It lives as long as the test.
+fn judge() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).expect("a header");
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("the request");
+            let is_right = body.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 2 == 0;
+            let verdict = json!({"Justification": "", "Correctness": if is_right { "correct" } else { "wrong" }});
+            let message = json!({"choices": [{"message": {"content": verdict.to_string()}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 10}});
+            let body = message.to_string();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).expect("the reply");
+        }
+    });
+    format!("{{ url = \"{url}\", model = \"judge\" }}")
+}
+
+#[test]
+fn what_a_run_needs_is_missed_before_its_first_step() {
+    let place = Place::new(&judge());
+    let task_folder = format!("eval={{ tasks = [\"flare_finqa\"], data = {{ flare = {:?} }} }}", place.path("nowhere"));
+    fs::write(place.path("bad.jsonl"), "{\"id\": \"a\", \"question\": \"q\"}\n").expect("it is written");
+    let bad = format!("stage.distill.exercises={}", place.path("bad.jsonl").display());
+    for (settings, words) in [
+        (
+            &["stage.distill.judge={ url = \"http://127.0.0.1:9/v1\", model = \"judge\" }"][..],
+            &["judge", "127.0.0.1:9"][..],
+        ),
+        (
+            &["stage.distill.judge={ url = \"http://127.0.0.1:9/v1\", model = \"j\", key_env = \"NO_SUCH_KEY\" }"],
+            &["NO_SUCH_KEY"],
+        ),
+        (&["stage.distill.exercises=nowhere.jsonl"], &["nowhere.jsonl"]),
+        (&[&bad], &["bad.jsonl", "answer"]),
+        (&["data.text.path=nowhere.jsonl"], &["nowhere.jsonl"]),
+        (&[&task_folder], &["flare"]),
+    ] {
+        place.on_recipe("run", settings).refusal(words);
+        for trace in ["group1", "eval", "provenance.json"] {
+            assert!(!place.path("run").join(trace).exists(), "{settings:?} was found after {trace} was made");
+        }
+    }
+    place.on_recipe("plan", &[&bad]).refusal(&["bad.jsonl", "1 fault"]);
+    place.on_recipe("run", &[]).success();
+}
+
+#[test]
+fn a_rehearsal_says_that_a_run_is_safe_to_start_and_leaves_no_trace_in_it() {
+    let place = Place::new(&judge());
+    let said = place.on_recipe("rehearse", &["eval={ tasks = [\"flare_finqa\"] }"]);
+    said.refusal(&["eval"]);
+    let said = place.on_recipe("rehearse", &[]).success();
+    for word in [
+        "safe to start",
+        "3 steps",
+        "24 exercises",
+        "judge: about 96 requests, about 9.60 k tokens in",
+        "disk",
+        "memory",
+    ] {
+        assert!(said.stdout.contains(word), "{word:?} is not in\n{}", said.stdout);
+    }
+    assert!(!place.path("run").join("rehearsal").exists() && !place.path("run").join("group1").exists());
+    place.on_recipe("run", &[]).success();
+    place.verify(&[]).success();
+    let silent = "stage.distill.judge={ url = \"http://127.0.0.1:9/v1\", model = \"judge\" }";
+    place.on_recipe("rehearse", &[silent]).refusal(&["judge"]);
+}
+
+#[test]
+fn a_run_is_made_again_to_the_bit_and_what_was_changed_is_named() {
+    let place = Place::new(&judge());
+    place.on_recipe("run", &[]).success();
+    let said = place.verify(&[]).success();
+    assert!(said.stdout.contains("every bit is equal"), "{}", said.stdout);
+    assert!(!place.path("run").join("verification").exists());
+    for (file, stage, was, now, named) in [
+        ("run/group1/metrics.jsonl", "group1", "\"step\":3", "\"step\":4", "group1 training"),
+        ("run/distill/samples.jsonl", "distill", "\"is_finished\":false", "\"is_finished\":true", "distill samples"),
+        ("run/preferences.jsonl", "distill", "What is", "What was", "distill pairs"),
+        ("run/align/model/config.json", "align", "{", "{ ", "align model: config.json"),
+        ("text.jsonl", "group1", "bond 3", "bond 4", "group1 files: data.text"),
+    ] {
+        let path = place.path(file);
+        let text = fs::read_to_string(&path).expect(file);
+        assert!(text.contains(was), "{file} has no {was}");
+        fs::write(&path, text.replacen(was, now, 1)).expect(file);
+        let said = place.verify(&["--stage", stage]);
+        assert_eq!(said.code, Some(1), "{file}: {}{}", said.stdout, said.stderr);
+        assert!(said.stdout.contains(named) && said.stdout.contains("DIFFERS"), "{file}: {}", said.stdout);
+        fs::write(&path, text).expect(file);
+    }
+    place.verify(&["--stage", "align"]).success();
+    place.verify(&["--stage", "align2"]).refusal(&["align2", "group1, distill, align"]);
+    run(["verify".as_ref(), Path::new("/nowhere").as_os_str()]).refusal(&["nowhere"]);
+}

@@ -1,0 +1,119 @@
+//! A rehearsal: a whole run in small, in a folder of its own, that finds what would end the run and how long its parts take.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use findap_data::reward_model::Exercise;
+use findap_data::{Capability, Domain, Format, Kind};
+use serde_json::json;
+
+use crate::distill;
+use crate::error::{TrainError, io};
+use crate::folder::write_whole;
+use crate::recipe::{DataTable, Optimization, Paths, Recipe, Stage};
+
+/// Optimizer steps of a stage; the first of them warms up.
+pub const STEPS: u64 = 2;
+/// Exercises of a distillation.
+pub const EXERCISES: usize = 3;
+/// Questions of a task, or of each of its subsets.
+pub const QUESTIONS: usize = 2;
+
+/// The folder of rehearsals in a run folder.
+pub fn folder(recipe: &Recipe) -> PathBuf {
+    recipe.folder().join("rehearsal")
+}
+
+/// Makes the folder of a rehearsal, empty but for what it shares with the run: the data, and the time that templates tell. Returns the
+/// recipe of the rehearsal: [`STEPS`] steps a stage, [`EXERCISES`] exercises, [`QUESTIONS`] questions a task.
+///
+/// So few exercises may give no pair. Therefore the distillation comes last, and a stage on its pairs trains on stand-ins made of
+/// the exercises.
+///
+/// # Errors
+/// [`TrainError::Io`]; those of reading the exercises.
+pub fn prepare(recipe: &Recipe) -> Result<Recipe, TrainError> {
+    /// No source of a recipe can have this name.
+    const STAND_INS: &str = "stand-ins for pairs";
+    super::told_time(recipe)?;
+    let place = folder(recipe);
+    clear(recipe)?;
+    let data = recipe.folder().join("data");
+    for folder in [&place, &data] {
+        fs::create_dir_all(folder).map_err(io("make the folder", folder))?;
+    }
+    let link = place.join("data");
+    std::os::unix::fs::symlink("../data", &link).map_err(io("link", &link))?;
+    let begun = recipe.folder().join("begun.json");
+    if begun.exists() {
+        fs::copy(&begun, place.join("begun.json")).map_err(io("copy", &begun))?;
+    }
+    let mut small = recipe.clone();
+    small.run.folder = Some(place.clone());
+    if let Some(eval) = &mut small.eval {
+        eval.limit = Some(QUESTIONS.min(eval.limit.unwrap_or(usize::MAX)));
+    }
+    for stage in &mut small.stage {
+        match stage {
+            Stage::Train(stage) => shorten(&mut stage.optimization),
+            Stage::Align(stage) => {
+                shorten(&mut stage.optimization);
+                if stage.pairs.is_empty() {
+                    stage.pairs.push(STAND_INS.to_owned());
+                }
+            }
+            Stage::Distill(stage) => {
+                let exercises = distill::exercises(stage, recipe.folder())?;
+                write_stand_ins(&place.join("stand-ins.jsonl"), &exercises)?;
+                stage.limit = Some(EXERCISES.min(exercises.len()));
+            }
+        }
+    }
+    small.stage.sort_by_key(|stage| !stage.makes_model());
+    small.data.push(DataTable {
+        name: STAND_INS.to_owned(),
+        path: Paths::One(place.join("stand-ins.jsonl")),
+        kind: Kind::Preference,
+        format: Format::Jsonl,
+        columns: BTreeMap::new(),
+        max_bad_rows: 0,
+        domain: Domain::General,
+        capability: Some(Capability::Reasoning),
+        share: None,
+    });
+    Ok(small)
+}
+
+/// Removes what an earlier rehearsal has left.
+///
+/// # Errors
+/// [`TrainError::Io`].
+pub fn clear(recipe: &Recipe) -> Result<(), TrainError> {
+    let place = folder(recipe);
+    match fs::remove_dir_all(&place) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &place)(source)),
+        _ => Ok(()),
+    }
+}
+
+/// The dev loss is measured and a checkpoint written once, as often in the whole stage as its keys say.
+fn shorten(keys: &mut Optimization) {
+    (keys.epochs, keys.tokens, keys.steps) = (None, None, Some(STEPS));
+    keys.evaluate_every_steps = keys.evaluate_every_steps.map(|_| STEPS);
+    keys.save_every_steps = Some(STEPS);
+    keys.early_stop_patience = None;
+    keys.warmup_steps = keys.warmup_steps.map(|steps| steps.min(STEPS));
+}
+
+/// Pairs as long as those to come: the reference solution over one whose answer is another.
+fn write_stand_ins(path: &Path, exercises: &[Exercise]) -> Result<(), TrainError> {
+    const MOST: usize = 64;
+    let pair = |exercise: &Exercise| {
+        let other = Exercise { answer: format!("not {}", exercise.answer), ..exercise.clone() };
+        let pair = json!({ "prompt": exercise.question, "chosen": exercise.solution(), "rejected": other.solution() });
+        format!("{pair}\n")
+    };
+    let lines: String = exercises.iter().take(MOST).map(pair).collect();
+    write_whole(path, lines.as_bytes())
+}
