@@ -71,8 +71,8 @@ pub enum CheckpointError {
     },
     /// A checkpoint was written by another version of the program.
     #[error(
-        "{}: it has format {found}, this program reads format {FORMAT}; continue with the version that wrote it, or delete the stage's folder \
-         to begin the stage again",
+        "{}: it has format {found}, this program reads format {FORMAT}; continue with the version that wrote it, or take \
+         the stage back with `findap reset`",
         path.display()
     )]
     Format {

@@ -36,7 +36,7 @@ impl JsonlWriter {
         let length = file.metadata().map_err(io("look at", path))?.len();
         if length < offset {
             let short = std::io::Error::other(format!(
-                "it has {length} bytes, the checkpoint knows of {offset}; delete the stage's folder to begin the stage again"
+                "it has {length} bytes, the checkpoint knows of {offset}; take the stage back with `findap reset`"
             ));
             return Err(io("continue", path)(short));
         }

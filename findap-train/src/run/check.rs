@@ -33,11 +33,14 @@ impl Run<'_, '_> {
         only: Option<&str>,
     ) -> Result<(), TrainError> {
         let recipe = self.recipe;
+        let is_wanted = |stage: &&Stage| only.is_none_or(|name| name == stage.name());
+        let is_done = |stage: &Stage| recipe.folder().join(stage.name()).join("done.json").exists();
+        if recipe.stage.iter().filter(is_wanted).any(|stage| !is_done(stage)) {
+            self.note("looking at what the run needs: tasks, data, memory, disk, judge".to_owned());
+        }
         if let Some(eval) = &recipe.eval {
             (self.hooks.check_tasks)(eval).map_err(|source| TrainError::Tasks { source })?;
         }
-        let is_wanted = |stage: &&Stage| only.is_none_or(|name| name == stage.name());
-        let is_done = |stage: &Stage| recipe.folder().join(stage.name()).join("done.json").exists();
         let mut disk = Vec::new();
         for stage in recipe.stage.iter().filter(is_wanted) {
             let (files, data) = files_of(recipe, stage, sources)?;
