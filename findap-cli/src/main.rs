@@ -6,20 +6,25 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
 mod commands;
+mod keys;
 mod signals;
+mod survey;
 mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
     name = "findap",
     version,
     about = "Adapts Llama-family models to a domain, and measures what changed",
-    after_help = "Start with: findap run recipes/demo.toml",
-    max_term_width = 100
+    after_help = "\
+Start with `findap run recipes/demo.toml`, or with `findap init` for your own
+model and data. `findap help recipe [KEY]` explains the keys of a recipe.",
+    max_term_width = 80,
+    disable_help_subcommand = true
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -28,6 +33,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(commands::init::Arguments),
     Run(commands::run::Arguments),
     Plan(commands::plan::Arguments),
     Rehearse(commands::rehearse::Arguments),
@@ -46,6 +52,7 @@ enum Command {
     Reset(commands::reset::Arguments),
     Verify(commands::verify::Arguments),
     Doctor(commands::doctor::Arguments),
+    Help(commands::help::Arguments),
 }
 
 impl Command {
@@ -74,6 +81,8 @@ fn main() -> ExitCode {
         Command::Rehearse(arguments) => return exit(commands::rehearse::execute(&arguments)),
         Command::Verify(arguments) => return exit(commands::verify::execute(&arguments)),
         Command::Data(arguments) => commands::data::execute(&arguments),
+        Command::Help(arguments) => commands::help::execute(&arguments, Arguments::command()),
+        Command::Init(arguments) => commands::init::execute(&arguments),
         Command::Compare(arguments) => return exit(commands::compare::execute(&arguments)),
         Command::Tasks(arguments) => commands::tasks::execute(&arguments),
         Command::Reset(arguments) => commands::reset::execute(&arguments),

@@ -34,6 +34,7 @@ mod model_files;
 pub mod packer;
 pub mod readers;
 pub mod reward_model;
+pub mod schema;
 mod shuffle;
 pub mod spelling;
 pub mod store;

@@ -3,6 +3,7 @@
 //! Joint training concatenates texts and conversations; with downsampling, as many texts are kept as there are conversations, by
 //! number of rows. Sequential training keeps them as two phases. Source: FinDAP, arXiv:2501.04961 section 4 and appendix B.3.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::{Capability, Domain};
@@ -21,7 +22,7 @@ pub struct RowRef {
 }
 
 /// How texts and conversations meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Join {
     /// In one shuffled stream.

@@ -3,11 +3,12 @@
 //! In data a rule is an object with the key `rule`, e.g. `{"rule": "list_of_n", "n": 3}`; in a task file the same as an
 //! inline table. A reply passes when it keeps every rule of its row and of its task.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One rule about a reply. Leading and trailing white space of the reply is ignored by all rules.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Check {
     /// Exactly one word; a full stop or other punctuation after it is allowed.

@@ -11,6 +11,7 @@
 //! | `{names:commas}` | a list joined by `, ` |
 //! | `{{`, `}}` | a literal brace |
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -18,8 +19,9 @@ use serde_json::Value;
 pub type Fields = serde_json::Map<String, Value>;
 
 /// A parsed prompt string.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(into = "String")]
 pub struct Template {
     source: String,
     pieces: Vec<Piece>,

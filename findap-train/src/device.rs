@@ -2,10 +2,11 @@
 
 use findap_model::{Device, DeviceKind, Dtype};
 use findap_tensor::{Probe, TensorError, probe};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `run.device`, as text: `auto`, `cpu` or `cuda:N`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
     /// The first GPU if it can be used and computes in the recipe's format, else the CPU.

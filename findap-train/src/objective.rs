@@ -19,6 +19,7 @@ use findap_data::{Batch, IGNORE, MicroBatch, RowRef};
 use findap_model::{Pass, Scored};
 use findap_tensor::ops::preference::{self, Pair, Pairs, PreferenceLoss, PreferenceStats};
 use findap_tensor::{Arena, StepStats};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -44,7 +45,7 @@ pub struct Dpo {
 }
 
 /// How the likelihood term is averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NllMean {
     /// The mean over all chosen tokens of the step (TRL's `sft` loss).

@@ -8,6 +8,7 @@
 //! With [`Warmup::Zero`] these are Hugging Face's `get_linear_schedule_with_warmup` and its relatives: **the first step of a run with
 //! warm-up has learning rate 0** and so moves nothing. Adding one to `s` in the warm-up avoids that idle step.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The numbers that a schedule is made from.
@@ -33,7 +34,7 @@ pub enum WarmupLength {
 }
 
 /// How the learning rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// The learning rate falls in a straight line to 0.
@@ -46,7 +47,7 @@ pub enum ScheduleKind {
 }
 
 /// The learning rate of the first step of a warm-up of `w` steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Warmup {
     /// 0: step `s` (from 0) has `peak * s / w`, as Hugging Face's schedulers do.

@@ -13,6 +13,11 @@ use crate::terminal;
 
 /// Shows what changed from one evaluation to another, with paired bootstrap intervals
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  findap compare scores/base scores/adapted
+  findap compare runs/demo/eval/base runs/demo/eval/align \\
+      --require \"finance >= +3, general >= -1\"")]
 pub(crate) struct Arguments {
     /// Folder of the first evaluation (`findap eval --output`, or `eval/<stage>` of a run)
     before: PathBuf,

@@ -17,6 +17,11 @@ use crate::terminal;
 
 /// Makes, packs and shows the data of a recipe
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  findap data stats mine.toml
+  findap data inspect mine.toml --stage group1 --rows 3
+  findap data synth world --set finance_texts=4000")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: DataCommand,

@@ -12,6 +12,12 @@ use crate::terminal::{self, Progress};
 
 /// Measures a model on tasks; results are written in lm-eval's schema
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  findap eval models/base --tasks gsm8k,mmlu_finance \\
+      --data data=eval-data --output scores/base
+  findap eval models/base --tasks own_task --task-folder tasks \\
+      --data own=own-data --output scores/own")]
 pub(crate) struct Arguments {
     /// Model folder (Hugging Face layout)
     model: PathBuf,

@@ -8,6 +8,8 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
+pub(crate) mod help;
+pub(crate) mod init;
 pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod rehearse;

@@ -17,6 +17,11 @@ use crate::terminal;
 
 /// Checks a recipe and says what it takes: rows, tokens, memory, operations, time; trains nothing
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  findap plan mine.toml
+  findap plan mine.toml --set model.recompute=block
+  findap plan mine.toml --json")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use findap_train::folder::FolderLock;
-use findap_train::recipe::{self, Recipe};
+use findap_train::recipe::{self, Override, Recipe};
 use findap_train::sources::Sources;
 
 /// The arguments that all commands on a recipe share.
@@ -42,7 +42,7 @@ impl Common {
     pub(crate) fn read(&self) -> Result<(String, Recipe)> {
         let text =
             std::fs::read_to_string(&self.recipe).with_context(|| format!("cannot read {}", self.recipe.display()))?;
-        let recipe = recipe::parse(&text, &self.recipe, &self.overrides.set)?;
+        let recipe = recipe::parse(&text, &self.recipe, &self.overrides.changes())?;
         Ok((text, recipe))
     }
 }
@@ -52,7 +52,18 @@ impl Common {
 pub(crate) struct Overrides {
     /// Change one value: stage.group1.learning_rate=1e-4; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
-    pub(crate) set: Vec<(String, String)>,
+    set: Vec<(String, String)>,
+    /// Take a key out, so that its default holds: stage.group1.epochs; before --set, may be given several times
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+}
+
+impl Overrides {
+    /// What is taken out, and then what is set.
+    fn changes(&self) -> Vec<Override> {
+        let unset = self.unset.iter().map(|key| Override::Unset { key: key.trim().to_owned() });
+        unset.chain(self.set.iter().map(|(key, value)| Override::set(key, value))).collect()
+    }
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

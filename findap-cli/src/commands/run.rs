@@ -25,6 +25,12 @@ const STOPPED: u8 = 130;
 
 /// Runs a recipe from where it stands to its end: stages, evaluation, report
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  findap run recipes/demo.toml
+  findap run mine.toml --set run.seed=2 --run-dir runs/mine-2
+  findap run mine.toml --unset stage.group1.epochs \\
+      --set stage.group1.steps=100")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,

@@ -4,6 +4,7 @@ mod bad_input;
 mod circles;
 mod demo;
 mod edges;
+mod init;
 mod recipe;
 mod run;
 mod score;

@@ -22,6 +22,57 @@ fn help_names_every_command_and_exits_with_0() {
     }
 }
 
+/// Every command, and the commands of a command, as `findap help` names them.
+fn every_command() -> Vec<Vec<String>> {
+    let names = |help: &str| -> Vec<String> {
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        // what goes on from the line before is indented further
+        let entries = listed.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+        entries.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
+    };
+    let mut commands = vec![Vec::new()];
+    for name in names(&run(["--help"]).success().stdout) {
+        let inner = names(&run([name.as_str(), "--help"]).success().stdout);
+        commands.extend(inner.into_iter().filter(|inner| inner != "help").map(|inner| vec![name.clone(), inner]));
+        commands.push(vec![name]);
+    }
+    commands
+}
+
+#[test]
+fn every_help_fits_into_80_columns() {
+    let commands = every_command();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands {
+        let help = run(command.iter().map(String::as_str).chain(["--help"])).success().stdout;
+        let long: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "findap {} --help\n{}", command.join(" "), long.join("\n"));
+    }
+    for topic in ["recipe", "task"] {
+        let help = run(["help", topic]).success().stdout;
+        let long: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(help.lines().count() > 200 && long.is_empty(), "{}", long.join("\n"));
+    }
+}
+
+#[test]
+fn help_explains_commands_and_keys() {
+    assert_eq!(run(["help"]).success().stdout.trim(), run(["--help"]).success().stdout.trim());
+    assert_eq!(run(["help", "eval"]).success().stdout.trim(), run(["eval", "--help"]).success().stdout.trim());
+    let inner = run(["help", "data", "stats"]).success().stdout;
+    assert!(inner.contains("Usage: findap data stats"), "{inner}");
+    let key = run(["help", "recipe", "stage.train.learning_rate"]).success().stdout;
+    assert_eq!(key, "stage.train.learning_rate\n    number; required\n    Peak learning rate, >= 0.\n");
+    run(["help", "recipe", "lerning_rate"]).refusal(&["lerning_rate", "stage.train.learning_rate"]);
+    run(["help", "nonsense"]).refusal(&["nonsense", "findap help"]);
+    run(["help", "eval", "--json"]).refusal(&["recipe"]);
+    for topic in ["recipe", "task"] {
+        let schema = run(["help", topic, "--json"]).success().stdout;
+        let schema: serde_json::Value = serde_json::from_str(&schema).expect("a JSON Schema");
+        assert!(schema["properties"]["schema"].is_object() && schema["$schema"].is_string());
+    }
+}
+
 #[test]
 fn tasks_are_listed_within_80_columns_and_described_one_by_one() {
     let listed = run(["tasks"]).success().stdout;

@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ use crate::error::{DataError, FileProblem, Location};
 use crate::message::Message;
 
 /// What a data set is used for; the `kind` of a recipe's `[[data]]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Running text for continued pre-training; loss on all tokens.
@@ -69,7 +70,7 @@ impl Kind {
 }
 
 /// The file format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// By the file's name: .jsonl, .ndjson, .json (lines or an array), .csv, .parquet, .txt; behind it may stand .gz or .zst.

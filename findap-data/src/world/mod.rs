@@ -42,6 +42,7 @@ use chat::{Talk, conversation, solved};
 use draw::Draw;
 use evaluation::Exam;
 use exercise::{Level, Topic, exam_exercise};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -53,7 +54,7 @@ use crate::reward_model::Exercise;
 pub const VERSION: u32 = 2;
 
 /// Sizes of a world. The same seed and entities per kind give the same entities and facts, whatever the other sizes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorldConfig {
     /// Everything follows from it.

@@ -3,13 +3,14 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::answer::{Marked, first_line, last_line, marked_answers, strip_wrapping};
 use super::letter::leading_letter;
 
-/// Arguments of [`super::Step::Label`].
-#[derive(Debug, Clone, Deserialize)]
+/// The labels, and how one is found.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelStep {
     /// The labels; case does not matter.
@@ -19,7 +20,7 @@ pub struct LabelStep {
 }
 
 /// When a reply counts as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelMatch {
     /// The reply, without case and surrounding punctuation, is the label.

@@ -16,6 +16,7 @@ mod stated;
 use std::collections::BTreeMap;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(crate) use self::answer::answer_start;
@@ -28,7 +29,7 @@ use self::letter::{bracketed_letter, leading_letter};
 use self::stated::stated_figure;
 
 /// One step. The text it gets is what the step before it found.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Step {
     /// Removes white space at both ends; an empty rest is no answer.
@@ -80,22 +81,23 @@ pub enum Step {
     Default(String),
 }
 
-/// Arguments of [`Step::Regex`].
-#[derive(Debug, Clone, Deserialize)]
+/// A regular expression, and which of its matches counts.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegexStep {
     /// The expression.
     #[serde(deserialize_with = "parse_regex")]
+    #[schemars(with = "String")]
     pub pattern: Regex,
     /// Capture group; by default 1 where the expression has one, else the whole match.
     pub group: Option<usize>,
-    /// Which match counts.
+    /// Which match counts. Default `first`.
     #[serde(default)]
     pub which: Which,
 }
 
 /// Which of several matches counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Which {
     /// The first.
@@ -105,11 +107,11 @@ pub enum Which {
     Last,
 }
 
-/// Arguments of [`Step::Number`].
-#[derive(Debug, Clone, Deserialize)]
+/// Which number is taken, and how it is read.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NumberStep {
-    /// Which number of the text.
+    /// Which number of the text. Default `stated`.
     #[serde(default)]
     pub which: WhichNumber,
     /// Whether scale words count: `1.2 million` and `$1.2m` are `1200000`. For tasks whose right answers are written out.
@@ -118,7 +120,7 @@ pub struct NumberStep {
 }
 
 /// Which number of a text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhichNumber {
     /// As [`Step::FirstNumber`].
@@ -130,8 +132,8 @@ pub enum WhichNumber {
     Stated,
 }
 
-/// Arguments of [`Step::Json`].
-#[derive(Debug, Clone, Deserialize)]
+/// Which value of the first JSON object is taken.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonStep {
     /// The key whose value is the answer; the object itself, written compactly, where absent.

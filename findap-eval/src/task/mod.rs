@@ -50,7 +50,9 @@ use std::collections::BTreeMap;
 
 use findap_data::spelling::nearest;
 use findap_data::{Capability, Domain};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::check::Check;
 use crate::error::EvalError;
@@ -102,7 +104,7 @@ pub struct Task {
 }
 
 /// Whether a kind of task was seen in instruction tuning (FinDAP paper, section 5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Similarity {
     /// The kind was seen, the data was not.
@@ -112,7 +114,7 @@ pub enum Similarity {
 }
 
 /// A number that a task reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Share of rows answered right: the likeliest choice, or the extracted answer, is the gold one.
@@ -196,7 +198,7 @@ pub enum Kind {
 }
 
 /// The likeliest of some continuations.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MultipleChoice {
     /// The choices, as templates.
@@ -205,7 +207,7 @@ pub struct MultipleChoice {
     pub choices_from: Option<String>,
     /// The field that says which choice is right.
     pub gold: String,
-    /// How that field says it.
+    /// How that field says it. Default `index`.
     #[serde(default)]
     pub gold_is: GoldIs,
     /// Between prompt and choice in plain text; in chat there is nothing between them.
@@ -214,7 +216,7 @@ pub struct MultipleChoice {
 }
 
 /// How a field names the right choice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GoldIs {
     /// Its 0-based index, as a number or as digits.
@@ -227,7 +229,7 @@ pub enum GoldIs {
 }
 
 /// A written answer.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
     /// The right answer.
@@ -283,7 +285,7 @@ pub struct Fewshot {
 }
 
 /// Which rows become solved examples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FewshotRule {
     /// The first ones of the few-shot file, the same for every question.
@@ -294,14 +296,14 @@ pub enum FewshotRule {
 }
 
 /// Where rows come from.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
     /// `ROOT:PATH`, where the root is given at run time, or a plain path. `{subset}` stands for the subset.
     pub path: String,
     /// The file with solved examples; the questions' own file, without the question, where absent.
     pub fewshot_path: Option<String>,
-    /// File format.
+    /// The file's format. Default `jsonl`.
     #[serde(default)]
     pub format: Format,
     /// Column names of a CSV file without header.
@@ -330,7 +332,7 @@ fn test_split() -> String {
 }
 
 /// File format of a dataset; `dataset` describes the fields that each one yields.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object per line.
@@ -349,7 +351,7 @@ pub enum Format {
 }
 
 /// How the score over subsets is formed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SubsetMean {
     /// Over all rows: large subsets count more.
@@ -359,34 +361,61 @@ pub enum SubsetMean {
     Macro,
 }
 
+/// The JSON Schema of a task file: its keys with their types, defaults and meanings, which are the doc comments of this module.
+pub fn schema() -> Value {
+    findap_data::schema::of::<TaskFile>("findap evaluation task")
+}
+
 /// The file as written; [`Task`] is the file as meant.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TaskFile {
+    /// The version of the format: 1. Required.
     schema: u32,
+    /// A unique name: letters, digits, `-`, `_`, `.`. Required.
     name: String,
+    /// Raised whenever prompt, data or scoring change: scores of two versions are not compared. Required.
     version: u32,
+    /// The name for readers. Default: `name`.
     title: Option<String>,
+    /// What it measures. Required.
     capability: Capability,
+    /// Where it measures it. Required.
     domain: Domain,
+    /// Whether this kind of task was seen in instruction tuning. Required.
     similarity: Similarity,
+    /// Groups that it is in, without `@`, beside those of its domain and capability.
     #[serde(default)]
     groups: Vec<String>,
+    /// The licence of the data. Required.
     license: String,
+    /// Where the data comes from: a paper or a maker. Required.
     source: String,
+    /// The score of guessing, in the units of the first metric: 0.25 for four choices. Required.
     chance: f64,
+    /// What is reported; the first is the headline. Required.
     metrics: Vec<Metric>,
+    /// Whether prompts go through the model's chat template, or as plain text. Required.
     chat: bool,
+    /// The system turn, a template as `prompt`.
     system: Option<Template>,
+    /// The question: a template with the row's fields as `{field}`, `{field?}` where it may be absent, `{list:lines}`,
+    /// `{list:commas}`, `{list:letters}` or `{list:numbers}` for lists, `{{` and `}}` for braces. Required.
     prompt: Template,
+    /// How many solved examples stand before the question.
     #[serde(default)]
     num_fewshot: usize,
+    /// Whether solved examples are earlier turns of the conversation instead of one long message.
     #[serde(default)]
     fewshot_as_multiturn: bool,
+    /// Which rows become solved examples. Default `first`.
     #[serde(default)]
     fewshot_rule: FewshotRule,
+    /// Where the rows come from. Required.
     dataset: Dataset,
+    /// The likeliest of some continuations. Exactly one of `multiple_choice`, `generate`.
     multiple_choice: Option<MultipleChoice>,
+    /// A written answer. Exactly one of `multiple_choice`, `generate`.
     generate: Option<Generate>,
 }
 

@@ -94,8 +94,10 @@ pub enum RecipeError {
         folder: PathBuf,
     },
     /// An override that cannot be applied.
-    #[error("--set {key}: {problem}")]
+    #[error("{flag} {key}: {problem}")]
     Override {
+        /// `--set` or `--unset`.
+        flag: &'static str,
         /// The key as given.
         key: String,
         /// What is wrong.

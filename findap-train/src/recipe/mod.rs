@@ -2,7 +2,7 @@
 //!
 //! One file is one run: no includes, no inheritance, no environment variables. Every key is listed in the struct docs of this
 //! module with its unit and default; an unknown key is an error that names the nearest known one. [`load`] reads a file and
-//! applies the `--set` overrides; what they resolve to is what then runs.
+//! applies the `--set` and `--unset` overrides; what they resolve to is what then runs.
 //!
 //! ```toml
 //! schema = 1
@@ -27,9 +27,11 @@
 //! (`<run folder>/data/world/NAME`) and `run:NAME` a file of the run folder.
 
 mod check;
+pub mod draft;
 pub(crate) mod error;
 mod overrides;
 mod parse;
+mod schema;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -41,13 +43,16 @@ use std::path::{Path, PathBuf};
 use findap_data::world::WorldConfig;
 use findap_data::{Capability, Domain, Format, Kind};
 use findap_model::{Config, DeviceKind, Dtype, Recompute, Trained};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::device::DeviceChoice;
 use crate::optimizer::StateFormat;
 use crate::trainer::TrainOptions;
 pub use error::RecipeError;
+pub use overrides::Override;
 pub use parse::{load, parse};
+pub use schema::schema;
 pub(crate) use stage::DISTILLED;
 pub use stage::{
     AlignStage, DistillStage, Judge, JudgeTemperature, Optimization, PairKind, RemoteJudge, Stage, TrainStage,
@@ -57,21 +62,22 @@ pub use stage::{
 pub const SCHEMA: u32 = 1;
 
 /// What was written, after overrides.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Recipe {
-    /// `schema`: format version, [`SCHEMA`]. Required.
+    /// The version of the format: 1. Required.
     pub schema: u32,
-    /// `[run]`. Required.
+    /// `[run]`: who the run is. Required.
     pub run: RunTable,
-    /// `[model]`. Required.
+    /// `[model]`: the model the run starts from. Required.
     pub model: ModelTable,
-    /// `[world]`: generate the closed world before the first stage; its keys are those of `findap_data::world::WorldConfig`.
+    /// `[world]`: generate the closed world before the first stage: texts, conversations and questions whose answers are known.
     /// Default: no world.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub world: Option<WorldConfig>,
     /// `[[data]]`: the sources that stages name.
+    #[schemars(default)]
     pub data: Vec<DataTable>,
-    /// `[[stage]]`: what is done, in order.
+    /// `[[stage]]`: what is done, in order; the `kind` of each says which keys it has. Required.
     pub stage: Vec<Stage>,
     /// `[eval]`: what is measured and after which stages. Default: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +85,7 @@ pub struct Recipe {
 }
 
 /// `[run]`: who the run is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunTable {
     /// A short name: letters, digits, `-`, `_`, `.`. Required.
@@ -108,14 +114,15 @@ fn default_keep_checkpoints() -> usize {
 }
 
 /// `[model]`: the model the run starts from. Exactly one of `base` and `init`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelTable {
-    /// A Hugging Face Llama folder.
+    /// A Hugging Face folder of a Llama, Mistral, Qwen 2, 2.5 or 3 (dense) model. Exactly one of `base`, `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
-    /// Start from random weights: the keys of a `config.json` (`hidden_size`, `num_hidden_layers`, ...).
+    /// Start from random weights: the keys of a `config.json` (`hidden_size`, `num_hidden_layers`, ...). Exactly one of `base`, `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>", default)]
     pub init: Option<toml::Table>,
     /// A folder with `tokenizer.json`, `tokenizer_config.json` and the chat template. Required with `init`, and only there: a `base`
     /// folder brings its own.
@@ -137,7 +144,7 @@ pub struct ModelTable {
 }
 
 /// `model.compute`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
     /// bfloat16 weights and products with sums in 32 bits, and gradients and the optimizer by `model.state`. On a GPU activations are
@@ -161,21 +168,20 @@ impl From<Compute> for Dtype {
 }
 
 /// `model.state`: 18 bytes a weight or 8, where `compute` is `bf16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StateKind {
     /// 32-bit floating point, with a copy of bfloat16 weights in 32 bits; 64-bit beside `compute = "f64"`.
     #[default]
     F32,
-    /// bfloat16, on a GPU and beside `compute = "bf16"`: no copy of the weights, which are rounded stochastically (see
-    /// [`StateFormat::Bf16`]). All of Llama 3 8B is planned at 67 GiB, for one GPU of 80 GB. A micro-batch's part of a gradient
-    /// that is smaller than 1/512 of the sum so far is lost: below some 100 micro-batches in a step that is less than the noise of their
-    /// data; with more, make micro-batches larger.
+    /// bfloat16, on a GPU and beside `compute = "bf16"`: no copy of the weights, which are rounded stochastically. All of Llama 3 8B
+    /// is planned at 67 GiB, for one GPU of 80 GB. A micro-batch's part of a gradient that is smaller than 1/512 of the sum so far is
+    /// lost: below some 100 micro-batches in a step that is less than the noise of their data; with more, make micro-batches larger.
     Bf16,
 }
 
 /// `model.save_dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SaveDtype {
     /// bfloat16: half the size; every weight is rounded once.
@@ -196,7 +202,7 @@ impl SaveDtype {
 }
 
 /// `model.recompute`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeKind {
     /// Keep every activation but those that one pass over the others gives.
@@ -219,18 +225,17 @@ impl From<RecomputeKind> for Recompute {
 }
 
 /// One `[[data]]` table: a named source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataTable {
-    /// The name that stages use. Required, unique.
+    /// The name that stages use, unique. Required.
     pub name: String,
     /// A file, a folder (all files of one format in it, sorted by name), a pattern (`train-*.parquet`), or a list of them. Text files
     /// may be packed (`.gz`, `.zst`). Required.
     pub path: Paths,
     /// What its rows are: `text`, `chat`, `preference`, `tokenized` or `packed`. Required.
     pub kind: Kind,
-    /// The file format: `jsonl`, `json`, `csv`, `parquet`, `txt` (each file is one document) or `lines` (each line of a text file is
-    /// one). Default `auto`: by the file's ending, where `.txt` is `txt`.
+    /// The file format. Default `auto`.
     #[serde(default)]
     pub format: Format,
     /// Column names where they differ from the usual ones: `text = "body"`. Default none.
@@ -253,7 +258,7 @@ pub struct DataTable {
 }
 
 /// `path` of a source: one path or pattern, or a list of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a path, or a list of paths")]
 pub enum Paths {
     /// A string.
@@ -278,7 +283,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 /// `[eval]`: what is measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalTable {
     /// Task names and `@group`s. Required.

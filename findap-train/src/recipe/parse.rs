@@ -10,16 +10,15 @@ use toml::{Table, Value};
 
 use super::check::check;
 use super::error::{Origin, RecipeError, join};
-use super::overrides::apply_override;
+use super::overrides::Override;
 use super::stage::{AlignStage, DistillStage, Optimization, Stage, TrainStage};
 use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA};
 
-/// Reads a recipe and applies `overrides` (`("stage.group1.learning_rate", "1e-4")`; members of arrays by their `name` or index,
-/// values as TOML or, failing that, as a bare string).
+/// Reads a recipe and applies `overrides`, one after the other.
 ///
 /// # Errors
 /// [`RecipeError`]: every value is checked here, so that what comes back can be run.
-pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Recipe, RecipeError> {
+pub fn load(path: &Path, overrides: &[Override]) -> Result<Recipe, RecipeError> {
     let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.into(), source })?;
     parse(&text, path, overrides)
 }
@@ -28,7 +27,7 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Recipe, Recip
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse(text: &str, path: &Path, overrides: &[(String, String)]) -> Result<Recipe, RecipeError> {
+pub fn parse(text: &str, path: &Path, overrides: &[Override]) -> Result<Recipe, RecipeError> {
     let document = DeTable::parse(text).map_err(|error| RecipeError::Syntax {
         path: path.into(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
@@ -41,9 +40,9 @@ pub fn parse(text: &str, path: &Path, overrides: &[(String, String)]) -> Result<
         line: error.span().map_or(1, |span| line_of(text, span.start)),
         message: error.message().to_owned(),
     })?;
-    for (key, value) in overrides {
-        apply_override(&mut table, key, value)?;
-        lines.retain(|known, _| known != key);
+    for change in overrides {
+        change.apply(&mut table)?;
+        lines.retain(|known, _| known != change.key());
     }
     let origin = Origin { path, lines };
     let recipe = Reader { origin: &origin }.recipe(table)?;

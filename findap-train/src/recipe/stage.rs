@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use findap_data::llm::MaxTokensField;
 use findap_data::{Fill, Join, Length, Strategy};
 use findap_model::Trainable;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::trainable;
@@ -16,14 +17,14 @@ use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 pub(crate) const DISTILLED: &str = "preferences";
 
 /// One `[[stage]]` table; its `kind` key says which.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Stage {
-    /// `kind = "train"`: next-token training on texts and conversations.
+    /// Next-token training on texts and conversations.
     Train(TrainStage),
-    /// `kind = "distill"`: sample the policy on exercises and make preference pairs.
+    /// Preference distillation: sample the policy on exercises and make preference pairs.
     Distill(DistillStage),
-    /// `kind = "align"`: DPO with a likelihood term on preference pairs.
+    /// Alignment: DPO with a likelihood term on preference pairs.
     Align(AlignStage),
 }
 
@@ -71,10 +72,10 @@ impl Stage {
 }
 
 /// The keys of a `train` stage, beside those of [`Optimization`] in the same table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainStage {
-    /// Stage name, unique; a folder of the run folder. Required.
+    /// The stage's name, unique; a folder of the run folder. Required.
     pub name: String,
     /// Names of `text` sources (continued pre-training). Default none.
     #[serde(default)]
@@ -85,7 +86,7 @@ pub struct TrainStage {
     /// Names of `tokenized` or `packed` sources; packed rows are kept as given. Default none.
     #[serde(default)]
     pub rows: Vec<String>,
-    /// Names of the sources the dev loss is measured on. Default none: no dev loss.
+    /// Names of the sources the dev loss is measured on; without any there is none. Default none.
     #[serde(default)]
     pub dev: Vec<String>,
     /// How text and chat come together. Default `joint`.
@@ -102,6 +103,7 @@ pub struct TrainStage {
     pub packing: Strategy,
     /// The keys shared with `align`.
     #[serde(flatten, skip_deserializing)]
+    #[schemars(!skip_deserializing)]
     pub optimization: Optimization,
 }
 
@@ -113,10 +115,10 @@ impl TrainStage {
 }
 
 /// The keys of a `distill` stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistillStage {
-    /// Stage name, unique. Required.
+    /// The stage's name, unique. Required.
     pub name: String,
     /// JSONL of exercises: `id`, `question`, `answer`, and where there are any `choices` and `steps` (the reference solution, a line
     /// each). Required.
@@ -133,7 +135,7 @@ pub struct DistillStage {
     /// Tokens per solution at most. Default 256.
     #[serde(default = "default_max_new_tokens")]
     pub max_new_tokens: usize,
-    /// Which pairs to make. Default both.
+    /// Which pairs to make. Default `["fap", "scp"]`.
     #[serde(default = "both_kinds")]
     pub kinds: Vec<PairKind>,
     /// Final-answer pairs per exercise at most. Default 1.
@@ -145,18 +147,20 @@ pub struct DistillStage {
     /// Only the first so many exercises. Default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Who judges. Default `"world"`: the rule-based judge that knows the closed world's solutions.
+    /// Who judges; `"world"` is the rule-based judge that knows the closed world's solutions. Default `"world"`.
     #[serde(default)]
     pub judge: Judge,
 }
 
 /// `judge`: `"world"` or a table naming an OpenAI-compatible server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, try_from = "toml::Value")]
+#[schemars(!try_from)]
 pub enum Judge {
     /// The string `"world"`.
+    #[schemars(extend("const" = "world"))]
     Named(String),
-    /// `{ url = "...", model = "...", key_env = "..." }` and the other keys of [`RemoteJudge`].
+    /// A table that names an OpenAI-compatible server.
     Remote(RemoteJudge),
 }
 
@@ -182,7 +186,7 @@ impl Default for Judge {
 }
 
 /// A judge behind an OpenAI-compatible server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteJudge {
     /// The server's base URL, up to and including `/v1`. Required.
@@ -203,6 +207,7 @@ pub struct RemoteJudge {
     /// Sampling temperature, >= 0, or `"default"`: none is sent, and the server takes its own. Default: 0, and none once the server
     /// refuses that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "judge_temperature")]
     pub temperature: Option<JudgeTemperature>,
     /// Replay the replies in this file, the `judge.jsonl` of another run with this `url` and `model`, and ask nobody: what is not
     /// recorded makes no label. Default none.
@@ -233,6 +238,10 @@ impl From<JudgeTemperature> for toml::Value {
     }
 }
 
+fn judge_temperature(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "number", "minimum": 0 }, { "const": "default" }] })
+}
+
 /// By hand, so that a mistake is named.
 impl TryFrom<toml::Value> for JudgeTemperature {
     type Error = String;
@@ -248,7 +257,7 @@ impl TryFrom<toml::Value> for JudgeTemperature {
 }
 
 /// The two kinds of preference pairs (FinDAP, section 3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairKind {
     /// Final-answer preference: a right solution over a wrong one.
@@ -269,12 +278,12 @@ impl PairKind {
 
 /// The keys of an `align` stage, beside those of [`Optimization`] in the same table. Its batches hold whole pairs:
 /// `batch_rows` and `micro_batch_rows` count pairs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlignStage {
-    /// Stage name, unique. Required.
+    /// The stage's name, unique. Required.
     pub name: String,
-    /// Names of `preference` sources. Default: `preferences.jsonl` of the run folder, which a `distill` stage writes.
+    /// Names of `preference` sources; without any, `preferences.jsonl` of the run folder, which a `distill` stage writes. Default none.
     #[serde(default)]
     pub pairs: Vec<String>,
     /// Names of `preference` sources for the dev loss. Default none.
@@ -294,6 +303,7 @@ pub struct AlignStage {
     pub shuffle: bool,
     /// The keys shared with `train`.
     #[serde(flatten, skip_deserializing)]
+    #[schemars(!skip_deserializing)]
     pub optimization: Optimization,
 }
 
@@ -304,22 +314,22 @@ impl AlignStage {
 }
 
 /// The keys that `train` and `align` stages share. They stand in the stage's own table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Optimization {
     /// Length in passes over the data, > 0. Exactly one of `epochs`, `tokens`, `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// Length in tokens seen.
+    /// Length in tokens seen. Exactly one of `epochs`, `tokens`, `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
-    /// Length in optimizer steps.
+    /// Length in optimizer steps. Exactly one of `epochs`, `tokens`, `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Tokens per optimizer step at most. Exactly one of `batch_tokens`, `batch_rows`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,
-    /// Rows (packed contexts, or pairs) per optimizer step.
+    /// Rows (packed contexts, or pairs) per optimizer step. Exactly one of `batch_tokens`, `batch_rows`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_rows: Option<usize>,
     /// Tokens per forward and backward pass; divides the step into micro-batches and bounds memory. At least `context_tokens`.
@@ -336,9 +346,11 @@ pub struct Optimization {
     /// embedding table), or `{ names = ["*.self_attn.*"] }` (those whose names in Hugging Face files match, `*` for any characters).
     /// The others are frozen: they have no gradient and no optimizer state. Default `all`.
     #[serde(default, with = "trainable", skip_serializing_if = "trainable::is_default")]
+    #[schemars(schema_with = "trainable::schema")]
     pub trainable: Trainable,
     /// Peak learning rate, >= 0. Required.
     #[serde(default)]
+    #[schemars(!default)]
     pub learning_rate: f64,
     /// How the learning rate falls after the warm-up. Default `linear`.
     #[serde(default)]
@@ -346,10 +358,10 @@ pub struct Optimization {
     /// Warm-up as a share of the steps, 0 to 1. At most one of `warmup_ratio`, `warmup_steps`. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_ratio: Option<f64>,
-    /// Warm-up in steps.
+    /// Warm-up in steps. At most one of `warmup_ratio`, `warmup_steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
-    /// The learning rate of the first step of a warm-up. Default `zero`, as Hugging Face's schedulers do.
+    /// The learning rate of the first step of a warm-up. Hugging Face's schedulers begin at zero. Default `zero`.
     #[serde(default)]
     pub warmup_from: Warmup,
     /// Decoupled weight decay, on matrices only, >= 0. Default 0.1.

@@ -43,7 +43,7 @@ learning_rate = 1e-4
 "#;
 
 fn read(text: &str, overrides: &[(&str, &str)]) -> Result<Recipe, RecipeError> {
-    let overrides: Vec<_> = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let overrides: Vec<_> = overrides.iter().map(|(key, value)| Override::set(key, value)).collect();
     parse(text, Path::new("r.toml"), &overrides)
 }
 
@@ -73,6 +73,26 @@ fn overrides_reach_into_arrays_by_name() {
     assert_eq!((recipe.run.name.as_str(), recipe.run.seed), ("other", 7));
     let Stage::Align(align) = &recipe.stage[2] else { panic!("not an align stage") };
     assert_eq!(align.nll_mean, NllMean::Token);
+}
+
+#[test]
+fn what_is_unset_has_its_default_and_makes_room_for_another_key() {
+    let unset = |key: &str| Override::Unset { key: key.to_owned() };
+    let changed = |changes: &[Override]| parse(GOOD, Path::new("r.toml"), changes);
+    let recipe = changed(&[unset("stage.group1.epochs"), Override::set("stage.group1.steps", "3")]).unwrap();
+    let Stage::Train(stage) = &recipe.stage[0] else { panic!("not a train stage") };
+    assert_eq!(stage.optimization.length(), Some(Length::Steps(3)));
+    assert_eq!(changed(&[unset("stage.align")]).unwrap().stage.len(), 2, "a member is taken out whole");
+    for (key, wanted) in [
+        ("stage.group1.steps", "--unset stage.group1.steps: the recipe does not have `steps` there"),
+        ("stage.group9.steps", "no member `group9`"),
+        ("wrold", "does not have `wrold`"),
+        ("run.name.x", "has no keys"),
+        ("stage.group1.epochs", "exactly one of `epochs`"),
+    ] {
+        let message = changed(&[unset(key)]).expect_err(key).to_string();
+        assert!(message.contains(wanted), "{key} gave {message}");
+    }
 }
 
 #[test]
@@ -297,6 +317,7 @@ fn overrides_are_checked_like_the_file() {
         ("run..x", "1", "of the form"),
         ("stage.group1", "1", "whole member"),
         ("stage.group1.epochs", "0", "above 0"),
+        ("stage.group1.epochs", " ", "--unset stage.group1.epochs"),
     ] {
         let message = read(GOOD, &[(key, value)]).expect_err(key).to_string();
         assert!(message.contains(wanted), "{key} gave {message}");

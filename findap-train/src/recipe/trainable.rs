@@ -1,6 +1,7 @@
 //! `trainable` of a stage, as it is written: `"all"`, `{ last_blocks = 4 }` or `{ names = ["*.self_attn.*"] }`.
 
 use findap_model::Trainable;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
@@ -41,6 +42,17 @@ pub(super) fn serialize<S: Serializer>(trainable: &Trainable, serializer: S) -> 
         Trainable::Names(names) => (None, Some(names.clone())),
     };
     Selection { last_blocks, names }.serialize(serializer)
+}
+
+pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+    let table = |key: &str, value: serde_json::Value| serde_json::json!({ "type": "object", "properties": { key: value }, "required": [key], "additionalProperties": false });
+    json_schema!({
+        "anyOf": [
+            { "const": "all" },
+            table("last_blocks", serde_json::json!({ "type": "integer", "minimum": 1 })),
+            table("names", serde_json::json!({ "type": "array", "items": { "type": "string" } })),
+        ]
+    })
 }
 
 /// The default is not written down, so that a stage begun before there was this key can be resumed.

@@ -123,7 +123,7 @@ learning_rate = 1e-3
     #[test]
     fn the_trained_parameters_are_part_of_what_a_stage_is_made_from() {
         let of = |set: &[(&str, &str)]| {
-            let set: Vec<_> = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let set: Vec<_> = set.iter().map(|(key, value)| crate::recipe::Override::set(key, value)).collect();
             let recipe = crate::recipe::parse(RECIPE, Path::new("r.toml"), &set).unwrap();
             settings(&recipe, &recipe.stage[0])
         };

@@ -3,6 +3,7 @@
 //! Reasoning models want the limit as `max_completion_tokens`, and some take no temperature but their own. What a recipe does not
 //! say is found out from the server's refusal, and holds once a request without the parameter is answered.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::HttpOptions;
 use crate::llm::ChatRequest;
 
 /// The parameter that limits the tokens of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MaxTokensField {
     /// `max_tokens`.
