@@ -1,4 +1,4 @@
-//! The chores of this workspace: `cargo xtask train`, `test`, `bench`, `api`, `kernels`, `bundle`, `study`.
+//! The chores of this workspace: `cargo xtask train`, `test`, `bench`, `api`, `guide`, `kernels`, `bundle`, `study`.
 //!
 //! The crate depends on nothing internal, so that it builds in seconds and cannot be broken by the crates it checks.
 
@@ -7,6 +7,7 @@
 mod api;
 mod bench;
 mod bundle;
+mod guide;
 mod kernels;
 mod profile;
 mod study;
@@ -39,6 +40,8 @@ enum Chore {
     Bench(bench::Arguments),
     /// Build the documentation and compare the public names of the library crates with those agreed on
     Api(api::Arguments),
+    /// Write the chapters of the user guide that `findap help` prints
+    Guide,
     /// Compile every CUDA kernel, without a GPU, and compare registers and spills with the snapshot
     Kernels(kernels::Arguments),
     /// Make a folder that tests and measures a GPU machine on which nothing is installed but the driver
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Api(arguments) => api::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Bundle(arguments) => bundle::run(&arguments),
+        Chore::Guide => guide::write(),
         Chore::Kernels(arguments) => kernels::run(&arguments),
         Chore::Study(arguments) => study::run(&arguments),
         Chore::Test => test::run_every_check(),

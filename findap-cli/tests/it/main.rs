@@ -4,6 +4,7 @@ mod bad_input;
 mod circles;
 mod demo;
 mod edges;
+mod guide;
 mod init;
 mod recipe;
 mod run;
