@@ -231,7 +231,7 @@ fn setting_differences(before: &Results, after: &Results) -> Vec<SettingDifferen
     differences
 }
 
-/// Those of the same settings, each with its value, that differ.
+/// The settings, the same in both with their values, that differ.
 fn differing<const N: usize>(
     task: Option<&str>,
     before: [(&'static str, String); N],

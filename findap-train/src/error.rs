@@ -173,7 +173,7 @@ fn show_changes(changes: &[Change]) -> String {
     lines.join("\n")
 }
 
-/// Of files and models nothing but a fingerprint is known, which tells a reader nothing.
+/// A line on a change. The fingerprints of files and models tell a reader nothing, and are left out.
 fn show_change(Change { key, was, now }: &Change) -> String {
     let is_of_files = key == "exercises" || key.starts_with("data.");
     match (was, now) {
