@@ -68,7 +68,7 @@ fn num_tokens(
 /// Some four bytes of English make a token.
 fn guessed_tokens(record: &Record) -> u64 {
     const BYTES_PER_TOKEN: u64 = 4;
-    record.num_bytes() as u64 / BYTES_PER_TOKEN
+    (record.num_bytes() as u64).div_ceil(BYTES_PER_TOKEN)
 }
 
 /// Under which names the first row's columns can be read; none where they have the usual ones.

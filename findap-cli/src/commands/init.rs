@@ -224,5 +224,6 @@ fn advise(draft: &Draft, output: &Path) {
     for note in notes {
         println!("- {note}");
     }
-    println!("\nnext:  findap plan {path}\nthen:  findap run {path}");
+    let argument = if path.to_string().contains(char::is_whitespace) { format!("'{path}'") } else { path.to_string() };
+    println!("\nnext:  findap plan {argument}\nthen:  findap run {argument}");
 }
