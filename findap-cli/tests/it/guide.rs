@@ -160,11 +160,11 @@ fn the_recipe_of_the_readme_is_planned_as_it_stands() {
     let [block] = &recipes[..] else { panic!("the README has one whole recipe, not {}", recipes.len()) };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |path: &str| folder.path().join(path);
-    for name in ["models", "data/eval/fpb", "data/eval/gsm8k", "data/eval/mmlu/test"] {
-        fs::create_dir_all(at(name)).expect("a folder");
-    }
+    fs::create_dir_all(at("data")).and_then(|()| fs::create_dir_all(at("models"))).expect("folders");
     let model = fs::canonicalize(root().join("assets/tiny-instruct")).expect("the small model");
     std::os::unix::fs::symlink(model, at("models/Llama-3.2-1B-Instruct")).expect("a link to the model");
+    let questions = fs::canonicalize(root().join("findap-eval/testdata")).expect("data sets of tasks");
+    std::os::unix::fs::symlink(questions, at("data/eval")).expect("a link to the data sets");
     let files = [
         ("data/filings-2025.jsonl", r#"{"body": "Revenue of the fund rose in the second quarter, and costs fell."}"#),
         ("data/filings-2026.jsonl", r#"{"body": "The fund pays twice a year."}"#),
@@ -174,36 +174,14 @@ fn the_recipe_of_the_readme_is_planned_as_it_stands() {
         ),
         ("data/pairs.jsonl", r#"{"prompt": "When?", "chosen": "In May.", "rejected": "Never."}"#),
         ("data/exercises.jsonl", r#"{"id": "1", "question": "What is 2 and 2?", "answer": "4"}"#),
-        (
-            "data/eval/fpb/test.jsonl",
-            r#"{"text": "Profit rose.", "query": "", "choices": ["positive", "negative", "neutral"], "gold": 0, "answer": "positive"}"#,
-        ),
-        ("data/eval/gsm8k/test.jsonl", r#"{"question": "What is 2 and 2?", "answer": "It is 2+2=4.\n#### 4"}"#),
     ];
-    let subjects = [
-        "business_ethics",
-        "econometrics",
-        "high_school_macroeconomics",
-        "high_school_microeconomics",
-        "management",
-        "marketing",
-        "professional_accounting",
-    ];
-    for subject in subjects {
-        let path = at(&format!("data/eval/mmlu/test/{subject}_test.csv"));
-        fs::write(path, "What is 1 and 1?,1,2,3,4,B\n").expect("the questions are written");
-    }
     for (path, row) in files {
         fs::write(at(path), format!("{row}\n")).expect("the data are written");
     }
     fs::write(at("mine.toml"), &block.body).expect("the recipe is written");
     let mut command = crate::tool::findap();
-    let output = command
-        .env("JUDGE_KEY", "secret")
-        .args(["plan", "mine.toml"])
-        .current_dir(folder.path())
-        .output()
-        .expect("the binary starts");
+    command.args(["plan", "mine.toml"]).current_dir(folder.path()).env("JUDGE_KEY", "a key");
+    let output = command.output().expect("the binary starts");
     let plan = crate::tool::Said::from(output).success().stdout;
     for word in ["group1", "distill", "align", "TFLOP"] {
         assert!(plan.contains(word), "{word}\n{plan}");
