@@ -170,14 +170,6 @@ pub enum FileProblem {
         "not a regular file; give a file, a folder of data files, a pattern such as \"train-*.parquet\", or a list of them"
     )]
     NotAFile,
-    /// Larger than what is read into memory at once.
-    #[error(
-        "the array has more bytes than the limit of {limit_bytes}; convert it to JSONL or Parquet, which are streamed"
-    )]
-    TooLarge {
-        /// Size allowed.
-        limit_bytes: u64,
-    },
     /// The Parquet library could not read it.
     #[error("not readable as Parquet ({detail}); write the file again or download it again")]
     Parquet {
@@ -257,6 +249,12 @@ pub enum RecordProblem {
     #[error("not valid JSON ({detail}); write one whole JSON object per line (NaN and Infinity are not JSON)")]
     NotJson {
         /// What the parser said.
+        detail: String,
+    },
+    /// A key that stands twice in one object.
+    #[error("{detail}; keep one of the two values")]
+    KeyTwice {
+        /// Which key, and where.
         detail: String,
     },
     /// A line above the limit.

@@ -7,6 +7,48 @@ use serde_json::{Map, Value};
 use super::{ReadOptions, Unreadable};
 use crate::error::RecordProblem;
 
+/// The fields that are asked for in a row, which columns can be mapped to.
+pub const FIELDS: [&str; 38] = [
+    "text",
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "label",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "system",
+    "system_prompt",
+    "system_message",
+    "chosen",
+    "rejected",
+    "question",
+    "query",
+    "problem",
+    "user",
+    "ids",
+    "mask",
+    "docs",
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+    "weight",
+    "train",
+    "training",
+    "tools",
+    "functions",
+    "tool_calls",
+    "chat_template_kwargs",
+    "images",
+    "image",
+    "audio",
+    "audios",
+    "video",
+    "videos",
+];
+
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
     pub(super) options: &'a ReadOptions,

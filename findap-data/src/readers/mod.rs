@@ -3,20 +3,22 @@
 //! Formats: JSON lines, a JSON array, CSV with a header, plain text, each also packed by gzip or zstd, and Parquet. Schemas are
 //! recognised by their fields: `text`; `messages` (role, content); ShareGPT `conversations` (from, value); alpaca (`instruction`,
 //! `input`, `output`, `history`); `prompt` + `completion`; preferences (`prompt`, `chosen`, `rejected`, as texts or message lists; the prompt may be repeated in the
-//! answers, be implicit, or be `instruction` and `input`); tokenised rows (`ids`, `mask`); packed rows (`docs`); tokenised pairs
+//! answers, be implicit, or be `instruction` and `input`; texts of turns of `Human:` and `Assistant:` are conversations); tokenised rows (`ids`, `mask`); packed rows (`docs`); tokenised pairs
 //! (`prompt_ids`, `chosen_ids`, `rejected_ids`). Other names are mapped with [`ReadOptions::columns`].
 //!
 //! A row's `system` is its system turn. A turn may be left out of the loss (`weight` 0, `train` false, `masked` true, ...). What a
 //! row says beyond that and would change what is learnt, such as `tools` or `reasoning_content`, is refused by name where it is not
 //! empty. A row whose text, answer or turn is null is [`Record::Empty`].
 //!
-//! Memory: one record, one CSV row or one Parquet batch; a JSON array file is read whole, up to a limit.
+//! Memory: one record, one CSV row, one element of a JSON array or one Parquet batch.
 
 #[cfg(feature = "parquet")]
 mod cell;
 mod csv_file;
 mod fields;
 mod input;
+mod json;
+mod json_array;
 #[cfg(feature = "parquet")]
 mod parquet_file;
 pub mod paths;
@@ -24,6 +26,7 @@ mod preference;
 mod record;
 mod request;
 mod text_file;
+mod transcript;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -34,6 +37,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::fields::FIELDS;
 use self::input::{Input, Packing};
 use self::paths::format_of_name;
 use crate::batch::TokenizedRow;
@@ -300,7 +304,7 @@ fn read_rows(path: &Path, options: &ReadOptions) -> Result<Rows, DataError> {
         Format::Json if options.format == Format::Auto && !begins_an_array(path, &mut input)? => {
             Ok(text_file::json_lines(path, input, limit_bytes))
         }
-        Format::Json => text_file::json_array(path, input),
+        Format::Json => Ok(json_array::json_array(path, input, limit_bytes)),
         Format::Csv => csv_file::rows(path, input, limit_bytes),
         Format::Txt => text_file::text(path, input, limit_bytes, text_field()),
         Format::Lines => Ok(text_file::text_lines(path, input, limit_bytes, text_field())),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use serde_json::{Map, Value};
 
@@ -65,6 +66,13 @@ fn open(file: File) -> Result<ParquetRecordBatchReader, String> {
     }
     let groups = builder.metadata().row_groups();
     let chunks = || groups.iter().flat_map(|group| group.columns().iter().map(move |column| (group, column)));
+    if let Some((_, column)) =
+        chunks().find(|(_, column)| matches!(column.compression(), Compression::BROTLI(_) | Compression::LZO))
+    {
+        let (name, codec) = (column.column_path().string(), format!("{:?}", column.compression()));
+        let codec = codec.split('(').next().unwrap_or_default().to_lowercase();
+        return Err(format!("column {name} is packed by {codec}, and only zstd, snappy, gzip and lz4 are unpacked"));
+    }
     let largest_chunk = chunks().map(|(_, column)| column.uncompressed_size().max(1) as u64).max().unwrap_or(1);
     // Lists have many values a row, which can be packed into next to nothing.
     let values_of_row = |(group, column): (&RowGroupMetaData, &ColumnChunkMetaData)| {

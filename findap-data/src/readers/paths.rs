@@ -34,12 +34,24 @@ pub fn expand(paths: &[PathBuf], format: Format) -> Result<Vec<PathBuf>, DataErr
     }
     let mut seen = BTreeMap::new();
     for file in &files {
-        let place = fs::canonicalize(file).map_err(|error| DataError::io("read", file, error))?;
+        let place = place(file).map_err(|error| DataError::io("read", file, error))?;
         if let Some(other) = seen.insert(place, file) {
             return Err(fail(file, FileProblem::SameFile { other: other.clone() }));
         }
     }
     Ok(files)
+}
+
+/// What tells a file from all others, under whichever of its names it was found: a link may be a name as good as the first.
+#[cfg(unix)]
+fn place(file: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(file).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn place(file: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(file)
 }
 
 /// The format that a file's name tells, beside `.gz` and `.zst`.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::fields::{Fields, not_honoured, wrong_type};
 use super::request::{request, with_system};
 use super::turn::{self, Turn};
-use super::{Record, Turns};
+use super::{Record, Turns, transcript};
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
 
@@ -15,11 +15,29 @@ enum Answers {
     Messages(Vec<Message>, Vec<Message>),
 }
 
+impl Answers {
+    /// What a transcript has between the mark of the assistant and its words is no part of them.
+    fn trimmed(self) -> Answers {
+        match self {
+            Answers::Texts(chosen, rejected) => Answers::Texts(chosen.trim().to_owned(), rejected.trim().to_owned()),
+            messages => messages,
+        }
+    }
+}
+
+/// The turns of a text that is written as such.
+fn of_transcript(turns: Turns) -> Turns {
+    match turns {
+        Turns::Text(text) if transcript::is_transcript(&text) => Turns::Messages(transcript::turns(&text)),
+        turns => turns,
+    }
+}
+
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     let (Some(chosen), Some(rejected)) = (turns(fields, "chosen")?, turns(fields, "rejected")?) else {
         return Ok(Record::Empty);
     };
-    let answers = match (chosen, rejected) {
+    let answers = match (of_transcript(chosen), of_transcript(rejected)) {
         (Turns::Text(chosen), Turns::Text(rejected)) => Answers::Texts(chosen, rejected),
         (Turns::Messages(chosen), Turns::Messages(rejected)) => Answers::Messages(chosen, rejected),
         _ => {
@@ -30,6 +48,9 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     let explicit = ["prompt", "conversations"].into_iter().find(|field| fields.has(field));
     let (prompt, chosen, rejected) = match explicit {
         Some(field) => match turns(fields, field)? {
+            Some(Turns::Text(prompt)) if transcript::is_transcript(&prompt) => {
+                with_prompt(Turns::Messages(transcript::prompt(&prompt, field)?), answers.trimmed())?
+            }
             Some(prompt) => with_prompt(prompt, answers)?,
             None => return Ok(Record::Empty),
         },
@@ -153,6 +174,13 @@ fn check_answers(chosen: &[Message], rejected: &[Message], why: &str) -> Result<
         if let Some(first) = answer.first().filter(|first| first.role != Role::Assistant) {
             let role = first.role;
             return Err(not_honoured(field, format!("has a {role} turn where the answer should begin; {why}")));
+        }
+        if let Some(last) = answer.last().filter(|last| last.role != Role::Assistant) {
+            let role = last.role;
+            return Err(not_honoured(
+                field,
+                format!("ends with a {role} turn; the answer of the assistant must be last"),
+            ));
         }
     }
     Ok(())

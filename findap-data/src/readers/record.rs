@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::{Fields, is_void, names, not_honoured, type_name, wrong_type};
 use super::request::{request, system, with_system};
 use super::turn::{self, Turn};
-use super::{Conversation, Kind, ReadOptions, Record, Row, Unreadable, preference};
+use super::{Conversation, Kind, ReadOptions, Record, Row, Unreadable, preference, transcript};
 use crate::batch::TokenizedRow;
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
@@ -177,14 +177,23 @@ fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         return Err(not_honoured("label", "is false, which marks a bad completion; leave the row out"));
     }
     let (prompt, completion) = (fields.get("prompt")?, fields.get("completion")?);
-    if let (Value::String(prompt), Value::String(completion), None) = (prompt, completion, system(fields)?) {
+    let is_transcript =
+        prompt.as_str().is_some_and(transcript::is_transcript) && fields.options.kind != Some(Kind::Text);
+    if let (Value::String(prompt), Value::String(completion), None, false) =
+        (prompt, completion, system(fields)?, is_transcript)
+    {
         return Ok(Record::PromptCompletion { prompt: prompt.clone(), completion: completion.clone() });
     }
     let turns_of = |value: &Value, field: &str, speaker: fn(String) -> Message| match value {
         Value::String(text) => Ok(Some(vec![Turn::new(speaker(text.clone()))])),
         other => turn::turns(other, field),
     };
-    let prompt = turns_of(prompt, "prompt", Message::user)?;
+    let prompt = match prompt {
+        Value::String(text) if is_transcript => {
+            Some(transcript::prompt(text, "prompt")?.into_iter().map(Turn::new).collect())
+        }
+        prompt => turns_of(prompt, "prompt", Message::user)?,
+    };
     let completion = turns_of(completion, "completion", Message::assistant)?;
     let (Some(prompt), Some(completion)) = (prompt, completion) else { return Ok(Record::Empty) };
     let mut turns = with_system(fields, prompt)?;

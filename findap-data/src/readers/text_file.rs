@@ -1,4 +1,4 @@
-//! JSON lines, JSON arrays and plain text.
+//! JSON lines and plain text.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::input::Input;
-use super::{Row, Rows, UntilError};
-use crate::error::{DataError, FileProblem, Location, RecordProblem};
-
-/// A JSON array is held whole; beyond this size it must be JSON lines.
-const MAX_ARRAY_BYTES: u64 = 1 << 30;
+use super::{Row, Rows, UntilError, json};
+use crate::error::{DataError, Location, RecordProblem};
 
 /// One JSON object per line.
 pub(super) fn json_lines(path: &Path, input: Input, max_record_bytes: usize) -> Rows {
@@ -137,23 +134,6 @@ impl Iterator for Lines {
     }
 }
 
-fn parse_object(line: &[u8]) -> Result<Value, RecordProblem> {
-    let text = utf8(line)?;
-    // The parser's own depth limit of 128 stands: a record nested deeper is an error, not a stack overflow.
-    serde_json::from_str(text).map_err(|error| RecordProblem::NotJson { detail: error.to_string() })
-}
-
-/// One JSON array of objects.
-pub(super) fn json_array(path: &Path, input: Input) -> Result<Rows, DataError> {
-    let fail = |problem| DataError::File { path: path.to_path_buf(), problem };
-    let mut bytes = Vec::new();
-    let limited = input.take(MAX_ARRAY_BYTES + 1).read_to_end(&mut bytes);
-    limited.map_err(|error| DataError::io("read", path, error))?;
-    if bytes.len() as u64 > MAX_ARRAY_BYTES {
-        return Err(fail(FileProblem::TooLarge { limit_bytes: MAX_ARRAY_BYTES }));
-    }
-    let values: Vec<Value> =
-        serde_json::from_slice(&bytes).map_err(|error| fail(FileProblem::NotAnArray { detail: error.to_string() }))?;
-    let items = (1..).map(Location::Element).zip(values).map(|(location, value)| Ok((location, value.into())));
-    Ok(Box::new(UntilError::new(path, items)))
+pub(super) fn parse_object(bytes: &[u8]) -> Result<Value, RecordProblem> {
+    json::parse(utf8(bytes)?)
 }

@@ -91,7 +91,7 @@ fn schemas_are_recognised_by_their_fields() {
 
 #[test]
 fn harmless_oddities_of_lines_are_accepted() {
-    let text = b"\xef\xbb\xbf{\"text\": \"a\"}\r\n\r\n  \n{\"text\": \"b\\u0000\", \"text\": \"c\"}";
+    let text = b"\xef\xbb\xbf{\"text\": \"a\"}\r\n\r\n  \n{\"text\": \"c\"}";
     assert_eq!(read_all("a.jsonl", text).expect("read"), [Record::Text("a".into()), Record::Text("c".into())]);
 }
 
@@ -208,5 +208,36 @@ fn real_files_are_read() {
                 .all(|(_, record)| matches!(record, Record::PromptCompletion { .. } | Record::Conversation(_))),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn elements_of_an_array_are_read_one_by_one_and_faults_name_their_place() {
+    let texts = |json: &str| -> Result<Vec<String>, String> {
+        let text = |record| match record {
+            Record::Text(text) => text,
+            other => format!("{other:?}"),
+        };
+        let records = read_all("a.json", json.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(records.into_iter().map(text).collect())
+    };
+    let odd = "\n [ {\"text\": \"a]},[\"} ,\n{\"x\": [[1], {\"y\": \"\\\\\"}], \"text\": \"\\\"}\"}\n]\n";
+    assert_eq!(texts(odd), Ok(vec!["a]},[".to_owned(), "\"}".to_owned()]));
+    let element = r#"{"text": "a"}"#;
+    let long = format!("[{element}, {{\"text\": \"{}\"}}]", "x".repeat(2 << 20));
+    for (json, want) in [
+        ("[]".to_owned(), "holds no records"),
+        (format!("[{element},]"), "element 2 is missing"),
+        (format!("[{element} {element}]"), "element 1: not valid JSON (trailing"),
+        (format!("[{element}"), "the file ends inside element 1"),
+        (format!("[{element}]]"), "there is ']' behind its end"),
+        (format!("[{element}, {{\"text\": }}]"), "element 2: not valid JSON"),
+        (format!("[{element}, 7]"), "element 2: is a number, not an object"),
+        (format!("[{element}, {{\"text\": \"a\", \"text\": \"a\"}}]"), "element 2: the key"),
+        (format!("[{element}}}]"), "there is '}' behind element 1"),
+        (long, "element 2: longer than the limit"),
+    ] {
+        let error = texts(&json).expect_err(&json[..json.len().min(60)]);
+        assert!(error.contains(want), "{:.60}: {error}", json);
     }
 }

@@ -22,6 +22,24 @@ fn table(columns: &[(&str, ArrayRef)]) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn pages_are_unpacked_whatever_packed_them() {
+    use parquet::basic::Compression;
+    let batch = RecordBatch::try_from_iter([("text", texts(&[Some("one"), Some("two")]))]).expect("batch");
+    let zstd = Compression::ZSTD(Default::default());
+    let gzip = Compression::GZIP(Default::default());
+    for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd, gzip, Compression::LZ4, Compression::LZ4_RAW] {
+        let properties = parquet::file::properties::WriterProperties::builder().set_compression(codec).build();
+        let mut bytes = Vec::new();
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).expect("writer");
+        writer.write(&batch).expect("write");
+        writer.close().expect("close");
+        let records = read_all("a.parquet", &bytes).expect("read");
+        assert_eq!(records, ["one", "two"].map(|text| Record::Text(text.into())), "{codec:?}");
+    }
+}
+
 fn texts(texts: &[Option<&str>]) -> ArrayRef {
     Arc::new(StringArray::from(texts.to_vec()))
 }

@@ -71,6 +71,16 @@ fn what_does_not_plainly_name_files_is_refused() {
     }
 }
 
+#[test]
+#[cfg(unix)]
+fn a_file_of_two_names_is_read_once() {
+    let folder = folder(&["a.jsonl", "b.jsonl"]);
+    let place = |name: &str| folder.path().join(name);
+    std::fs::hard_link(place("a.jsonl"), place("c.jsonl")).expect("link");
+    let error = expanded(&folder, &["*.jsonl"], Format::Auto).expect_err("a hard link");
+    assert!(error.contains("c.jsonl") && error.contains("named twice"), "{error}");
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     packer.write_all(bytes).expect("pack");

@@ -238,3 +238,67 @@ fn pairs_whose_prompt_cannot_be_told_are_refused() {
         assert!(error.contains(want), "{line}: {error}");
     }
 }
+
+#[test]
+fn texts_written_as_turns_are_conversations() {
+    let asked = "\\n\\nHuman: Is a gilt safe?\\n\\nAssistant: Quite.\\n\\nWhy?\\n\\nHuman: Why?\\n\\nAssistant:";
+    let turns = [Message::user("Is a gilt safe?"), Message::assistant("Quite.\n\nWhy?"), Message::user("Why?")];
+    let pair = |chosen: Turns, rejected: Turns| Record::Preference {
+        prompt: Turns::Messages(turns.to_vec()),
+        chosen,
+        rejected,
+    };
+    let reply = |text: &str| Turns::Messages(vec![Message::assistant(text)]);
+    let text = |text: &str| Turns::Text(text.into());
+    for (line, want) in [
+        (
+            format!(r#"{{"chosen": "{asked} The state pays.", "rejected": "{asked} No idea."}}"#),
+            pair(reply("The state pays."), reply("No idea.")),
+        ),
+        (
+            format!(r#"{{"prompt": "{asked}", "chosen": "{asked} The state.", "rejected": "{asked} No."}}"#),
+            pair(reply("The state."), reply("No.")),
+        ),
+        (
+            format!(r#"{{"prompt": "{asked}", "chosen": " The state.", "rejected": " No."}}"#),
+            pair(text("The state."), text("No.")),
+        ),
+        (format!(r#"{{"prompt": "{asked}", "completion": " The state."}}"#), {
+            let messages = [turns.to_vec(), vec![Message::assistant(" The state.")]].concat();
+            Record::Conversation(Conversation { messages, unlearnt: vec![1] })
+        }),
+        (r#"{"prompt": "Human: who?", "completion": "Me."}"#.to_owned(), {
+            Record::PromptCompletion { prompt: "Human: who?".into(), completion: "Me.".into() }
+        }),
+    ] {
+        assert_eq!(one(&line).expect(&line), want, "{line}");
+    }
+    for (line, want) in [
+        (format!(r#"{{"chosen": "{asked} Yes.", "rejected": "No."}}"#), "same form"),
+        (
+            format!(r#"{{"chosen": "{asked} Yes.\n\nHuman: Oh.", "rejected": "{asked} No."}}"#),
+            "'chosen' ends with a user turn",
+        ),
+        (format!(r#"{{"prompt": "{asked} Yes.", "chosen": "a", "rejected": "b"}}"#), "'prompt' is written as turns"),
+    ] {
+        let error = one(&line).expect_err(&line).to_string();
+        assert!(error.contains(want), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_key_that_stands_twice_is_refused_by_name() {
+    for line in [
+        r#"{"text": "a", "text": "b"}"#,
+        r#"{"messages": [{"role": "user", "text": "a", "text": "b"}]}"#,
+        r#"{"x": {"y": {"text": 1, "text": 1}}, "text": "a"}"#,
+        "{\"text\": \"a\", \"te\\u0078t\": \"b\"}",
+    ] {
+        let error = one(line).expect_err(line).to_string();
+        assert!(error.contains("line 1") && error.contains("\"text\" stands twice"), "{error}");
+    }
+    let line = r#"{"text": "a", "of": [{"n": 1.5}, {"n": -1, "m": [18446744073709551615, null, true, 1e300]}]}"#;
+    let (_folder, path) = file("a.jsonl", line.as_bytes());
+    let (_, value) = read_values(&path, &ReadOptions::default()).expect("open").next().expect("one").expect("row");
+    assert_eq!(value, serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+}
