@@ -60,7 +60,7 @@ fn num_tokens(
     Ok(match encoder.documents(record, kind)? {
         Outcome::Documents(rows) | Outcome::PackedRow(rows) => sum(&rows),
         Outcome::Conversation { document, .. } => document.len(),
-        Outcome::TooLong { num_tokens } => num_tokens,
+        Outcome::TooLong { num_tokens, .. } => num_tokens,
         Outcome::Empty | Outcome::EqualAnswers => 0,
     } as u64)
 }

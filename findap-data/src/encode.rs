@@ -40,8 +40,10 @@ pub enum Outcome {
     PackedRow(Vec<TokenizedRow>),
     /// Longer than the context.
     TooLong {
-        /// The context that would hold it.
+        /// All its tokens.
         num_tokens: usize,
+        /// The context that would hold it: of a pair, the tokens of its longer document.
+        longest: usize,
     },
     /// Nothing to learn: no text, no answer, or a single token.
     Empty,
@@ -118,7 +120,7 @@ impl RecordEncoder<'_> {
                 }
                 let num_tokens: usize = rows.iter().map(TokenizedRow::len).sum();
                 if num_tokens > self.context_tokens {
-                    return Ok(Outcome::TooLong { num_tokens });
+                    return Ok(Outcome::TooLong { num_tokens, longest: num_tokens });
                 }
                 Ok(if num_tokens == 0 { Outcome::Empty } else { Outcome::PackedRow(rows.clone()) })
             }
@@ -132,7 +134,8 @@ impl RecordEncoder<'_> {
             }
             (Kind::Preference, _) => {
                 let pair = self.preference(record)?;
-                let num_tokens = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
+                let longest = pair.prompt.len() + pair.chosen.len().max(pair.rejected.len());
+                let num_tokens = 2 * pair.prompt.len() + pair.chosen.len() + pair.rejected.len();
                 if [&pair.prompt, &pair.chosen, &pair.rejected].iter().any(|part| part.is_empty()) {
                     return Ok(Outcome::Empty);
                 }
@@ -142,8 +145,8 @@ impl RecordEncoder<'_> {
                 if [&pair.chosen_mask, &pair.rejected_mask].iter().any(|mask| !mask.contains(&true)) {
                     return Ok(Outcome::Empty);
                 }
-                Ok(match num_tokens > self.context_tokens {
-                    true => Outcome::TooLong { num_tokens },
+                Ok(match longest > self.context_tokens {
+                    true => Outcome::TooLong { num_tokens, longest },
                     false => Outcome::PackedRow(pair.documents().into()),
                 })
             }
@@ -212,7 +215,7 @@ impl RecordEncoder<'_> {
             return Ok(Outcome::Empty);
         }
         if let Some(num_tokens) = template.num_tokens_beyond(self.tokenizer, messages, self.context_tokens)? {
-            return Ok(Outcome::TooLong { num_tokens });
+            return Ok(Outcome::TooLong { num_tokens, longest: num_tokens });
         }
         let (row, num_unended_replies) = template.encode_and_count_unended(self.tokenizer, messages, is_learnt)?;
         Ok(match self.bounded(row) {
@@ -287,7 +290,7 @@ impl RecordEncoder<'_> {
 
     fn bounded(&self, mut row: TokenizedRow) -> Outcome {
         if row.len() > self.context_tokens {
-            return Outcome::TooLong { num_tokens: row.len() };
+            return Outcome::TooLong { num_tokens: row.len(), longest: row.len() };
         }
         if let Some(first) = row.mask.first_mut() {
             *first = false;

@@ -10,6 +10,7 @@ use crate::capability::{Capability, Domain};
 use crate::error::DataError;
 use crate::readers::Kind;
 use crate::shuffle::permutation;
+use crate::store::rows::{Amount, Reason, SourceRows};
 use crate::store::{Source, TokenStore};
 
 /// A row of one of several stores.
@@ -50,6 +51,8 @@ pub struct Mixture {
     pub phases: Vec<Vec<RowRef>>,
     /// What was realised.
     pub report: MixtureReport,
+    /// What became of the rows of each source.
+    pub rows: Vec<SourceRows>,
 }
 
 /// Realised amounts.
@@ -175,11 +178,23 @@ pub fn plan(
             rows.into_iter().map(|row| RowRef { store: set as u32, row }).collect()
         })
         .collect();
+    let mut rows: Vec<SourceRows> = (0..sources.len())
+        .map(|set| {
+            let kept = Amount::of(&stores[set], kept[set].iter().map(|at| at.row));
+            let mut account = SourceRows::of(&sources[set].name, &stores[set]);
+            account.leave(Reason::BeyondShare, account.used.without(kept));
+            account
+        })
+        .collect();
     // Rows that were tokenized elsewhere are of either kind, so they count as neither.
     let is_chat = |set: &&usize| sources[**set].kind == Kind::Chat;
     let num_chats: usize = chats.iter().filter(is_chat).map(|&set| kept[set].len()).sum();
     if options.downsample && num_chats > 0 {
         keep_first_of_shuffled(&mut kept, &texts, num_chats, options.seed);
+    }
+    for (account, (store, kept)) in rows.iter_mut().zip(stores.iter().zip(&kept)) {
+        let kept = Amount::of(store, kept.iter().map(|at| at.row));
+        account.leave(Reason::Downsampled, account.used.without(kept));
     }
     let report = MixtureReport {
         sets: sources
@@ -203,7 +218,7 @@ pub fn plan(
         Join::Joint => vec![collect(&(0..sources.len()).collect::<Vec<_>>())],
         Join::Sequential => vec![collect(&texts), collect(&chats)],
     };
-    Ok(Mixture { phases: phases.into_iter().filter(|phase| !phase.is_empty()).collect(), report })
+    Ok(Mixture { phases: phases.into_iter().filter(|phase| !phase.is_empty()).collect(), report, rows })
 }
 
 /// Lowers `counts` until each set with a share has that share of its group.
@@ -260,5 +275,13 @@ fn keep_first_of_shuffled(kept: &mut [Vec<RowRef>], members: &[usize], limit: us
     chosen.sort_unstable();
     for &set in members {
         kept[set] = chosen.iter().copied().filter(|at| at.store as usize == set).collect();
+    }
+}
+
+/// Tells the accounts of the sources which of their rows are not reached; `accounts[i]` belongs to `stores[i]`.
+pub fn leave_unreached(accounts: &mut [SourceRows], stores: &[std::sync::Arc<TokenStore>], rows: &[RowRef]) {
+    for (index, (account, store)) in accounts.iter_mut().zip(stores).enumerate() {
+        let of_store = rows.iter().filter(|at| at.store as usize == index).map(|at| at.row);
+        account.leave(Reason::NotReached, Amount::of(store, of_store));
     }
 }

@@ -1,5 +1,6 @@
 //! The plan of a stage, made without training: rows, tokens, steps, memory by purpose, operations.
 
+use findap_data::store::rows::RowsReport;
 use findap_model::session::{SessionOptions, memory_bytes};
 use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Trainable, Trained};
 use serde::Serialize;
@@ -20,8 +21,8 @@ pub struct StagePlan {
     pub tokens: u64,
     /// Tokens with loss among them.
     pub loss_tokens: u64,
-    /// Rows left out because they are longer than the context.
-    pub dropped_too_long: u64,
+    /// What became of every row of its sources, also of those of the dev loss.
+    pub sources: RowsReport,
     /// Contexts they are packed into.
     pub contexts: usize,
     /// Share of the contexts' space that holds tokens, in 0..=1.
@@ -74,7 +75,7 @@ impl StagePlan {
             rows,
             tokens,
             loss_tokens,
-            dropped_too_long: data.stores.iter().map(|store| store.report().dropped_too_long).sum(),
+            sources: data.rows.clone(),
             contexts: data.loader.num_contexts(),
             fill: data.loader.fill(),
             steps,

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use findap_data::encode::RecordEncoder;
-use findap_data::mixture::{self, MixtureOptions, MixtureReport};
+use findap_data::mixture::{self, MixtureOptions, MixtureReport, leave_unreached};
 use findap_data::readers::Kind;
+use findap_data::store::rows::{RowsReport, SourceRows, Use};
 use findap_data::{
     Capability, ChatTemplate, Domain, Format, Join, Loader, LoaderOptions, Source, Strategy, TokenStore, Tokenizer,
 };
 
 use crate::error::TrainError;
-use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, Stage, TrainStage};
+use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, Stage, TrainStage, locate};
 
 /// What a stage trains on.
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub struct StageData {
     pub stores: Vec<Arc<TokenStore>>,
     /// The fingerprint of each source, also of those of the dev loss.
     pub fingerprints: BTreeMap<String, String>,
-    /// Which rows of which source were left out and why, also of those of the dev loss.
-    pub left_out: Vec<String>,
+    /// What became of every row of the sources, also of those of the dev loss.
+    pub rows: RowsReport,
 }
 
 /// Opens the sources of one run for one model's tokenizer and chat template.
@@ -42,15 +43,6 @@ pub struct Sources<'a> {
     template: Option<ChatTemplate>,
     /// Stores that were opened before, by their folder: the stages of a run share their sources.
     opened: RefCell<BTreeMap<PathBuf, Arc<TokenStore>>>,
-}
-
-/// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
-pub fn locate(folder: &Path, path: &Path) -> PathBuf {
-    match path.to_str().and_then(|text| text.split_once(':')) {
-        Some(("world", name)) => folder.join("data").join("world").join(name),
-        Some(("run", name)) => folder.join(name),
-        _ => path.to_path_buf(),
-    }
 }
 
 impl<'a> Sources<'a> {
@@ -77,7 +69,7 @@ impl<'a> Sources<'a> {
         let is_distilled = || self.recipe.folder().join("preferences.jsonl").exists();
         match stage {
             Stage::Train(stage) => self.train(stage).map(Some),
-            Stage::Align(stage) if !stage.pairs.is_empty() || is_distilled() => self.align(stage).map(Some),
+            Stage::Align(stage) if !stage.uses_distilled() || is_distilled() => self.align(stage).map(Some),
             Stage::Align(_) | Stage::Distill(_) => Ok(None),
         }
     }
@@ -90,7 +82,13 @@ impl<'a> Sources<'a> {
         let keys = &stage.optimization;
         let mix = MixtureOptions { join: stage.join, downsample: stage.downsample, seed: self.recipe.run.seed };
         let options = self.options(keys, Some(stage.packing), stage.shuffle);
-        self.stage(self.named(stage.sources()), self.named(stage.dev.iter()), mix, options)
+        self.stage(
+            self.named(stage.sources()),
+            self.named(stage.dev.iter()),
+            mix,
+            options,
+            stage.optimization.dev_tokens,
+        )
     }
 
     /// The pairs of an `align` stage: each a context of its own.
@@ -99,22 +97,36 @@ impl<'a> Sources<'a> {
     /// As [`Sources::train`].
     pub fn align(&self, stage: &AlignStage) -> Result<StageData, TrainError> {
         let mut sources = self.named(stage.pairs.iter());
-        if sources.is_empty() {
-            sources.push(Source {
-                name: DISTILLED.to_owned(),
-                paths: vec![self.recipe.folder().join("preferences.jsonl")],
-                kind: Kind::Preference,
-                format: Format::Jsonl,
-                columns: BTreeMap::new(),
-                domain: Domain::Finance,
-                capability: Capability::Reasoning,
-                max_bad_rows: 0,
-                share: None,
-            });
+        if stage.uses_distilled() {
+            let place = stage.pairs.iter().position(|name| name == DISTILLED).unwrap_or(0);
+            sources.insert(place, self.distilled());
         }
         let mix = MixtureOptions { join: Join::Joint, downsample: false, seed: self.recipe.run.seed };
         let options = self.options(&stage.optimization, None, stage.shuffle);
-        self.stage(sources, self.named(stage.dev.iter()), mix, options)
+        let dev = self.named(stage.dev.iter());
+        let mut data = self.stage(sources, dev, mix, options, stage.optimization.dev_tokens)?;
+        if let Some(distill) = self.recipe.distillation_before(&stage.name).filter(|_| !stage.uses_distilled()) {
+            let align = &stage.name;
+            data.rows.notes.push(format!(
+                "{align} does not train on the pairs that {distill} makes, as its `pairs` does not name \"{DISTILLED}\""
+            ));
+        }
+        Ok(data)
+    }
+
+    /// The pairs that the distillation of the run makes.
+    fn distilled(&self) -> Source {
+        Source {
+            name: DISTILLED.to_owned(),
+            paths: vec![self.recipe.folder().join("preferences.jsonl")],
+            kind: Kind::Preference,
+            format: Format::Jsonl,
+            columns: BTreeMap::new(),
+            domain: Domain::Finance,
+            capability: Capability::Reasoning,
+            max_bad_rows: 0,
+            share: None,
+        }
     }
 
     fn named<'n>(&self, names: impl Iterator<Item = &'n String>) -> Vec<Source> {
@@ -155,27 +167,47 @@ impl<'a> Sources<'a> {
         dev_sources: Vec<Source>,
         mix: MixtureOptions,
         options: LoaderOptions,
+        dev_tokens: usize,
     ) -> Result<StageData, TrainError> {
         let stores = self.stores(&sources, options.context_tokens)?;
         let dev_stores = self.stores(&dev_sources, options.context_tokens)?;
         let all = || sources.iter().chain(&dev_sources).zip(stores.iter().chain(&dev_stores));
         let fingerprints = all().map(|(source, store)| (source.name.clone(), store.fingerprint().to_owned())).collect();
-        let reasons = |(source, store): (&Source, &Arc<TokenStore>)| {
+        let notes_of = |(source, store): (&Source, &Arc<TokenStore>)| {
             let name = source.name.clone();
-            store.report().left_out().into_iter().map(move |reason| format!("{name}: {reason}"))
+            store.report().notes().into_iter().map(move |note| format!("{name}: {note}"))
         };
-        let left_out = all().flat_map(reasons).collect();
+        let notes = all().flat_map(notes_of).collect();
         let planned = mixture::plan(&sources, &stores, mix)?;
         let loader = Loader::new(stores.clone(), &planned.phases, options)?;
+        let mut rows = planned.rows;
+        leave_unreached(&mut rows, &stores, &loader.rows_not_reached());
         let dev = match dev_stores.is_empty() {
             true => None,
             false => {
-                let rows = findap_data::loader::all_rows(&dev_stores);
+                let dev_rows = findap_data::loader::all_rows(&dev_stores);
                 // Shuffled, so that the beginning is a sample of all sources.
-                Some(Loader::new(dev_stores, &[rows], LoaderOptions { is_shuffled: true, ..options })?)
+                let options = LoaderOptions { is_shuffled: true, ..options };
+                let dev = Loader::new(dev_stores.clone(), &[dev_rows], options)?;
+                let account = |(source, store): (&Source, &Arc<TokenStore>)| SourceRows {
+                    purpose: Use::Dev,
+                    ..SourceRows::of(&source.name, store)
+                };
+                let mut accounts: Vec<SourceRows> = dev_sources.iter().zip(&dev_stores).map(account).collect();
+                leave_unreached(&mut accounts, &dev_stores, &dev.rows_beyond(dev_tokens));
+                rows.extend(accounts);
+                Some(dev)
             }
         };
-        Ok(StageData { loader, dev, mixture: planned.report, sources, stores, fingerprints, left_out })
+        Ok(StageData {
+            loader,
+            dev,
+            mixture: planned.report,
+            sources,
+            stores,
+            fingerprints,
+            rows: RowsReport { sources: rows, notes },
+        })
     }
 
     /// Stores lie in `data/tokens` of the run folder and are used again while nothing they depend on has changed.

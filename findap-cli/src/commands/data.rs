@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use console::style;
-use findap_data::inspect;
+use findap_data::Kind;
+use findap_data::inspect::{self, ShownDocument};
 use findap_data::mixture::Proportion;
 use findap_data::world::WorldConfig;
 use findap_train::recipe::{Recipe, Stage};
@@ -45,7 +46,7 @@ enum DataCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Show the rows of a stage: tokens, loss mask (green), document borders
+    /// Show the rows of a stage: tokens, loss mask (green, or in marks), document borders
     Inspect {
         #[command(flatten)]
         common: Common,
@@ -107,7 +108,6 @@ fn pack(common: &Common) -> Result<()> {
     let stages = stages(&recipe)?;
     let row = |(name, data): &(String, StageData)| {
         let (rows, tokens, loss_tokens) = data.mixture.totals();
-        let dropped: u64 = data.stores.iter().map(|store| store.report().dropped_too_long).sum();
         vec![
             name.clone(),
             rows.to_string(),
@@ -116,13 +116,12 @@ fn pack(common: &Common) -> Result<()> {
             data.loader.num_contexts().to_string(),
             format!("{:.1}%", 100.0 * data.loader.fill()),
             data.loader.total_steps().to_string(),
-            dropped.to_string(),
         ]
     };
-    let header = ["stage", "rows", "tokens", "with loss", "contexts", "filled", "steps", "too long"];
+    let header = ["stage", "rows", "tokens", "with loss", "contexts", "filled", "steps"];
     println!("{}", terminal::table(&header, &stages.iter().map(row).collect::<Vec<_>>()));
-    for reason in stages.iter().flat_map(|(_, data)| &data.left_out) {
-        println!("{reason}");
+    for (name, data) in &stages {
+        println!("\n{}", data.rows.lines(name).join("\n"));
     }
     println!("\n{}", recipe.folder().join("data").join("tokens").display());
     Ok(())
@@ -136,7 +135,7 @@ fn stats(common: &Common, json: bool) -> Result<()> {
             .iter()
             .map(|(name, data)| {
                 let mut object = serde_json::to_value(&data.mixture)?;
-                object["left_out"] = serde_json::to_value(&data.left_out)?;
+                object["rows"] = serde_json::to_value(&data.rows)?;
                 Ok((name.clone(), object))
             })
             .collect::<Result<_>>()?;
@@ -157,9 +156,7 @@ fn stats(common: &Common, json: bool) -> Result<()> {
             let rows: Vec<Vec<String>> = proportions.iter().map(row).collect();
             println!("{}\n", terminal::table(&[what, "rows", "tokens", "with loss"], &rows));
         }
-        for reason in &data.left_out {
-            println!("{reason}");
-        }
+        println!("{}\n", data.rows.lines(name).join("\n"));
     }
     Ok(())
 }
@@ -175,6 +172,12 @@ fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
     let name = stage.name();
     let data = all.sources.of(stage)?.with_context(|| format!("stage `{name}` has no data to show"))?;
     let tokenizer = all.sources.tokenizer();
+    let has_colours = console::colors_enabled();
+    if has_colours {
+        println!("{}", style("tokens in green bear loss").green());
+    } else {
+        println!("tokens between {} and {} bear loss", MARKS.0, MARKS.1);
+    }
     let mut shown = 0;
     for micro in data.loader.one_pass(usize::MAX) {
         let documents = inspect::documents(&micro.batch, tokenizer)?;
@@ -186,25 +189,48 @@ fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
             let source = &data.sources[row.store as usize];
             let store = &data.stores[row.store as usize];
             println!("{}", style(format!("--- {name}: {} row {}", source.name, row.row + 1)).dim());
-            for document in documents.by_ref().take(store.row(row.row as usize).len()) {
-                let mut line = String::new();
-                for token in &document.tokens {
-                    let text =
-                        if token.is_special { token.text.clone() } else { token.text.replace('\n', "\u{23ce}\n") };
-                    let styled = match (token.is_target, token.is_special) {
-                        (true, false) => style(text).green(),
-                        (true, true) => style(text).green().bold(),
-                        (false, true) => style(text).dim(),
-                        (false, false) => style(text),
-                    };
-                    let _ = write!(line, "{styled}");
-                }
-                println!("{line}");
-                let facts = format!("[{} tokens, {} with loss]", document.tokens.len(), document.num_loss_tokens());
+            let labels: &[&str] = if source.kind == Kind::Preference { &["chosen: ", "rejected: "] } else { &[] };
+            let num_documents = store.row(row.row as usize).len();
+            for (index, document) in documents.by_ref().take(num_documents).enumerate() {
+                println!("{}", shown_text(document, has_colours));
+                let label = labels.get(index).copied().unwrap_or_default();
+                let facts =
+                    format!("[{label}{} tokens, {} with loss]", document.tokens.len(), document.num_loss_tokens());
                 println!("{}", style(facts).dim());
             }
             shown += 1;
         }
     }
     Ok(())
+}
+
+/// What stands around tokens that bear loss where there are no colours.
+const MARKS: (&str, &str) = ("\u{27e6}", "\u{27e7}");
+
+/// A document's text with its loss mask: in green, or between [`MARKS`].
+fn shown_text(document: &ShownDocument, has_colours: bool) -> String {
+    let mut line = String::new();
+    let mut was_target = false;
+    for token in &document.tokens {
+        let text = if token.is_special { token.text.clone() } else { token.text.replace('\n', "\u{23ce}\n") };
+        if !has_colours {
+            match (was_target, token.is_target) {
+                (false, true) => line.push_str(MARKS.0),
+                (true, false) => line.push_str(MARKS.1),
+                _ => {}
+            }
+            was_target = token.is_target;
+        }
+        let styled = match (token.is_target, token.is_special) {
+            (true, false) => style(text).green(),
+            (true, true) => style(text).green().bold(),
+            (false, true) => style(text).dim(),
+            (false, false) => style(text),
+        };
+        let _ = write!(line, "{styled}");
+    }
+    if was_target {
+        line.push_str(MARKS.1);
+    }
+    line
 }

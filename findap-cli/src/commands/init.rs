@@ -1,12 +1,12 @@
 //! `findap init`: a first recipe for one's own model and data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use findap_data::encode::RecordEncoder;
-use findap_data::reward_model::read_exercises;
-use findap_data::{ChatTemplate, Kind, Tokenizer};
+use findap_data::reward_model::{ExerciseFiles, read_exercises};
+use findap_data::{ChatTemplate, Format, Kind, Tokenizer};
 use findap_eval::Registry;
 use findap_model::{Config, Decoder};
 use findap_tensor::probe;
@@ -66,7 +66,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let model = arguments.model.as_deref().map(read_model).transpose()?;
     let sources = sources(arguments)?;
     if let Some(path) = &arguments.exercises {
-        let exercises = read_exercises(path, None)?;
+        let files = ExerciseFiles { paths: vec![path.clone()], format: Format::Auto, columns: BTreeMap::new() };
+        let exercises = read_exercises(&files, None)?;
         if exercises.is_empty() {
             bail!("{}: no exercise", path.display());
         }

@@ -138,7 +138,7 @@ fn row(stage: &Stage) -> Vec<String> {
             let names: Vec<&str> = train.sources().map(String::as_str).collect();
             (names.join(" "), Some(&train.optimization))
         }
-        Stage::Distill(distill) => (distill.exercises.display().to_string(), None),
+        Stage::Distill(distill) => (distill.exercises.to_string(), None),
         Stage::Align(align) if align.pairs.is_empty() => ("preferences.jsonl".to_owned(), Some(&align.optimization)),
         Stage::Align(align) => (align.pairs.join(" "), Some(&align.optimization)),
     };
@@ -182,6 +182,9 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             DeviceKind::Cuda => "a GPU",
         };
         println!("\nmemory of {} on {place}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
+    }
+    for plan in plans {
+        println!("\n{}", plan.sources.lines(&plan.stage).join("\n"));
     }
     for plan in plans {
         if let Some(note) = &plan.frozen_note {

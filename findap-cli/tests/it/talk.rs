@@ -182,10 +182,19 @@ fn a_world_is_written_asked_and_shown() {
     let recipe = recipe.display().to_string();
     let shown = run(["data", "inspect", &recipe, "--rows", "3"]).success().stdout;
     assert!(
-        shown.contains("text row") && shown.contains("<|begin_of_text|>") && shown.contains("with loss"),
+        shown.contains("text row") && shown.contains("<|begin_of_text|>\u{27e6}") && shown.contains("with loss"),
         "{shown}"
     );
     let stats: Value = serde_json::from_str(&run(["data", "stats", &recipe, "--json"]).success().stdout).expect("JSON");
     assert_eq!((&stats["joint"]["sets"][0]["rows"], &stats["joint"]["sets"][1]["rows"]), (&json!(10), &json!(10)));
-    assert!(run(["data", "pack", &recipe]).success().stdout.contains("joint"));
+    let texts = &stats["joint"]["rows"]["sources"][0];
+    assert_eq!((&texts["source"], &texts["used"]["rows"]), (&json!("text"), &json!(10)));
+    let count = |part: &str| texts[part]["rows"].as_u64().expect("a number");
+    assert_eq!(count("downsampled"), count("pieces") - 10);
+    for command in [&["data", "pack", &recipe][..], &["data", "stats", &recipe], &["plan", &recipe]] {
+        let said = run(command).success().stdout;
+        assert!(said.contains("joint: rows of its sources") && said.contains("left out by downsampling"), "{said}");
+    }
+    let plan: Value = serde_json::from_str(&run(["plan", &recipe, "--json"]).success().stdout).expect("JSON");
+    assert_eq!(plan["plan"][0]["sources"], stats["joint"]["rows"]);
 }

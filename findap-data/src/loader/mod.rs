@@ -261,21 +261,27 @@ impl Loader {
     /// All contexts once, in the order of the first epoch, at most about `max_tokens` tokens of them: for the dev loss. Each
     /// micro-batch is made when it is asked for.
     pub fn one_pass(&self, max_tokens: usize) -> impl Iterator<Item = MicroBatch> {
-        let mut tokens = 0;
-        let in_order = |phase: usize| {
-            let contexts = &self.phases[phase].contexts;
-            self.order(phase, 0).into_iter().map(move |index| &contexts[index as usize])
-        };
-        let contexts: Vec<&Context> = (0..self.phases.len())
-            .flat_map(in_order)
-            .take_while(|context| {
-                let is_wanted = tokens < max_tokens;
-                tokens += context.tokens;
-                is_wanted
-            })
-            .collect();
+        let mut contexts = self.contexts_in_order();
+        contexts.truncate(Loader::num_taken(&contexts, max_tokens));
         let groups = grouped(contexts, |context| context.tokens, self.options.micro_batch);
         groups.into_iter().map(|group| self.micro_batch(&group))
+    }
+
+    /// The rows that no step comes to, because the length is below one pass over the data.
+    pub fn rows_not_reached(&self) -> Vec<RowRef> {
+        let of_phase = |(number, phase): (usize, &Phase)| {
+            let steps = self.plan_epoch(number, 0).steps.into_iter().skip(phase.steps as usize);
+            let rows = move |context: u32| phase.contexts[context as usize].rows.clone();
+            steps.flatten().flat_map(rows).collect::<Vec<_>>()
+        };
+        self.phases.iter().enumerate().flat_map(of_phase).collect()
+    }
+
+    /// The rows that [`Loader::one_pass`] of at most `max_tokens` tokens leaves out.
+    pub fn rows_beyond(&self, max_tokens: usize) -> Vec<RowRef> {
+        let contexts = self.contexts_in_order();
+        let num_taken = Loader::num_taken(&contexts, max_tokens);
+        contexts[num_taken..].iter().flat_map(|context| context.rows.iter().copied()).collect()
     }
 
     /// Where the loader stands.
@@ -298,6 +304,25 @@ impl Loader {
         }
         self.state = state;
         Ok(())
+    }
+
+    /// All contexts in the order of the first epoch.
+    fn contexts_in_order(&self) -> Vec<&Context> {
+        let of_phase = |phase: usize| {
+            let contexts = &self.phases[phase].contexts;
+            self.order(phase, 0).into_iter().map(move |index| &contexts[index as usize])
+        };
+        (0..self.phases.len()).flat_map(of_phase).collect()
+    }
+
+    /// How many of these contexts begin before `max_tokens` tokens.
+    fn num_taken(contexts: &[&Context], max_tokens: usize) -> usize {
+        let begins = contexts.iter().scan(0, |tokens: &mut usize, context| {
+            let begin = *tokens;
+            *tokens += context.tokens;
+            Some(begin)
+        });
+        begins.take_while(|begin| *begin < max_tokens).count()
     }
 
     /// The steps of the epoch the state is in.

@@ -6,9 +6,10 @@ use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, 
 use super::*;
 use crate::capability::{Capability, Domain};
 use crate::encode::RecordEncoder;
-use crate::mixture::{Join, MixtureOptions, plan};
+use crate::mixture::{Join, MixtureOptions, leave_unreached, plan};
 use crate::readers::{Format, Kind};
 use crate::store::Source;
+use crate::store::rows::{Amount, RowsReport};
 use crate::tokenizer::Tokenizer;
 
 fn source(path: &Path, name: &str, kind: Kind, share: Option<f64>) -> Source {
@@ -210,4 +211,86 @@ fn shares_are_met_by_leaving_out() {
     let mut bad = sources.clone();
     bad[1].share = Some(1.5);
     assert!(matches!(plan(&bad, &stores, options), Err(DataError::BadOption { option: "share", .. })));
+}
+
+/// Where the rows of two sources go, with every reason to leave one out.
+#[test]
+fn every_row_read_is_in_one_part_of_its_source() {
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
+    let tokenizer = Tokenizer::load(golden).expect("tokenizer");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: None, context_tokens: 32 };
+    let folder = tempfile::tempdir().expect("folder");
+    let build = |name: &str, kind, share, lines: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, lines).expect("write");
+        let source = Source { max_bad_rows: 9, ..source(&path, name, kind, share) };
+        let store = TokenStore::build(&folder.path().join(format!("{name}-store")), &source, &encoder).expect("build");
+        (source, Arc::new(store))
+    };
+    let ids = |tokens: usize| format!("{{\"ids\": {:?}, \"mask\": {:?}}}\n", vec![7; tokens], vec![1; tokens]);
+    let text = |words: usize| format!("{{\"text\": \"{}\"}}\n", "rates ".repeat(words));
+    let chat = |answer: &str| format!("{{\"prompt\": \"a\", \"completion\": \"{answer}\"}}\n");
+    let cases = [
+        ("texts", Kind::Text, None, text(90) + "{\"text\": 3}\n{\"text\": \" \"}\n" + &text(3).repeat(20)),
+        ("notes", Kind::Text, Some(0.25), text(3).repeat(30)),
+        (
+            "chats",
+            Kind::Chat,
+            None,
+            chat("b").repeat(12) + "nonsense\n" + &chat("") + &chat(&"long ".repeat(60)).repeat(2),
+        ),
+        ("rows", Kind::Tokenized, None, ids(20).repeat(9) + &ids(40) + &ids(50)),
+    ];
+    let (sources, stores): (Vec<_>, Vec<_>) =
+        cases.into_iter().map(|(name, kind, share, lines)| build(name, kind, share, lines)).unzip();
+    let mix = MixtureOptions { join: Join::Joint, downsample: true, seed: 3 };
+    let mut mixture = plan(&sources, &stores, mix).expect("plan");
+    let length = Length::Steps(2);
+    let mut loader =
+        Loader::new(stores.clone(), &mixture.phases, LoaderOptions { length, ..options(1.0) }).expect("loader");
+    let not_reached = loader.rows_not_reached();
+    leave_unreached(&mut mixture.rows, &stores, &not_reached);
+    let reached: Vec<RowRef> = all_steps(&mut loader)
+        .iter()
+        .flat_map(|step| &step.micro_batches)
+        .flat_map(|micro| micro.rows.clone())
+        .collect();
+    for (index, account) in mixture.rows.iter().enumerate() {
+        let kept = account.read - account.unreadable - account.empty - account.equal_answers - account.too_long.rows;
+        assert_eq!(account.num_to_learn(), kept);
+        let parts = [account.beyond_share, account.downsampled, account.not_reached, account.used];
+        let sum = |of: fn(&Amount) -> u64| parts.iter().map(of).sum::<u64>();
+        assert_eq!((sum(|part| part.rows), sum(|part| part.tokens)), (account.pieces.rows, account.pieces.tokens));
+        let store = &stores[index];
+        assert_eq!(
+            (store.num_rows(), store.num_tokens()),
+            (account.pieces.rows as usize, account.pieces.tokens as usize)
+        );
+        let used = reached.iter().filter(|at| at.store as usize == index).map(|at| at.row);
+        assert_eq!(Amount::of(store, used), account.used, "{}", account.source);
+    }
+    let counts = |index: usize| {
+        let of = &mixture.rows[index];
+        (of.read, of.unreadable, of.empty, of.too_long, of.num_to_learn(), of.pieces.rows)
+    };
+    let (none, long) = (Amount::default(), mixture.rows[2].too_long);
+    assert_eq!(counts(0), (23, 1, 1, none, 21, mixture.rows[0].pieces.rows));
+    assert!(mixture.rows[0].pieces.rows > 21, "a long text is cut");
+    assert_eq!(counts(2), (16, 1, 1, Amount { rows: 2, tokens: long.tokens }, 12, 12));
+    assert!(long.tokens > 120 && mixture.rows[1].beyond_share.rows > 0 && mixture.rows[0].downsampled.rows > 0);
+    assert_eq!(counts(3), (11, 0, 0, Amount { rows: 2, tokens: 90 }, 9, 9));
+    assert!(mixture.rows.iter().any(|account| account.not_reached.rows > 0), "two steps are less than one pass");
+    let report = RowsReport { sources: mixture.rows.clone(), notes: Vec::new() };
+    for line in report.lines("group1") {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let text = report.lines("group1").join("\n");
+    for said in [
+        "texts: 23 rows read",
+        "         1 rows that cannot be read",
+        "         2 rows longer than the context left out",
+    ] {
+        assert!(text.contains(said), "{text}");
+    }
+    assert!(text.contains("context_tokens to keep 90 %: 40, all: 50"), "{text}");
 }

@@ -5,18 +5,17 @@
 //! its correction. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
+mod exercises;
 mod json;
 mod reasoning;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
+pub use self::exercises::{EXERCISE_FIELDS, ExerciseFiles, read_exercises};
 pub use self::verdict::{Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
-use crate::error::{DataError, Location, RecordProblem};
 
 const QUESTION: &str = "### Question";
 const REFERENCE: &str = "### Reference answer";
@@ -52,30 +51,6 @@ impl Exercise {
         let steps: String = self.steps.iter().map(|step| format!("{step}\n")).collect();
         format!("{steps}{ANSWER_MARK} {}", self.answer)
     }
-}
-
-/// The exercises of a JSONL file, at most `limit` of them.
-///
-/// # Errors
-/// [`DataError::Io`]; [`DataError::Record`] with the line where a field is missing or an id comes twice.
-pub fn read_exercises(path: &Path, limit: Option<usize>) -> Result<Vec<Exercise>, DataError> {
-    let text = std::fs::read_to_string(path).map_err(|error| DataError::io("read", path, error))?;
-    let mut ids = std::collections::HashSet::new();
-    let mut exercises = Vec::new();
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    for (index, line) in lines.take(limit.unwrap_or(usize::MAX)) {
-        let fail = |detail: String| DataError::Record {
-            path: path.to_path_buf(),
-            location: Location::Line(index as u64 + 1),
-            problem: RecordProblem::NotAnExercise { detail },
-        };
-        let exercise: Exercise = serde_json::from_str(line).map_err(|error| fail(error.to_string()))?;
-        if !ids.insert(exercise.id.clone()) {
-            return Err(fail(format!("the id `{}` comes twice", exercise.id)));
-        }
-        exercises.push(exercise);
-    }
-    Ok(exercises)
 }
 
 /// Whether a final answer agrees with the reference.

@@ -159,7 +159,7 @@ fn replies_without_an_end_are_counted_and_said() {
         let place = folder.path().join(format!("s{}", end.len()));
         let store = TokenStore::build(&place, &source(&path, Kind::Chat), &encoder).expect("build");
         assert_eq!(store.report().unended_replies, want, "{end}");
-        let said = store.report().left_out().join("; ");
+        let said = store.report().notes().join("; ");
         assert_eq!(said.contains("4 replies have no end-of-turn token"), want > 0, "{said}");
     }
 }
@@ -171,7 +171,7 @@ fn a_conversation_beyond_the_context_is_told_before_its_replies_are_looked_for()
     let turns: Vec<Message> = (0..5000).flat_map(|_| [Message::user("a"), Message::assistant("b")]).collect();
     let ids = template.encode_conversation(&tokenizer, &turns).expect("ids").ids;
     let outcome = encoder.documents(&Record::Conversation(turns.into()), Kind::Chat).expect("outcome");
-    assert_eq!(outcome, Outcome::TooLong { num_tokens: ids.len() });
+    assert_eq!(outcome, Outcome::TooLong { num_tokens: ids.len(), longest: ids.len() });
 }
 
 #[test]
@@ -215,10 +215,9 @@ fn bad_rows_are_skipped_as_far_as_allowed_and_each_is_said() {
     let error = build(11).expect_err("one too many").to_string();
     assert!(error.contains("more than max_bad_rows = 11") && error.contains("line 13"), "{error}");
     let store = build(12).expect("all allowed");
-    let said = store.report().left_out();
-    assert_eq!((store.num_documents(), store.report().bad_rows, said.len()), (2, 12, 12));
-    assert_eq!(said[0], "12 rows that cannot be read left out");
-    assert!(said[10].contains("line 11: ") && said[11] == "and 2 more rows that cannot be read", "{said:?}");
+    let said = store.report().notes();
+    assert_eq!((store.num_documents(), store.report().bad_rows, said.len()), (2, 12, 11));
+    assert!(said[9].contains("line 11: ") && said[10] == "and 2 more rows that cannot be read", "{said:?}");
     assert!(build(12).expect("again").was_reused());
     build(11).expect_err("a finished store does not hide that rows are bad");
 }
@@ -237,9 +236,9 @@ fn rows_too_long_are_said_with_the_context_that_would_keep_them() {
     let lengths: Vec<usize> = std::iter::repeat_n(8, 92).chain(11..=18).collect();
     let store = build(&lengths).expect("build");
     let wider = |percent, tokens| WiderContext { percent, tokens };
-    assert_eq!(store.report().wider_contexts, [wider(95, 13), wider(99, 17)]);
+    assert_eq!(store.report().wider_contexts, [wider(95, 13), wider(99, 17), wider(100, 18)]);
     let error = build(&[20, 30]).expect_err("nothing fits").to_string();
-    assert!(error.contains("context of 8 tokens") && error.contains("99 % in 30 tokens"), "{error}");
+    assert!(error.contains("context of 8 tokens") && error.contains("context_tokens to keep all: 30"), "{error}");
     assert!(!error.contains("carries loss"), "{error}");
 }
 

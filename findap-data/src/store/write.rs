@@ -9,6 +9,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::rows::{Amount, SourceRows};
 use super::{HEADER_BYTES, MAGIC, Meta, Source, StoreReport, VERSION};
 use crate::batch::TokenizedRow;
 use crate::encode::{Outcome, RecordEncoder};
@@ -34,8 +35,8 @@ pub(super) fn write_store(
     let path = folder.join("tokens.bin");
     let mut writer = Writer::create(&path)?;
     let mut report = StoreReport::default();
-    let mut rows = SourceRows { source, files: files.iter(), current: None };
-    let mut too_long_tokens = Vec::new();
+    let mut rows = RowsOfFiles { source, files: files.iter(), current: None };
+    let mut longest_tokens = Vec::new();
     loop {
         let group = rows.next_group(&mut report)?;
         if group.is_empty() {
@@ -57,9 +58,10 @@ pub(super) fn write_store(
             report.records += 1;
             report.source_bytes += row.record.num_bytes() as u64;
             match outcome {
-                Outcome::TooLong { num_tokens } => {
+                Outcome::TooLong { num_tokens, longest } => {
                     report.dropped_too_long += 1;
-                    too_long_tokens.push(num_tokens as u64);
+                    report.too_long_tokens += num_tokens as u64;
+                    longest_tokens.push(longest as u64);
                 }
                 Outcome::Empty => report.dropped_empty += 1,
                 Outcome::EqualAnswers => report.dropped_equal += 1,
@@ -81,7 +83,7 @@ pub(super) fn write_store(
             }
         }
     }
-    report.advise(too_long_tokens);
+    report.advise(longest_tokens);
     if report.loss_tokens == 0 {
         return Err(nothing_to_learn(source, &report, encoder.context_tokens));
     }
@@ -94,7 +96,10 @@ pub(super) fn write_store(
 }
 
 fn nothing_to_learn(source: &Source, report: &StoreReport, context_tokens: usize) -> DataError {
-    let (dataset, left_out) = (source.name.clone(), report.left_out());
+    let kept = Amount { rows: report.num_kept(), tokens: report.tokens };
+    let mut left_out = SourceRows::new(&source.name, report, kept).left_out();
+    left_out.extend(report.notes());
+    let dataset = source.name.clone();
     match report.dropped_too_long {
         0 => DataError::NoLossTokens { dataset, rows: (report.records + report.bad_rows) as usize, left_out },
         _ => DataError::AllTooLong { dataset, context_tokens, left_out },
@@ -124,13 +129,13 @@ struct SourceRow {
 }
 
 /// The rows of a source's files, one file after the other.
-struct SourceRows<'a> {
+struct RowsOfFiles<'a> {
     source: &'a Source,
     files: std::slice::Iter<'a, PathBuf>,
     current: Option<(Arc<Path>, Records)>,
 }
 
-impl SourceRows<'_> {
+impl RowsOfFiles<'_> {
     fn next_group(&mut self, report: &mut StoreReport) -> Result<Vec<SourceRow>, DataError> {
         let mut group = Vec::new();
         let mut num_bytes = 0;

@@ -1,3 +1,5 @@
+use findap_data::store::rows::{Amount, RowsReport, SourceRows};
+
 use super::*;
 use crate::dataset::DataRoots;
 use crate::engine::run;
@@ -26,11 +28,20 @@ fn fixture() -> tempfile::TempDir {
     };
     let steps: String = (1..=50).map(line).collect();
     write("group1/metrics.jsonl", &format!("{steps}{{\"step\": 50, \"dev_loss\": 3.1}}\n{{\"step\": 51, \"lo"));
+    let account = SourceRows {
+        source: HOSTILE.to_owned(),
+        read: 12,
+        too_long: Amount { rows: 2, tokens: 4321 },
+        pieces: Amount { rows: 10, tokens: 300 },
+        used: Amount { rows: 10, tokens: 300 },
+        ..SourceRows::default()
+    };
     write(
         "group1/mixture.json",
         &serde_json::json!({ "sources": [
         { "name": HOSTILE, "domain": "finance", "rows": 10, "tokens": 300, "loss_tokens": 200 },
-        { "name": "chat", "domain": "general", "rows": 10, "tokens": 100, "loss_tokens": 20 } ] })
+        { "name": "chat", "domain": "general", "rows": 10, "tokens": 100, "loss_tokens": 20 } ],
+        "rows": RowsReport { sources: vec![account], notes: vec![HOSTILE.to_owned()] } })
         .to_string(),
     );
     write(
@@ -96,6 +107,7 @@ fn the_page_is_well_formed_escaped_and_alone() {
     for outside in ["http://", "https://", "src=", "url(", "@import", "<link"] {
         assert!(!page.contains(outside), "the page loads {outside}");
     }
+    assert!(page.contains("rows longer than the context left out") && page.contains("4321"));
     let sections = ["scores", "training", "mixture", "distillation", "tasks", "samples", "reproduce"];
     let places: Vec<usize> =
         sections.iter().map(|id| page.find(&format!("<section id=\"{id}\">")).expect(id)).collect();

@@ -33,7 +33,6 @@ use crate::error::TrainError;
 use crate::event::{Event, Observer};
 use crate::folder::write_whole;
 use crate::recipe::DistillStage;
-use crate::sources::locate;
 
 /// Exercises that are sampled and judged together, and then on disk.
 const GROUP: usize = 16;
@@ -71,9 +70,9 @@ pub fn check(stage: &DistillStage, run_folder: &Path) -> Result<Option<String>, 
 /// # Errors
 /// [`TrainError::Data`], [`TrainError::NothingToTrain`].
 pub fn exercises(stage: &DistillStage, run_folder: &Path) -> Result<Vec<Exercise>, TrainError> {
-    let exercises = read_exercises(&locate(run_folder, &stage.exercises), stage.limit)?;
+    let exercises = read_exercises(&stage.exercise_files(run_folder), stage.limit)?;
     if exercises.is_empty() {
-        let problem = format!("{} has no exercise", stage.exercises.display());
+        let problem = "its files hold no exercise".to_owned();
         return Err(TrainError::NothingToTrain { stage: stage.name.clone(), problem });
     }
     Ok(exercises)

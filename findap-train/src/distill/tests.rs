@@ -25,7 +25,9 @@ fn exercise(id: &str) -> Exercise {
 fn stage() -> DistillStage {
     DistillStage {
         name: "distill".to_owned(),
-        exercises: "run:exercises.jsonl".into(),
+        exercises: crate::recipe::Paths::One("run:exercises.jsonl".into()),
+        exercise_columns: Default::default(),
+        exercise_format: Default::default(),
         samples_per_exercise: 5,
         temperature: 1.0,
         top_p: 1.0,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use findap_data::Kind;
 use findap_data::chat_template::day_seconds;
+use findap_data::readers::FIELDS;
+use findap_data::reward_model::EXERCISE_FIELDS;
 use findap_data::spelling::nearest;
 use findap_data::world::WorldConfig;
+use findap_data::{Format, Kind};
 
 use super::error::{Origin, RecipeError, join};
 use super::stage::{AlignStage, DISTILLED, DistillStage, Judge, Optimization, Stage, TrainStage};
@@ -82,7 +84,7 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         match stage {
             Stage::Train(stage) => check_train(stage, &key, recipe, origin)?,
             Stage::Align(stage) => check_align(stage, &key, recipe, origin)?,
-            Stage::Distill(stage) => check_distill(stage, &key, origin)?,
+            Stage::Distill(stage) => check_distill(stage, &key, recipe, origin)?,
         }
     }
     if let Some(eval) = &recipe.eval {
@@ -107,6 +109,7 @@ fn check_data(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
             &join(&key, "name"),
             "the name is reserved for the pairs of the run's own distillation",
         )?;
+        check_columns(source.columns.keys().map(String::as_str), &FIELDS, &join(&key, "columns"), origin)?;
         let share = source.share.unwrap_or(1.0);
         origin.require(share > 0.0 && share <= 1.0, &join(&key, "share"), "a share is above 0 and at most 1")?;
         origin.require(
@@ -143,14 +146,12 @@ fn check_train(stage: &TrainStage, key: &str, recipe: &Recipe, origin: &Origin<'
 }
 
 fn check_align(stage: &AlignStage, key: &str, recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
-    check_names(&stage.pairs, &join(key, "pairs"), recipe, &[Kind::Preference], origin)?;
+    let own: Vec<String> = stage.pairs.iter().filter(|name| *name != DISTILLED).cloned().collect();
+    check_names(&own, &join(key, "pairs"), recipe, &[Kind::Preference], origin)?;
+    let twice = stage.pairs.len() > own.len() + 1;
+    origin.require(!twice, &join(key, "pairs"), "it names \"preferences\" twice")?;
     check_names(&stage.dev, &join(key, "dev"), recipe, &[Kind::Preference], origin)?;
-    let distilled = recipe
-        .stage
-        .iter()
-        .take_while(|other| other.name() != stage.name)
-        .any(|other| matches!(other, Stage::Distill(_)));
-    if stage.pairs.is_empty() && !distilled {
+    if stage.uses_distilled() && recipe.distillation_before(&stage.name).is_none() {
         return Err(
             origin.missing(&join(key, "pairs"), "name a preference source, or put a distill stage before this one")
         );
@@ -164,7 +165,23 @@ fn check_align(stage: &AlignStage, key: &str, recipe: &Recipe, origin: &Origin<'
     check_optimization(&stage.optimization, key, !stage.dev.is_empty(), origin)
 }
 
-fn check_distill(stage: &DistillStage, key: &str, origin: &Origin<'_>) -> Result<(), RecipeError> {
+fn check_distill(stage: &DistillStage, key: &str, recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
+    let exercises = stage.exercises.as_slice();
+    origin.require(
+        !exercises.is_empty(),
+        &join(key, "exercises"),
+        "name a file, a folder, a pattern, or a list of them",
+    )?;
+    let in_world = exercises.iter().any(|path| path.to_string_lossy().starts_with("world:"));
+    origin.require(
+        !in_world || recipe.world.is_some(),
+        &join(key, "exercises"),
+        "the recipe has no [world] table to take it from",
+    )?;
+    let has_fields = !matches!(stage.exercise_format, Format::Txt | Format::Lines);
+    origin.require(has_fields, &join(key, "exercise_format"), "exercises need named fields, which no text has")?;
+    let columns = stage.exercise_columns.keys().map(String::as_str);
+    check_columns(columns, &EXERCISE_FIELDS, &join(key, "exercise_columns"), origin)?;
     origin.require(
         stage.samples_per_exercise >= 1,
         &join(key, "samples_per_exercise"),
@@ -187,6 +204,19 @@ fn check_distill(stage: &DistillStage, key: &str, origin: &Origin<'_>) -> Result
     Ok(())
 }
 
+/// Refuses columns of fields that no reader asks for.
+fn check_columns<'n>(
+    fields: impl Iterator<Item = &'n str>,
+    known: &[&str],
+    key: &str,
+    origin: &Origin<'_>,
+) -> Result<(), RecipeError> {
+    match fields.into_iter().find(|field| !known.contains(field)) {
+        Some(field) => Err(origin.unknown(key, field, known)),
+        None => Ok(()),
+    }
+}
+
 fn check_names(
     names: &[String],
     key: &str,
@@ -194,7 +224,8 @@ fn check_names(
     kinds: &[Kind],
     origin: &Origin<'_>,
 ) -> Result<(), RecipeError> {
-    for name in names {
+    for (index, name) in names.iter().enumerate() {
+        origin.require(!names[..index].contains(name), key, &format!("it names \"{name}\" twice"))?;
         let Some(source) = recipe.data.iter().find(|source| &source.name == name) else {
             let known: Vec<&str> = recipe.data.iter().map(|source| source.name.as_str()).collect();
             let hint = nearest(name, known.iter().copied())

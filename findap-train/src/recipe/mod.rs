@@ -38,6 +38,7 @@ mod tests;
 mod trainable;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use findap_data::world::WorldConfig;
@@ -277,9 +278,25 @@ impl Paths {
     }
 }
 
+impl fmt::Display for Paths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<String> = self.as_slice().iter().map(|path| path.display().to_string()).collect();
+        f.write_str(&paths.join(", "))
+    }
+}
+
 /// The default is not written down, so that a stage begun before there was this key can be resumed.
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
+pub fn locate(folder: &Path, path: &Path) -> PathBuf {
+    match path.to_str().and_then(|text| text.split_once(':')) {
+        Some(("world", name)) => folder.join("data").join("world").join(name),
+        Some(("run", name)) => folder.join(name),
+        _ => path.to_path_buf(),
+    }
 }
 
 /// `[eval]`: what is measured.
@@ -347,6 +364,12 @@ impl Recipe {
         }
         self.run.folder = Some(folder);
         Ok(self)
+    }
+
+    /// The name of the distillation before a stage.
+    pub fn distillation_before(&self, stage: &str) -> Option<&str> {
+        let mut before = self.stage.iter().take_while(|other| other.name() != stage);
+        before.find(|other| matches!(other, Stage::Distill(_))).map(Stage::name)
     }
 
     /// How the stages keep gradients, moments and weights.

@@ -1,14 +1,16 @@
 //! The kinds of `[[stage]]`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use findap_data::llm::MaxTokensField;
-use findap_data::{Fill, Join, Length, Strategy};
+use findap_data::reward_model::ExerciseFiles;
+use findap_data::{Fill, Format, Join, Length, Strategy};
 use findap_model::Trainable;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::trainable;
+use super::{Paths, locate, trainable};
 use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
@@ -120,9 +122,17 @@ impl TrainStage {
 pub struct DistillStage {
     /// The stage's name, unique. Required.
     pub name: String,
-    /// JSONL of exercises: `id`, `question`, `answer`, and where there are any `choices` and `steps` (the reference solution, a line
-    /// each). Required.
-    pub exercises: PathBuf,
+    /// The exercises: a file, a folder, a pattern, or a list of them, as `path` of `[[data]]`. A row has `question`, `answer` (a text or
+    /// a number) and, where there are any, `id`, `choices` and `steps` (the reference solution: a list, or a text of lines). Where there
+    /// are no steps and the answer's last line begins with `####`, as in GSM8K, that is the answer and the lines before it are the
+    /// steps. Required.
+    pub exercises: Paths,
+    /// Column names of the exercises where they differ: `{ question = "q", answer = "solution" }`. Default none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exercise_columns: BTreeMap<String, String>,
+    /// The format of the exercises, as `format` of `[[data]]`. Default `auto`: by the file's ending, and JSONL where that tells none.
+    #[serde(default, skip_serializing_if = "is_auto")]
+    pub exercise_format: Format,
     /// Solutions sampled per exercise, at least 1. Default 4.
     #[serde(default = "default_samples")]
     pub samples_per_exercise: usize,
@@ -150,6 +160,21 @@ pub struct DistillStage {
     /// Who judges; `"world"` is the rule-based judge that knows the closed world's solutions. Default `"world"`.
     #[serde(default)]
     pub judge: Judge,
+}
+
+fn is_auto(format: &Format) -> bool {
+    *format == Format::Auto
+}
+
+impl DistillStage {
+    /// Where its exercises are read from, in a run of this folder.
+    pub fn exercise_files(&self, run_folder: &Path) -> ExerciseFiles {
+        ExerciseFiles {
+            paths: self.exercises.as_slice().iter().map(|path| locate(run_folder, path)).collect(),
+            format: self.exercise_format,
+            columns: self.exercise_columns.clone(),
+        }
+    }
 }
 
 /// `judge`: `"world"` or a table naming an OpenAI-compatible server.
@@ -283,7 +308,8 @@ impl PairKind {
 pub struct AlignStage {
     /// The stage's name, unique. Required.
     pub name: String,
-    /// Names of `preference` sources; without any, `preferences.jsonl` of the run folder, which a `distill` stage writes. Default none.
+    /// Names of `preference` sources; `"preferences"` among them are the pairs that the `distill` stage before it makes, and without any
+    /// they are these alone. Default none.
     #[serde(default)]
     pub pairs: Vec<String>,
     /// Names of `preference` sources for the dev loss. Default none.
@@ -308,6 +334,11 @@ pub struct AlignStage {
 }
 
 impl AlignStage {
+    /// Whether it trains on the pairs of the run's distillation, alone or beside others.
+    pub fn uses_distilled(&self) -> bool {
+        self.pairs.is_empty() || self.pairs.iter().any(|name| name == DISTILLED)
+    }
+
     fn dpo(&self) -> Dpo {
         Dpo { beta: self.beta, nll_weight: self.nll_weight, nll_mean: self.nll_mean }
     }

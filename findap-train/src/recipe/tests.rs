@@ -323,3 +323,46 @@ fn overrides_are_checked_like_the_file() {
         assert!(message.contains(wanted), "{key} gave {message}");
     }
 }
+
+#[test]
+fn exercises_and_pairs_are_named_as_other_data_are() {
+    let distilled = |overrides: &[(&str, &str)]| match &read(GOOD, overrides).unwrap().stage[1] {
+        Stage::Distill(stage) => serde_json::to_value(stage).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    // A stage that was begun before these keys existed has the same keys.
+    let before = distilled(&[]);
+    assert!(before["exercises"].is_string() && before.get("exercise_columns").is_none(), "{before}");
+    let columns = "{ question = \"q\", answer = \"a\" }";
+    let several = "[\"a.jsonl\", \"b/*.parquet\"]";
+    let mapped = distilled(&[("stage.distill.exercise_columns", columns), ("stage.distill.exercises", several)]);
+    assert_eq!(
+        (mapped["exercise_columns"]["answer"].as_str(), mapped["exercises"][1].as_str()),
+        (Some("a"), Some("b/*.parquet"))
+    );
+    let own = "[[data]]\nname = \"own\"\npath = \"own.jsonl\"\nkind = \"preference\"\n[[stage]]";
+    let text = GOOD.replacen("[[stage]]", own, 1);
+    let uses = |pairs: &str| match read(&text, &[("stage.align.pairs", pairs)]).map(|recipe| recipe.stage[2].clone()) {
+        Ok(Stage::Align(stage)) => Ok(stage.uses_distilled()),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    assert_eq!(uses("[\"own\"]"), Ok(false));
+    assert_eq!(uses("[\"own\", \"preferences\"]"), Ok(true));
+    for (pairs, want) in [
+        ("[\"own\", \"own\"]", "\"own\" twice"),
+        ("[\"preferences\", \"preferences\"]", "\"preferences\" twice"),
+        ("[\"preference\"]", "no [[data]] is named \"preference\""),
+    ] {
+        assert!(uses(pairs).unwrap_err().contains(want), "{pairs}");
+    }
+    for (key, value, want) in [
+        ("stage.distill.exercise_columns", "{ anwser = \"a\" }", "answer"),
+        ("stage.distill.exercise_format", "\"txt\"", "named fields"),
+        ("data.talk.columns", "{ sytem = \"a\" }", "system"),
+        ("stage.distill.exercises", "[]", "name a file"),
+    ] {
+        let error = read(GOOD, &[(key, value)]).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}

@@ -1,8 +1,9 @@
 //! What a run needs, looked for before its first step: what would end it after hours ends it at once.
 
 use std::error::Error;
+use std::path::PathBuf;
 
-use findap_data::files::file_sha256;
+use findap_data::files::{file_sha256, sha256};
 use findap_model::Config;
 
 use super::Run;
@@ -14,7 +15,7 @@ use crate::folder::{read_json, require_space};
 use crate::identity::{Identity, require_same};
 use crate::plan::{self, StageDisk};
 use crate::recipe::{DISTILLED, EvalTable, Recipe, Stage};
-use crate::sources::{Sources, StageData, locate};
+use crate::sources::{Sources, StageData};
 
 /// A function that finds out whether tasks can be asked: that they exist, and that their data are there and can be read. The caller of
 /// a run gives it, for findap-train does not know findap-eval.
@@ -94,11 +95,19 @@ pub(super) fn files_of(
     sources: &Sources<'_>,
 ) -> Result<(Identity, Option<StageData>), TrainError> {
     if let Stage::Distill(stage) = stage {
-        let path = locate(recipe.folder(), &stage.exercises);
-        let exercises = file_sha256(&path).map_err(io("read", &path))?;
+        let exercises = files_sha256(&stage.exercise_files(recipe.folder()).files()?)?;
         return Ok((Identity::from([("exercises".to_owned(), exercises)]), None));
     }
     let data = sources.of(stage)?;
     let fingerprints = data.iter().flat_map(|data| &data.fingerprints);
     Ok((fingerprints.map(|(name, print)| (format!("data.{name}"), print.clone())).collect(), data))
+}
+
+/// The hash of a file, or that of the hashes of several.
+fn files_sha256(files: &[PathBuf]) -> Result<String, TrainError> {
+    let hashes = files.iter().map(|file| file_sha256(file).map_err(io("read", file))).collect::<Result<Vec<_>, _>>()?;
+    Ok(match hashes.as_slice() {
+        [hash] => hash.clone(),
+        hashes => sha256(hashes.join("\n").as_bytes()),
+    })
 }

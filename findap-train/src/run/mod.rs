@@ -433,8 +433,8 @@ impl Run<'_, '_> {
         if matches!(stage, Stage::Train(_)) {
             self.note(mixture_note(stage.name(), &data));
         }
-        for reason in &data.left_out {
-            self.note(reason.clone());
+        for line in data.rows.lines(stage.name()) {
+            self.note(line);
         }
         write_json(&folder.join("mixture.json"), &mixture_json(&data))?;
         let mut objective = Objective::from(loss);
@@ -518,7 +518,7 @@ fn remove_checkpoints(folder: &Path) -> Result<(), TrainError> {
 type StageOutcome = Option<(u64, Option<(u64, f64)>)>;
 
 fn mixture_json(data: &StageData) -> Value {
-    json!({ "sources": data.mixture.sets, "contexts": data.loader.num_contexts(), "fill": data.loader.fill() })
+    json!({ "sources": data.mixture.sets, "rows": data.rows, "contexts": data.loader.num_contexts(), "fill": data.loader.fill() })
 }
 
 fn mixture_note(stage: &str, data: &StageData) -> String {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::folder::write_whole;
-use crate::recipe::{DataTable, Optimization, Paths, Recipe, Stage};
+use crate::recipe::{DISTILLED, DataTable, Optimization, Paths, Recipe, Stage};
 
 /// Optimizer steps of a stage; the first of them warms up.
 pub const STEPS: u64 = 2;
@@ -59,7 +59,8 @@ pub fn prepare(recipe: &Recipe) -> Result<Recipe, TrainError> {
             Stage::Train(stage) => shorten(&mut stage.optimization),
             Stage::Align(stage) => {
                 shorten(&mut stage.optimization);
-                if stage.pairs.is_empty() {
+                if stage.uses_distilled() {
+                    stage.pairs.retain(|name| name != DISTILLED);
                     stage.pairs.push(STAND_INS.to_owned());
                 }
             }

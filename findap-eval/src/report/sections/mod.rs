@@ -12,6 +12,7 @@ use crate::results::iso_time;
 use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, cut_note, percent, task_lines};
 
 mod pairs;
+mod rows;
 
 /// Tokens that a stage was trained on, from the running count in its log.
 fn tokens_seen(log: &StageLog) -> f64 {
@@ -347,6 +348,7 @@ fn mixture(logs: &[StageLog]) -> String {
             ("share of tokens", false),
         ];
         body.push_str(&table(&format!("Stage {}", log.stage), &header, &rows));
+        body.push_str(&rows::of_sources(log));
     }
     if body.is_empty() { body } else { section("mixture", "Data as it was mixed", &body) }
 }
