@@ -231,7 +231,7 @@ pub enum RecordProblem {
         detail: String,
     },
     /// Not an exercise of a distillation.
-    #[error("not an exercise ({detail}); it needs `id`, `question` and `answer`")]
+    #[error("not an exercise ({detail}); it needs `question` and `answer`, or `exercise_columns` that name them")]
     NotAnExercise {
         /// What is wrong.
         detail: String,
