@@ -90,27 +90,24 @@ pub struct TensorBoardWriter {
 }
 
 impl TensorBoardWriter {
-    /// Begins a new event file in `folder`. `step` is the number of steps already done: TensorBoard drops what an earlier file
-    /// says about later steps.
+    /// Begins a new event file in `folder`, which is read after those that are there. `step` is the number of steps already done:
+    /// TensorBoard drops what earlier files say about later steps, for these are done again.
     ///
     /// # Errors
     /// [`TrainError::Io`].
     pub fn create(folder: &Path, step: u64) -> Result<Self, TrainError> {
-        let host = crate::folder::host_name();
-        let path = (0..)
-            .map(|n| folder.join(format!("events.out.tfevents.{}.{host}.{}.{n}", now() as u64, std::process::id())))
-            .find(|path| !path.exists())
-            .expect("invariant: some number is free");
+        let time = next_event_time(folder)?;
+        let name = format!("events.out.tfevents.{time}.{}.{}.0", crate::folder::host_name(), std::process::id());
+        let path = folder.join(name);
         let file = File::create(&path).map_err(io("create", &path))?;
         let mut writer = Self { file, path };
         let mut version = event_head(0);
         put_bytes(&mut version, 3, b"brain.Event:2");
         writer.record(&version)?;
-        if step > 0 {
-            let mut start = event_head(step);
-            put_bytes(&mut start, 7, &[0x08, 0x01]); // session_log { status: START }
-            writer.record(&start)?;
-        }
+        // A START drops events from its own step on. The step that was done last is to be kept.
+        let mut start = event_head(step + 1);
+        put_bytes(&mut start, 7, &[0x08, 0x01]); // session_log { status: START }
+        writer.record(&start)?;
         Ok(writer)
     }
 
@@ -132,6 +129,14 @@ impl TensorBoardWriter {
         self.record(&event)
     }
 
+    /// Makes all events durable: those of a checkpoint's steps are not written again.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn sync(&mut self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(io("sync", &self.path))
+    }
+
     fn record(&mut self, data: &[u8]) -> Result<(), TrainError> {
         let length = (data.len() as u64).to_le_bytes();
         let mut bytes = Vec::with_capacity(data.len() + 16);
@@ -141,6 +146,19 @@ impl TensorBoardWriter {
         bytes.extend(masked_crc(data).to_le_bytes());
         self.file.write_all(&bytes).map_err(io("write", &self.path))
     }
+}
+
+/// The seconds in the name of the next event file of a folder. TensorBoard reads files in the order of their names, so they lie
+/// behind those of every file that is there, even if the clock was set back or a run was stopped within a second.
+fn next_event_time(folder: &Path) -> Result<u64, TrainError> {
+    let mut next = now() as u64;
+    for entry in std::fs::read_dir(folder).map_err(io("list", folder))? {
+        let name = entry.map_err(io("list", folder))?.file_name();
+        let time =
+            name.to_str().and_then(|name| name.strip_prefix("events.out.tfevents.")?.split('.').next()?.parse().ok());
+        next = next.max(time.map_or(0, |time: u64| time + 1));
+    }
+    Ok(next)
 }
 
 fn now() -> f64 {
@@ -174,8 +192,49 @@ fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+/// What TensorBoard shows of a folder of event files, for tests.
+#[cfg(test)]
+pub(crate) mod reading {
+    use super::*;
+
+    /// The data of the records of an event file, whose checksums must be right.
+    pub(crate) fn records(mut rest: &[u8]) -> Vec<Vec<u8>> {
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
+            let data = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked_crc(data).to_le_bytes());
+            events.push(data.to_vec());
+            rest = &rest[16 + length..];
+        }
+        events
+    }
+
+    /// The steps of the summaries that have the scalar `loss`: a START takes those from its own step on back.
+    pub(crate) fn shown_steps(folder: &Path) -> Vec<u64> {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = names.filter(|path| path.to_string_lossy().contains("tfevents")).collect();
+        files.sort();
+        let mut steps = Vec::new();
+        for event in files.iter().flat_map(|path| records(&std::fs::read(path).unwrap())) {
+            // wall time (9 bytes), step (a tag and a varint), then the one field that tells what the event is
+            let length = 1 + event[10..].iter().position(|byte| *byte < 0x80).unwrap();
+            let step = event[10..10 + length].iter().rev().fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f));
+            let rest = &event[10 + length..];
+            match rest[0] >> 3 {
+                7 => steps.retain(|shown| *shown < step),
+                5 if rest.windows(6).any(|window| window == b"\x0a\x04loss") => steps.push(step),
+                _ => {}
+            }
+        }
+        steps
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::reading::{records, shown_steps};
     use super::*;
 
     #[test]
@@ -198,17 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = TensorBoardWriter::create(folder.path(), 300).unwrap();
         writer.write(301, &[("loss", 1.5)]).unwrap();
-        let bytes = std::fs::read(&writer.path).unwrap();
-        let mut rest = bytes.as_slice();
-        let mut events = Vec::new();
-        while !rest.is_empty() {
-            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            assert_eq!(rest[8..12], masked_crc(&rest[..8]).to_le_bytes());
-            let data = &rest[12..12 + length];
-            assert_eq!(rest[12 + length..16 + length], masked_crc(data).to_le_bytes());
-            events.push(data.to_vec());
-            rest = &rest[16 + length..];
-        }
+        let events = records(&std::fs::read(&writer.path).unwrap());
         assert_eq!(events.len(), 3);
         assert!(events[0].ends_with(b"brain.Event:2"));
         assert_eq!(events[2][9..12], [0x10, 0xad, 0x02]); // step 301 as a varint
@@ -219,5 +268,18 @@ mod tests {
         assert!(events[2].ends_with(&scalar));
         // The published check value of CRC-32C and TensorFlow's mask of it.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn after_every_restart_each_step_is_shown_once() {
+        let folder = tempfile::tempdir().unwrap();
+        // (steps done at the beginning, the last step written before the kill): before any checkpoint, behind one, right at one
+        for (done, last) in [(0, 3), (0, 7), (5, 9), (9, 12)] {
+            let mut writer = TensorBoardWriter::create(folder.path(), done).unwrap();
+            for step in done + 1..=last {
+                writer.write(step, &[("loss", 1.0)]).unwrap();
+            }
+        }
+        assert_eq!(shown_steps(folder.path()), (1..=12).collect::<Vec<_>>());
     }
 }

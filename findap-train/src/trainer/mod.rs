@@ -393,8 +393,9 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         folder::require_space(self.job.folder, self.checkpoint_bytes)?;
-        let (lines, _) = self.metrics.as_mut().expect("invariant: opened before the first step");
+        let (lines, board) = self.metrics.as_mut().expect("invariant: opened before the first step");
         self.state.metrics_bytes = lines.sync()?;
+        board.sync()?;
         self.state.loader = loader.state();
         arrays::save(self.job.folder, &self.state, &model.params, &self.optimizer, self.job.options.keep_checkpoints)?;
         self.saved_step = Some(self.state.step);

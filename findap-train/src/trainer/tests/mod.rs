@@ -14,6 +14,7 @@ use findap_tensor::Slice;
 use serde_json::Value;
 
 use super::*;
+use crate::metrics::reading::shown_steps;
 use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
 use crate::run::references::reference_logprobs;
@@ -338,6 +339,7 @@ fn steps_after_the_last_good_checkpoint_are_done_again() {
     assert_eq!(skipped, 2);
     assert!(same_bits(&resumed, &whole));
     assert_eq!(metrics(folder.path()), metrics(whole_folder.path()));
+    assert_eq!(shown_steps(folder.path()), (1..=10).collect::<Vec<_>>(), "TensorBoard shows each step once");
 }
 
 #[test]
