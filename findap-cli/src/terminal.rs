@@ -4,75 +4,84 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// The bar; `{unit}` is what is counted.
+const BAR_TEMPLATE: &str = "{prefix:.bold} [{bar:20}] {pos}/{len} {unit}  {msg}";
+
+/// Columns of a line where stdout is no terminal.
+const PLAIN_COLUMNS: usize = 80;
 
 /// Time between two plain lines of progress.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Progress of a long command: a bar where stderr is a terminal, plain lines elsewhere.
+///
+/// What is counted has a name: `steps`, `questions`, `exercises`. A count begins with the first call for a stage or a name that
+/// is not the one before.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     stage: String,
-    steps: u64,
+    unit: String,
     began: Instant,
-    first_step: u64,
+    first_done: u64,
     last_line: Option<Instant>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::no_length();
-            bar.set_style(
-                ProgressStyle::with_template("{prefix:.bold} [{bar:28}] {pos}/{len}  {msg}")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar())
-                    .progress_chars("=> "),
-            );
-            bar
-        });
-        Self { bar, stage: String::new(), steps: 0, began: Instant::now(), first_step: 0, last_line: None }
+        let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
+        let (stage, unit) = (String::new(), String::new());
+        Self { bar, stage, unit, began: Instant::now(), first_done: 0, last_line: None }
     }
 
-    /// Starts a stage of `steps` steps.
-    pub(crate) fn begin(&mut self, stage: &str, steps: u64) {
+    /// Says that a stage is getting ready; how much there is to count is not known yet.
+    pub(crate) fn prepare(&mut self, stage: &str) {
         stage.clone_into(&mut self.stage);
-        self.steps = steps;
-        self.began = Instant::now();
-        self.first_step = 0;
-        self.last_line = None;
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(stage.to_owned());
-            bar.set_length(steps);
-            bar.set_position(0);
-            bar.set_message("");
-        } else {
-            self.line(&format!("{stage}: {steps} steps"));
+        self.unit.clear();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_style(style("{prefix:.bold}  {msg}"));
+                bar.set_prefix(stage.to_owned());
+                bar.set_message("getting ready");
+            }
+            None => self.line(stage),
         }
     }
 
-    /// Says that `step` of the stage is done. `facts` is shown beside it: loss, tokens per second.
-    pub(crate) fn step(&mut self, step: u64, steps: u64, facts: &str) {
-        if self.first_step == 0 {
-            self.first_step = step.max(1);
+    /// Says that `done` of `total` units of the stage are done. `facts` is shown beside it: loss, tokens per second.
+    pub(crate) fn count(&mut self, stage: &str, unit: &str, done: u64, total: u64, facts: &str) {
+        if self.stage != stage || self.unit != unit {
+            self.begin(stage, unit, done, total);
         }
-        self.steps = steps;
-        let eta = self.eta(step);
         let mut message = facts.to_owned();
-        if let Some(eta) = eta {
+        if let Some(left) = self.time_left(done, total) {
             let separator = if message.is_empty() { "" } else { "  " };
-            let _ = write!(message, "{separator}ETA {}", clock(eta));
+            let _ = write!(message, "{separator}ETA {}", clock(left));
         }
         if let Some(bar) = &self.bar {
-            bar.set_length(steps);
-            bar.set_position(step);
+            bar.set_length(total);
+            bar.set_position(done);
             bar.set_message(message);
             return;
         }
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL) || step == steps;
-        if due {
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL) || done == total;
+        if is_due && total > 0 {
             self.last_line = Some(Instant::now());
-            self.line(&format!("{}: step {step}/{steps}  {message}", self.stage));
+            self.line(format!("{stage}: {done}/{total} {unit}  {message}").trim_end());
+        }
+    }
+
+    fn begin(&mut self, stage: &str, unit: &str, done: u64, total: u64) {
+        stage.clone_into(&mut self.stage);
+        unit.clone_into(&mut self.unit);
+        (self.began, self.first_done, self.last_line) = (Instant::now(), done, None);
+        if let Some(bar) = &self.bar {
+            // A bar of nothing is no bar.
+            let template = if total == 0 { "{prefix:.bold}  {msg}" } else { BAR_TEMPLATE };
+            bar.set_style(style(&template.replace("{unit}", unit)));
+            bar.set_prefix(stage.to_owned());
         }
     }
 
@@ -91,11 +100,16 @@ impl Progress {
         }
     }
 
-    /// Time left at the speed of this stage since its first step in this process.
-    fn eta(&self, step: u64) -> Option<Duration> {
-        let done = step.checked_sub(self.first_step)?;
-        (done > 0 && self.steps >= step).then(|| self.began.elapsed().mul_f64((self.steps - step) as f64 / done as f64))
+    /// Time left at the speed since the first count in this process.
+    fn time_left(&self, done: u64, total: u64) -> Option<Duration> {
+        let counted = done.checked_sub(self.first_done).filter(|counted| *counted > 0)?;
+        let left = total.checked_sub(done)?;
+        (left > 0).then(|| self.began.elapsed().mul_f64(left as f64 / counted as f64))
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("invariant: a valid constant template").progress_chars("=> ")
 }
 
 /// Writes a duration as `m:ss` or `h:mm:ss`.
@@ -128,17 +142,89 @@ pub(crate) fn counted(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Draws a table in plain characters: the first column to the left, the others to the right.
+/// Columns that a line on stdout has room for.
+fn columns() -> usize {
+    let terminal = console::Term::stdout();
+    let size = if terminal.is_term() { terminal.size_checked() } else { None };
+    size.map_or(PLAIN_COLUMNS, |(_, columns)| usize::from(columns).max(40))
+}
+
+/// Writes words behind a name, broken at the terminal's width; further lines begin below the first word.
+pub(crate) fn paragraph(name: &str, text: &str) -> String {
+    paragraph_within(columns(), name, text)
+}
+
+fn paragraph_within(columns: usize, name: &str, text: &str) -> String {
+    let indent = name.chars().count();
+    let mut out = name.to_owned();
+    let mut column = indent;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > columns {
+            let _ = write!(out, "\n{:indent$}", "");
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
+/// Draws a table in plain characters: the first column to the left, the others to the right. Where it is wider than the terminal,
+/// cells are broken between words; where that does not suffice, the columns are told in several tables under each other, each
+/// with the first column.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    table_within(columns(), header, rows)
+}
+
+fn table_within(columns: usize, header: &[&str], rows: &[Vec<String>]) -> String {
+    let texts = |column: usize| {
+        let cells = rows.iter().filter_map(move |row| row.get(column).map(String::as_str));
+        std::iter::once(header[column]).chain(cells)
+    };
+    let longest_word = |column| texts(column).flat_map(str::split_whitespace).map(console::measure_text_width).max();
+    let least: Vec<usize> = (0..header.len()).map(|column| longest_word(column).unwrap_or(0)).collect();
+    let natural = (0..header.len()).map(|column| texts(column).map(console::measure_text_width).max().unwrap_or(0));
+    let mut widths: Vec<usize> = natural.collect();
+    let mut drawn = Vec::new();
+    let mut from = 1;
+    loop {
+        // the first column, and as many further ones as fit at their least width
+        let mut shown = vec![0];
+        let mut taken = 1 + least[0] + 3;
+        while from < header.len() && (shown.len() == 1 || taken + least[from] + 3 <= columns) {
+            shown.push(from);
+            taken += least[from] + 3;
+            from += 1;
+        }
+        while shown.iter().map(|column| widths[*column] + 3).sum::<usize>() + 1 > columns {
+            let widest = shown.iter().copied().filter(|column| widths[*column] > least[*column]);
+            let Some(widest) = widest.max_by_key(|column| widths[*column]) else { break };
+            widths[widest] -= 1;
+        }
+        drawn.push(draw(header, rows, &shown, &widths));
+        if from >= header.len() {
+            return drawn.join("\n\n");
+        }
+    }
+}
+
+fn draw(header: &[&str], rows: &[Vec<String>], shown: &[usize], widths: &[usize]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(header.iter().copied());
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(shown.iter().map(|column| header[*column]));
     for row in rows {
-        table.add_row(row.iter().enumerate().map(|(column, text)| {
-            let alignment = if column == 0 { CellAlignment::Left } else { CellAlignment::Right };
-            Cell::new(text).set_alignment(alignment)
+        table.add_row(shown.iter().map(|column| {
+            let alignment = if *column == 0 { CellAlignment::Left } else { CellAlignment::Right };
+            Cell::new(row.get(*column).map_or("", String::as_str)).set_alignment(alignment)
         }));
     }
+    let width = |column: &usize| ColumnConstraint::Absolute(Width::Fixed(widths[*column] as u16 + 2));
+    table.set_constraints(shown.iter().map(width));
     table.to_string()
 }
 
@@ -153,14 +239,20 @@ pub(crate) fn table_of_words(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Prints an error and its causes, each on a line of its own, nothing said twice.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            let _ = write!(text, "\n  because: {}", cause.replace('\n', "\n           "));
+    eprintln!("{}", error_text(error));
+}
+
+fn error_text(error: &anyhow::Error) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.iter().any(|earlier| earlier.contains(&cause)) {
+            continue;
         }
+        // Whoever says all of what stands before, and more, says it alone.
+        told.retain(|earlier| !cause.contains(earlier.as_str()));
+        told.push(cause);
     }
-    eprintln!("{text}");
+    format!("error: {}", told.join("\nbecause: ").replace('\n', "\n  "))
 }
 
 #[cfg(test)]
@@ -174,5 +266,47 @@ mod tests {
         assert_eq!([7.0, 1234.0, 45_600.0, 789_000.0, 1.2e9].map(count), ["7", "1.23 k", "45.6 k", "789 k", "1.20 G"]);
         assert_eq!(bytes(17), "17 B");
         assert_eq!(bytes(3 << 29), "1.5 GiB");
+    }
+
+    #[test]
+    fn a_table_is_no_wider_than_the_terminal_and_breaks_no_word() {
+        let stages = ["base", "group1", "group2", "align", "group3", "group4", "align2"];
+        for num_stages in 1..=stages.len() {
+            let header: Vec<&str> =
+                ["measured", "n", "chance"].into_iter().chain(stages).take(3 + num_stages).collect();
+            let cells = ["finance reasoning", "200", "33.3", "0.5"].into_iter();
+            let row: Vec<String> = cells.chain(vec!["48.5 (+48.0)"; num_stages - 1]).map(str::to_owned).collect();
+            let drawn = table_within(80, &header, &[row]);
+            assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
+            assert_eq!(drawn.matches("48.5").count(), num_stages - 1, "{drawn}");
+            assert_eq!(drawn.matches("(+48.0)").count(), num_stages - 1, "{drawn}");
+            assert!(header.iter().all(|name| drawn.contains(name)), "{drawn}");
+        }
+        let narrow = table_within(80, &["a", "b"], &[vec!["x".to_owned(), "1".to_owned()]]);
+        assert_eq!(narrow, "| a | b |\n|---|---|\n| x | 1 |");
+    }
+
+    #[test]
+    fn words_are_broken_between_lines_and_stand_below_each_other() {
+        assert_eq!(paragraph_within(20, "groups: ", "@all @chat @finance"), "groups: @all @chat\n        @finance");
+        assert_eq!(paragraph_within(10, "a ", "unbreakable-word b"), "a unbreakable-word\n  b");
+    }
+
+    #[test]
+    fn an_error_says_nothing_twice() {
+        let chain = |messages: &[&str]| {
+            let mut messages = messages.iter().rev().map(|message| (*message).to_owned());
+            let innermost = anyhow::Error::msg(messages.next().expect("a message"));
+            error_text(&messages.fold(innermost, anyhow::Error::context))
+        };
+        for (messages, want) in [
+            (&["it fails"][..], "error: it fails"),
+            (&["cannot read a", "not found"], "error: cannot read a\n  because: not found"),
+            (&["cannot read a: not found", "not found"], "error: cannot read a: not found"),
+            (&["cannot read a", "cannot read a: not found", "not found"], "error: cannot read a: not found"),
+            (&["it fails", "two\nlines", "two\nlines"], "error: it fails\n  because: two\n  lines"),
+        ] {
+            assert_eq!(chain(messages), want);
+        }
     }
 }

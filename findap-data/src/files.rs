@@ -61,6 +61,22 @@ impl Drop for WholeFile {
     }
 }
 
+/// Removes what killed processes have left of whole files in a folder into which nobody else writes now.
+///
+/// # Errors
+/// The system's.
+pub fn remove_partial_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_partial = name.to_str().and_then(|name| name.strip_prefix('.')?.rsplit_once(".partial-"));
+        if is_partial.is_some_and(|(_, process)| process.parse::<u32>().is_ok()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a whole file at once and makes its folder where it is missing.
 ///
 /// # Errors
@@ -131,5 +147,19 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left behind");
         assert_eq!(file_sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(file_sha256(&path).unwrap(), sha256(b"abc"));
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in
+            [".results.json.partial-4242", "results.json", ".partial-12", ".hidden", "a.partial-1", ".a.partial-x"]
+        {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        remove_partial_files(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".a.partial-x", ".hidden", ".partial-12", "a.partial-1", "results.json"]);
     }
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{DataError, Location, RecordProblem};
+use crate::plain_words::plain_words;
 
 /// Appends entries to a file, one JSON object per line. A file has one journal at a time.
 #[derive(Debug)]
@@ -125,7 +126,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Entries<T>, D
         let entry = serde_json::from_slice(line).map_err(|error| DataError::Record {
             path: path.to_owned(),
             location: Location::Line(num_lines),
-            problem: RecordProblem::NotAnEntry { detail: error.to_string() },
+            problem: RecordProblem::NotAnEntry { detail: plain_words(&error.to_string()) },
         })?;
         entries.push(entry);
     }

@@ -11,6 +11,7 @@
 //! | [`files`] | files that are whole or not there, and their hashes |
 //! | [`journal`] | files of JSON lines that survive a kill |
 //! | [`inspect`] | rows as a person wants to see them |
+//! | [`plain_words`] | what parsers say, in words of people who do not know Rust |
 //! | [`spelling`] | what a misspelt name was probably meant to be |
 //! | [`reward_model`] | what a generative reward model is asked, and its verdicts |
 //! | [`world`] | the closed world: facts, texts, conversations, exercises, held-out questions |
@@ -32,6 +33,7 @@ pub mod message;
 pub mod mixture;
 mod model_files;
 pub mod packer;
+pub mod plain_words;
 pub mod readers;
 pub mod reward_model;
 pub mod schema;

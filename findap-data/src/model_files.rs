@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{DataError, TokenizerProblem};
+use crate::plain_words::plain_words;
 
 /// No tokenizer in use is near this size.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -122,7 +123,7 @@ impl TemplateSource {
 
 fn read_json(path: &Path) -> Result<Option<Value>, DataError> {
     let Some(bytes) = read_limited(path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| invalid(path, error.to_string()))
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| invalid(path, plain_words(&error.to_string())))
 }
 
 fn invalid(path: &Path, detail: String) -> DataError {

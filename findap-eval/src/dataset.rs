@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use findap_data::ReadOptions;
+use findap_data::plain_words::plain_words;
 use findap_data::readers::read_values;
 use serde_json::Value;
 
@@ -210,14 +211,17 @@ fn read_jsonl(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError
         .map(|(index, line)| match serde_json::from_str(line) {
             Ok(Value::Object(fields)) => Ok((index + 1, fields)),
             Ok(_) => Err(row_error(path, index + 1, "row", "is not a JSON object")),
-            Err(error) => Err(row_error(path, index + 1, "row", format!("is not JSON: {error}"))),
+            Err(error) => {
+                Err(row_error(path, index + 1, "row", format!("is not JSON: {}", plain_words(&error.to_string()))))
+            }
         })
         .collect()
 }
 
 fn read_json(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
-    let rows: Vec<Value> = serde_json::from_str(text)
-        .map_err(|error| row_error(path, error.line(), "row", format!("is not a JSON array: {error}")))?;
+    let rows: Vec<Value> = serde_json::from_str(text).map_err(|error| {
+        row_error(path, error.line(), "row", format!("is not a JSON array: {}", plain_words(&error.to_string())))
+    })?;
     rows.into_iter()
         .enumerate()
         .map(|(index, row)| match row {

@@ -1,6 +1,7 @@
 //! From the rows of a task to the exact texts that a model is given.
 
 use findap_data::files::{seed_of, sha256};
+use findap_data::plain_words::plain_words;
 use findap_data::{Message, Role};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
@@ -277,7 +278,8 @@ fn row_checks(field: &str, row: &Row) -> Result<Vec<Check>, EvalError> {
         Value::Array(rules) => rules.clone(),
         rule => vec![rule.clone()],
     };
-    let parse = |rule: Value| serde_json::from_value(rule).map_err(|error| row.error(field, error.to_string()));
+    let parse =
+        |rule: Value| serde_json::from_value(rule).map_err(|error| row.error(field, plain_words(&error.to_string())));
     rules.into_iter().map(parse).collect()
 }
 
@@ -291,7 +293,7 @@ fn choice_texts(choice: &MultipleChoice, row: &Row) -> Result<Vec<String>, EvalE
             let items = lookup(&row.fields, field)
                 .and_then(Value::as_array)
                 .ok_or_else(|| row.error(field, "is not a list of choices"))?;
-            let text = |item| scalar(field, item).map_err(|error| row.error(field, error.to_string()));
+            let text = |item| scalar(field, item).map_err(|error| row.error(field, plain_words(&error.to_string())));
             (field, items.iter().map(text).collect::<Result<Vec<_>, _>>()?)
         }
     };
@@ -308,7 +310,7 @@ fn gold_index(choice: &MultipleChoice, row: &Row, texts: &[String]) -> Result<us
     let field = choice.gold.as_str();
     let value = lookup(&row.fields, field).filter(|value| !value.is_null());
     let value = value.ok_or_else(|| row.error(field, "the right answer is missing"))?;
-    let written = scalar(field, value).map_err(|error| row.error(field, error.to_string()))?;
+    let written = scalar(field, value).map_err(|error| row.error(field, plain_words(&error.to_string())))?;
     let found = match choice.gold_is {
         GoldIs::Index => written.trim().parse::<usize>().ok().filter(|index| *index < texts.len()),
         GoldIs::Letter => (0..texts.len()).find(|index| letter(*index).eq_ignore_ascii_case(written.trim())),

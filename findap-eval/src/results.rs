@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use findap_data::files::write_whole;
+use findap_data::files::{remove_partial_files, write_whole};
+use findap_data::plain_words::plain_words;
 use findap_data::{Capability, Domain};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -275,6 +276,9 @@ impl Results {
     /// [`EvalError::Io`].
     pub fn write(&self, folder: &Path) -> Result<PathBuf, EvalError> {
         let stamp = iso_time(self.info.started_unix).replace(':', "-");
+        if folder.exists() {
+            remove_partial_files(folder).map_err(EvalError::io(folder))?;
+        }
         for task in &self.tasks {
             let names: Vec<Metric> = task.summary.metrics.iter().map(|value| value.metric).collect();
             let mut text = String::new();
@@ -384,10 +388,12 @@ pub fn load_summaries(folder: &Path) -> Result<(PathBuf, RunInfo, Vec<TaskSummar
     let problem = |path: &Path, problem: String| EvalError::Results { path: path.to_owned(), problem };
     let path = newest.ok_or_else(|| problem(folder, "holds no results_*.json; run `findap eval` first".to_owned()))?;
     let bytes = std::fs::read(&path).map_err(EvalError::io(path.as_path()))?;
-    let file: Value =
-        serde_json::from_slice(&bytes).map_err(|error| problem(&path, format!("is not JSON: {error}")))?;
+    let file: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| problem(&path, format!("is not JSON: {}", plain_words(&error.to_string()))))?;
     let part = |key: &str| file["findap"][key].clone();
-    let foreign = |error: serde_json::Error| problem(&path, format!("was not written by findap: {error}"));
+    let foreign = |error: serde_json::Error| {
+        problem(&path, format!("was not written by findap: {}", plain_words(&error.to_string())))
+    };
     let info = serde_json::from_value(part("info")).map_err(foreign)?;
     let tasks: Vec<TaskSummary> = serde_json::from_value(part("tasks")).map_err(foreign)?;
     match tasks.iter().find(|task| task.metrics.is_empty()) {
@@ -409,7 +415,8 @@ pub fn load_samples(path: &Path) -> Result<Vec<Sample>, EvalError> {
     text.lines()
         .enumerate()
         .map(|(index, line)| {
-            let value: Value = serde_json::from_str(line).map_err(|error| problem(index + 1, error.to_string()))?;
+            let value: Value =
+                serde_json::from_str(line).map_err(|error| problem(index + 1, plain_words(&error.to_string())))?;
             Sample::from_json(&value).map_err(|key| problem(index + 1, format!("{key} is absent or of the wrong type")))
         })
         .collect()

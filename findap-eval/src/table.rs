@@ -26,14 +26,6 @@ pub struct StageScore {
     pub difference: Option<f64>,
 }
 
-impl StageScore {
-    /// Whether the difference is more than two standard errors of a difference; `None` where that is not known.
-    pub fn is_clear(&self, first: &StageScore) -> Option<bool> {
-        let error = (self.stderr?.powi(2) + first.stderr?.powi(2)).sqrt();
-        Some(self.difference?.abs() > 2.0 * error)
-    }
-}
-
 /// One line of a table over stages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreLine {
@@ -41,6 +33,8 @@ pub struct ScoreLine {
     pub capability: Capability,
     /// Where it is measured.
     pub domain: Domain,
+    /// Name of the task; empty for the mean over several.
+    pub name: String,
     /// Name for readers: the task's title, or the capability.
     pub title: String,
     /// Name of the headline metric; `score` for the mean over several tasks.
@@ -71,6 +65,7 @@ pub fn capability_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
             lines.push(ScoreLine {
                 capability,
                 domain,
+                name: String::new(),
                 title: capability.name().to_owned(),
                 metric: "score".to_owned(),
                 num_rows: cell.num_rows,
@@ -99,6 +94,7 @@ pub fn task_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
         lines.push(ScoreLine {
             capability: task.capability,
             domain: task.domain,
+            name: task.name.clone(),
             title: task.title.clone(),
             metric: task.headline().metric.name().to_owned(),
             num_rows: task.num_rows,
@@ -134,24 +130,17 @@ pub struct TextTable {
 
 /// The table that the terminal shows at the end of a run: scores in percent, differences to the first stage in brackets.
 pub fn text_table(stages: &[StageScores], lines: &[ScoreLine]) -> TextTable {
-    let mut header: Vec<String> = ["domain", "capability", "measure", "n", "chance"].map(str::to_owned).into();
+    let mut header: Vec<String> = ["measured", "n", "chance"].map(str::to_owned).into();
     header.extend(stages.iter().map(|stage| stage.stage.clone()));
     header.push("+-".to_owned());
     let rows = lines
         .iter()
         .map(|line| {
-            let measure = match line.num_tasks {
-                1 if line.metric != "score" => format!("{} ({})", line.title, line.metric),
-                1 => "1 task".to_owned(),
-                count => format!("{count} tasks"),
+            let measured = match line.metric.as_str() {
+                "score" => format!("{} {}", line.domain.name(), line.capability.name()),
+                metric => format!("{} ({metric})", line.title),
             };
-            let mut row = vec![
-                line.domain.name().to_owned(),
-                line.capability.name().to_owned(),
-                measure,
-                line.num_rows.to_string(),
-                percent(line.chance),
-            ];
+            let mut row = vec![measured, line.num_rows.to_string(), percent(line.chance)];
             row.extend(line.stages.iter().map(|score| match score {
                 None => "-".to_owned(),
                 Some(StageScore { score, difference: None, .. }) => percent(*score),

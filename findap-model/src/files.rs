@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use findap_data::files::{file_sha256, hex};
+use findap_data::plain_words::plain_words;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -26,7 +27,7 @@ pub(crate) fn read_object(path: &Path, limit_bytes: u64) -> Result<Map<String, V
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(json("is not a JSON object".into())),
-        Err(error) => Err(json(format!("is not JSON: {error}"))),
+        Err(error) => Err(json(format!("is not JSON: {}", plain_words(&error.to_string())))),
     }
 }
 

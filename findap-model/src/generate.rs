@@ -111,6 +111,20 @@ impl Generator {
     /// [`ModelError::TooLong`] for a prompt that leaves no room for a token; [`ModelError::Kernel`] for ids past the
     /// vocabulary or impossible sampling settings; [`ModelError::Device`].
     pub fn generate(&mut self, model: &Decoder, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
+        self.generate_while(model, requests, &mut |_| true)
+    }
+
+    /// As [`Generator::generate`]; after each token of the running sequences `goes_on` sees what there is of all results, and ends
+    /// the generation with these by returning `false`.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn generate_while(
+        &mut self,
+        model: &Decoder,
+        requests: &[GenerateRequest],
+        goes_on: &mut dyn FnMut(&[Generated]) -> bool,
+    ) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests
             .iter()
             .map(|_| Generated { ids: Vec::new(), logprobs: Vec::new(), stop: StopReason::Length })
@@ -150,6 +164,9 @@ impl Generator {
                 self.decode(model, &mut running)?;
                 self.choose(requests, &mut running, &mut results)?;
             } else {
+                return Ok(results);
+            }
+            if !goes_on(&results) {
                 return Ok(results);
             }
             running.retain(|r| {

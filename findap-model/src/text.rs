@@ -135,6 +135,14 @@ impl TextModel {
     /// # Errors
     /// [`ModelError::TooLong`], [`ModelError::Kernel`], [`ModelError::Device`].
     pub fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
+        self.generate_while(requests, &mut |_| true)
+    }
+
+    fn generate_while(
+        &self,
+        requests: &[GenerateRequest],
+        goes_on: &mut dyn FnMut(&[Generated]) -> bool,
+    ) -> Result<Vec<Generated>, ModelError> {
         let needed = requests.iter().map(|request| request.prompt.len() + request.max_new + 1).max().unwrap_or(0);
         let length = needed.min(self.max_tokens());
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +151,7 @@ impl TextModel {
             buffers.generator = Some((self.generator(length)?, length));
         }
         let (generator, _) = buffers.generator.as_mut().expect("invariant: just built");
-        generator.generate(&self.decoder, requests)
+        generator.generate_while(&self.decoder, requests, goes_on)
     }
 
     /// Makes a generator for as many sequences as the device has memory for.
@@ -196,37 +204,17 @@ impl ChatModel for TextModel {
         let mut continuations = Vec::new();
         let mut begun = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
-            let prompt = match self.encode_chat(&request.messages) {
-                Ok(prompt) if prompt.len() >= self.max_tokens() => Err(ModelError::TooLong {
-                    what: "tokens in a conversation",
-                    got: prompt.len(),
-                    limit: self.max_tokens() - 1,
-                    setting: "max_position_embeddings of the model",
-                }),
-                other => other,
-            };
-            let prompt = match prompt {
-                Ok(prompt) => prompt,
+            let first = match self.continuation(request, index as u64) {
+                Ok(first) => first,
                 Err(error) => {
                     begun.push(Err(failed(&error)));
                     continue;
                 }
             };
-            begun.push(Ok(prompt.len() as u64));
-            let wanted = &request.sampling;
-            let sampling = Sampling {
-                temperature: wanted.temperature,
-                top_k: wanted.top_k.map_or(0, |top_k| top_k as usize),
-                top_p: wanted.top_p.unwrap_or(1.0),
-            };
-            let room = self.max_tokens().saturating_sub(prompt.len());
-            continuations.extend((0..wanted.n.max(1)).map(|sample| GenerateRequest {
-                prompt: prompt.clone(),
-                max_new: wanted.max_tokens.min(room),
-                sampling,
-                // Without a seed, requests of one call still differ from each other.
-                seed: wanted.seed.unwrap_or(index as u64).wrapping_add((sample as u64) << 32),
-                stop_ids: self.tokenizer.stop_ids().to_vec(),
+            begun.push(Ok(first.prompt.len() as u64));
+            continuations.extend((0..request.sampling.n.max(1)).map(|sample| GenerateRequest {
+                seed: first.seed.wrapping_add((sample as u64) << 32),
+                ..first.clone()
             }));
         }
         let mut generated = match self.generate(&continuations) {
@@ -246,6 +234,54 @@ impl ChatModel for TextModel {
 }
 
 impl TextModel {
+    /// Answers one request, of which it draws one sample. `goes_on` sees the text so far after each token, and ends the reply with
+    /// that text by returning `false`.
+    ///
+    /// # Errors
+    /// As [`TextModel::encode_chat`] and [`TextModel::generate`]; [`ModelError::TooLong`].
+    pub fn reply_while(
+        &self,
+        request: &ChatRequest,
+        goes_on: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Choice, ModelError> {
+        let continuation = self.continuation(request, 0)?;
+        let mut failure = None;
+        let generated = self.generate_while(&[continuation], &mut |results| match self.decode(&results[0]) {
+            Ok(text) => goes_on(&text),
+            Err(error) => {
+                failure = Some(error);
+                false
+            }
+        })?;
+        match failure {
+            Some(error) => Err(error),
+            None => self.choice(request, &generated[0]),
+        }
+    }
+
+    /// What a request asks of the generator, for its first sample. Without a seed of its own it has `default_seed`, so that
+    /// requests of one call differ from each other.
+    fn continuation(&self, request: &ChatRequest, default_seed: u64) -> Result<GenerateRequest, ModelError> {
+        let prompt = self.encode_chat(&request.messages)?;
+        if prompt.len() >= self.max_tokens() {
+            return Err(ModelError::TooLong {
+                what: "tokens in a conversation",
+                got: prompt.len(),
+                limit: self.max_tokens() - 1,
+                setting: "max_position_embeddings of the model",
+            });
+        }
+        let wanted = &request.sampling;
+        let sampling = Sampling {
+            temperature: wanted.temperature,
+            top_k: wanted.top_k.map_or(0, |top_k| top_k as usize),
+            top_p: wanted.top_p.unwrap_or(1.0),
+        };
+        let max_new = wanted.max_tokens.min(self.max_tokens() - prompt.len());
+        let seed = wanted.seed.unwrap_or(default_seed);
+        Ok(GenerateRequest { prompt, max_new, sampling, seed, stop_ids: self.tokenizer.stop_ids().to_vec() })
+    }
+
     fn choice(&self, request: &ChatRequest, generated: &Generated) -> Result<Choice, ModelError> {
         let mut text = self.decode(generated)?;
         let cut = request.sampling.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use findap_data::LoaderState;
 use findap_data::files::{file_sha256, hex, sha256};
+use findap_data::plain_words::plain_words;
 use findap_tensor::{Slice, SliceMut};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -280,7 +281,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Checkpoin
     let file = open(path)?;
     let mut text = Vec::new();
     file.take(JSON_LIMIT_BYTES).read_to_end(&mut text).map_err(|error| damaged(format!("cannot be read: {error}")))?;
-    serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+    serde_json::from_slice(&text).map_err(|error| damaged(plain_words(&error.to_string())))
 }
 
 /// The newest checkpoint of `prefix` that verifies; `notes` gets one line for each that is damaged.

@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use findap_data::files;
+use findap_data::plain_words::plain_words;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,6 +48,12 @@ impl FolderLock {
         file.write_all(owner.as_bytes()).map_err(io("write", &path))?;
         Ok(Self { _file: file })
     }
+
+    /// Whether a process holds the lock of `folder` now. Nothing is written; a lock that cannot be looked at is taken for free.
+    pub fn is_held(folder: &Path) -> bool {
+        let Ok(file) = File::open(folder.join("run.lock")) else { return false };
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
 }
 
 /// The machine's name, reduced to letters, digits, `-` and `.`.
@@ -73,7 +80,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, T
     match fs::read(path) {
         Ok(bytes) => {
             let parsed = serde_json::from_slice(&bytes);
-            parsed.map(Some).map_err(|error| io("read", path)(std::io::Error::other(error)))
+            parsed.map(Some).map_err(|error| io("read", path)(std::io::Error::other(plain_words(&error.to_string()))))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io("read", path)(error)),

@@ -52,8 +52,11 @@ enum Chore {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
-        Chore::Train { further } => build(&["--bin", "findap"])
-            .and_then(|()| become_command(built("findap").args(["run", "recipes/demo.toml"]).args(further))),
+        Chore::Train { further } => {
+            eprintln!("building findap, which takes a few minutes the first time");
+            build(&["--quiet", "--bin", "findap"])
+                .and_then(|()| become_command(built("findap").args(["run", "recipes/demo.toml"]).args(further)))
+        }
         Chore::Api(arguments) => api::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Bundle(arguments) => bundle::run(&arguments),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{built, cargo, said, target_folder, workspace_root};
+use crate::{cargo, said, target_folder, workspace_root};
 
 /// Counts of samples by part of the step.
 type Samples = BTreeMap<String, usize>;
@@ -17,7 +17,7 @@ type Samples = BTreeMap<String, usize>;
 pub(crate) fn table(keys: &[String]) -> Result<String> {
     // The program is linked to a fixed address, so that perf's addresses are those of the file.
     let status = cargo()
-        .args(["rustc", "--release", "-p", "findap-train", "--example", "step", "--"])
+        .args(["rustc", "--profile", "profiling", "-p", "findap-train", "--example", "step", "--"])
         .args(["-C", "relocation-model=static"])
         .status()
         .context("cannot start cargo")?;
@@ -25,7 +25,7 @@ pub(crate) fn table(keys: &[String]) -> Result<String> {
     let folder = target_folder().join("profile");
     fs::create_dir_all(&folder)?;
     let samples = folder.join("samples");
-    let step = built("examples/step");
+    let step = Command::new(target_folder().join("profiling").join("examples").join("step"));
     let mut perf = Command::new("perf");
     perf.args(["record", "--quiet", "--freq", "999", "--output"]).arg(&samples).arg("--").arg(step.get_program());
     let status = perf.args(keys).stdout(Stdio::null()).status().context("`perf` (Linux) cannot be started")?;

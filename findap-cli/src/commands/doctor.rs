@@ -41,12 +41,13 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), terminal::bytes);
     println!("findap        {}", findings.version);
     println!("system        {}", findings.system);
-    println!("cpu           {}, {} cores ({})", findings.cpu, findings.cores, findings.instructions.join(", "));
+    let cpu = format!("{}, {} cores ({})", findings.cpu, findings.cores, findings.instructions.join(", "));
+    println!("{}", terminal::paragraph("cpu           ", &cpu));
     println!("memory        {} free of {}", size(findings.memory_free_bytes), size(findings.memory_bytes));
     println!("disk          {} free here", size(findings.disk_free_bytes));
     println!("gpu driver    {}", findings.nvidia_driver.as_deref().unwrap_or("none"));
     for gpu in &findings.gpus {
-        println!("gpu           {gpu}");
+        println!("{}", terminal::paragraph("gpu           ", gpu));
     }
     println!("computes on   {}", findings.device);
     println!();
@@ -54,7 +55,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         println!("Nothing to do: `findap run recipes/demo.toml` will work here.");
     }
     for advice in &findings.advice {
-        println!("- {advice}");
+        println!("{}", terminal::paragraph("- ", advice));
     }
     Ok(())
 }

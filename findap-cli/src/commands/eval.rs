@@ -89,9 +89,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         ..Options::default()
     };
     let mut progress = Progress::new();
-    progress.begin("eval", 0);
+    progress.prepare("eval");
     let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
-        progress.step(now.num_done as u64, now.num_total as u64, now.task);
+        progress.count("eval", "questions", now.num_done as u64, now.num_total as u64, now.task);
         true
     })?;
     progress.clear();
@@ -118,8 +118,6 @@ fn table(results: &Results) -> String {
             let headline = summary.headline();
             vec![
                 summary.name.clone(),
-                summary.domain.name().to_owned(),
-                summary.capability.name().to_owned(),
                 headline.metric.name().to_owned(),
                 summary.num_rows.to_string(),
                 percent(summary.chance),
@@ -128,5 +126,5 @@ fn table(results: &Results) -> String {
             ]
         })
         .collect();
-    terminal::table(&["task", "domain", "capability", "metric", "n", "chance", "score", "+-"], &rows)
+    terminal::table(&["task", "metric", "n", "chance", "score", "+-"], &rows)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use findap_eval::report::RunFolder;
+use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
 use findap_eval::table::{capability_lines, cut_note, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
@@ -17,7 +17,7 @@ use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
 use super::recipe::Common;
-use crate::signals;
+use crate::signals::{self, Work};
 use crate::terminal::{self, Progress};
 
 /// Exit code of a run that was stopped by a signal after saving where it stands (128 + SIGINT, as shells count).
@@ -98,7 +98,11 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
     let progress = RefCell::new(Progress::new());
     let mut observer = |event: Event| {
         listen(&event);
+        let is_finished = matches!(event, Event::StageFinished { .. });
         show(&mut progress.borrow_mut(), event);
+        if is_finished {
+            refresh_report(recipe.folder(), &progress.borrow());
+        }
     };
     let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
     let check_tasks = &mut |eval: &EvalTable| Ok(findap_eval::prompt::check(&tasks(eval)?, &eval.data)?);
@@ -111,25 +115,29 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
 
 fn show(progress: &mut Progress, event: Event) {
     match event {
-        Event::StageStarted { stage, steps, done, .. } => {
-            progress.begin(&stage, steps);
-            if done > 0 && done < steps {
-                progress.line(&format!("{stage}: {done} of {steps} were done before"));
-            }
+        Event::StageStarted { stage, kind, steps, done } => {
+            let unit = if kind == "distill" { "exercises" } else { "steps" };
+            let before = if done > 0 && done < steps { format!(", {done} of them done before") } else { String::new() };
+            progress.line(&format!("{stage}: {steps} {unit}{before}"));
+            signals::set_work(if kind == "distill" { Work::Exercises } else { Work::Step });
         }
-        Event::Step { step, steps, loss, tokens_per_s, .. } => {
-            progress.step(step, steps, &format!("loss {loss:.3}  {tokens_per_s:.0} tokens/s"));
+        Event::Step { stage, step, steps, loss, tokens_per_s, .. } => {
+            progress.count(&stage, "steps", step, steps, &format!("loss {loss:.3}  {tokens_per_s:.0} tokens/s"));
         }
-        Event::Progress { what, done, total, .. } => progress.step(done, total, what),
+        Event::Progress { stage, what, done, total } => {
+            signals::set_work(if what == "exercises" { Work::Exercises } else { Work::Pairs });
+            progress.count(&stage, what, done, total, "");
+        }
         Event::DevLoss { stage, step, loss, is_best } => {
             let best = if is_best { ", the lowest so far" } else { "" };
             progress.line(&format!("{stage}: dev loss {loss:.4} after step {step}{best}"));
         }
         Event::StageFinished { stage, seconds } => {
+            signals::set_work(Work::Preparing);
             progress.line(&format!("{stage}: done in {}", terminal::clock(Duration::from_secs_f64(seconds))));
         }
         Event::StageSkipped { stage } => progress.line(&format!("{stage}: done before, skipped")),
-        Event::Evaluating { stage } => progress.begin(&format!("eval {stage}"), 0),
+        Event::Evaluating { stage } => progress.prepare(&format!("eval {stage}")),
         Event::Note(text) => progress.line(&text),
         _ => {}
     }
@@ -152,17 +160,28 @@ fn evaluate(
         journal: Some(journal.clone()),
         ..Options::default()
     };
+    let stage = format!("eval {}", asked.stage);
+    signals::set_work(Work::Questions);
     let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
-        progress.step(now.num_done as u64, now.num_total as u64, now.task);
+        progress.count(&stage, "questions", now.num_done as u64, now.num_total as u64, now.task);
         !stop.load(Ordering::Relaxed)
     });
     let results = match results {
         Err(EvalError::Stopped) => return Ok(false),
         other => other?,
     };
+    signals::set_work(Work::Preparing);
     results.write(asked.output)?;
     std::fs::remove_file(&journal).ok();
+    refresh_report(asked.recipe.folder(), progress);
     Ok(true)
+}
+
+/// Writes the report of a run that goes on. A run is worth more than its report: one that cannot be written is only told.
+fn refresh_report(run: &Path, progress: &Progress) {
+    if let Err(error) = findap_eval::report::write(run, true) {
+        progress.line(&format!("the report cannot be written now: {error}"));
+    }
 }
 
 /// The tasks that a recipe names.
@@ -189,12 +208,13 @@ pub(super) fn provenance() -> Map<String, Value> {
 /// Writes the report, prints the table of scores and where everything is.
 fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
     let folder = recipe.folder();
-    let report = findap_eval::report::write(folder)?;
-    let scores = RunFolder::read(folder)?.scores;
+    let report = findap_eval::report::write(folder, false)?;
+    let run = RunFolder::read(folder)?;
+    let scores = &run.scores;
     if !scores.is_empty() {
-        let table = text_table(&scores, &capability_lines(&scores));
+        let table = text_table(scores, &capability_lines(scores));
         println!("{}\n", terminal::table(&table.header.iter().map(String::as_str).collect::<Vec<_>>(), &table.rows));
-        for stage in &scores {
+        for stage in scores {
             if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
                 println!("{}: {told}\n", stage.stage);
             }
@@ -203,6 +223,10 @@ fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
     println!("model   {}", model.display());
     println!("report  {}", report.display());
     println!("talk    {} chat {}", program(), model.display());
+    if let Some(LearntAnswer { question, before, after }) = learnt_answer(&run) {
+        println!("ask     {} generate {} --prompt \"{question}\"", program(), model.display());
+        println!("        \"{after}\"; {} said \"{before}\"", scores[0].stage);
+    }
     println!("time    {}", terminal::clock(took));
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use findap_data::files::WholeFile;
+use findap_data::plain_words::plain_words;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
 use findap_model::{Decoder, Recompute, Session};
@@ -73,11 +74,10 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     };
     let mut output = WholeFile::create(&arguments.output).with_context(says)?;
     let mut progress = Progress::new();
-    progress.begin("score", rows.len() as u64);
     for (index, row) in rows.iter().enumerate() {
         let scored = score(&model, &mut session, row)?;
         writeln!(output, "{}", serde_json::to_string(&scored)?).with_context(says)?;
-        progress.step(index as u64 + 1, rows.len() as u64, "");
+        progress.count("score", "rows", index as u64 + 1, rows.len() as u64, "");
     }
     progress.clear();
     output.commit().with_context(says)?;
@@ -121,7 +121,8 @@ fn read_rows(input: &Path, model_folder: &Path, model: &Decoder) -> Result<Vec<B
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let row: Row = serde_json::from_slice(&line).with_context(|| format!("{}: not a row to score", place()))?;
+        let row: Row = serde_json::from_slice(&line)
+            .map_err(|error| anyhow!("{}: not a row to score: {}", place(), plain_words(&error.to_string())))?;
         let documents = documents(row, &mut text_tools).with_context(place)?;
         rows.push(batch(documents, model).with_context(place)?);
     }

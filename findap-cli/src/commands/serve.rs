@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use findap_data::Message;
 use findap_data::llm::{ChatModel, ChatReply, ChatRequest, Sampling, TokenLogprob};
+use findap_data::plain_words::plain_words;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tiny_http::{Header, Method, Request, Response, Server};
@@ -134,10 +135,11 @@ fn complete(request: &mut Request, model: &dyn ChatModel, name: &str) -> Result<
     if body.len() as u64 > MAX_BODY_BYTES {
         return Err(Refusal::new(413, format!("the body is longer than {MAX_BODY_BYTES} bytes")));
     }
-    let wire: Wire = serde_json::from_slice(&body).map_err(|error| Refusal::new(400, error.to_string()))?;
+    let wire: Wire =
+        serde_json::from_slice(&body).map_err(|error| Refusal::new(400, plain_words(&error.to_string())))?;
     let is_stream = wire.stream;
     let request = to_request(wire)?;
-    let reply = model.chat_one(&request).map_err(|error| Refusal::new(400, error.to_string()))?;
+    let reply = model.chat_one(&request).map_err(|error| Refusal::new(400, plain_words(&error.to_string())))?;
     let id = format!("chatcmpl-{:x}", SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos()));
     if is_stream {
         return Ok(response(200, "text/event-stream", events(&reply, &id, name)));

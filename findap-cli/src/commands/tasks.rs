@@ -47,7 +47,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     println!("\n{} tasks; `findap tasks NAME` describes one", tasks.len());
     if arguments.names.is_empty() {
         let groups: Vec<String> = registry.groups().iter().map(|group| format!("@{group}")).collect();
-        println!("groups: {}", groups.join(" "));
+        println!("{}", terminal::paragraph("groups: ", &groups.join(" ")));
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ fn describe(task: &Task) {
     }
     println!("{}", task.name);
     for (name, value) in facts {
-        println!("  {name:<16} {value}");
+        println!("{}", terminal::paragraph(&format!("  {name:<16} "), &value));
     }
     for (name, template) in [("system", task.system.as_ref()), ("prompt", Some(&task.prompt))] {
         if let Some(template) = template {

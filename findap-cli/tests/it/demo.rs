@@ -41,6 +41,14 @@ fn the_demonstration_learns_finance_and_keeps_the_rest() {
         assert!(said.stdout.contains(word), "{}", said.stdout);
     }
 
+    // What the end proposes to ask, the model answers as it says.
+    let mut lines = said.stdout.lines().skip_while(|line| !line.starts_with("ask "));
+    let (ask, answer) = (lines.next().expect("a question"), lines.next().expect("its answer"));
+    let question = ask.split('"').nth(1).expect("a quoted question");
+    let model = folder.path().join("align/model").display().to_string();
+    let reply = crate::tool::run(["generate", &model, "--prompt", question]).success().stdout;
+    assert!(answer.contains(&format!("\"{}\"; base said", reply.trim())), "{reply} against {answer}");
+
     let run = RunFolder::read(folder.path()).expect("the run folder");
     let scores = scores(&run);
     let score = |stage: &str, domain: Domain, capability: Capability| scores[&(stage.to_owned(), domain, capability)];

@@ -3,7 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::FromRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -51,6 +55,118 @@ fn chat_answers_each_line() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let half = text.len() / 2;
     assert_eq!(text[..half], text[half..], "a new conversation is answered as the first was");
+}
+
+/// A program whose standard streams are a terminal, as a person has it.
+struct AtTerminal {
+    child: std::process::Child,
+    keyboard: fs::File,
+    screen: mpsc::Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl AtTerminal {
+    fn start(arguments: &[&str]) -> Self {
+        let (mut ours, mut theirs) = (0, 0);
+        let null = std::ptr::null_mut();
+        // SAFETY: the two numbers are written to; no name, no settings and no size are asked for.
+        let opened = unsafe { libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()) };
+        assert_eq!(opened, 0, "a pseudo-terminal");
+        // SAFETY: both descriptors were just opened and belong to nobody else.
+        let (keyboard, terminal) = unsafe { (fs::File::from_raw_fd(ours), fs::File::from_raw_fd(theirs)) };
+        let stream = || Stdio::from(terminal.try_clone().expect("a copy of the terminal"));
+        let mut command = findap();
+        command.args(arguments).env("TERM", "xterm").stdin(stream()).stdout(stream()).stderr(stream());
+        // SAFETY: both calls may be made between fork and exec; the terminal is the program's standard input.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        let child = command.spawn().expect("the binary starts");
+        let mut reader = keyboard.try_clone().expect("a copy of the terminal");
+        let (sender, screen) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(count) = reader.read(&mut bytes) {
+                if count == 0 || sender.send(bytes[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, keyboard, screen, seen: String::new() }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes keys");
+    }
+
+    /// Waits until the screen shows a text, and returns what was shown up to it since the last call.
+    fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                let rest = self.seen.split_off(at + text.len());
+                return std::mem::replace(&mut self.seen, rest);
+            }
+            let bytes = self.screen.recv_timeout(Duration::from_secs(60));
+            let bytes = bytes.unwrap_or_else(|_| panic!("no {text:?} in {:?}", self.seen));
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}
+
+impl Drop for AtTerminal {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn at_a_terminal_ctrl_c_stops_a_reply_or_clears_a_line_and_ctrl_d_leaves() {
+    let mut chat = AtTerminal::start(&["chat", &tiny(), "--max-tokens", "100000", "--temperature", "5"]);
+    chat.wait_for("> ");
+    chat.press("/help\r");
+    chat.wait_for("/system TEXT");
+    chat.wait_for("> ");
+    chat.press("not said\x03");
+    chat.wait_for("> ");
+    chat.press("/nonsense\r");
+    chat.wait_for("there is no command /nonsense");
+    // The arrow up brings back the line before.
+    chat.press("\x1b[A\r");
+    chat.wait_for("there is no command /nonsense");
+    chat.wait_for("> ");
+    chat.press("hello\r");
+    chat.wait_for("hello");
+    // The editor gives the terminal back, and with it the meaning of Ctrl-C.
+    chat.wait_for("\x1b[?2004l");
+    chat.press("\x03");
+    let shown = chat.wait_for("\x1b[K> ");
+    assert!(shown.contains("(stopped)") || shown.contains("ends here"), "{shown}");
+    chat.press("\x04");
+    assert!(chat.child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_conversation_beyond_the_context_says_what_is_dropped() {
+    let mut child = findap()
+        .args(["chat", &tiny(), "--max-tokens", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let long = "bond ".repeat(300);
+    let lines = format!("{long}\n").repeat(8);
+    child.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !told.contains("error"), "{told}");
+    assert!(told.contains("tokens of the model: its 2 oldest turns are dropped"), "{told}");
+    assert!(told.contains("because of --max-tokens"), "{told}");
 }
 
 /// A server on a free port; it is killed when dropped.

@@ -27,6 +27,7 @@ use crate::error::{DataError, TokenizerProblem};
 use crate::files::hex;
 use crate::guard::{self, Panicked};
 use crate::model_files::{Configs, TemplateSource, read_limited};
+use crate::plain_words::plain_words;
 
 /// Stands before control tokens in the text that [`Tokenizer::protecting`] reads: the last character for private use.
 const MARK: char = '\u{10fffd}';
@@ -447,7 +448,7 @@ fn unknown_id(tokenizer_json: &[u8], vocabulary: &HashMap<String, u32>) -> Resul
         unk_token: Option<String>,
         unk_id: Option<u32>,
     }
-    let File { model } = serde_json::from_slice(tokenizer_json).map_err(|error| error.to_string())?;
+    let File { model } = serde_json::from_slice(tokenizer_json).map_err(|error| plain_words(&error.to_string()))?;
     Ok(model.unk_id.or_else(|| vocabulary.get(model.unk_token.as_ref()?).copied()))
 }
 

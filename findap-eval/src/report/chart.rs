@@ -16,8 +16,8 @@ pub(super) struct Series {
 
 /// The x axis.
 pub(super) enum XAxis {
-    /// A continuous axis with this name.
-    Numbers(&'static str),
+    /// An axis of whole numbers with this name.
+    Whole(&'static str),
     /// An axis with named ticks at 0, 1, 2, ...
     Places(Vec<String>),
 }
@@ -48,6 +48,8 @@ const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
 /// Most points of a line; neighbours are averaged where there are more.
 const MAX_POINTS: usize = 240;
+/// Width of a letter of a tick, in SVG units.
+const LETTER_WIDTH: f64 = 7.0;
 /// Distance between two labels that keeps them from overlapping, in SVG units.
 const LABEL_HEIGHT: f64 = 14.0;
 
@@ -67,7 +69,7 @@ impl Chart {
         }
         let (x_low, x_high) = match &self.x {
             XAxis::Places(names) => (-0.25, names.len() as f64 - 0.75),
-            XAxis::Numbers(_) => span(all.iter().map(|point| point.0)),
+            XAxis::Whole(_) => span(all.iter().map(|point| point.0)),
         };
         let (y_low, y_high) = self.y_range.unwrap_or_else(|| {
             let (low, high) = span(all.iter().flat_map(|point| [point.1 - point.2, point.1 + point.2]));
@@ -130,12 +132,18 @@ impl Chart {
         };
         match &self.x {
             XAxis::Places(names) => {
-                for (place, name) in names.iter().enumerate() {
+                // Where there are too many names for the width, some stand for their neighbours.
+                let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0) as f64;
+                let apart = (x_at(1.0) - x_at(0.0)).max(1.0);
+                let every = (LETTER_WIDTH * (longest + 1.0) / apart).ceil().max(1.0) as usize;
+                for (place, name) in names.iter().enumerate().step_by(every) {
                     tick(place as f64, name);
                 }
             }
-            XAxis::Numbers(name) => {
-                for value in ticks(low, high, 5) {
+            XAxis::Whole(name) => {
+                // Fewer than five steps have fewer than five ticks.
+                let whole = ticks(low, high, 5).into_iter().filter(|value| (value - value.round()).abs() < 1e-6);
+                for value in whole {
                     tick(value, &short(value));
                 }
                 svg.push_str(&format!(
@@ -250,7 +258,7 @@ mod tests {
         let chart = |points: Vec<(f64, f64, f64)>| Chart {
             title: "<t>".into(),
             description: "\"d\"".into(),
-            x: XAxis::Numbers("step"),
+            x: XAxis::Whole("step"),
             y_range: None,
             is_percent: false,
             guide: None,
@@ -269,6 +277,8 @@ mod tests {
                 "{svg}"
             );
         }
+        let svg = chart(vec![(1.0, 2.0, 0.0), (2.0, 1.0, 0.0)]).svg();
+        assert!(!svg.contains(">1.2<") && svg.contains(">1</text>") && svg.contains(">2</text>"), "half steps: {svg}");
         let many = (0..10_000).map(|step| (f64::from(step), 1.0, 0.0)).collect();
         assert!(chart(many).svg().matches("<circle").count() <= MAX_POINTS);
     }

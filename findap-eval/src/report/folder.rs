@@ -3,15 +3,32 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use findap_data::plain_words::plain_words;
 use serde_json::{Map, Value};
 
+use crate::compare::{CompareOptions, Comparison, compare};
 use crate::error::EvalError;
-use crate::results::{load_samples, load_summaries};
+use crate::results::Results;
 use crate::sample::Sample;
 use crate::table::StageScores;
 
 /// The samples of one stage.
 pub(super) type SamplesByTask = BTreeMap<String, Vec<Sample>>;
+
+/// How far a stage of the recipe has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageState {
+    /// Name of the stage.
+    pub stage: String,
+    /// `train`, `distill` or `align`.
+    pub kind: String,
+    /// Whether it is done.
+    pub is_done: bool,
+    /// Steps that its log has; exercises that were sampled.
+    pub num_done: u64,
+    /// Steps in all, where the stage has written how many there are.
+    pub num_all: Option<u64>,
+}
 
 /// The training log of one stage.
 #[derive(Debug, Clone)]
@@ -43,8 +60,17 @@ pub struct RunFolder {
     pub provenance: Map<String, Value>,
     /// Stages in the order they ran.
     pub logs: Vec<StageLog>,
+    /// The stages of the recipe, in its order.
+    pub stages: Vec<StageState>,
+    /// Stages that the recipe wants to be evaluated and that are not yet; `base` is the model before the first.
+    pub not_evaluated: Vec<String>,
     /// Scores of the stages that were evaluated, in the order they ran.
     pub scores: Vec<StageScores>,
+    /// What changed from the first evaluated stage to each, in the order of `scores`; `None` for the first itself, and where the
+    /// two cannot be compared.
+    pub changes: Vec<Option<Comparison>>,
+    /// Why stages cannot be compared.
+    pub notes: Vec<String>,
     /// Samples of the first and of the last evaluated stage, by task; `None` with fewer than two stages.
     pub samples: Option<(SamplesByTask, SamplesByTask)>,
     /// Preference pairs, as written.
@@ -58,7 +84,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`EvalError::Io`] where the folder or a file cannot be read; [`EvalError::Results`] where a file does not hold what
-    /// it should.
+    /// it should, or the folder holds nothing of a run.
     pub fn read(path: &Path) -> Result<Self, EvalError> {
         let mut folders: Vec<String> = std::fs::read_dir(path)
             .map_err(EvalError::io(path))?
@@ -68,7 +94,8 @@ impl RunFolder {
             .collect();
         let recipe = path.join("resolved.toml");
         let resolved = read_optional(&recipe)?;
-        let order = stage_order(resolved.as_deref().unwrap_or_default(), &recipe)?;
+        let table = parse_recipe(resolved.as_deref().unwrap_or_default(), &recipe)?;
+        let order: Vec<String> = recipe_stages(&table).map(|(name, _)| name.to_owned()).collect();
         // The base comes first, then the stages of the recipe in their order, then other stages by name.
         let rank = |name: &str| match order.iter().position(|stage| stage == name) {
             _ if name == "base" => (0, String::new()),
@@ -98,22 +125,45 @@ impl RunFolder {
         };
         evaluated.sort_by_key(|name| rank(name));
         let mut scores = Vec::new();
-        let mut result_files = Vec::new();
+        let mut results: Vec<Results> = Vec::new();
         for stage in evaluated {
             let folder = path.join("eval").join(&stage);
             let has_results = std::fs::read_dir(&folder).is_ok_and(|entries| {
                 entries.filter_map(Result::ok).any(|entry| entry.file_name().to_string_lossy().starts_with("results_"))
             });
             if has_results {
-                let (file, info, tasks) = load_summaries(&folder)?;
-                result_files.push((file, tasks.clone()));
-                scores.push(StageScores { stage, info, tasks });
+                let loaded = Results::load(&folder)?;
+                let tasks = loaded.tasks.iter().map(|task| task.summary.clone()).collect();
+                scores.push(StageScores { stage, info: loaded.info.clone(), tasks });
+                results.push(loaded);
             }
         }
-        let samples = match (result_files.first(), result_files.last()) {
-            (Some(first), Some(last)) if result_files.len() > 1 => Some((samples_of(first)?, samples_of(last)?)),
-            _ => None,
+        if resolved.is_none() && logs.is_empty() && scores.is_empty() {
+            let problem = "this is no run folder: it has no resolved.toml, no stage with a metrics.jsonl and no eval/; name the \
+                           folder of a run, such as runs/demo";
+            return Err(EvalError::Results { path: path.to_owned(), problem: problem.to_owned() });
+        }
+        let mut notes = Vec::new();
+        let changes = results.iter().enumerate().map(|(index, after)| {
+            let before = results.first().filter(|_| index > 0)?;
+            match compare(before, after, CompareOptions::default()) {
+                Ok(comparison) => Some(comparison),
+                Err(error) => {
+                    notes.push(format!("{} is not compared: {error}", scores[index].stage));
+                    None
+                }
+            }
+        });
+        let changes = changes.collect();
+        let samples = match (results.len() > 1).then(|| results.pop()).flatten() {
+            Some(last) => Some((samples_of(results.swap_remove(0)), samples_of(last))),
+            None => None,
         };
+        let stages = recipe_stages(&table).map(|(name, kind)| stage_state(path, name, kind, &logs)).collect();
+        let not_evaluated = wanted_evaluations(&table)
+            .filter(|name| !scores.iter().any(|stage: &StageScores| stage.stage == *name))
+            .map(str::to_owned)
+            .collect();
         Ok(Self {
             path: path.to_owned(),
             resolved,
@@ -122,11 +172,20 @@ impl RunFolder {
                 _ => Map::new(),
             },
             logs,
+            stages,
+            not_evaluated,
             scores,
+            changes,
+            notes,
             samples,
             preferences: read_lines(&path.join("preferences.jsonl"))?,
             distillation,
         })
+    }
+
+    /// Whether all that the recipe asks for is done.
+    pub fn is_finished(&self) -> bool {
+        self.stages.iter().all(|stage| stage.is_done) && self.not_evaluated.is_empty()
     }
 
     /// The run's name: that of its folder.
@@ -136,29 +195,44 @@ impl RunFolder {
     }
 }
 
-type ResultFile = (PathBuf, Vec<crate::results::TaskSummary>);
-
-fn samples_of((file, tasks): &ResultFile) -> Result<SamplesByTask, EvalError> {
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let stamp = name.trim_start_matches("results_").trim_end_matches(".json");
-    let mut samples = BTreeMap::new();
-    for task in tasks {
-        let path = file.with_file_name(format!("samples_{}_{stamp}.jsonl", task.name));
-        if path.exists() {
-            samples.insert(task.name.clone(), load_samples(&path)?);
-        }
-    }
-    Ok(samples)
+fn samples_of(results: Results) -> SamplesByTask {
+    results.tasks.into_iter().map(|task| (task.summary.name, task.samples)).collect()
 }
 
-/// Names of the stages of the recipe at `path`; none of an empty one.
-fn stage_order(text: &str, path: &Path) -> Result<Vec<String>, EvalError> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error| EvalError::Results { path: path.to_owned(), problem: format!("it is no recipe: {error}") })?;
-    let stages = table.get("stage").and_then(toml::Value::as_array);
-    let name = |stage: &toml::Value| stage.get("name")?.as_str().map(str::to_owned);
-    Ok(stages.into_iter().flatten().filter_map(name).collect())
+fn stage_state(run: &Path, name: &str, kind: &str, logs: &[StageLog]) -> StageState {
+    let folder = run.join(name);
+    let log = logs.iter().find(|log| log.stage == name);
+    let last_step = log.and_then(|log| log.series("loss").last().map(|(step, _)| *step as u64));
+    // One line for each exercise; a file that is not there yet has none.
+    let num_samples = || std::fs::read_to_string(folder.join("samples.jsonl")).map_or(0, |text| text.lines().count());
+    StageState {
+        stage: name.to_owned(),
+        kind: kind.to_owned(),
+        is_done: folder.join("done.json").exists(),
+        num_done: if kind == "distill" { num_samples() as u64 } else { last_step.unwrap_or(0) },
+        num_all: log.and_then(|log| log.mixture.as_ref()?.get("steps")?.as_u64()),
+    }
+}
+
+fn parse_recipe(text: &str, path: &Path) -> Result<toml::Table, EvalError> {
+    text.parse().map_err(|error: toml::de::Error| EvalError::Results {
+        path: path.to_owned(),
+        problem: format!("it is no recipe: {}", plain_words(error.message())),
+    })
+}
+
+/// Names and kinds of the stages of a recipe.
+fn recipe_stages(recipe: &toml::Table) -> impl Iterator<Item = (&str, &str)> {
+    let stages = recipe.get("stage").and_then(toml::Value::as_array);
+    stages.into_iter().flatten().filter_map(|stage| {
+        Some((stage.get("name")?.as_str()?, stage.get("kind").and_then(toml::Value::as_str).unwrap_or("train")))
+    })
+}
+
+/// Names of the stages that a resolved recipe wants to be evaluated.
+fn wanted_evaluations(recipe: &toml::Table) -> impl Iterator<Item = &str> {
+    let stages = recipe.get("eval").and_then(|eval| eval.get("stages")?.as_array());
+    stages.into_iter().flatten().filter_map(toml::Value::as_str)
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>, EvalError> {
@@ -171,7 +245,10 @@ fn read_optional(path: &Path) -> Result<Option<String>, EvalError> {
 
 fn read_json(path: &Path) -> Result<Option<Value>, EvalError> {
     let Some(text) = read_optional(path)? else { return Ok(None) };
-    let problem = |error| EvalError::Results { path: path.to_owned(), problem: format!("is not JSON: {error}") };
+    let problem = |error: serde_json::Error| EvalError::Results {
+        path: path.to_owned(),
+        problem: format!("is not JSON: {}", plain_words(&error.to_string())),
+    };
     serde_json::from_str(&text).map(Some).map_err(problem)
 }
 
@@ -182,7 +259,7 @@ fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>, EvalError> {
     let parse = |(index, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| EvalError::Results {
             path: path.to_owned(),
-            problem: format!("line {}: {error}", index + 1),
+            problem: format!("line {}: {}", index + 1, plain_words(&error.to_string())),
         })
     };
     complete.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()

@@ -63,9 +63,16 @@ impl Cell {
     }
 }
 
-/// A table with column names and a caption for readers who cannot see it.
+/// Columns from which a table may be wider than a telephone.
+const WIDE_COLUMNS: usize = 4;
+
+/// A table with column names and a caption. It scrolls in a box of its own where it is wider than the page, and says so.
 pub(super) fn table(caption: &str, header: &[(&str, bool)], rows: &[Vec<Cell>]) -> String {
-    let mut out = format!("<div class=\"scroll\"><table>\n<caption>{}</caption>\n<thead><tr>", escape(caption));
+    let caption = escape(caption);
+    let hint = if header.len() >= WIDE_COLUMNS { " <span class=\"hint\">&#8596; scrolls sideways</span>" } else { "" };
+    let mut out = format!(
+        "<p class=\"caption\">{caption}{hint}</p>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table>\n<thead><tr>"
+    );
     for (name, is_number) in header {
         let class = if *is_number { " class=\"num\"" } else { "" };
         out.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(name)));
@@ -81,6 +88,19 @@ pub(super) fn table(caption: &str, header: &[(&str, bool)], rows: &[Vec<Cell>]) 
         out.push_str("</tr>\n");
     }
     out.push_str("</tbody>\n</table></div>\n");
+    out
+}
+
+/// A whole number with its thousands set apart.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
     out
 }
 
@@ -101,5 +121,11 @@ mod tests {
         let table = table("<c>", &[("<h>", false), ("n", true)], &[row]);
         assert!(!table.contains("<c>") && !table.contains("<h>") && !table.contains("<i>") && !table.contains("<r>"));
         assert!(table.contains("<th scope=\"row\">&lt;r&gt;</th>") && table.contains("<td class=\"up\"><b>2</b></td>"));
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let numbers = [0, 999, 1000, 12_345, 123_456, 1_442_173];
+        assert_eq!(numbers.map(grouped), ["0", "999", "1,000", "12,345", "123,456", "1,442,173"]);
     }
 }

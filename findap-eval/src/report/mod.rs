@@ -11,6 +11,7 @@
 //! | `sections` | the parts of the page, top to bottom |
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use findap_data::files::write_whole;
 
@@ -23,22 +24,25 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use folder::{RunFolder, StageLog};
+pub use folder::{RunFolder, StageLog, StageState};
+pub use sections::{LearntAnswer, learnt_answer};
 
-/// Makes the page of a run folder.
+/// Makes the page of a run folder. `is_running` says that a process works on the run now, which the page then tells with the time.
 ///
 /// # Errors
-/// [`EvalError::Io`] where the folder cannot be read, [`EvalError::Results`] where a file in it is not what it should be.
-pub fn html(run_dir: &Path) -> Result<String, EvalError> {
-    Ok(sections::page(&RunFolder::read(run_dir)?))
+/// [`EvalError::Io`] where the folder cannot be read, [`EvalError::Results`] where it is no run folder or a file in it is not what
+/// it should be.
+pub fn html(run_dir: &Path, is_running: bool) -> Result<String, EvalError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    Ok(sections::page(&RunFolder::read(run_dir)?, is_running.then_some(now)))
 }
 
 /// Writes the page as `report.html` into the run folder, whole or not at all, and returns its path.
 ///
 /// # Errors
 /// As [`html`].
-pub fn write(run_dir: &Path) -> Result<PathBuf, EvalError> {
+pub fn write(run_dir: &Path, is_running: bool) -> Result<PathBuf, EvalError> {
     let path = run_dir.join("report.html");
-    write_whole(&path, html(run_dir)?.as_bytes()).map_err(EvalError::io(&path))?;
+    write_whole(&path, html(run_dir, is_running)?.as_bytes()).map_err(EvalError::io(&path))?;
     Ok(path)
 }

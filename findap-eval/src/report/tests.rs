@@ -100,7 +100,7 @@ fn assert_well_formed(page: &str) {
 #[test]
 fn the_page_is_well_formed_escaped_and_alone() {
     let folder = fixture();
-    let path = write(folder.path()).expect("writes");
+    let path = write(folder.path(), false).expect("writes");
     let page = std::fs::read_to_string(path).expect("reads");
     assert_well_formed(&page);
     assert!(!page.contains("<script") && page.contains("&lt;script&gt;alert(1)"));
@@ -123,12 +123,10 @@ fn stages_stand_in_the_order_they_ran() {
         run.logs.iter().map(|log| (log.stage.as_str(), log.series("loss").len())).collect::<Vec<_>>(),
         [("group1", 50), ("align", 2)]
     );
-    let page = html(folder.path()).expect("a page");
-    // 0 of 3, 1 of 3, 2 of 3; the standard error of 2 of 3 is 0.333.
-    assert!(
-        page.contains("66.7 <small>&plusmn;33.3</small><br><span class=\"same\">+66.7</span>"),
-        "differences and errors"
-    );
+    let page = html(folder.path(), false).expect("a page");
+    // 0 of 3, 1 of 3, 2 of 3; the standard error of 2 of 3 is 0.333. Three questions show nothing.
+    let cell = "66.7 <small>&plusmn;33.3</small><br><span class=\"same\">&asymp; +66.7</span> <small>";
+    assert!(page.contains(cell) && page.contains("shows no clear change (95% interval"), "differences and errors");
     assert!(page.contains("now right"));
 }
 
@@ -138,21 +136,68 @@ fn the_terminal_table_has_one_row_per_capability_and_domain() {
     let run = RunFolder::read(folder.path()).expect("reads");
     let lines = crate::table::capability_lines(&run.scores);
     let table = crate::table::text_table(&run.scores, &lines);
-    assert_eq!(table.header, ["domain", "capability", "measure", "n", "chance", "base", "group1", "align", "+-"]);
-    let want = ["finance", "concept", "1 task", "3", "25.0", "0.0", "33.3 (+33.3)", "66.7 (+66.7)", "33.3"];
+    assert_eq!(table.header, ["measured", "n", "chance", "base", "group1", "align", "+-"]);
+    let want = ["finance concept", "3", "25.0", "0.0", "33.3 (+33.3)", "66.7 (+66.7)", "33.3"];
     assert_eq!(table.rows[1], want);
     assert_eq!(table.rows.len(), 2);
     let tasks = crate::table::text_table(&run.scores, &crate::table::task_lines(&run.scores));
-    assert_eq!(tasks.rows[0][2], "<script>title</script> (exact_match)");
+    assert_eq!(tasks.rows[0][0], "<script>title</script> (exact_match)");
 }
 
 #[test]
-fn an_unfinished_run_still_has_a_page() {
+fn an_unfinished_run_has_a_page_that_says_how_far_it_is() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    assert_well_formed(&html(folder.path()).expect("an empty run"));
-    assert!(matches!(html(&folder.path().join("none")), Err(EvalError::Io { .. })));
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("makes folders");
+        std::fs::write(path, text).expect("writes");
+    };
+    let stages = [("a", "train"), ("b", "train"), ("c", "distill"), ("d", "align")];
+    let recipe = stages.map(|(name, kind)| format!("[[stage]]\nname = \"{name}\"\nkind = \"{kind}\"\n")).concat();
+    write("resolved.toml", &format!("{recipe}[eval]\nstages = [\"base\", \"a\"]\n"));
+    write("a/done.json", "{}");
+    write(
+        "b/metrics.jsonl",
+        "{\"step\": 1200, \"loss\": 2.0, \"tokens\": 1234567}\n{\"step\": 1200, \"dev_loss\": 2.0}\n",
+    );
+    write("b/mixture.json", "{\"sources\": [], \"steps\": 2400}");
+    write("c/samples.jsonl", "{}\n{}\n");
+    let want =
+        "a is done; b is at step 1,200 of 2,400; c has sampled 2 exercises; d is to come; not evaluated yet: base, a.";
+    let stopped = html(folder.path(), false).expect("a page");
+    assert_well_formed(&stopped);
+    assert!(stopped.contains(&format!("Unfinished: {want}")) && !stopped.contains("refresh"), "{stopped}");
+    assert!(stopped.contains("1,234,567"), "the tokens really trained on");
+    let running = html(folder.path(), true).expect("a page");
+    assert_well_formed(&running);
+    assert!(running.contains("As of ") && running.contains(&format!("UTC, running: {want}")), "{running}");
+    for (stage, _) in stages {
+        write(&format!("{stage}/done.json"), "{}");
+    }
+    write("resolved.toml", &recipe);
+    let done = html(folder.path(), false).expect("a page");
+    assert!(!done.contains("Unfinished"), "{done}");
+}
+
+#[test]
+fn a_folder_that_is_no_run_or_holds_a_broken_log_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let error = html(folder.path(), false).expect_err("no run").to_string();
+    assert!(error.contains("no run folder") && error.contains("resolved.toml"), "{error}");
+    assert!(matches!(html(&folder.path().join("none"), false), Err(EvalError::Io { .. })));
     std::fs::create_dir_all(folder.path().join("g")).expect("makes a folder");
     std::fs::write(folder.path().join("g/metrics.jsonl"), "{\"step\": 1, \"loss\": 2}\nnot json\n").expect("writes");
-    let error = html(folder.path()).expect_err("a broken log").to_string();
+    let error = html(folder.path(), false).expect_err("a broken log").to_string();
     assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn pairs_are_counted_once() {
+    let folder = fixture();
+    std::fs::create_dir_all(folder.path().join("distill")).expect("makes a folder");
+    let statistics = "{\"exercises\": 1500, \"fap_pairs\": 1, \"equal_pairs\": 0}";
+    std::fs::write(folder.path().join("distill/statistics.json"), statistics).expect("writes");
+    let page = html(folder.path(), false).expect("a page");
+    let count = |text: &str| page.to_lowercase().matches(text).count();
+    assert_eq!((count(">fap pairs<"), count(">equal pairs<"), count(">1,500<")), (1, 1, 1));
 }

@@ -48,6 +48,7 @@
 
 use std::collections::BTreeMap;
 
+use findap_data::plain_words::plain_words;
 use findap_data::spelling::nearest;
 use findap_data::{Capability, Domain};
 use schemars::JsonSchema;
@@ -575,7 +576,7 @@ impl Task {
 /// serde names the unknown key and all known ones; this adds the line and the likeliest spelling.
 fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> EvalError {
     let line = error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-    let problem = error.message().to_owned();
+    let problem = plain_words(error.message());
     let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
     let nearest = match quoted.split_first() {
         Some((unknown, known)) if problem.starts_with("unknown ") => nearest(unknown, known.iter().copied()),

@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use findap_data::plain_words::plain_words;
 use findap_tensor::tensor::MAX_FILL_BYTES;
 use findap_tensor::{Arena, SliceMut};
 use half::{bf16, f16};
@@ -80,7 +81,7 @@ impl Shard {
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(io)?;
         let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| damaged(format!("has a broken header: {}", shortened(error))))?;
+            .map_err(|error| damaged(format!("has a broken header: {}", shortened(plain_words(&error.to_string())))))?;
         let data_bytes = after_length - header_bytes;
         if header.data_len() as u64 != data_bytes {
             return Err(damaged(format!(

@@ -105,6 +105,18 @@ pub enum RecipeError {
     },
 }
 
+/// What a value is, in words of people who write recipes.
+pub(super) fn kind_of(value: &toml::Value) -> &'static str {
+    match value {
+        toml::Value::String(_) => "text",
+        toml::Value::Integer(_) | toml::Value::Float(_) => "a number",
+        toml::Value::Boolean(_) => "true or false",
+        toml::Value::Datetime(_) => "a date",
+        toml::Value::Array(_) => "a list",
+        toml::Value::Table(_) => "a table",
+    }
+}
+
 fn at(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))
 }

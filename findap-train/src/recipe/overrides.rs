@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::error::RecipeError;
+use super::error::{RecipeError, kind_of};
 
 /// A change of a recipe for one run. Members of arrays are named by their `name` or index: `stage.group1.learning_rate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ fn lead<'a>(root: &'a mut Table, parts: &[&str]) -> Result<Cursor<'a>, String> {
         cursor = match next {
             Value::Table(table) => Cursor::Table(table),
             Value::Array(items) => Cursor::Array(items),
-            other => return Err(format!("`{part}` is a {} and has no keys", other.type_str())),
+            other => return Err(format!("`{part}` is {} and has no keys", kind_of(other))),
         };
     }
     Ok(cursor)

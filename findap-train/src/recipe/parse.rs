@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use findap_data::plain_words::plain_words;
 use findap_data::world::WorldConfig;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::check::check;
-use super::error::{Origin, RecipeError, join};
+use super::error::{Origin, RecipeError, join, kind_of};
 use super::overrides::Override;
 use super::stage::{AlignStage, DistillStage, Optimization, Stage, TrainStage};
 use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA};
@@ -31,14 +32,14 @@ pub fn parse(text: &str, path: &Path, overrides: &[Override]) -> Result<Recipe, 
     let document = DeTable::parse(text).map_err(|error| RecipeError::Syntax {
         path: path.into(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
-        message: error.message().to_owned(),
+        message: plain_words(error.message()),
     })?;
     let mut lines = BTreeMap::new();
     collect_lines(text, document.get_ref(), "", &mut lines);
     let mut table: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
         path: path.into(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
-        message: error.message().to_owned(),
+        message: plain_words(error.message()),
     })?;
     for change in overrides {
         change.apply(&mut table)?;
@@ -124,7 +125,7 @@ impl Reader<'_> {
         match root.remove(key) {
             None => Ok(None),
             Some(Value::Table(table)) => self.typed(table, key, &[]).map(Some),
-            Some(other) => Err(self.origin.invalid(key, format!("expected a table, found a {}", other.type_str()))),
+            Some(other) => Err(self.origin.invalid(key, format!("must be a table, not {}", kind_of(&other)))),
         }
     }
 
@@ -152,7 +153,7 @@ impl Reader<'_> {
             None => return Err(self.origin.missing(&kind_key, "write kind = \"train\", \"distill\" or \"align\"")),
             Some(Value::String(kind)) => kind,
             Some(other) => {
-                return Err(self.origin.invalid(&kind_key, format!("expected a string, found a {}", other.type_str())));
+                return Err(self.origin.invalid(&kind_key, format!("must be text, not {}", kind_of(&other))));
             }
         };
         match kind.as_str() {
@@ -218,7 +219,7 @@ impl Reader<'_> {
         if message.starts_with("missing field") {
             return self.origin.missing(&join(&full, quoted.first().unwrap_or(&"")), "it has no default");
         }
-        self.origin.invalid(&full, message.trim().to_owned())
+        self.origin.invalid(&full, plain_words(message))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use findap_data::llm::MaxTokensField;
+use findap_data::plain_words::plain_words;
 use findap_data::reward_model::ExerciseFiles;
 use findap_data::{Fill, Format, Join, Length, Strategy};
 use findap_model::Trainable;
@@ -197,7 +198,7 @@ impl TryFrom<toml::Value> for Judge {
         match value {
             toml::Value::String(name) if name == "world" => Ok(Self::Named(name)),
             toml::Value::Table(table) => {
-                table.try_into().map(Self::Remote).map_err(|error: toml::de::Error| error.message().trim().to_owned())
+                table.try_into().map(Self::Remote).map_err(|error: toml::de::Error| plain_words(error.message()))
             }
             _ => Err("write \"world\" or { url = \"http://host/v1\", model = \"name\" }".to_owned()),
         }

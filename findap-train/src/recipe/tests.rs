@@ -143,7 +143,9 @@ fn a_resolved_recipe_can_be_written_and_read_again() {
 /// Each case changes the good recipe and names what the message must say.
 #[test]
 fn errors_name_the_line_the_key_and_the_remedy() {
-    let cases: [(&str, &str, &[&str]); 27] = [
+    let cases: [(&str, &str, &[&str]); 29] = [
+        ("kind = \"distill\"", "kind = 3", &["`stage.distill.kind`", "must be text, not a number"]),
+        ("epochs = 1\n", "epochs = [1]\n", &["`stage.group1.epochs`", "must be a number, not a list"]),
         ("learning_rate = 1e-3", "learning_rat = 1e-3", &["r.toml", "stage.group1", "learning_rate"]),
         (
             "warmup_ratio = 0.1",
@@ -153,7 +155,11 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         ("name = \"demo\"", "name = \"demo\"\nsed = 1", &["r.toml:4", "`run.sed`", "did you mean `seed`"]),
         ("[model]", "[modle]", &["r.toml:4", "`modle`", "did you mean `model`"]),
         ("kind = \"chat\"", "kind = \"chat\"\ncolums = {}", &["r.toml:14", "`data.talk.colums`", "`columns`"]),
-        ("epochs = 1\n", "epochs = \"one\"\n", &["r.toml:19", "`stage.group1.epochs`", "invalid type"]),
+        (
+            "epochs = 1\n",
+            "epochs = \"one\"\n",
+            &["r.toml:19", "`stage.group1.epochs`", "must be a number, not the text \"one\""],
+        ),
         ("epochs = 1\n", "epochs = -1\n", &["r.toml:19", "above 0"]),
         ("epochs = 1\n", "", &["`stage.group1`", "exactly one of `epochs`, `tokens` and `steps`"]),
         ("epochs = 1\n", "epochs = 1\nsteps = 2\n", &["exactly one of `epochs`, `tokens` and `steps`"]),

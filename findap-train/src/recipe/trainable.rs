@@ -1,5 +1,6 @@
 //! `trainable` of a stage, as it is written: `"all"`, `{ last_blocks = 4 }` or `{ names = ["*.self_attn.*"] }`.
 
+use findap_data::plain_words::plain_words;
 use findap_model::Trainable;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
@@ -29,7 +30,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
                 refuse("nothing would be trained")
             }
             Ok(_) => refuse("give exactly one of `last_blocks` and `names`"),
-            Err(error) => refuse(error.message().trim()),
+            Err(error) => refuse(&plain_words(error.message())),
         },
         other => refuse(&format!("{other} is no selection of parameters")),
     }

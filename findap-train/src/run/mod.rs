@@ -518,7 +518,9 @@ fn remove_checkpoints(folder: &Path) -> Result<(), TrainError> {
 type StageOutcome = Option<(u64, Option<(u64, f64)>)>;
 
 fn mixture_json(data: &StageData) -> Value {
-    json!({ "sources": data.mixture.sets, "rows": data.rows, "contexts": data.loader.num_contexts(), "fill": data.loader.fill() })
+    let (contexts, steps) = (data.loader.num_contexts(), data.loader.total_steps());
+    let fill = data.loader.fill();
+    json!({ "sources": data.mixture.sets, "rows": data.rows, "contexts": contexts, "fill": fill, "steps": steps })
 }
 
 fn mixture_note(stage: &str, data: &StageData) -> String {

@@ -87,7 +87,7 @@ pub(crate) fn reference_logprobs(
         let logp = session.forward(model, batch.into())?.score(&batch.targets)?.into_logp()?;
         references.extend(micro.rows.iter().copied().zip(pair_references(batch, logp)));
         let (stage, done) = (stage.to_owned(), references.len() as u64);
-        observer.event(Event::Progress { stage, what: "reference log-probabilities", done, total });
+        observer.event(Event::Progress { stage, what: "pairs of the reference", done, total });
     }
     Ok(Some(references))
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::dialect::Refusal;
 use crate::llm::{ChatReply, Choice, FinishReason, TokenLogprob, one_line};
+use crate::plain_words::plain_words;
 
 /// Why a body is no chat completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(super) fn parse_reply(bytes: &[u8]) -> Result<ChatReply, NoReply> {
     let unreadable = |detail: &str| NoReply::Unreadable(detail.to_owned());
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
         let beginning = one_line(&String::from_utf8_lossy(bytes));
-        NoReply::NotJson(format!("not JSON ({error}); it begins with \"{beginning}\""))
+        NoReply::NotJson(format!("not JSON ({}); it begins with \"{beginning}\"", plain_words(&error.to_string())))
     })?;
     if let Some(error) = server_error(&value) {
         return Err(error);

@@ -2,125 +2,67 @@
 
 use std::collections::BTreeMap;
 
-use findap_data::{Capability, Domain};
+use findap_data::Capability;
 use serde_json::{Map, Value};
 
 use super::chart::{Chart, Series, XAxis};
 use super::folder::{RunFolder, StageLog};
-use super::html::{Cell, details, escape, note, paragraph, section, table};
+use super::html::{Cell, details, escape, grouped, note, paragraph, section, table};
+use crate::compare::{CellDelta, Comparison, Delta};
 use crate::results::iso_time;
 use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, cut_note, percent, task_lines};
 
+mod head;
 mod pairs;
 mod rows;
 
-/// Tokens that a stage was trained on, from the running count in its log.
-fn tokens_seen(log: &StageLog) -> f64 {
-    log.series("tokens").iter().map(|(_, tokens)| *tokens).fold(0.0, f64::max)
-}
+pub use pairs::{LearntAnswer, learnt_answer};
 
-/// The whole page.
-pub(super) fn page(run: &RunFolder) -> String {
+/// Seconds after which a browser reads the page of a running run again.
+const REFRESH_SECONDS: u32 = 60;
+
+/// The whole page. `now` is the time in seconds since 1970 where the run is going on.
+pub(super) fn page(run: &RunFolder, now: Option<f64>) -> String {
     let name = run.name();
     let body = [
-        header(run),
-        scores(&run.scores),
+        head::section_of(run, now),
+        scores(run),
         training(&run.logs),
         mixture(&run.logs),
         distillation(run),
-        tasks(&run.scores),
+        tasks(run),
         pairs::section_of(run),
         reproduce(run),
     ]
     .concat();
+    let refresh = match now {
+        Some(_) => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH_SECONDS}\">\n"),
+        None => String::new(),
+    };
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{} - findap report</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}<footer>Written by findap {}. This page is one file: it loads nothing and runs no script.</footer>\n</main>\n</body>\n</html>\n",
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n{refresh}<title>{} - findap report</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}<footer>Written by findap {}. This page is one file: it loads nothing and runs no script.</footer>\n</main>\n</body>\n</html>\n",
         escape(&name),
         include_str!("../style.css"),
         env!("CARGO_PKG_VERSION"),
     )
 }
 
-fn header(run: &RunFolder) -> String {
-    let mut out = format!("<header>\n<p class=\"kicker\">findap run report</p>\n<h1>{}</h1>\n", escape(&run.name()));
-    let lines = capability_lines(&run.scores);
-    if let (Some(first), Some(last)) = (run.scores.first(), run.scores.last()) {
-        let change = |domain: Domain| mean_change(&lines, domain);
-        if let (true, Some(finance), Some(general)) =
-            (run.scores.len() > 1, change(Domain::Finance), change(Domain::General))
-        {
-            let text = format!(
-                "From {} to {}, the mean finance score went from {} to {} percent; the mean general score went from {} to {} percent.",
-                first.stage,
-                last.stage,
-                percent(finance.0),
-                percent(finance.1),
-                percent(general.0),
-                percent(general.1)
-            );
-            out.push_str(&format!("<p class=\"lead\">{}</p>\n", escape(&text)));
-        }
-    }
-    out.push_str(&facts(run, &lines));
-    out.push_str("</header>\n");
-    out
+/// Tokens that a stage was trained on, from the running count in its log.
+fn tokens_seen(log: &StageLog) -> u64 {
+    log.series("tokens").iter().map(|(_, tokens)| *tokens).fold(0.0, f64::max) as u64
 }
 
-/// Mean score of a domain in the first and in the last stage, over the capabilities that both have.
-fn mean_change(lines: &[ScoreLine], domain: Domain) -> Option<(f64, f64)> {
-    let both: Vec<(f64, f64)> = lines
-        .iter()
-        .filter(|line| line.domain == domain)
-        .filter_map(|line| Some((line.stages.first()?.as_ref()?.score, line.stages.last()?.as_ref()?.score)))
-        .collect();
-    let count = both.len() as f64;
-    let sums = both.iter().fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
-    (!both.is_empty()).then(|| (sums.0 / count, sums.1 / count))
-}
-
-fn facts(run: &RunFolder, lines: &[ScoreLine]) -> String {
-    let mut facts: Vec<(String, String, String)> = Vec::new();
-    if run.scores.len() > 1 {
-        for domain in [Domain::Finance, Domain::General] {
-            if let Some((before, after)) = mean_change(lines, domain) {
-                let value = format!("{:+.1}", 100.0 * (after - before));
-                facts.push((format!("{} score", domain.name()), value, "points".to_owned()));
-            }
-        }
-    }
-    let steps: usize = run.logs.iter().map(|log| log.series("loss").len()).sum();
-    if steps > 0 {
-        facts.push(("training".to_owned(), steps.to_string(), format!("steps in {} stages", run.logs.len())));
-    }
-    let tokens: f64 = run.logs.iter().map(tokens_seen).sum();
-    if tokens > 0.0 {
-        facts.push(("tokens trained on".to_owned(), format!("{:.2}", tokens / 1e6), "million".to_owned()));
-    }
-    if !run.preferences.is_empty() {
-        facts.push(("preference pairs".to_owned(), run.preferences.len().to_string(), "distilled".to_owned()));
-    }
-    if let Some(stage) = run.scores.last() {
-        let rows: usize = stage.tasks.iter().map(|task| task.num_rows).sum();
-        facts.push(("evaluation".to_owned(), rows.to_string(), format!("questions in {} tasks", stage.tasks.len())));
-    }
-    let item = |(name, value, unit): &(String, String, String)| {
-        format!("<div><dt>{}</dt><dd>{} <small>{}</small></dd></div>\n", escape(name), escape(value), escape(unit))
-    };
-    match facts.is_empty() {
-        true => String::new(),
-        false => format!("<dl class=\"facts\">\n{}</dl>\n", facts.iter().map(item).collect::<String>()),
-    }
-}
-
-fn scores(stages: &[StageScores]) -> String {
+fn scores(run: &RunFolder) -> String {
+    let stages = &run.scores;
     if stages.is_empty() {
         return String::new();
     }
     let lines = capability_lines(stages);
-    let mut body = paragraph(
-        "Each score is the mean of the headline metrics of its tasks, in percent. Under it stand the difference to the first stage, coloured where it is more than two standard errors, and the standard error.",
-    );
-    body.push_str(&score_table("Scores by capability and domain, stage by stage", stages, &lines));
+    let mut body = paragraph(&format!(
+        "Each score is the mean of the headline metrics of its tasks, in percent, with its standard error. Under it stands the difference to {} with its 95% interval, for which the same questions are drawn in pairs. A difference whose interval holds 0 is within noise: it is grey and has the mark \u{2248}.",
+        stages[0].stage
+    ));
+    body.push_str(&score_table("Scores by domain and capability, stage by stage", run, &lines));
     body.push_str("<div class=\"charts\">\n");
     for capability in Capability::ALL {
         body.push_str(&capability_chart(capability, stages, &lines));
@@ -135,6 +77,7 @@ fn scores(stages: &[StageScores]) -> String {
             body.push_str(&note(&format!("{}: {told}.", stage.stage)));
         }
     }
+    run.notes.iter().for_each(|text| body.push_str(&note(text)));
     section("scores", "What changed", &body)
 }
 
@@ -173,49 +116,66 @@ fn capitalise(text: &str) -> String {
     characters.next().map_or(String::new(), |first| first.to_uppercase().chain(characters).collect())
 }
 
-fn score_table(caption: &str, stages: &[StageScores], lines: &[ScoreLine]) -> String {
-    let is_by_task = lines.iter().all(|line| line.metric != "score");
-    let mut header = vec![("domain", false), ("capability", false), ("measure", false), ("n", true), ("chance", true)];
-    header.extend(stages.iter().map(|stage| (stage.stage.as_str(), true)));
+fn score_table(caption: &str, run: &RunFolder, lines: &[ScoreLine]) -> String {
+    let mut header = vec![("measured", false), ("questions", true), ("chance", true)];
+    header.extend(run.scores.iter().map(|stage| (stage.stage.as_str(), true)));
     let rows: Vec<Vec<Cell>> = lines
         .iter()
         .map(|line| {
-            let measure = match (is_by_task, line.num_tasks) {
-                (true, _) => Cell::html("", format!("{} <small>{}</small>", escape(&line.title), escape(&line.metric))),
-                (false, 1) => Cell::text("1 task"),
-                (false, count) => Cell::text(&format!("{count} tasks")),
+            let of_tasks = if line.num_tasks == 1 { "1 task" } else { &format!("{} tasks", line.num_tasks) };
+            let (name, small) = match line.name.as_str() {
+                "" => (format!("{} {}", line.domain.name(), line.capability.name()), of_tasks.to_owned()),
+                _ => {
+                    (line.title.clone(), format!("{} {}, {}", line.domain.name(), line.capability.name(), line.metric))
+                }
             };
+            let name = format!("{}<br><small>{}</small>", escape(&name), escape(&small));
             let mut row = vec![
-                Cell::text(line.domain.name()),
-                Cell::row_name(line.capability.name()),
-                measure,
-                Cell::number(&line.num_rows.to_string()),
+                Cell { is_header: true, ..Cell::html("", name) },
+                Cell::number(&grouped(line.num_rows as u64)),
                 Cell::number(&percent(line.chance)),
             ];
-            let first = line.stages.iter().flatten().next();
-            row.extend(line.stages.iter().map(|score| score_cell(score.as_ref(), first)));
+            let changes = run.changes.iter().map(|change| change_of(change.as_ref()?, line));
+            row.extend(line.stages.iter().zip(changes).map(|(score, change)| score_cell(score.as_ref(), change)));
             row
         })
         .collect();
     table(caption, &header, &rows)
 }
 
-fn score_cell(score: Option<&StageScore>, first: Option<&StageScore>) -> Cell {
+/// The change that a line of a table shows.
+fn change_of(comparison: &Comparison, line: &ScoreLine) -> Option<Delta> {
+    match line.name.as_str() {
+        "" => {
+            let is_wanted = |cell: &&CellDelta| (cell.capability, cell.domain) == (line.capability, line.domain);
+            comparison.cells.iter().find(is_wanted).map(|cell| cell.delta)
+        }
+        name => comparison.tasks.iter().find(|task| task.name == name).map(|task| task.delta),
+    }
+}
+
+fn score_cell(score: Option<&StageScore>, change: Option<Delta>) -> Cell {
     let Some(score) = score else { return Cell::number("-") };
     let error = score.stderr.map_or(String::new(), |error| format!(" <small>&plusmn;{}</small>", percent(error)));
-    let change = match score.difference {
-        None => String::new(),
-        Some(difference) => {
-            let is_clear = first.and_then(|first| score.is_clear(first)).unwrap_or(false);
-            let class = match (is_clear, difference > 0.0) {
-                (false, _) => "same",
-                (true, true) => "up",
-                (true, false) => "down",
+    let change = match (change, score.difference) {
+        (Some(delta), _) => {
+            let (class, mark) = match (delta.is_clear(), delta.low > 0.0) {
+                (false, _) => ("same", "&asymp; "),
+                (true, true) => ("up", ""),
+                (true, false) => ("down", ""),
             };
-            format!("<br><span class=\"{class}\">{:+.1}</span>", 100.0 * difference)
+            let [difference, low, high] = [delta.difference(), delta.low, delta.high].map(points);
+            format!("<br><span class=\"{class}\">{mark}{difference}</span> <small>{low} to {high}</small>")
         }
+        (None, Some(difference)) => format!("<br><span class=\"same\">{}</span>", points(difference)),
+        (None, None) => String::new(),
     };
     Cell::html("num", format!("{}{error}{change}", percent(score.score)))
+}
+
+/// A difference of scores in points of a percent, with its sign.
+fn points(difference: f64) -> String {
+    format!("{:+.1}", 100.0 * difference)
 }
 
 fn training(logs: &[StageLog]) -> String {
@@ -266,12 +226,12 @@ fn training_row(log: &StageLog) -> Vec<Cell> {
     let dev = log.series("dev_loss").iter().map(|(_, loss)| *loss).reduce(f64::min);
     vec![
         Cell::row_name(&log.stage),
-        Cell::number(&loss.len().to_string()),
-        Cell::number(&format!("{tokens:.0}")),
+        Cell::number(&grouped(loss.len() as u64)),
+        Cell::number(&grouped(tokens)),
         number(loss.first().map(|(_, loss)| *loss)),
         number(loss.last().map(|(_, loss)| *loss)),
         number(dev),
-        Cell::number(&speeds.get(speeds.len() / 2).map_or("-".to_owned(), |speed| format!("{speed:.0}"))),
+        Cell::number(&speeds.get(speeds.len() / 2).map_or("-".to_owned(), |speed| grouped(*speed as u64))),
     ]
 }
 
@@ -297,7 +257,7 @@ fn step_chart(
     Chart {
         title: title.to_owned(),
         description: format!("{title} by step: {}", story.join(", ")),
-        x: XAxis::Numbers("step"),
+        x: XAxis::Whole("step"),
         y_range: guide.map(|_| (0.0, 1.0)),
         is_percent: guide.is_some(),
         guide,
@@ -332,9 +292,9 @@ fn mixture(logs: &[StageLog]) -> String {
                 vec![
                     Cell::row_name(source.get("name").and_then(Value::as_str).unwrap_or("?")),
                     Cell::text(domain),
-                    Cell::number(&format!("{:.0}", count(source, "rows"))),
-                    Cell::number(&format!("{:.0}", count(source, "tokens"))),
-                    Cell::number(&format!("{:.0}", count(source, "loss_tokens"))),
+                    Cell::number(&grouped(count(source, "rows") as u64)),
+                    Cell::number(&grouped(count(source, "tokens") as u64)),
+                    Cell::number(&grouped(count(source, "loss_tokens") as u64)),
                     Cell::html("", bar),
                 ]
             })
@@ -350,7 +310,13 @@ fn mixture(logs: &[StageLog]) -> String {
         body.push_str(&table(&format!("Stage {}", log.stage), &header, &rows));
         body.push_str(&rows::of_sources(log));
     }
-    if body.is_empty() { body } else { section("mixture", "Data as it was mixed", &body) }
+    if body.is_empty() {
+        return body;
+    }
+    body.push_str(&note(
+        "What one pass over the mixed data holds. How many tokens were trained on, the table of the training says.",
+    ));
+    section("mixture", "Data as it was mixed", &body)
 }
 
 fn distillation(run: &RunFolder) -> String {
@@ -367,8 +333,11 @@ fn distillation(run: &RunFolder) -> String {
         *kinds.entry(kind.to_uppercase()).or_default() += 1;
     }
     let mut facts: Vec<(String, String)> =
-        kinds.into_iter().map(|(kind, count)| (format!("{kind} pairs"), count.to_string())).collect();
-    facts.extend(run.distillation.iter().map(|(key, value)| (key.replace('_', " "), plain(value))));
+        kinds.iter().map(|(kind, count)| (format!("{kind} pairs"), grouped(*count as u64))).collect();
+    // Pairs that were counted by their file are not told again.
+    let is_new = |key: &str| key.strip_suffix("_pairs").is_none_or(|kind| !kinds.contains_key(&kind.to_uppercase()));
+    let others = run.distillation.iter().filter(|(key, _)| is_new(key));
+    facts.extend(others.map(|(key, value)| (key.replace('_', " "), plain(value))));
     body.push_str(&fact_table("What the distillation made", &facts));
     for pair in run.preferences.iter().take(1) {
         let part = |key: &str| pair.get(key).map(conversation).filter(|text| !text.is_empty());
@@ -395,6 +364,7 @@ fn conversation(value: &Value) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_u64() => grouped(number.as_u64().unwrap_or_default()),
         Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or(f64::NAN)),
         value => value.to_string(),
     }
@@ -406,11 +376,12 @@ fn fact_table(caption: &str, facts: &[(String, String)]) -> String {
     table(caption, &[("what", false), ("value", false)], &rows)
 }
 
-fn tasks(stages: &[StageScores]) -> String {
-    if stages.is_empty() {
+fn tasks(run: &RunFolder) -> String {
+    if run.scores.is_empty() {
         return String::new();
     }
-    let body = score_table("Headline metric of every task, in percent, stage by stage", stages, &task_lines(stages));
+    let lines = task_lines(&run.scores);
+    let body = score_table("Headline metric of every task, in percent, stage by stage", run, &lines);
     section("tasks", "Task by task", &body)
 }
 
@@ -439,7 +410,11 @@ fn reproduce(run: &RunFolder) -> String {
                     Cell::row_name(&task.name),
                     Cell::number(&task.version.to_string()),
                     Cell::number(&task.num_fewshot.to_string()),
-                    Cell::number(&format!("{} of {}", task.num_rows, task.num_original)),
+                    Cell::number(&format!(
+                        "{} of {}",
+                        grouped(task.num_rows as u64),
+                        grouped(task.num_original as u64)
+                    )),
                     Cell::text(&task.hash.chars().take(16).collect::<String>()),
                 ]
             })

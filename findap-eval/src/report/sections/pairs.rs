@@ -70,6 +70,47 @@ fn change(metric: Metric, before: &Sample, after: &Sample) -> f64 {
     score(after) - score(before)
 }
 
+/// A question that the first stage answered wrongly and the last one answers rightly, to be asked again in a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearntAnswer {
+    /// The question, one line without what a shell reads as more than text.
+    pub question: String,
+    /// The reply of the first evaluated stage.
+    pub before: String,
+    /// The reply of the last one.
+    pub after: String,
+}
+
+/// The first such question, of the domain that was to be learnt; `None` where there is none that is short and alone in its prompt.
+pub fn learnt_answer(run: &RunFolder) -> Option<LearntAnswer> {
+    const LONGEST_CHARACTERS: usize = 100;
+    let (before, after) = run.samples.as_ref()?;
+    let tasks = run.scores.last()?.tasks.iter().filter(|task| task.domain == Domain::Finance);
+    let exact = tasks.filter(|task| task.headline().metric == Metric::ExactMatch);
+    let mut pairs = exact.flat_map(|task| {
+        let earlier = before.get(&task.name).into_iter().flatten();
+        let later: Vec<&Sample> = after.get(&task.name).into_iter().flatten().collect();
+        earlier.filter_map(move |first| Some((first, *later.iter().find(|last| last.row_id == first.row_id)?)))
+    });
+    let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || " .,?%-".contains(c));
+    pairs.find_map(|(first, last)| {
+        let (Answer::Reply(before), Answer::Reply(after)) = (&first.answer, &last.answer) else { return None };
+        let question = only_turn(&last.prompt)?;
+        let is_short = question.len() <= LONGEST_CHARACTERS && after.len() <= LONGEST_CHARACTERS;
+        let is_fit = is_short && is_plain(question) && change(Metric::ExactMatch, first, last) > 0.0;
+        let texts = [question, before, after].map(|text| text.trim().replace('\n', " "));
+        let [question, before, after] = texts;
+        is_fit.then_some(LearntAnswer { question, before, after })
+    })
+}
+
+/// The user turn of a rendered Llama-3 prompt that has no other turn.
+fn only_turn(prompt: &str) -> Option<&str> {
+    let turns = prompt.strip_prefix("<|begin_of_text|>").unwrap_or(prompt);
+    let text = turns.strip_prefix("<|start_header_id|>user<|end_header_id|>\n\n")?;
+    text.strip_suffix("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n").filter(|text| !text.contains("<|"))
+}
+
 fn article(label: &str, pair: &Pair, first: &StageScores, last: &StageScores) -> String {
     let class = if label == "now right" { "up" } else { "down" };
     let reply = |stage: &str, sample: &Sample| {
