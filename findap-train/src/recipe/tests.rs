@@ -182,7 +182,7 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         (
             "kind = \"distill\"",
             "kind = \"distill\"\njudge = { url = \"http://h/v1\", model = \"m\", max_tokens_field = \"limit\" }",
-            &["r.toml:27", "`max_tokens`", "`max_completion_tokens`"],
+            &["r.toml:27", "\"max_tokens\"", "\"max_completion_tokens\""],
         ),
         (
             "kind = \"distill\"",
@@ -285,7 +285,7 @@ fn a_stage_says_which_parameters_it_trains() {
         ("{ last_blocks = 1, names = [\"*\"] }", "exactly one of `last_blocks` and `names`"),
         ("{ last_blocks = 0 }", "nothing would be trained"),
         ("{ names = [] }", "nothing would be trained"),
-        ("{ last_blocks = -1 }", "invalid value"),
+        ("{ last_blocks = -1 }", "must be a whole number from 0 up, not the number -1"),
     ] {
         let message = trainable(value).expect_err(value).to_string();
         assert!(message.contains("`stage.group1.trainable`") && message.contains(wanted), "{value} gave {message}");
