@@ -192,7 +192,11 @@ fn errors_name_the_line_the_key_and_the_remedy() {
         ("name = \"align\"", "name = \"group1\"", &["stage.group1.name", "taken"]),
         ("schema = 1", "schema = 2", &["r.toml:1", "schema 1"]),
         ("path = \"news.jsonl\"", "path = \"world:news.jsonl\"", &["r.toml:8", "no [world] table"]),
-        ("base = \"assets/tiny\"", "base = \"assets/tiny\"\nstate = \"fp8\"", &["r.toml:6", "`model.state`", "`bf16`"]),
+        (
+            "base = \"assets/tiny\"",
+            "base = \"assets/tiny\"\nstate = \"fp8\"",
+            &["r.toml:6", "`model.state`", "\"bf16\""],
+        ),
         (
             "base = \"assets/tiny\"",
             "base = \"assets/tiny\"\nstate = \"bf16\"",

@@ -30,6 +30,8 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
                 refuse("nothing would be trained")
             }
             Ok(_) => refuse("give exactly one of `last_blocks` and `names`"),
+            // The reader of the recipe knows better what an unknown key was meant to be.
+            Err(error) if error.message().starts_with("unknown field") => refuse(error.message().trim()),
             Err(error) => refuse(&plain_words(error.message())),
         },
         other => refuse(&format!("{other} is no selection of parameters")),
