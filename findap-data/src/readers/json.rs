@@ -7,13 +7,14 @@ use serde_json::error::Category;
 use serde_json::{Map, Number, Value};
 
 use crate::error::RecordProblem;
+use crate::plain_words::plain_words;
 
 /// Reads one value. Parsers keep the last of two values under one key, so that a part of the row would be lost without a word.
 pub(super) fn parse(text: &str) -> Result<Value, RecordProblem> {
     // The parser's own depth limit of 128 stands: a record nested deeper is an error, not a stack overflow.
     serde_json::from_str(text).map(|Unique(value)| value).map_err(|error| match error.classify() {
-        Category::Data => RecordProblem::KeyTwice { detail: error.to_string() },
-        _ => RecordProblem::NotJson { detail: error.to_string() },
+        Category::Data => RecordProblem::KeyTwice { detail: plain_words(&error.to_string()) },
+        _ => RecordProblem::NotJson { detail: plain_words(&error.to_string()) },
     })
 }
 
