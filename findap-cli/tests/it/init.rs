@@ -95,7 +95,7 @@ fn what_cannot_be_read_is_refused_and_nothing_is_written() {
         (&["--chats", "news-1.jsonl"], "content"),
         (&["--texts", "none-*.jsonl"], "none-*.jsonl"),
         (&["--model", "no-model"], "no-model"),
-        (&["--exercises", "talk.csv"], "talk.csv"),
+        (&["--exercises", "news-1.jsonl"], "news-1.jsonl"),
         (&["--tasks", "finance_concept"], "closed world"),
     ];
     for (arguments, word) in cases {

@@ -576,12 +576,14 @@ impl Task {
 /// serde names the unknown key and all known ones; this adds the line and the likeliest spelling.
 fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> EvalError {
     let line = error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-    let problem = plain_words(error.message());
-    let quoted: Vec<&str> = problem.split('`').skip(1).step_by(2).collect();
+    let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
     let nearest = match quoted.split_first() {
-        Some((unknown, known)) if problem.starts_with("unknown ") => nearest(unknown, known.iter().copied()),
+        Some((unknown, known)) if error.message().starts_with("unknown ") => nearest(unknown, known.iter().copied()),
         _ => None,
     };
+    // the nearest key is told once, by the error
+    let plain = plain_words(error.message());
+    let problem = plain.split("; did you mean").next().unwrap_or_default().to_owned();
     EvalError::TaskSyntax { file: file.to_owned(), line, problem, nearest }
 }
 
