@@ -155,10 +155,8 @@ impl RunFolder {
             }
         });
         let changes = changes.collect();
-        let samples = match (results.len() > 1).then(|| results.pop()).flatten() {
-            Some(last) => Some((samples_of(results.swap_remove(0)), samples_of(last))),
-            None => None,
-        };
+        let last = (results.len() > 1).then(|| results.pop()).flatten();
+        let samples = last.map(|last| (samples_of(results.swap_remove(0)), samples_of(last)));
         let stages = recipe_stages(&table).map(|(name, kind)| stage_state(path, name, kind, &logs)).collect();
         let not_evaluated = wanted_evaluations(&table)
             .filter(|name| !scores.iter().any(|stage: &StageScores| stage.stage == *name))
