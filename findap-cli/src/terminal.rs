@@ -177,10 +177,16 @@ fn paragraph_within(columns: usize, name: &str, text: &str) -> String {
 /// cells are broken between words; where that does not suffice, the columns are told in several tables under each other, each
 /// with the first column.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    table_within(columns(), header, rows)
+    table_within(columns(), CellAlignment::Right, header, rows)
 }
 
-fn table_within(columns: usize, header: &[&str], rows: &[Vec<String>]) -> String {
+/// Draws a table as [`table`] does, with all columns to the left.
+pub(crate) fn table_of_words(header: &[&str], rows: &[Vec<String>]) -> String {
+    table_within(columns(), CellAlignment::Left, header, rows)
+}
+
+/// Draws a table whose columns behind the first are aligned as is said.
+fn table_within(columns: usize, others: CellAlignment, header: &[&str], rows: &[Vec<String>]) -> String {
     let texts = |column: usize| {
         let cells = rows.iter().filter_map(move |row| row.get(column).map(String::as_str));
         std::iter::once(header[column]).chain(cells)
@@ -205,21 +211,21 @@ fn table_within(columns: usize, header: &[&str], rows: &[Vec<String>]) -> String
             let Some(widest) = widest.max_by_key(|column| widths[*column]) else { break };
             widths[widest] -= 1;
         }
-        drawn.push(draw(header, rows, &shown, &widths));
+        drawn.push(draw(others, header, rows, &shown, &widths));
         if from >= header.len() {
             return drawn.join("\n\n");
         }
     }
 }
 
-fn draw(header: &[&str], rows: &[Vec<String>], shown: &[usize], widths: &[usize]) -> String {
+fn draw(others: CellAlignment, header: &[&str], rows: &[Vec<String>], shown: &[usize], widths: &[usize]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(shown.iter().map(|column| header[*column]));
     for row in rows {
         table.add_row(shown.iter().map(|column| {
-            let alignment = if *column == 0 { CellAlignment::Left } else { CellAlignment::Right };
+            let alignment = if *column == 0 { CellAlignment::Left } else { others };
             Cell::new(row.get(*column).map_or("", String::as_str)).set_alignment(alignment)
         }));
     }
@@ -228,13 +234,13 @@ fn draw(header: &[&str], rows: &[Vec<String>], shown: &[usize], widths: &[usize]
     table.to_string()
 }
 
-/// Draws a table in plain characters with all columns to the left.
-pub(crate) fn table_of_words(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(header.iter().copied());
-    table.add_rows(rows);
-    table.to_string()
+/// Writes an argument as a shell reads it.
+pub(crate) fn shell_word(argument: &str) -> String {
+    let is_plain = argument.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:=,@+".contains(&byte));
+    match is_plain && !argument.is_empty() {
+        true => argument.to_owned(),
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    }
 }
 
 /// Prints an error and its causes, each on a line of its own, nothing said twice.
@@ -264,6 +270,8 @@ mod tests {
         assert_eq!(clock(Duration::from_secs(75)), "1:15");
         assert_eq!(clock(Duration::from_secs(3_675)), "1:01:15");
         assert_eq!([7.0, 1234.0, 45_600.0, 789_000.0, 1.2e9].map(count), ["7", "1.23 k", "45.6 k", "789 k", "1.20 G"]);
+        let words = ["a/b-c.toml", "two words", "it's", ""].map(shell_word);
+        assert_eq!(words, ["a/b-c.toml", "'two words'", "'it'\\''s'", "''"]);
         assert_eq!(bytes(17), "17 B");
         assert_eq!(bytes(3 << 29), "1.5 GiB");
     }
@@ -276,13 +284,13 @@ mod tests {
                 ["measured", "n", "chance"].into_iter().chain(stages).take(3 + num_stages).collect();
             let cells = ["finance reasoning", "200", "33.3", "0.5"].into_iter();
             let row: Vec<String> = cells.chain(vec!["48.5 (+48.0)"; num_stages - 1]).map(str::to_owned).collect();
-            let drawn = table_within(80, &header, &[row]);
+            let drawn = table_within(80, CellAlignment::Right, &header, &[row]);
             assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
             assert_eq!(drawn.matches("48.5").count(), num_stages - 1, "{drawn}");
             assert_eq!(drawn.matches("(+48.0)").count(), num_stages - 1, "{drawn}");
             assert!(header.iter().all(|name| drawn.contains(name)), "{drawn}");
         }
-        let narrow = table_within(80, &["a", "b"], &[vec!["x".to_owned(), "1".to_owned()]]);
+        let narrow = table_within(80, CellAlignment::Right, &["a", "b"], &[vec!["x".to_owned(), "1".to_owned()]]);
         assert_eq!(narrow, "| a | b |\n|---|---|\n| x | 1 |");
     }
 

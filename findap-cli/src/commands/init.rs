@@ -14,6 +14,7 @@ use findap_train::recipe::draft::{Draft, DraftJudge, DraftModel, DraftSource};
 use findap_train::recipe::parse;
 
 use crate::survey::survey;
+use crate::terminal;
 
 /// Writes a first recipe for your model and data, which it reads and checks
 #[derive(clap::Args)]
@@ -225,6 +226,6 @@ fn advise(draft: &Draft, output: &Path) {
     for note in notes {
         println!("- {note}");
     }
-    let argument = if path.to_string().contains(char::is_whitespace) { format!("'{path}'") } else { path.to_string() };
+    let argument = terminal::shell_word(&path.to_string());
     println!("\nnext:  findap plan {argument}\nthen:  findap run {argument}");
 }

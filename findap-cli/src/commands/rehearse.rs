@@ -62,19 +62,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         println!("warning: {warning}");
     }
     rehearsal::clear(&recipe)?;
-    println!("\nsafe to start: {} run {}", run::program(), own_arguments().join(" "));
+    let arguments: Vec<String> = std::env::args().skip(2).map(|argument| terminal::shell_word(&argument)).collect();
+    println!("\nsafe to start: {} run {}", run::program(), arguments.join(" "));
     Ok(0)
-}
-
-/// What stood behind the command's name, as a shell reads it.
-fn own_arguments() -> Vec<String> {
-    let is_plain =
-        |argument: &str| argument.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:=,@+".contains(&byte));
-    let quoted = |argument: String| match is_plain(&argument) && !argument.is_empty() {
-        true => argument,
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
-    };
-    std::env::args().skip(2).map(quoted).collect()
 }
 
 fn is_distillation(recipe: &Recipe, name: &str) -> bool {

@@ -211,16 +211,17 @@ fn sampling(remote: &RemoteJudge) -> Sampling {
     Sampling { temperature, max_tokens: remote.max_tokens, ..Sampling::default() }
 }
 
-/// Finds out whether the judge could be asked; sends nothing.
+/// A client of the judge, which could be asked; none of a judge that is a rule or a recording. Nothing is sent.
 ///
 /// # Errors
 /// [`TrainError::Judge`] for an address or a key that cannot be used; [`TrainError::Io`] for a recording that is not there.
-pub(super) fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
-    let Judge::Remote(remote) = &stage.judge else { return Ok(()) };
+pub(super) fn client(stage: &DistillStage) -> Result<Option<(&RemoteJudge, HttpChatModel)>, TrainError> {
+    let Judge::Remote(remote) = &stage.judge else { return Ok(None) };
     if let Some(path) = &remote.recorded {
         std::fs::metadata(path).map_err(io("read", path))?;
     }
-    server(remote).map(drop).map_err(|source| TrainError::Judge { stage: stage.name.clone(), source })
+    let client = server(remote).map_err(|source| TrainError::Judge { stage: stage.name.clone(), source })?;
+    Ok(remote.recorded.is_none().then_some((remote, client)))
 }
 
 /// Asks a judge behind a server whether the reference solution of an exercise is right, and records nothing. A note where its reply
@@ -229,19 +230,14 @@ pub(super) fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
 /// # Errors
 /// [`TrainError::Judge`] if the server cannot be asked.
 pub(super) fn try_judge(stage: &DistillStage, exercise: &Exercise) -> Result<Option<String>, TrainError> {
-    require_judge(stage)?;
-    let Judge::Remote(remote) = &stage.judge else { return Ok(None) };
-    if remote.recorded.is_some() {
-        return Ok(None);
-    }
-    let failed = |source: LlmError| TrainError::Judge { stage: stage.name.clone(), source };
+    let Some((remote, client)) = client(stage)? else { return Ok(None) };
     let solution = exercise.solution();
     let messages = vec![Message::user(fap_prompt(&exercise.question, &solution, &solution))];
     let request = ChatRequest { messages, sampling: sampling(remote) };
-    let replies = server(remote).map_err(failed)?.chat(std::slice::from_ref(&request));
+    let replies = client.chat(std::slice::from_ref(&request));
     let reply = replies.into_iter().next().expect("invariant: one reply for each request");
-    if let Err(error) = reply {
-        return Err(failed(error));
+    if let Err(source) = reply {
+        return Err(TrainError::Judge { stage: stage.name.clone(), source });
     }
     Ok(match read::<FapVerdict>(&request, &reply) {
         Ok(verdict) if verdict.correctness == Correctness::Correct => None,

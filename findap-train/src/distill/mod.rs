@@ -83,7 +83,7 @@ pub fn exercises(stage: &DistillStage, run_folder: &Path) -> Result<Vec<Exercise
 /// # Errors
 /// [`TrainError::Judge`].
 pub fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
-    judging::require_judge(stage)
+    judging::client(stage).map(drop)
 }
 
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.

@@ -49,8 +49,8 @@ impl Run<'_, '_> {
             if is_done(stage) {
                 continue;
             }
-            if let Some(data) = &data {
-                self.require_memory(stage, config, data)?;
+            if let (Some(data), Some((keys, _))) = (&data, stage.trained()) {
+                self.require_memory(stage.name(), &recipe.train_options(keys), config, data)?;
             }
             let present = checkpoint::list(&recipe.folder().join(stage.name()), "checkpoint").len();
             disk.extend(StageDisk::new(recipe, stage, config)?.map(|disk| disk.with_checkpoints(present as u64)));
@@ -77,13 +77,6 @@ impl Run<'_, '_> {
         files.remove(&format!("data.{DISTILLED}"));
         was.retain(|key, _| files.contains_key(key));
         require_same(&folder, stage.name(), &was, &files)
-    }
-
-    fn require_memory(&mut self, stage: &Stage, config: &Config, data: &StageData) -> Result<(), TrainError> {
-        let (keys, _) = stage.trained().expect("invariant: what has data is trained");
-        let (device, options) = (self.device()?, self.recipe.train_options(keys));
-        let memory = plan::training_memory(device.kind(), self.dtype(), &options, config, data)?;
-        plan::require_memory(stage.name(), &memory, &device)
     }
 }
 

@@ -250,6 +250,20 @@ impl Run<'_, '_> {
         self.recipe.model.compute.into()
     }
 
+    /// The device on which a stage trains, if its memory holds the training.
+    fn require_memory(
+        &mut self,
+        stage: &str,
+        options: &TrainOptions,
+        config: &Config,
+        data: &StageData,
+    ) -> Result<Device, TrainError> {
+        let device = self.device()?;
+        let memory = plan::training_memory(device.kind(), self.dtype(), options, config, data)?;
+        plan::require_memory(stage, &memory, &device)?;
+        Ok(device)
+    }
+
     /// Loads the weights that a stage begins with onto the device that trains them, or refuses where its memory does not suffice.
     fn load(
         &mut self,
@@ -258,10 +272,8 @@ impl Run<'_, '_> {
         data: &StageData,
         current: &Current,
     ) -> Result<Decoder, TrainError> {
-        let device = self.device()?;
         let config = Config::load(&current.folder)?;
-        let memory = plan::training_memory(device.kind(), self.dtype(), options, &config, data)?;
-        plan::require_memory(stage, &memory, &device)?;
+        let device = self.require_memory(stage, options, &config, data)?;
         let trained = Trained::of(&config, &options.trainable)?;
         if let Some(note) = plan::frozen_note(&config, &options.trainable, &trained) {
             self.note(format!("{stage}: {note}"));

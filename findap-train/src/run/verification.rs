@@ -162,16 +162,6 @@ impl Verification {
         [self.folder.join(path), self.place().join(path)]
     }
 
-    fn compared(
-        &self,
-        stage: &str,
-        part: &'static str,
-        what: String,
-        difference: Option<String>,
-    ) -> Result<Compared, TrainError> {
-        Ok(Compared { stage: stage.to_owned(), part, what, difference })
-    }
-
     /// The fingerprints of everything that a stage reads: data, exercises, the model before it.
     fn files(&self, stage: &str) -> Result<Compared, TrainError> {
         let read = |folder: &Path| -> Result<Identity, TrainError> {
@@ -182,9 +172,12 @@ impl Verification {
         let (was, now) = (read(&self.folder)?, read(self.place())?);
         let keys = was.keys().chain(now.keys()).find(|key| was.get(*key) != now.get(*key));
         let difference = keys.map(|key| format!("{key} is not what it was"));
-        let num_sources = was.keys().filter(|key| key.starts_with("data.")).count();
-        let exercises = if was.contains_key("exercises") { "exercises" } else { "sources" };
-        self.compared(stage, "files", format!("the model before it, {num_sources} {exercises}"), difference)
+        let what = match was.keys().filter(|key| key.starts_with("data.")).count() {
+            0 => "the model before it, its exercises".to_owned(),
+            1 => "the model before it, 1 source".to_owned(),
+            count => format!("the model before it, {count} sources"),
+        };
+        Ok(compared(stage, "files", what, difference))
     }
 
     /// The lines of the training log, without times.
@@ -198,7 +191,7 @@ impl Verification {
             let loss = |lines: &[Value]| lines.get(index).map_or(Value::Null, |line| line["loss"].clone());
             format!("from step {step} on: loss {}, made again {}", loss(&was), loss(&now))
         });
-        self.compared(stage, "training", format!("{steps} steps: losses, norms, rates"), difference)
+        Ok(compared(stage, "training", format!("{steps} steps: losses, norms, rates"), difference))
     }
 
     /// Every file of a model folder.
@@ -207,7 +200,7 @@ impl Verification {
         let (was, now) = (was?, now?);
         let differing = was.keys().chain(now.keys()).find(|name| was.get(*name) != now.get(*name));
         let difference = differing.map(|name| format!("{name} differs"));
-        self.compared(stage, "model", format!("{} files", was.len()), difference)
+        Ok(compared(stage, "model", format!("{} files", was.len()), difference))
     }
 
     /// Solutions and verdicts. What a reply of the judge that could not be read said is not recorded.
@@ -223,14 +216,14 @@ impl Verification {
             let exercise = was.get(index).or(now.get(index)).map_or(Value::Null, |line| line["exercise"].clone());
             format!("from exercise {exercise} on")
         });
-        self.compared(stage, "samples", format!("{} exercises: solutions, verdicts", was.len()), difference)
+        Ok(compared(stage, "samples", format!("{} exercises: solutions, verdicts", was.len()), difference))
     }
 
     fn pairs(&self, stage: &str) -> Result<Compared, TrainError> {
         let [was, now] = self.both(Path::new(PAIRS)).map(|path| lines(&path, |_| ()));
         let (was, now) = (was?, now?);
         let difference = first_difference(&was, &now).map(|index| format!("from pair {} on", index + 1));
-        self.compared(stage, "pairs", format!("{} pairs", was.len()), difference)
+        Ok(compared(stage, "pairs", format!("{} pairs", was.len()), difference))
     }
 
     /// The answers to every question, which decide the scores.
@@ -242,8 +235,12 @@ impl Verification {
             let of = |all: &BTreeMap<String, Vec<Value>>| all.get(task).cloned().unwrap_or_default();
             first_difference(&of(&was), &of(&now)).map(|index| format!("{task}, answer {}", index + 1))
         });
-        self.compared(stage, "scores", format!("{questions} answers to {} tasks", was.len()), differing)
+        Ok(compared(stage, "scores", format!("{questions} answers to {} tasks", was.len()), differing))
     }
+}
+
+fn compared(stage: &str, part: &'static str, what: String, difference: Option<String>) -> Compared {
+    Compared { stage: stage.to_owned(), part, what, difference }
 }
 
 fn copy_if_there(from: &Path, to: &Path) -> Result<(), TrainError> {
