@@ -116,6 +116,10 @@ impl Talk<'_> {
         eprintln!("/help lists what can be typed; Ctrl-D leaves.");
         let mut editor = DefaultEditor::new().context("cannot use the terminal")?;
         loop {
+            // Before the line, not after it: while it is typed Ctrl-C is a key, and from its end on it is meant for the reply.
+            if let Some(flag) = self.interrupted {
+                flag.store(false, Ordering::Relaxed);
+            }
             match editor.readline("> ") {
                 Ok(line) => {
                     // A line that is not kept in the history is a loss too small to speak of.
@@ -175,9 +179,6 @@ impl Talk<'_> {
             ));
         }
         let messages = self.conversation.messages();
-        if let Some(flag) = self.interrupted {
-            flag.store(false, Ordering::Relaxed);
-        }
         let has_room = num_tokens(&messages)? + sampling.max_tokens <= limit;
         let request = ChatRequest { messages, sampling };
         let mut shown = String::new();
