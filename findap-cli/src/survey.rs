@@ -30,7 +30,7 @@ pub(crate) fn survey(name: String, path: &str, kind: Kind, encoder: Option<Recor
         num_rows: 0,
         is_whole: true,
         num_tokens: 0,
-        longest_tokens: 0,
+        row_tokens: Vec::new(),
     };
     for file in &files {
         for row in readers::read(file, &options)? {
@@ -45,7 +45,7 @@ pub(crate) fn survey(name: String, path: &str, kind: Kind, encoder: Option<Recor
             };
             source.num_rows += 1;
             source.num_tokens += num_tokens;
-            source.longest_tokens = source.longest_tokens.max(num_tokens);
+            source.row_tokens.push(num_tokens);
         }
     }
     Ok(source)

@@ -185,13 +185,26 @@ pub(crate) fn table_of_words(header: &[&str], rows: &[Vec<String>]) -> String {
     table_within(columns(), CellAlignment::Left, header, rows)
 }
 
+/// Stands for a blank at which no line is broken.
+const HELD: &str = "\u{a0}";
+
+/// Holds a number and its unit together.
+fn unbroken(cell: &str) -> String {
+    const UNITS: [&str; 6] = ["GiB", "MiB", "KiB", "B", "k", "M"];
+    UNITS.iter().fold(cell.to_owned(), |cell, unit| match cell.strip_suffix(&format!(" {unit}")) {
+        Some(number) if number.parse::<f64>().is_ok() => format!("{number}{HELD}{unit}"),
+        _ => cell,
+    })
+}
+
 /// Draws a table whose columns behind the first are aligned as is said.
 fn table_within(columns: usize, others: CellAlignment, header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| unbroken(cell)).collect()).collect();
     let texts = |column: usize| {
         let cells = rows.iter().filter_map(move |row| row.get(column).map(String::as_str));
         std::iter::once(header[column]).chain(cells)
     };
-    let longest_word = |column| texts(column).flat_map(str::split_whitespace).map(console::measure_text_width).max();
+    let longest_word = |column| texts(column).flat_map(|text| text.split(' ')).map(console::measure_text_width).max();
     let least: Vec<usize> = (0..header.len()).map(|column| longest_word(column).unwrap_or(0)).collect();
     let natural = (0..header.len()).map(|column| texts(column).map(console::measure_text_width).max().unwrap_or(0));
     let mut widths: Vec<usize> = natural.collect();
@@ -211,9 +224,9 @@ fn table_within(columns: usize, others: CellAlignment, header: &[&str], rows: &[
             let Some(widest) = widest.max_by_key(|column| widths[*column]) else { break };
             widths[widest] -= 1;
         }
-        drawn.push(draw(others, header, rows, &shown, &widths));
+        drawn.push(draw(others, header, &rows, &shown, &widths));
         if from >= header.len() {
-            return drawn.join("\n\n");
+            return drawn.join("\n\n").replace(HELD, " ");
         }
     }
 }
@@ -290,6 +303,9 @@ mod tests {
             assert_eq!(drawn.matches("(+48.0)").count(), num_stages - 1, "{drawn}");
             assert!(header.iter().all(|name| drawn.contains(name)), "{drawn}");
         }
+        let cells = ["group1", &"a word ".repeat(12), "221.2 MiB"].map(str::to_owned);
+        let sizes = table_within(80, CellAlignment::Right, &["stage", "data", "memory"], &[cells.to_vec()]);
+        assert!(sizes.contains("221.2 MiB"), "{sizes}");
         let narrow = table_within(80, CellAlignment::Right, &["a", "b"], &[vec!["x".to_owned(), "1".to_owned()]]);
         assert_eq!(narrow, "| a | b |\n|---|---|\n| x | 1 |");
     }

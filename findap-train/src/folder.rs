@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use findap_data::files;
 use findap_data::plain_words::plain_words;
@@ -10,6 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{TrainError, io};
+
+/// How long a lock is waited for: a process that was killed holds its own until the system has taken back its memory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Time between two looks at a lock that is held.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// A lock that holds a folder for this process. The system frees it when the process ends, however it ends; the file that stays
 /// behind names the last owner and blocks nobody.
@@ -33,7 +40,14 @@ impl FolderLock {
             .write(true)
             .open(&path)
             .map_err(io("open", &path))?;
-        match file.try_lock() {
+        let give_up_at = Instant::now() + LOCK_PATIENCE;
+        let locked = loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => std::thread::sleep(LOCK_POLL),
+                other => break other,
+            }
+        };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();

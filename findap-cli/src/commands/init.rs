@@ -140,7 +140,7 @@ fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
             kind.name(),
             source.num_rows,
             source.num_tokens,
-            source.longest_tokens
+            source.longest_tokens()
         );
         for (ours, theirs) in &source.columns {
             println!("           its column `{theirs}` is taken as `{ours}`");
@@ -209,6 +209,16 @@ fn advise(draft: &Draft, output: &Path) {
     if texts > 0 && chats == 0 {
         notes.push("texts alone make a model forget how to answer: add conversations (--chats)".to_owned());
     }
+    for source in &draft.sources {
+        let context = draft.context_of(source.kind);
+        let num_too_long = source.num_too_long(context);
+        if num_too_long > 0 {
+            let (name, of) = (&source.name, source.num_rows);
+            notes.push(format!(
+                "{name}: {num_too_long} of {of} rows are longer than the context of {context} tokens and are left out"
+            ));
+        }
+    }
     if chats > 0 && texts > 2 * chats {
         notes.push(format!(
             "only as many texts as there are conversations are used ({chats} of {texts} rows); `downsample = false` uses all"
@@ -224,7 +234,7 @@ fn advise(draft: &Draft, output: &Path) {
         notes.push("put the data sets of the tasks below data/eval; `findap tasks NAME` says which file".to_owned());
     }
     for note in notes {
-        println!("- {note}");
+        println!("{}", terminal::paragraph("- ", &note));
     }
     let argument = terminal::shell_word(&path.to_string());
     println!("\nnext:  findap plan {argument}\nthen:  findap run {argument}");

@@ -46,8 +46,10 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             Ok(plans) => serde_json::to_value(plans)?,
             Err(error) => serde_json::json!({ "problem": format!("{error:#}") }),
         };
+        let problems = if plans.is_ok() { problems(&recipe) } else { Vec::new() };
+        object["problems"] = problems.iter().map(|problem| format!("{problem:#}")).collect();
         println!("{}", serde_json::to_string_pretty(&object)?);
-        return Ok(());
+        return ended_for(&problems);
     }
     show_recipe(&recipe, arguments.common.folder(&recipe));
     match plans {
@@ -58,15 +60,20 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             for problem in &problems {
                 terminal::print_error(problem);
             }
-            if !problems.is_empty() {
-                bail!("the run would end for {}", terminal::counted(problems.len(), "fault", "faults"));
-            }
+            ended_for(&problems)?;
         }
         // A recipe may be planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
         Err(error) if recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists()) => {
             println!("\nTokens, memory and time cannot be told here: {error:#}");
         }
         Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn ended_for(problems: &[anyhow::Error]) -> Result<()> {
+    if !problems.is_empty() {
+        bail!("the run would end for {}", terminal::counted(problems.len(), "fault", "faults"));
     }
     Ok(())
 }
@@ -105,11 +112,9 @@ fn show_disk(plans: &[StagePlan], folder: &Path) {
     let models = disk.iter().map(|stage| stage.model_bytes).sum();
     let need = plan::disk_bytes(&disk);
     let free = folder::free_bytes(folder).map_or_else(|| "unknown".to_owned(), terminal::bytes);
-    println!(
-        "disk beside the data: {} at most, {} of it models that stay; free: {free}",
-        terminal::bytes(need),
-        terminal::bytes(models)
-    );
+    let [need, models] = [need, models].map(terminal::bytes);
+    let text = format!("{need} at most, {models} of it models that stay; free: {free}");
+    println!("{}", terminal::paragraph("disk beside the data: ", &text));
 }
 
 fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {
@@ -181,7 +186,8 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             DeviceKind::Cpu => "the CPU",
             DeviceKind::Cuda => "a GPU",
         };
-        println!("\nmemory of {} on {place}: {}", largest.stage, parts.collect::<Vec<_>>().join(", "));
+        let name = format!("memory of {} on {place}: ", largest.stage);
+        println!("\n{}", terminal::paragraph(&name, &parts.collect::<Vec<_>>().join(", ")));
     }
     for plan in plans {
         println!("\n{}", plan.sources.lines(&plan.stage).join("\n"));
@@ -192,11 +198,12 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             println!("{}: {note}; this saves {saved} of memory", plan.stage);
         }
     }
-    println!(
-        "times: {:.0} GFLOP/s measured here on a matrix product of the CPU, {:.0}% of it in a step; without evaluation and distillation",
+    let measured = format!(
+        "{:.0} GFLOP/s measured here on a matrix product of the CPU, {:.0}% of it in a step; without evaluation and distillation",
         speed / 1e9,
         100.0 * STEP_EFFICIENCY
     );
+    println!("{}", terminal::paragraph("times: ", &measured));
 }
 
 /// Floating-point operations per second in the fastest of a few products of 512 x 512 matrices.

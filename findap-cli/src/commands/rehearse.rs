@@ -48,7 +48,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         Ok(Ended::Finished(_)) => {}
         Err(error) => match error.downcast_ref::<TrainError>() {
             // three exercises may well give no pair
-            Some(TrainError::NothingToTrain { stage, .. }) if is_distillation(&recipe, stage) => {}
+            Some(TrainError::NothingToTrain { stage, problem }) if is_distillation(&recipe, stage) => {
+                warnings.push(format!("{stage}: {problem}; if all exercises give none, the run ends there"));
+            }
             _ => {
                 terminal::print_error(&error);
                 println!("not safe to start; what the rehearsal made is in {}", small.folder().display());
@@ -63,7 +65,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     }
     rehearsal::clear(&recipe)?;
     let arguments: Vec<String> = std::env::args().skip(2).map(|argument| terminal::shell_word(&argument)).collect();
-    println!("\nsafe to start: {} run {}", run::program(), arguments.join(" "));
+    let but = if warnings.is_empty() { "" } else { ", but read the warnings above" };
+    println!("\nsafe to start{but}: {} run {}", run::program(), arguments.join(" "));
     Ok(0)
 }
 

@@ -63,8 +63,11 @@ fn a_recipe_for_own_files_is_written_with_their_columns_and_can_be_planned() {
     ] {
         assert!(said.contains(word), "{word}\n{said}");
     }
-    let plan = findap_in(folder.path(), &["plan", "own.toml", "--json"]).success().stdout;
-    let plan: serde_json::Value = serde_json::from_str(&plan).expect("one JSON object");
+    // The tasks' data are not there yet, which is a fault in either form.
+    let plan = findap_in(folder.path(), &["plan", "own.toml", "--json"]);
+    assert_eq!(plan.code, Some(1), "{}", plan.stderr);
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).expect("one JSON object");
+    assert!(plan["problems"][0].as_str().is_some_and(|problem| problem.contains("data/eval")), "{plan}");
     assert_eq!(plan["model"]["base"], "model");
     assert_eq!(plan["data"][1]["columns"], serde_json::json!({ "instruction": "question", "output": "answer" }));
     assert_eq!(plan["eval"]["tasks"], serde_json::json!(["gsm8k", "fpb"]));
@@ -85,6 +88,16 @@ fn without_arguments_placeholders_are_written_and_no_file_is_replaced() {
     assert_eq!(fs::read(folder.path().join("recipe.toml")).expect("the recipe"), written);
     findap_in(folder.path(), &["init", "--model", "model", "--force"]).success();
     assert_ne!(fs::read(folder.path().join("recipe.toml")).expect("the recipe"), written);
+}
+
+#[test]
+fn rows_longer_than_any_context_of_the_model_are_told() {
+    let folder = workplace();
+    let long = "rates ".repeat(3000);
+    let rows = format!("question,answer\nWhat rose?,Rates.\nWhat fell?,{long}\n");
+    fs::write(folder.path().join("long.csv"), rows).expect("written");
+    let said = findap_in(folder.path(), &["init", "--model", "model", "--chats", "long.csv"]).success().stdout;
+    assert!(said.contains("long: 1 of 2 rows are longer than the context"), "{said}");
 }
 
 #[test]

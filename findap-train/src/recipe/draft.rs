@@ -58,8 +58,21 @@ pub struct DraftSource {
     pub is_whole: bool,
     /// Tokens of these rows.
     pub num_tokens: u64,
-    /// Tokens of the longest of these rows.
-    pub longest_tokens: u64,
+    /// Tokens of each of these rows.
+    pub row_tokens: Vec<u64>,
+}
+
+impl DraftSource {
+    /// Tokens of the longest row.
+    pub fn longest_tokens(&self) -> u64 {
+        self.row_tokens.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Rows that a context of so many tokens leaves out; texts are cut into pieces instead.
+    pub fn num_too_long(&self, context_tokens: u64) -> usize {
+        let is_too_long = |tokens: &&u64| self.kind != Kind::Text && **tokens > context_tokens;
+        self.row_tokens.iter().filter(is_too_long).count()
+    }
 }
 
 /// A judge behind an OpenAI-compatible server.
@@ -119,7 +132,7 @@ impl Draft {
             num_rows: 0,
             is_whole: false,
             num_tokens: 0,
-            longest_tokens: 0,
+            row_tokens: Vec::new(),
         };
         vec![source("texts", "data/texts-*.jsonl", Kind::Text), source("chats", "data/chats.jsonl", Kind::Chat)]
     }
@@ -170,7 +183,7 @@ impl Draft {
             let _ = writeln!(text, "# EDIT: {rows}; JSONL, JSON, CSV, Parquet or text files");
         } else {
             let which = if source.is_whole { "" } else { " in the first rows" };
-            let (rows, tokens, longest) = (source.num_rows, source.num_tokens, source.longest_tokens);
+            let (rows, tokens, longest) = (source.num_rows, source.num_tokens, source.longest_tokens());
             let _ = writeln!(text, "# rows{which}: {rows}, tokens: {tokens}, tokens of the longest row: {longest}");
         }
         let _ = writeln!(text, "name = {}", quoted(&source.name));
@@ -184,14 +197,20 @@ impl Draft {
         text.push_str("domain = \"finance\"              # for reports: finance | general\n");
     }
 
+    /// The context of the stage that trains on sources of a kind, in tokens.
+    pub fn context_of(&self, kind: Kind) -> u64 {
+        let is_of_stage = |source: &&DraftSource| (source.kind == Kind::Preference) == (kind == Kind::Preference);
+        self.context_tokens(&self.sources.iter().filter(is_of_stage).collect::<Vec<_>>())
+    }
+
     /// The longest row that is kept whole: that of these sources, as a power of two, within what the model can take.
     fn context_tokens(&self, sources: &[&DraftSource]) -> u64 {
         const MOST: u64 = 8192;
         let most = self.model.as_ref().map_or(MOST, |model| (model.max_positions as u64).min(MOST));
         // Texts are cut into pieces, which loses nothing; conversations and pairs that are longer would be left out.
         let wanted = |source: &&DraftSource| match source.kind {
-            Kind::Text => source.longest_tokens.min(2048),
-            _ => source.longest_tokens,
+            Kind::Text => source.longest_tokens().min(2048),
+            _ => source.longest_tokens(),
         };
         let longest = sources.iter().map(wanted).max().unwrap_or(0);
         let context = if longest == 0 { 2048 } else { longest.next_power_of_two().max(128) };
@@ -329,7 +348,8 @@ mod tests {
     fn source(name: &str, kind: Kind, num_rows: u64, num_tokens: u64, longest_tokens: u64) -> DraftSource {
         let columns = BTreeMap::from([("text".to_owned(), "the \"body\"".to_owned())]);
         let path = format!("data/{name}.jsonl");
-        DraftSource { name: name.to_owned(), path, kind, columns, num_rows, is_whole: true, num_tokens, longest_tokens }
+        let row_tokens = vec![longest_tokens];
+        DraftSource { name: name.to_owned(), path, kind, columns, num_rows, is_whole: true, num_tokens, row_tokens }
     }
 
     fn model(num_parameters: usize) -> Option<DraftModel> {

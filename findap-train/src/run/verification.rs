@@ -235,7 +235,15 @@ impl Verification {
             let of = |all: &BTreeMap<String, Vec<Value>>| all.get(task).cloned().unwrap_or_default();
             first_difference(&of(&was), &of(&now)).map(|index| format!("{task}, answer {}", index + 1))
         });
-        Ok(compared(stage, "scores", format!("{questions} answers to {} tasks", was.len()), differing))
+        Ok(compared(
+            stage,
+            "scores",
+            format!(
+                "{questions} answers in {}",
+                if was.len() == 1 { "1 task".to_owned() } else { format!("{} tasks", was.len()) }
+            ),
+            differing,
+        ))
     }
 }
 
