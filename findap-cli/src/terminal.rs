@@ -132,9 +132,13 @@ pub(crate) fn bytes(count: u64) -> String {
 pub(crate) fn count(number: f64) -> String {
     let units = [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)];
     let Some((name, size)) = units.iter().find(|(_, size)| number >= *size) else { return format!("{number:.0}") };
-    let value = number / size;
-    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
-    format!("{value:.digits$} {name}")
+    format!("{} {name}", three_digits(number / size))
+}
+
+/// Writes a number in three digits, and all of those before its point: `0.12`, `1.23`, `45.6`, `7890`.
+pub(crate) fn three_digits(number: f64) -> String {
+    let digits = if number < 10.0 { 2 } else { usize::from(number < 100.0) };
+    format!("{number:.digits$}")
 }
 
 /// Writes a number of things: `1 fault`, `2 faults`.

@@ -13,16 +13,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use findap_data::ReadOptions;
-use findap_data::plain_words::plain_words;
 use findap_data::readers::read_values;
+use findap_data::{Location, ReadOptions};
 use serde_json::Value;
 
 use crate::error::EvalError;
 use crate::task::{Dataset, Format, Task};
 use crate::template::{Fields, lookup};
 
-/// The longest file that is read.
+/// The longest CoNLL file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Where dataset paths lead: `world:eval/t.jsonl` is `eval/t.jsonl` in the folder of the root `world`.
@@ -164,29 +163,13 @@ fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalEr
 }
 
 fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalError> {
-    if dataset.format == Format::Parquet {
-        return read_parquet(path);
-    }
-    let size = std::fs::metadata(path).map_err(EvalError::io(path))?.len();
-    if size > MAX_FILE_BYTES {
-        let problem = format!("has {size} bytes, more than the {MAX_FILE_BYTES} that are read; split it");
-        return Err(row_error(path, 0, "file", problem));
-    }
-    let bytes = std::fs::read(path).map_err(EvalError::io(path))?;
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text.trim_start_matches('\u{feff}'),
-        Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-            return Err(row_error(path, line, "row", "is not UTF-8"));
-        }
-    };
     match dataset.format {
-        Format::Jsonl => read_jsonl(path, text),
-        Format::Json => read_json(path, text),
-        Format::Csv => read_csv(path, text, dataset.columns.as_deref()),
-        Format::Conll => read_conll(path, text),
-        Format::Tatqa => read_tatqa(path, text),
-        Format::Parquet => unreachable!("invariant: binary files were read above"),
+        Format::Jsonl => read_rows(path, findap_data::Format::Jsonl, None),
+        Format::Json => read_rows(path, findap_data::Format::Json, None),
+        Format::Csv => read_rows(path, findap_data::Format::Csv, dataset.columns.clone()),
+        Format::Parquet => read_rows(path, findap_data::Format::Parquet, None),
+        Format::Conll => read_conll(path, &read_text(path)?),
+        Format::Tatqa => read_tatqa(path),
     }
 }
 
@@ -194,65 +177,38 @@ fn row_error(path: &Path, line: usize, field: &str, problem: impl Into<String>) 
     EvalError::Row { path: path.to_owned(), line, field: field.to_owned(), problem: problem.into() }
 }
 
-fn read_parquet(path: &Path) -> Result<Vec<(usize, Fields)>, EvalError> {
-    let options = ReadOptions { format: findap_data::Format::Parquet, ..ReadOptions::default() };
-    let rows = read_values(path, &options).map_err(EvalError::Parquet)?;
-    rows.enumerate()
-        .map(|(index, row)| match row.map_err(EvalError::Parquet)? {
-            (_, Value::Object(fields)) => Ok((index + 1, fields)),
-            _ => Err(row_error(path, index + 1, "row", "is not an object")),
-        })
-        .collect()
-}
-
-fn read_jsonl(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| match serde_json::from_str(line) {
-            Ok(Value::Object(fields)) => Ok((index + 1, fields)),
-            Ok(_) => Err(row_error(path, index + 1, "row", "is not a JSON object")),
-            Err(error) => {
-                Err(row_error(path, index + 1, "row", format!("is not JSON: {}", plain_words(&error.to_string()))))
-            }
-        })
-        .collect()
-}
-
-fn read_json(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
-    let rows: Vec<Value> = serde_json::from_str(text).map_err(|error| {
-        row_error(path, error.line(), "row", format!("is not a JSON array: {}", plain_words(&error.to_string())))
-    })?;
-    rows.into_iter()
-        .enumerate()
-        .map(|(index, row)| match row {
-            Value::Object(fields) => Ok((index + 1, fields)),
-            _ => Err(row_error(path, index + 1, "row", "is not a JSON object")),
-        })
-        .collect()
-}
-
-fn read_csv(path: &Path, text: &str, columns: Option<&[String]>) -> Result<Vec<(usize, Fields)>, EvalError> {
-    let mut reader =
-        csv::ReaderBuilder::new().has_headers(columns.is_none()).flexible(true).from_reader(text.as_bytes());
-    let names: Vec<String> = match columns {
-        Some(columns) => columns.to_vec(),
-        None => match reader.headers() {
-            Ok(header) => header.iter().map(str::to_owned).collect(),
-            Err(error) => return Err(row_error(path, 1, "header", error.to_string())),
-        },
-    };
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| row_error(path, 0, "row", error.to_string()))?;
-        let line = record.position().map_or(0, |position| usize::try_from(position.line()).unwrap_or(usize::MAX));
-        if record.len() != names.len() {
-            let problem = format!("has {} columns, expected {} ({})", record.len(), names.len(), names.join(", "));
-            return Err(row_error(path, line, "row", problem));
+/// Rows of a format that training data have, too.
+fn read_rows(
+    path: &Path,
+    format: findap_data::Format,
+    header: Option<Vec<String>>,
+) -> Result<Vec<(usize, Fields)>, EvalError> {
+    let options = ReadOptions { format, header, ..ReadOptions::default() };
+    let rows = read_values(path, &options).map_err(EvalError::Data)?;
+    rows.map(|row| {
+        let (Location::Line(number) | Location::Row(number) | Location::Element(number), value) =
+            row.map_err(EvalError::Data)?;
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        match value {
+            Value::Object(fields) => Ok((number, fields)),
+            _ => Err(row_error(path, number, "row", "is not a JSON object")),
         }
-        let fields = names.iter().zip(&record).map(|(name, value)| (name.clone(), Value::from(value))).collect();
-        rows.push((line, fields));
+    })
+    .collect()
+}
+
+fn read_text(path: &Path) -> Result<String, EvalError> {
+    let size = std::fs::metadata(path).map_err(EvalError::io(path))?.len();
+    if size > MAX_FILE_BYTES {
+        let problem = format!("has {size} bytes, more than the {MAX_FILE_BYTES} that are read; split it");
+        return Err(row_error(path, 0, "file", problem));
     }
-    Ok(rows)
+    let bytes = std::fs::read(path).map_err(EvalError::io(path))?;
+    String::from_utf8(bytes).map(|text| text.trim_start_matches('\u{feff}').to_owned()).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        row_error(path, line, "row", "is not UTF-8")
+    })
 }
 
 fn read_conll(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
@@ -304,9 +260,9 @@ fn sentence_fields(sentence: &[(&str, &str)]) -> Fields {
     fields
 }
 
-fn read_tatqa(path: &Path, text: &str) -> Result<Vec<(usize, Fields)>, EvalError> {
+fn read_tatqa(path: &Path) -> Result<Vec<(usize, Fields)>, EvalError> {
     let mut rows = Vec::new();
-    for (element, context) in read_json(path, text)? {
+    for (element, context) in read_rows(path, findap_data::Format::Json, None)? {
         let part = |key: &str| {
             lookup(&context, key)
                 .and_then(Value::as_array)

@@ -19,9 +19,9 @@ pub enum EvalError {
     /// The journal of answers cannot be read or written.
     #[error(transparent)]
     Journal(#[from] findap_data::DataError),
-    /// A Parquet file cannot be read.
+    /// A file of rows cannot be read.
     #[error(transparent)]
-    Parquet(findap_data::DataError),
+    Data(findap_data::DataError),
     /// The caller did not want to go on.
     #[error("the evaluation was stopped; the same command goes on from its journal")]
     Stopped,

@@ -155,10 +155,14 @@ fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
 
 /// A name for a source that no other has, from its file's name.
 fn source_name(path: &str, kind: Kind, taken: &mut BTreeSet<String>) -> String {
-    let file = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
-    let stem = file.split('.').next().unwrap_or_default();
-    let plain: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(60).collect();
-    let plain = plain.trim_matches(['-', '_']).to_owned();
+    let plain = |part: &str| -> String {
+        let stem = part.split('.').next().unwrap_or_default();
+        let plain: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(60).collect();
+        plain.trim_matches(['-', '_']).to_owned()
+    };
+    // Files named by numbers are called as their folder is.
+    let of_words = |name: &String| name.contains(|c: char| c.is_ascii_alphabetic());
+    let plain = path.rsplit('/').map(plain).find(of_words).unwrap_or_default();
     // The second is reserved for the pairs of a distillation.
     let name = if plain.is_empty() || plain == "preferences" { format!("own-{}", kind.name()) } else { plain };
     let numbered = (2..).map(|number| format!("{name}-{number}"));

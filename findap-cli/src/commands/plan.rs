@@ -113,8 +113,8 @@ fn show_disk(plans: &[StagePlan], folder: &Path) {
     let need = plan::disk_bytes(&disk);
     let free = folder::free_bytes(folder).map_or_else(|| "unknown".to_owned(), terminal::bytes);
     let [need, models] = [need, models].map(terminal::bytes);
-    let text = format!("{need} at most, {models} of it models that stay; free: {free}");
-    println!("{}", terminal::paragraph("disk beside the data: ", &text));
+    let text = format!("{need} at most beside the data, {models} of it models that stay; free: {free}");
+    println!("{}", terminal::paragraph("disk: ", &text));
 }
 
 fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {
@@ -150,7 +150,7 @@ fn row(stage: &Stage) -> Vec<String> {
     let length = optimization.and_then(|it| it.length()).map_or_else(
         || "-".to_owned(),
         |length| match length {
-            Length::Epochs(epochs) => format!("{epochs} epochs"),
+            Length::Epochs(epochs) => format!("{epochs} epoch{}", if epochs == 1.0 { "" } else { "s" }),
             Length::Tokens(tokens) => format!("{tokens} tokens"),
             Length::Steps(steps) => format!("{steps} steps"),
         },
@@ -173,7 +173,7 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             format!("{:.1}%", 100.0 * plan.fill),
             plan.steps.to_string(),
             terminal::bytes(plan.memory_bytes() as u64),
-            format!("{:.3}", plan.flops / 1e12),
+            terminal::three_digits(plan.flops / 1e12),
             terminal::clock(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
         ]
     };
@@ -186,8 +186,8 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
             DeviceKind::Cpu => "the CPU",
             DeviceKind::Cuda => "a GPU",
         };
-        let name = format!("memory of {} on {place}: ", largest.stage);
-        println!("\n{}", terminal::paragraph(&name, &parts.collect::<Vec<_>>().join(", ")));
+        let parts = terminal::paragraph("  ", &parts.collect::<Vec<_>>().join(", "));
+        println!("\nmemory of {} on {place}:\n{parts}", largest.stage);
     }
     for plan in plans {
         println!("\n{}", plan.sources.lines(&plan.stage).join("\n"));

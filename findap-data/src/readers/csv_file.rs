@@ -1,4 +1,4 @@
-//! CSV with a header.
+//! CSV with a header, or with names of columns that are given.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -12,7 +12,12 @@ use super::input::Input;
 use super::{Rows, UntilError};
 use crate::error::{DataError, FileProblem, Location, RecordProblem};
 
-pub(super) fn rows(path: &Path, input: Input, max_record_bytes: usize) -> Result<Rows, DataError> {
+pub(super) fn rows(
+    path: &Path,
+    input: Input,
+    max_record_bytes: usize,
+    header: Option<&[String]>,
+) -> Result<Rows, DataError> {
     let as_error = {
         let path = path.to_path_buf();
         move |error: csv::Error| explain(&path, error)
@@ -26,21 +31,31 @@ pub(super) fn rows(path: &Path, input: Input, max_record_bytes: usize) -> Result
         record_bytes: record_bytes.clone(),
         limit_bytes: max_record_bytes as u64,
     };
-    let mut reader = csv::Reader::from_reader(watched);
-    let header = reader.headers().map_err(&as_error)?.clone();
+    let mut reader = csv::ReaderBuilder::new().has_headers(header.is_none()).from_reader(watched);
+    let header = match header {
+        Some(names) => csv::StringRecord::from(names),
+        None => reader.headers().map_err(&as_error)?.clone(),
+    };
     if let Some(name) = repeated(&header) {
         let problem =
             FileProblem::Csv { detail: format!("line 1: two columns are named '{name}'; rename one of them") };
         return Err(DataError::File { path: path.to_path_buf(), problem });
     }
     let mut records = reader.into_records();
+    let path_of_rows = path.to_path_buf();
     let items = std::iter::from_fn(move || {
         record_bytes.store(0, Ordering::Relaxed);
         let record = match records.next()? {
             Ok(record) => record,
             Err(error) => return Some(Err(as_error(error))),
         };
+        // With a header the library compares each row with it, without one only with the first.
         let line = record.position().map_or(0, csv::Position::line);
+        if record.len() != header.len() {
+            let problem = RecordProblem::Ragged { want: header.len() as u64, got: record.len() as u64 };
+            let path = path_of_rows.clone();
+            return Some(Err(DataError::Record { path, location: Location::Line(line), problem }));
+        }
         let fields = header.iter().zip(record.iter()).map(|(name, field)| (name.to_owned(), field.into()));
         Some(Ok((Location::Line(line), Value::Object(fields.collect::<Map<_, _>>()).into())))
     });

@@ -103,13 +103,21 @@ pub struct ReadOptions {
     pub kind: Option<Kind>,
     /// Our field name to the file's field name, such as `text` to `body`.
     pub columns: BTreeMap<String, String>,
+    /// The columns of a CSV file without a header line; `None` where its first line names them.
+    pub header: Option<Vec<String>>,
     /// Longest record, in bytes.
     pub max_record_bytes: usize,
 }
 
 impl Default for ReadOptions {
     fn default() -> ReadOptions {
-        ReadOptions { format: Format::Auto, kind: None, columns: BTreeMap::new(), max_record_bytes: 64 << 20 }
+        ReadOptions {
+            format: Format::Auto,
+            kind: None,
+            columns: BTreeMap::new(),
+            header: None,
+            max_record_bytes: 64 << 20,
+        }
     }
 }
 
@@ -305,7 +313,7 @@ fn read_rows(path: &Path, options: &ReadOptions) -> Result<Rows, DataError> {
             Ok(text_file::json_lines(path, input, limit_bytes))
         }
         Format::Json => Ok(json_array::json_array(path, input, limit_bytes)),
-        Format::Csv => csv_file::rows(path, input, limit_bytes),
+        Format::Csv => csv_file::rows(path, input, limit_bytes, options.header.as_deref()),
         Format::Txt => text_file::text(path, input, limit_bytes, text_field()),
         Format::Lines => Ok(text_file::text_lines(path, input, limit_bytes, text_field())),
         Format::Jsonl | Format::Auto | Format::Parquet => Ok(text_file::json_lines(path, input, limit_bytes)),

@@ -1,5 +1,7 @@
 //! The engine end to end, with scripted models in place of weights.
 
+mod files;
+
 use std::path::{Path, PathBuf};
 
 use findap_data::{DataError, Location};
@@ -297,7 +299,8 @@ fn bad_rows_name_file_line_and_field() {
         ("{\"q\": \"x\", \"c\": [\"a\"], \"a\": -1}", "is not an index"),
         ("{\"c\": [\"a\"], \"a\": 0}", "rows.jsonl:2: {q}: the row has no field \"q\""),
         ("[1]", "rows.jsonl:2: row: is not a JSON object"),
-        ("{\"q\": ", "rows.jsonl:2: row: is not JSON"),
+        ("{\"q\": ", "rows.jsonl: line 2: "),
+        ("{\"q\": \"x\", \"a\": 0, \"a\": 1}", "\"a\" stands twice"),
     ];
     for (row, want) in cases {
         let task = task_on(folder.path(), &format!("{good}{row}\n"), CHOICE);
@@ -307,7 +310,7 @@ fn bad_rows_name_file_line_and_field() {
         assert_eq!(model.num_requests.get(), 0, "data is checked before the model is asked");
     }
     for (bytes, want) in
-        [(&b""[..], "no rows"), (b"\xef\xbb\xbf", "no rows"), (b"{\"q\":\n\xff", ":2: row: is not UTF-8")]
+        [(&b""[..], "no records"), (b"\xef\xbb\xbf", "no records"), (b"{\"q\": \"x\"}\n\xff", "line 2")]
     {
         let task = task_on(folder.path(), "", CHOICE);
         std::fs::write(folder.path().join("rows.jsonl"), bytes).expect("writes");
@@ -476,44 +479,6 @@ fn format_rules_are_not_held_against_reasoning() {
     let task = task_on(folder.path(), "{\"q\": \"a\"}", body);
     let results = evaluate(&fixed("<think>one word then</think>Yes"), &[task], &options(folder.path())).expect("runs");
     assert_eq!(value(&results, "t", Metric::Checks), 1.0);
-}
-
-#[test]
-fn rows_come_from_parquet_files() {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
-    use parquet::arrow::ArrowWriter;
-
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut choices = ListBuilder::new(StringBuilder::new());
-    for texts in [["A", "B"], ["B", "A"]] {
-        choices.append_value(texts.map(Some));
-    }
-    let columns: [(&str, ArrayRef); 3] = [
-        ("q", Arc::new(StringArray::from(vec![Some("first"), Some("second")]))),
-        ("c", Arc::new(choices.finish())),
-        ("a", Arc::new(Int64Array::from(vec![Some(1), None]))),
-    ];
-    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
-    let write = |batch: &RecordBatch| {
-        let file = std::fs::File::create(folder.path().join("rows.parquet")).expect("creates");
-        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("opens");
-        writer.write(batch).expect("writes");
-        writer.close().expect("closes");
-    };
-    let body = CHOICE.replace("ROWS", "[dataset]\npath = \"data:rows.parquet\"\nformat = \"parquet\"\n");
-    let task = task_on(folder.path(), "", &body);
-    write(&batch.slice(0, 1));
-    let results = evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect("runs");
-    assert_eq!((results.tasks[0].summary.num_rows, value(&results, "t", Metric::Acc)), (1, 1.0));
-    write(&batch);
-    let error =
-        evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect_err("null").to_string();
-    assert!(error.contains("rows.parquet:2: a: the right answer is missing"), "{error}");
-    std::fs::write(folder.path().join("rows.parquet"), "{}").expect("writes");
-    let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err("no Parquet");
-    assert!(matches!(&error, EvalError::Parquet(_)) && error.to_string().contains("rows.parquet"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! Files of questions in every format.
+
+use super::*;
+
+fn on_file(body: &str, dataset: &str) -> String {
+    body.replace("ROWS", &format!("[dataset]\n{dataset}"))
+}
+
+#[test]
+fn files_of_questions_are_read_as_training_data_are() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let packed = |text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, text.as_bytes()).expect("packs");
+        packed.finish().expect("packs")
+    };
+    let row = r#"{"q": "x", "a": "yes"}"#;
+    let (lines, array, table) =
+        (format!("{row}\n\n{row}\n"), format!("[{row}, {row}]"), "x,yes\n\"x, \"\"y\"\"\",yes\n");
+    let names = "columns = [\"q\", \"a\"]";
+    for (name, bytes, keys) in [
+        ("rows.jsonl.gz", packed(&lines), "format = \"jsonl\""),
+        ("rows.json", array.clone().into_bytes(), "format = \"json\""),
+        ("rows.json.gz", packed(&array), "format = \"json\""),
+        ("rows.csv", format!("q,a\n{table}").into_bytes(), "format = \"csv\""),
+        ("bare.csv", table.into(), &format!("format = \"csv\"\n{names}")),
+        ("bare.csv.gz", packed(table), &format!("format = \"csv\"\n{names}")),
+    ] {
+        std::fs::write(folder.path().join(name), bytes).expect("writes");
+        let body = on_file(REPLY, &format!("path = \"data:{name}\"\n{keys}\n"));
+        let task = task_on(folder.path(), "", &body);
+        let results = evaluate(&fixed("Answer: yes"), &[task], &options(folder.path())).expect(name);
+        assert_eq!((results.tasks[0].summary.num_rows, value(&results, "t", Metric::ExactMatch)), (2, 1.0), "{name}");
+    }
+    for (text, keys, want) in [
+        ("x,yes\nx\n", names, "bad.csv: line 2"),
+        ("x\nx,yes\n", names, "bad.csv: line 1"),
+        ("q,a,a\nx,yes,no\n", "", "'a'"),
+        ("q,a\n\"x,yes\nx,yes\n", "", "line 2"),
+    ] {
+        std::fs::write(folder.path().join("bad.csv"), text).expect("writes");
+        let body = on_file(REPLY, &format!("path = \"data:bad.csv\"\nformat = \"csv\"\n{keys}\n"));
+        let task = task_on(folder.path(), "", &body);
+        let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err(want).to_string();
+        assert!(error.contains(want), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn rows_come_from_parquet_files() {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
+    use parquet::arrow::ArrowWriter;
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut choices = ListBuilder::new(StringBuilder::new());
+    for texts in [["A", "B"], ["B", "A"]] {
+        choices.append_value(texts.map(Some));
+    }
+    let columns: [(&str, ArrayRef); 3] = [
+        ("q", Arc::new(StringArray::from(vec![Some("first"), Some("second")]))),
+        ("c", Arc::new(choices.finish())),
+        ("a", Arc::new(Int64Array::from(vec![Some(1), None]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let write = |batch: &RecordBatch| {
+        let file = std::fs::File::create(folder.path().join("rows.parquet")).expect("creates");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("opens");
+        writer.write(batch).expect("writes");
+        writer.close().expect("closes");
+    };
+    let body = CHOICE.replace("ROWS", "[dataset]\npath = \"data:rows.parquet\"\nformat = \"parquet\"\n");
+    let task = task_on(folder.path(), "", &body);
+    write(&batch.slice(0, 1));
+    let results = evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect("runs");
+    assert_eq!((results.tasks[0].summary.num_rows, value(&results, "t", Metric::Acc)), (1, 1.0));
+    write(&batch);
+    let error =
+        evaluate(&fixed(""), std::slice::from_ref(&task), &options(folder.path())).expect_err("null").to_string();
+    assert!(error.contains("rows.parquet:2: a: the right answer is missing"), "{error}");
+    std::fs::write(folder.path().join("rows.parquet"), "{}").expect("writes");
+    let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err("no Parquet");
+    assert!(matches!(&error, EvalError::Data(_)) && error.to_string().contains("rows.parquet"), "{error}");
+}
