@@ -321,7 +321,7 @@ fn bad_rows_name_file_line_and_field() {
     let error = evaluate(&fixed(""), std::slice::from_ref(&task), &Options::default()).expect_err("no root");
     assert!(matches!(error, EvalError::UnknownDataRoot { .. }), "{error}");
     let error = evaluate(&fixed(""), &[task], &options(&folder.path().join("none"))).expect_err("no file");
-    assert!(matches!(error, EvalError::Io { .. }), "{error}");
+    assert!(matches!(error, EvalError::Data(_)), "{error}");
 }
 
 #[test]
