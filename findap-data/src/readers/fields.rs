@@ -8,7 +8,7 @@ use super::{ReadOptions, Unreadable};
 use crate::error::RecordProblem;
 
 /// The fields that are asked for in a row, which columns can be mapped to.
-pub const FIELDS: [&str; 38] = [
+pub const FIELDS: [&str; 46] = [
     "text",
     "messages",
     "conversations",
@@ -47,6 +47,14 @@ pub const FIELDS: [&str; 38] = [
     "audios",
     "video",
     "videos",
+    "documents",
+    "loss_mask",
+    "step_loss_mask",
+    "loss_weight",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "kto_tag",
 ];
 
 pub(super) struct Fields<'a> {

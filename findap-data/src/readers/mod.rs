@@ -24,6 +24,7 @@ mod parquet_file;
 pub mod paths;
 mod preference;
 mod record;
+mod refused;
 mod request;
 mod text_file;
 mod transcript;

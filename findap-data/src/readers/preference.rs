@@ -126,7 +126,8 @@ fn texts_with_prompt(prompt: Turns, chosen: String, rejected: String) -> (Turns,
     let repeated = match &prompt {
         // Answers may begin with the same single word as the question by chance.
         Turns::Text(text) if text.trim().contains(char::is_whitespace) => {
-            chosen.strip_prefix(text.as_str()).zip(rejected.strip_prefix(text.as_str()))
+            let behind = |answer| str::strip_prefix(answer, text.as_str()).filter(|rest| !goes_on(text, rest));
+            behind(&chosen).zip(behind(&rejected))
         }
         _ => None,
     };
@@ -135,6 +136,11 @@ fn texts_with_prompt(prompt: Turns, chosen: String, rejected: String) -> (Turns,
         None => (chosen, rejected),
     };
     (prompt, Turns::Text(chosen), Turns::Text(rejected))
+}
+
+/// Whether a text ends within a word that the rest goes on with.
+fn goes_on(text: &str, rest: &str) -> bool {
+    text.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric)
 }
 
 /// An implicit prompt is what both answers begin with.
@@ -148,7 +154,12 @@ fn without_prompt(fields: &Fields<'_>, answers: Answers) -> Result<(Turns, Turns
             Ok((Turns::Messages(prompt), Turns::Messages(chosen), Turns::Messages(rejected)))
         }
         Answers::Texts(chosen, rejected) => {
-            const QUESTIONS: [&str; 5] = ["question", "query", "input", "problem", "user"];
+            const QUESTIONS: [&str; 15] = [
+                "question", "query", "input", "problem", "user", "post", "context", "title", "text", "body",
+                "document", "article", "passage", "dialogue", "messages",
+            ];
+            /// Fewer words than these two answers have in common by chance.
+            const LEAST_WORDS: usize = 3;
             if QUESTIONS.into_iter().any(|field| fields.says(field)) {
                 return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
             }
@@ -156,6 +167,9 @@ fn without_prompt(fields: &Fields<'_>, answers: Answers) -> Result<(Turns, Turns
             let shared: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
             // TRL cuts before the first other character; at the last blank before it no word is divided.
             let shared = chosen[..shared].rfind(char::is_whitespace).unwrap_or(0);
+            if chosen[..shared].split_whitespace().count() < LEAST_WORDS {
+                return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
+            }
             let (prompt, chosen) = chosen.split_at(shared);
             let rejected = &rejected[shared..];
             Ok((Turns::Text(prompt.into()), Turns::Text(chosen.into()), Turns::Text(rejected.into())))

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, is_void, names, not_honoured, type_name, wrong_type};
+use super::fields::{Fields, names, not_honoured, type_name, wrong_type};
 use super::request::{request, system, with_system};
 use super::turn::{self, Turn};
-use super::{Conversation, Kind, ReadOptions, Record, Row, Unreadable, preference, transcript};
+use super::{Conversation, Kind, ReadOptions, Record, Row, Unreadable, preference, refused, transcript};
 use crate::batch::TokenizedRow;
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
@@ -103,60 +103,31 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
             Ok(Record::Tokenized(tokenized(fields.object(), &fields.column("ids"), &fields.column("mask"))?))
         }
         Schema::Preference => {
-            check_row(fields)?;
+            refused::check(fields)?;
+            refused::check_beside(fields, &["history"])?;
             preference::parse(fields)
         }
         Schema::Conversation(field) => {
-            check_row(fields)?;
+            refused::check(fields)?;
+            refused::check_beside(fields, &["history"])?;
             match turn::turns(fields.get(field)?, field)? {
                 Some(turns) => conversation(with_system(fields, turns)?, options),
                 None => Ok(Record::Empty),
             }
         }
         Schema::PromptCompletion => {
-            check_row(fields)?;
+            refused::check(fields)?;
+            refused::check_beside(fields, &["history", "input"])?;
             prompt_completion(fields)
         }
         Schema::Alpaca => {
-            check_row(fields)?;
+            refused::check(fields)?;
+            refused::check_beside(fields, &["context"])?;
             let mut turns = request(fields)?;
             turns.push(Turn::new(Message::assistant(fields.text("output")?)));
             conversation(turns, options)
         }
     }
-}
-
-/// Refuses what a row says about its turns and this program does not do.
-fn check_row(fields: &Fields<'_>) -> Result<(), RecordProblem> {
-    const REFUSED: [(&str, &str); 11] = [
-        ("tools", TOOLS),
-        ("functions", TOOLS),
-        ("chat_template_kwargs", "is not handed to the chat template; remove it"),
-        ("images", PARTS),
-        ("image", PARTS),
-        ("audio", PARTS),
-        ("audios", PARTS),
-        ("video", PARTS),
-        ("videos", PARTS),
-        ("mask", "is not understood beside turns; say per turn what is learnt, with weight = 0 or 1"),
-        ("tool_calls", TOOLS),
-    ];
-    const TOOLS: &str = "is not handed to the chat template; write it into a system turn as the template prints it, or remove the field";
-    const PARTS: &str = "is no text, and only text is trained on; remove it or the row";
-    if let Some((field, why)) = REFUSED.into_iter().find(|(field, _)| fields.says(field)) {
-        return Err(not_honoured(field, why));
-    }
-    for field in ["weight", "train", "training"] {
-        let value = fields.find(field).unwrap_or(&Value::Null);
-        let is_whole = is_void(value) || *value == Value::Bool(true) || value.as_f64() == Some(1.0);
-        let is_flag = value.is_number() || value.is_boolean();
-        if is_flag && !is_whole {
-            let why =
-                format!("is {value}, and rows are learnt whole; leave out the row, or say per turn what is learnt");
-            return Err(not_honoured(field, why));
-        }
-    }
-    Ok(())
 }
 
 fn conversation(turns: Vec<Turn>, options: &ReadOptions) -> Result<Record, RecordProblem> {
@@ -173,9 +144,6 @@ fn conversation(turns: Vec<Turn>, options: &ReadOptions) -> Result<Record, Recor
 }
 
 fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
-    if fields.find("label") == Some(&Value::Bool(false)) {
-        return Err(not_honoured("label", "is false, which marks a bad completion; leave the row out"));
-    }
     let (prompt, completion) = (fields.get("prompt")?, fields.get("completion")?);
     let is_transcript =
         prompt.as_str().is_some_and(transcript::is_transcript) && fields.options.kind != Some(Kind::Text);

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::{is_void, names, not_honoured, text, wrong_type};
+use super::refused;
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
 
@@ -23,9 +24,10 @@ impl Turn {
 const ROLES: [&str; 2] = ["role", "from"];
 const CONTENTS: [&str; 3] = ["content", "value", "text"];
 /// True, or 1: the answer is learnt. From OpenAI, axolotl and ms-swift.
-const LEARNT: [&str; 6] = ["weight", "train", "training", "trainable", "loss", "loss_scale"];
+const LEARNT: [&str; 8] =
+    ["weight", "train", "training", "trainable", "loss", "loss_scale", "loss_weight", "loss_mask"];
 /// What chat templates may print and this program does not hand to them, and finer masks than those of whole turns.
-const REFUSED: [(&str, &str); 16] = [
+const REFUSED: [(&str, &str); 17] = [
     ("tool_calls", TOOLS),
     ("function_call", TOOLS),
     ("tool_call_id", TOOLS),
@@ -40,6 +42,7 @@ const REFUSED: [(&str, &str); 16] = [
     ("video", PARTS),
     ("videos", PARTS),
     ("mask", MASKS),
+    ("step_loss_mask", MASKS),
     ("train_detail", MASKS),
     ("training_detail", MASKS),
 ];
@@ -52,7 +55,8 @@ const MASKS: &str =
 
 /// Whether a field of this name, in a struct of a table, is looked at.
 pub(super) fn is_field(name: &str) -> bool {
-    let is_plain = [&ROLES[..], &CONTENTS, &LEARNT, &["masked", "type", "ids", "mask"]].concat().contains(&name);
+    let is_plain =
+        [&ROLES[..], &CONTENTS, &LEARNT, &["masked", "label", "type", "ids", "mask"]].concat().contains(&name);
     is_plain || REFUSED.iter().any(|(refused, _)| *refused == name)
 }
 
@@ -80,6 +84,9 @@ fn one(turn: &Value, field: &str) -> Result<Option<Turn>, RecordProblem> {
         if object.get(refused).is_some_and(|value| !is_void(value)) {
             return Err(not_honoured(format!("{field}.{refused}"), why));
         }
+    }
+    if role == Role::Assistant && object.get("label").is_some_and(|label| *label == Value::Bool(false)) {
+        return Err(not_honoured(format!("{field}.label"), "is false, which marks a bad answer; leave the row out"));
     }
     let unlearnt_by = unlearnt_by(object, role, field)?;
     let Some(value) = part(object, &CONTENTS) else {
@@ -124,6 +131,16 @@ fn part_text<'a>(part: &'a Value, field: &str) -> Result<&'a str, RecordProblem>
         None => {}
         Some(Value::String(kind)) if matches!(kind.as_str(), "text" | "input_text" | "output_text") => {}
         Some(kind) => return Err(not_honoured(field, format!("is a part of type {kind}, which {PARTS}"))),
+    }
+    for name in LEARNT.into_iter().chain(["masked"]) {
+        let whole = if name == "masked" { 0.0 } else { 1.0 };
+        let is_plain = |value: &Value| is_void(value) || refused::number(value) == Some(whole);
+        if object.get(name).is_some_and(|value| !is_plain(value)) {
+            return Err(not_honoured(
+                format!("{field}.{name}"),
+                "is said of a part, and answers are learnt or not as a whole",
+            ));
+        }
     }
     text(object.get("text").ok_or_else(|| missing(object, field, "text"))?, &format!("{field}.text"))
 }

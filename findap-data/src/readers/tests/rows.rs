@@ -61,6 +61,9 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#""thinking": "so""#, "messages[1].thinking"),
         (r#""mask": 1"#, "messages[1].mask"),
         (r#""train_detail": [{"begin_offset": 0}]"#, "messages[1].train_detail"),
+        (r#""step_loss_mask": [1, 0]"#, "messages[1].step_loss_mask"),
+        (r#""loss_mask": [0]"#, "messages[1].loss_mask"),
+        (r#""label": false"#, "messages[1].label"),
     ] {
         let error = one(&with_turn_field(field)).expect_err(field).to_string();
         assert!(error.contains(&format!("line 1: field '{want}' ")), "{field}: {error}");
@@ -73,15 +76,48 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#""train": false"#, "'train'"),
         (r#""images": ["a.png"]"#, "'images'"),
         (r#""mask": "User""#, "'mask'"),
+        (r#""train": "false""#, "'train'"),
+        (r#""weight": "0""#, "'weight'"),
+        (r#""loss_mask": [0, 1]"#, "'loss_mask'"),
+        (r#""label": false"#, "'label'"),
+        (r#""label": "False""#, "'label'"),
+        (r#""kto_tag": 0"#, "'kto_tag'"),
+        (r#""history": [["q", "a"]]"#, "'history'"),
+        (r#""reasoning": "so""#, "'reasoning'"),
+        (r#""documents": [{"title": "t"}]"#, "'documents'"),
     ] {
         let error = one(&format!("{{{turns}, {field}}}")).expect_err(field).to_string();
         assert!(error.contains(want), "{field}: {error}");
     }
-    for harmless in [r#""tools": []"#, r#""tools": "[]""#, r#""tools": null"#, r#""weight": 1.0"#, r#""id": 7"#] {
+    for harmless in [
+        r#""tools": []"#,
+        r#""tools": "[]""#,
+        r#""tools": null"#,
+        r#""weight": 1.0"#,
+        r#""weight": "1""#,
+        r#""train": "the training split""#,
+        r#""label": 0"#,
+        r#""label": true"#,
+        r#""history": []"#,
+        r#""id": 7"#,
+    ] {
         assert!(one(&format!("{{{turns}, {harmless}}}")).is_ok(), "{harmless}");
     }
-    let bad = one(r#"{"prompt": "a", "completion": "b", "label": false}"#).expect_err("unpaired").to_string();
-    assert!(bad.contains("'label'"), "{bad}");
+    for (line, want) in [
+        (r#"{"prompt": "a", "completion": "b", "label": false}"#, "'label'"),
+        (r#"{"prompt": "a", "completion": "b", "label": "0"}"#, "'label'"),
+        (r#"{"prompt": "a", "completion": "b", "input": "c"}"#, "'input'"),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "history": [["q", "a"]]}"#, "'history'"),
+        (r#"{"instruction": "a", "context": "c", "output": "b"}"#, "'context'"),
+        (
+            r#"{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "b", "weight": 0}]}]}"#,
+            "messages[0].content[0].weight",
+        ),
+    ] {
+        let error = one(line).expect_err(line).to_string();
+        assert!(error.contains(want), "{line}: {error}");
+    }
+    assert!(refused::names().all(|name| FIELDS.contains(&name)), "columns can be mapped to all that is asked for");
     let user = one(
         r#"{"messages": [{"role": "user", "content": "a", "train": true}, {"role": "assistant", "content": "b"}]}"#,
     );
@@ -193,6 +229,10 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
     for (line, want) in [
         (r#"{"prompt": "Q: a? A:", "chosen": "Q: a? A: b", "rejected": "Q: a? A: c"}"#, texts("Q: a? A:", " b", " c")),
         (r#"{"prompt": "Hi", "chosen": "Hi b", "rejected": "Hi c"}"#, texts("Hi", "Hi b", "Hi c")),
+        (
+            r#"{"prompt": "A loan", "chosen": "A loaned sum", "rejected": "A loaner"}"#,
+            texts("A loan", "A loaned sum", "A loaner"),
+        ),
         (r#"{"chosen": "The sky is blue", "rejected": "The sky is black"}"#, texts("The sky is", " blue", " black")),
         (r#"{"instruction": "a", "chosen": "b", "rejected": "c"}"#, {
             let prompt = Turns::Messages(vec![Message::user("a")]);
@@ -229,6 +269,8 @@ fn pairs_whose_prompt_cannot_be_told_are_refused() {
         (pair("", &a, &x), "'chosen' has a user turn"),
         (pair(r#""prompt": "z","#, &a, &a), "'chosen' has a user turn"),
         (r#"{"question": "a", "chosen": "b", "rejected": "c"}"#.to_owned(), "prompt = "),
+        (r#"{"post": "a", "chosen": "The sky is blue.", "rejected": "The sky is red."}"#.to_owned(), "prompt = "),
+        (r#"{"chosen": "The sky.", "rejected": "The sea."}"#.to_owned(), "prompt = "),
         (
             r#"{"prompt": "a", "chosen": "b", "rejected": [{"role": "assistant", "content": "c"}]}"#.to_owned(),
             "same form",
