@@ -265,7 +265,8 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("{}", error_text(error));
 }
 
-fn error_text(error: &anyhow::Error) -> String {
+/// Writes an error and its causes, each on a line of its own, nothing said twice.
+pub(crate) fn error_text(error: &anyhow::Error) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
         if told.iter().any(|earlier| earlier.contains(&cause)) {

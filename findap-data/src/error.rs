@@ -149,6 +149,18 @@ impl fmt::Display for Location {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileProblem {
+    /// A column that the recipe maps stands in no row.
+    #[error(
+        "no row has the column `{theirs}`, which the recipe takes as `{ours}` (found: {found}); correct its `columns`"
+    )]
+    NoSuchColumn {
+        /// The field.
+        ours: String,
+        /// The column.
+        theirs: String,
+        /// The columns of the first row.
+        found: String,
+    },
     /// No bytes, or no records.
     #[error("the file holds no records; give a file with at least one row, or take the data set out of the recipe")]
     Empty,

@@ -1,5 +1,8 @@
 //! From the rows of a task to the exact texts that a model is given.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
 use findap_data::files::{seed_of, sha256};
 use findap_data::plain_words::plain_words;
 use findap_data::{Message, Role};
@@ -79,13 +82,17 @@ pub struct PromptOptions {
     pub seed: u64,
 }
 
-/// Finds out whether the rows of tasks can be read, and questions and right answers be made of them. It asks no model.
+/// Finds out whether the rows of tasks can be read, and questions and right answers be made of them. It asks no model. Returns the
+/// files that were read for each task, by its name.
 ///
 /// # Errors
 /// As [`dataset::load`] and [`prepare`].
-pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<(), EvalError> {
+pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, EvalError> {
+    let mut files: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
     for task in tasks {
         let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
+        let rows = loaded.rows.iter().chain(loaded.fewshot.values().flatten());
+        files.insert(task.name.clone(), rows.map(|row| row.path.clone()).collect());
         for row in &loaded.rows {
             render(row, &task.prompt)?;
             task.system.as_ref().map(|system| render(row, system)).transpose()?;
@@ -95,7 +102,7 @@ pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<(), EvalError> {
             solution(task, example)?;
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// Renders the questions of a task.

@@ -46,16 +46,31 @@ pub(crate) fn shortened(message: impl ToString) -> String {
 /// # Errors
 /// [`ModelError::Io`].
 pub fn fingerprint(directory: &Path) -> Result<String, ModelError> {
-    const DECISIVE: [&str; 5] =
-        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+    of_files(directory, |name| {
+        name.ends_with(".safetensors") || name == "config.json" || name == "generation_config.json" || is_of_text(name)
+    })
+}
+
+/// SHA-256 of the files of a model folder that make tokens of texts and conversations, hex.
+///
+/// # Errors
+/// As [`fingerprint`].
+pub fn tokenizer_fingerprint(directory: &Path) -> Result<String, ModelError> {
+    of_files(directory, is_of_text)
+}
+
+fn is_of_text(name: &str) -> bool {
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"].contains(&name)
+}
+
+fn of_files(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<String, ModelError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| ModelError::Io { path, source }
     };
     let entries = fs::read_dir(directory).map_err(io(directory))?;
     let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> =
-        names.filter(|name| name.ends_with(".safetensors") || DECISIVE.contains(&name.as_str())).collect();
+    let mut names: Vec<String> = names.filter(|name| is_wanted(name)).collect();
     names.sort_unstable();
     let mut hash = Sha256::new();
     for name in names {

@@ -40,7 +40,7 @@ mod trained;
 pub use config::{Config, Family};
 pub use decoder::Decoder;
 pub use error::ModelError;
-pub use files::fingerprint;
+pub use files::{fingerprint, tokenizer_fingerprint};
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};

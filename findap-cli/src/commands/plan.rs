@@ -1,6 +1,7 @@
 //! `findap plan`: what a recipe asks for, before anything is trained.
 
 use std::hint::black_box;
+use std::ops::Not;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -42,14 +43,21 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     };
     if arguments.json {
         let mut object = serde_json::to_value(&recipe)?;
-        object["plan"] = match &plans {
-            Ok(plans) => serde_json::to_value(plans)?,
-            Err(error) => serde_json::json!({ "problem": format!("{error:#}") }),
+        let mut found = Vec::new();
+        object["plan"] = match plans {
+            Ok(plans) => {
+                found = problems(&recipe);
+                serde_json::to_value(plans)?
+            }
+            Err(error) => {
+                let told = serde_json::json!({ "problem": terminal::error_text(&error) });
+                found.extend(is_elsewhere(&recipe).not().then_some(error));
+                told
+            }
         };
-        let problems = if plans.is_ok() { problems(&recipe) } else { Vec::new() };
-        object["problems"] = problems.iter().map(|problem| format!("{problem:#}")).collect();
+        object["problems"] = found.iter().map(terminal::error_text).collect();
         println!("{}", serde_json::to_string_pretty(&object)?);
-        return ended_for(&problems);
+        return ended_for(&found);
     }
     show_recipe(&recipe, arguments.common.folder(&recipe));
     match plans {
@@ -62,13 +70,17 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             }
             ended_for(&problems)?;
         }
-        // A recipe may be planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
-        Err(error) if recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists()) => {
+        Err(error) if is_elsewhere(&recipe) => {
             println!("\nTokens, memory and time cannot be told here: {error:#}");
         }
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// Whether a recipe is planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
+fn is_elsewhere(recipe: &Recipe) -> bool {
+    recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists())
 }
 
 fn ended_for(problems: &[anyhow::Error]) -> Result<()> {
@@ -93,6 +105,7 @@ fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
 /// What would end the run though its data can be read: tasks, exercises, judges.
 fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
     let mut problems = Vec::new();
+    problems.extend(findap_train::run::refuse_changed(recipe).err().map(anyhow::Error::new));
     if let Some(eval) = &recipe.eval
         && let Err(error) = run::tasks(eval).and_then(|tasks| findap_eval::prompt::check(&tasks, &eval.data))
     {

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use findap_data::files::{file_sha256, sha256};
 use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
+use findap_eval::results::SCORING_VERSION;
 use findap_eval::table::{capability_lines, cut_note, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_train::Event;
+use findap_train::identity::Identity;
 use findap_train::recipe::{EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
@@ -105,12 +108,28 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
         }
     };
     let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
-    let check_tasks = &mut |eval: &EvalTable| Ok(findap_eval::prompt::check(&tasks(eval)?, &eval.data)?);
+    let check_tasks = &mut |eval: &EvalTable| check_tasks(eval);
     let mut hooks =
         Hooks { observer: &mut observer, stop, check_tasks, evaluate: &mut evaluate, provenance: provenance() };
     let ended = findap_train::run::run(recipe, text, only, &mut hooks);
     progress.borrow().clear();
     Ok(ended?)
+}
+
+/// Looks whether the tasks of a recipe can be asked, and returns what their scores depend on: how answers are scored, and for each task
+/// its own hash and those of its files.
+fn check_tasks(eval: &EvalTable) -> Result<Identity, Box<dyn Error + Send + Sync>> {
+    let tasks = tasks(eval)?;
+    let files = findap_eval::prompt::check(&tasks, &eval.data)?;
+    let mut identity = Identity::from([("scoring".to_owned(), SCORING_VERSION.to_string())]);
+    for task in tasks {
+        let mut hashes = vec![task.hash];
+        for file in files.get(&task.name).into_iter().flatten() {
+            hashes.push(file_sha256(file)?);
+        }
+        identity.insert(format!("task.{}", task.name), sha256(hashes.join("\n").as_bytes()));
+    }
+    Ok(identity)
 }
 
 fn show(progress: &mut Progress, event: Event) {

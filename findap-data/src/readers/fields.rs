@@ -8,7 +8,7 @@ use super::{ReadOptions, Unreadable};
 use crate::error::RecordProblem;
 
 /// The fields that are asked for in a row, which columns can be mapped to.
-pub const FIELDS: [&str; 46] = [
+pub const FIELDS: [&str; 51] = [
     "text",
     "messages",
     "conversations",
@@ -55,6 +55,11 @@ pub const FIELDS: [&str; 46] = [
     "reasoning",
     "thinking",
     "kto_tag",
+    "masks",
+    "weights",
+    "trainable",
+    "loss_scale",
+    "masked",
 ];
 
 pub(super) struct Fields<'a> {

@@ -229,18 +229,58 @@ pub type Records = Box<dyn Iterator<Item = Result<(Location, Record), DataError>
 /// [`DataError::Io`], or [`DataError::File`] if the file is empty, compressed, not a plain file or of unknown format. The stream
 /// then yields [`DataError::Record`] for each unusable record, with its line, row or element.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Records, DataError> {
-    let rows = read_rows(path, options)?;
-    let path = path.to_path_buf();
-    let options = options.clone();
-    Ok(Box::new(rows.map(move |item| {
-        let (location, row) = item?;
-        let record = record::parse(&row, &options).map_err(|problem| DataError::Record {
-            path: path.clone(),
-            location,
-            problem,
-        })?;
-        Ok((location, record))
-    })))
+    Ok(Box::new(Parsed {
+        rows: read_rows(path, options)?,
+        path: path.to_path_buf(),
+        unseen: options.columns.clone(),
+        found: None,
+        options: options.clone(),
+    }))
+}
+
+/// Rows to records. At the end of the file it names a column that was mapped and stands in no row.
+struct Parsed {
+    rows: Rows,
+    path: PathBuf,
+    options: ReadOptions,
+    /// The columns that no row had so far.
+    unseen: BTreeMap<String, String>,
+    /// The columns of a row.
+    found: Option<String>,
+}
+
+impl Parsed {
+    fn note_columns(&mut self, row: &Row) {
+        let is_in = |column: &String| {
+            row.value.get(column).is_some() || row.unreadable.iter().any(|cell| cell.column == *column)
+        };
+        self.unseen.retain(|_, theirs| !is_in(theirs));
+        if let (None, Value::Object(object)) = (&self.found, &row.value) {
+            self.found = Some(fields::names(object));
+        }
+    }
+}
+
+impl Iterator for Parsed {
+    type Item = Result<(Location, Record), DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.rows.next() {
+            Some(Ok((location, row))) => {
+                self.note_columns(&row);
+                let record = record::parse(&row, &self.options);
+                let at_row = |problem| DataError::Record { path: self.path.clone(), location, problem };
+                Some(record.map(|record| (location, record)).map_err(at_row))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => {
+                let found = self.found.take()?;
+                let (ours, theirs) = self.unseen.pop_first()?;
+                let problem = FileProblem::NoSuchColumn { ours, theirs, found };
+                Some(Err(DataError::File { path: self.path.clone(), problem }))
+            }
+        }
+    }
 }
 
 /// A stream of JSON objects with their places.

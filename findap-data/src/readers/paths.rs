@@ -128,7 +128,8 @@ fn of_folder(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
     if files.is_empty() {
         return Err(refuse("holds no data file of the format".to_owned()));
     }
-    if let Some(why) = mixture(&files).filter(|_| format == Format::Auto).or_else(|| incomplete(&files)) {
+    let why = mixture(&files).filter(|_| format == Format::Auto);
+    if let Some(why) = why.or_else(|| packed_twins(&files)).or_else(|| incomplete(&files)) {
         return Err(refuse(why));
     }
     Ok(files)
@@ -150,6 +151,21 @@ fn mixture(files: &[PathBuf]) -> Option<String> {
     Some(format!("names files of several formats, such as {} and {}", name(first), name(other)))
 }
 
+/// What is wrong where a file stands beside itself in a packed form: its rows would be read twice.
+fn packed_twins(files: &[PathBuf]) -> Option<String> {
+    let unpacked = |file: &Path| file.with_extension("");
+    let is_packed = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "gz" || ending == "zst");
+    let twin = files.iter().filter(is_packed).find(|file| files.contains(&unpacked(file)))?;
+    Some(format!("holds {} packed and unpacked", unpacked(twin).file_name()?.to_string_lossy()))
+}
+
+/// The split that a file is by its name: `test.jsonl`, `test-1.csv`.
+fn split_of(name: &str) -> Option<&str> {
+    const SPLITS: [&str; 6] = ["train", "test", "validation", "valid", "val", "dev"];
+    let word = name.split(|c: char| !c.is_ascii_alphabetic()).next()?;
+    SPLITS.contains(&word).then_some(word)
+}
+
 /// What is wrong with files named as the hub names shards: `train-00000-of-00002.parquet`.
 fn incomplete(files: &[PathBuf]) -> Option<String> {
     let mut splits: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
@@ -163,7 +179,8 @@ fn incomplete(files: &[PathBuf]) -> Option<String> {
             splits.entry(split).or_default().insert(index);
         }
     }
-    let names: BTreeSet<&str> = splits.keys().map(|(name, _)| *name).collect();
+    let plain = files.iter().filter_map(|file| split_of(file.file_name()?.to_str()?));
+    let names: BTreeSet<&str> = splits.keys().map(|(name, _)| *name).chain(plain).collect();
     if names.len() > 1 {
         let names: Vec<&str> = names.into_iter().collect();
         return Some(format!("holds several splits: {}", names.join(", ")));

@@ -46,6 +46,14 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         }
     };
     let explicit = ["prompt", "conversations"].into_iter().find(|field| fields.has(field));
+    // A whole conversation beside the pair is for those who learn only the better answer.
+    let ends_with_answer = || {
+        Ok(turns(fields, "messages")?.is_none_or(|turns| matches!(&turns, Turns::Messages(turns) if turns.last().is_some_and(|turn| turn.role == Role::Assistant))))
+    };
+    let explicit = match explicit {
+        None if fields.has("messages") && !ends_with_answer()? => Some("messages"),
+        explicit => explicit,
+    };
     let (prompt, chosen, rejected) = match explicit {
         Some(field) => match turns(fields, field)? {
             Some(Turns::Text(prompt)) if transcript::is_transcript(&prompt) => {

@@ -92,7 +92,10 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         return Ok(Record::Empty);
     }
     match schema {
-        Schema::Text => Ok(Record::Text(fields.text("text")?.to_string())),
+        Schema::Text => {
+            refused::check_weights(fields)?;
+            Ok(Record::Text(fields.text("text")?.to_string()))
+        }
         Schema::Packed => packed(fields),
         Schema::TokenizedPair => Ok(Record::TokenizedPair {
             prompt: ids(fields.get("prompt_ids")?, "prompt_ids")?,
@@ -104,7 +107,7 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         }
         Schema::Preference => {
             refused::check(fields)?;
-            refused::check_beside(fields, &["history"])?;
+            refused::check_beside(fields, if fields.has("prompt") { &["history", "input"] } else { &["history"] })?;
             preference::parse(fields)
         }
         Schema::Conversation(field) => {

@@ -12,7 +12,7 @@ const MASKS: &str = "is not understood beside turns; say per turn what is learnt
 const REASONING: &str = "stands beside the turns and is not learnt; write it into the answer as the template prints it, or remove the field";
 
 /// Fields that may not say anything.
-const REFUSED: [(&str, &str); 18] = [
+const REFUSED: [(&str, &str); 20] = [
     ("tools", TOOLS),
     ("functions", TOOLS),
     ("tool_calls", TOOLS),
@@ -25,6 +25,8 @@ const REFUSED: [(&str, &str); 18] = [
     ("video", PARTS),
     ("videos", PARTS),
     ("mask", MASKS),
+    ("masks", MASKS),
+    ("weights", MASKS),
     ("loss_mask", MASKS),
     ("step_loss_mask", MASKS),
     ("loss_weight", MASKS),
@@ -34,7 +36,10 @@ const REFUSED: [(&str, &str); 18] = [
 ];
 
 /// Fields that may say that a row is learnt.
-const WEIGHTS: [&str; 3] = ["weight", "train", "training"];
+const WEIGHTS: [&str; 5] = ["weight", "train", "training", "trainable", "loss_scale"];
+
+/// Says the contrary of the fields above.
+const MASKED: &str = "masked";
 
 /// Fields by which data sets for KTO mark a bad answer.
 const MARKS: [&str; 2] = ["label", "kto_tag"];
@@ -42,7 +47,7 @@ const MARKS: [&str; 2] = ["label", "kto_tag"];
 /// Every field that is looked at here.
 #[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    REFUSED.into_iter().map(|(name, _)| name).chain(WEIGHTS).chain(MARKS)
+    REFUSED.into_iter().map(|(name, _)| name).chain(WEIGHTS).chain([MASKED]).chain(MARKS)
 }
 
 /// The number in a value: of a number, of true and false, and of either as a text, which a table of texts makes of it.
@@ -64,14 +69,8 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<(), RecordProblem> {
     if let Some((field, why)) = REFUSED.into_iter().find(|(field, _)| fields.says(field)) {
         return Err(not_honoured(field, why));
     }
+    check_weights(fields)?;
     let said = |field: &str| fields.find(field).filter(|value| !is_void(value));
-    for field in WEIGHTS {
-        if let Some(value) = said(field).filter(|value| number(value).is_some_and(|number| number != 1.0)) {
-            let why =
-                format!("is {value}, and rows are learnt whole; leave out the row, or say per turn what is learnt");
-            return Err(not_honoured(field, why));
-        }
-    }
     for field in MARKS {
         // Of conversations a number may be the label of a class, which says nothing about the answer.
         let may_be_class = field == "label" && !fields.has("completion");
@@ -80,6 +79,20 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<(), RecordProblem> {
             let why = format!(
                 "is {value}, which marks a bad answer; leave the row out, or remove a field that means another thing"
             );
+            return Err(not_honoured(field, why));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a row that says that it is not learnt, or in part.
+pub(super) fn check_weights(fields: &Fields<'_>) -> Result<(), RecordProblem> {
+    let whole = WEIGHTS.map(|field| (field, 1.0)).into_iter().chain([(MASKED, 0.0)]);
+    for (field, whole) in whole {
+        let value = fields.find(field).filter(|value| !is_void(value));
+        if let Some(value) = value.filter(|value| number(value).is_some_and(|number| number != whole)) {
+            let why =
+                format!("is {value}, and rows are learnt whole; leave out the row, or say per turn what is learnt");
             return Err(not_honoured(field, why));
         }
     }

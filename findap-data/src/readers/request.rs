@@ -52,7 +52,10 @@ pub(super) fn request(fields: &Fields<'_>) -> Result<Vec<Turn>, RecordProblem> {
         }
     }
     let instruction = fields.text("instruction")?;
-    let request = match fields.optional_text("input")?.filter(|input| !input.is_empty()) {
+    // A column that is taken as the instruction is no input beside it.
+    let input =
+        if fields.column("input") == fields.column("instruction") { None } else { fields.optional_text("input")? };
+    let request = match input.filter(|input| !input.is_empty()) {
         Some(input) if instruction.trim().is_empty() => input.to_owned(),
         Some(input) => format!("{instruction}\n{input}"),
         None => instruction.to_string(),

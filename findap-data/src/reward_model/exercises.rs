@@ -90,7 +90,26 @@ fn exercise(value: &Value, columns: &BTreeMap<String, String>, number: usize) ->
         None => (steps, answer),
     };
     let id = row.text("id")?.unwrap_or_else(|| format!("exercise-{number}"));
-    Ok(Exercise { id, question, choices: row.list("choices")?, answer, steps })
+    let choices = row.list("choices")?;
+    let question = with_choices(question, &choices);
+    Ok(Exercise { id, question, choices, answer, steps })
+}
+
+/// The question with its options, each in a line of its own behind its letter, where it does not name them itself.
+fn with_choices(mut question: String, choices: &[String]) -> String {
+    if choices.iter().all(|choice| question.contains(choice.trim())) {
+        return question;
+    }
+    for (letter, choice) in ('A'..='Z').zip(choices.iter().map(|choice| choice.trim())) {
+        // `A)21` and `A. 21` have their letter.
+        let has_letter = choice.strip_prefix(letter).is_some_and(|rest| rest.starts_with([')', '.', ':']));
+        question.push('\n');
+        if !has_letter {
+            question.push_str(&format!("{letter}. "));
+        }
+        question.push_str(choice);
+    }
+    question
 }
 
 /// The solution and the final answer behind it, where the last line is marked as one.
@@ -208,6 +227,23 @@ mod tests {
         bad(r#"{"question": "q", "answer": "1\n####"}"#, &none, &["line 1", "field 'answer'", "####"]);
         bad(r#"{"question": "q", "answer": "a", "steps": [1]}"#, &none, &["line 1", "field 'steps'"]);
         bad("[1]", &none, &["line 1", "no object"]);
+    }
+
+    #[test]
+    fn options_that_a_question_lacks_stand_behind_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("a.jsonl");
+        for (question, choices, want) in [
+            ("Which rises?", r#"["bonds", "rates"]"#, "Which rises?\nA. bonds\nB. rates"),
+            ("How many?", r#"["A)21", "B)22"]"#, "How many?\nA)21\nB)22"),
+            ("Bonds or rates?", r#"["Bonds", "rates"]"#, "Bonds or rates?"),
+            ("Why?", "[]", "Why?"),
+        ] {
+            let row = format!(r#"{{"question": "{question}", "choices": {choices}, "answer": "A"}}"#);
+            fs::write(&path, row).expect("write");
+            let source = ExerciseFiles { paths: vec![path.clone()], ..ExerciseFiles::default() };
+            assert_eq!(read_exercises(&source, None).expect("read")[0].question, want);
+        }
     }
 
     #[test]

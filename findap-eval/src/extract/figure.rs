@@ -104,6 +104,8 @@ pub(super) fn figures(text: &str) -> Vec<Option<Figure>> {
             | (?:\d[\d.,]*\ ?)?[\u{bc}-\u{be}\u{2150}-\u{215e}]
             # times and ratios: `10:30`, `1.27:1`,
             | \d[\d.,]*(?::\d[\d.]*)+
+            # powers in raised digits,
+            | \d[\d.,]*[\u{b2}\u{b3}\u{b9}\u{2070}-\u{2079}]
             # and groups with blanks between them, which may be several figures.
             | \b\d{1,3}(?:\ \d{3})+\b(?:[.,]\d+)?
             # A number, from its point or first digit to its last digit.
@@ -286,9 +288,10 @@ fn unit(after: &str) -> (i32, usize) {
         Regex::new(
             r"(?ix)^(?:
                 # Words and short forms, also behind a blank,
-                [\ \u{a0}-]?(hundred|thousand|lakh|million|crore|billion|trillion|mn|bn|tn|mm)s?
-                # and letters directly behind the digits.
+                [\ \u{a0}-]?(hundred|thousand|lakh|million|crore|billion|trillion|mill?|mln|bil|bln|mn|bn|tn|mm)s?
+                # letters directly behind the digits, and capital ones behind a blank.
               | (k|m|b|t)
+              | [\ \u{a0}]((?-i:[KMBT]))
             )\b",
         )
         .expect("invariant: a valid constant pattern")
@@ -305,14 +308,14 @@ fn unit(after: &str) -> (i32, usize) {
     });
     let (mut scale, mut length) = (0, 0);
     while let Some(found) = SCALE.captures(&after[length..]) {
-        let word = found.get(1).or_else(|| found.get(2)).map_or("", |word| word.as_str()).to_ascii_lowercase();
+        let word = (1..=3).find_map(|group| found.get(group)).map_or("", |word| word.as_str()).to_ascii_lowercase();
         scale += match word.as_str() {
             "hundred" => 2,
             "thousand" | "k" => 3,
             "lakh" => 5,
-            "million" | "mn" | "mm" | "m" => 6,
+            "million" | "mil" | "mill" | "mln" | "mn" | "mm" | "m" => 6,
             "crore" => 7,
-            "billion" | "bn" | "b" => 9,
+            "billion" | "bil" | "bln" | "bn" | "b" => 9,
             _ => 12,
         };
         length += found[0].len();

@@ -47,7 +47,9 @@ fn figure_of_sides(line: &str) -> Option<Figure> {
     let sides: Vec<String> = line.split(EQUALS).map(signed).collect();
     let is_percent =
         |side: &&String| only_figure(side).is_some_and(|figure| side[figure.start..figure.end].contains('%'));
-    let opening = sides.first().filter(|side| only_figure(side).is_some_and(|figure| opens(side, &figure)));
+    // `3 boxes of 6 = 18` opens with a part of a calculation.
+    let is_opened = |side: &&String| only_figure(side).is_some_and(|figure| opens(side, &figure));
+    let opening = sides.first().filter(|side| figures(side).len() == 1).filter(is_opened);
     // Unreadable digits decide as well: they end the search.
     let last = || sides.iter().rev().find(|side| figures(side).len() == 1 || only_figure(side).is_some());
     let side = sides.iter().rev().find(is_percent).or(opening).or_else(last)?;
@@ -58,7 +60,7 @@ fn figure_of_sides(line: &str) -> Option<Figure> {
 /// operator, a range, a list or a smaller unit follows it. Otherwise figures that tell from where or when (`from 20`, `in
 /// 2019`, `as of May 3`) are left out, and years beside other figures; it is the one that is left.
 fn only_figure(text: &str) -> Option<Figure> {
-    let text = &signed(text);
+    let text = &signed(without_list_mark(text));
     // Unreadable digits beside others may be what is stated.
     let found = figures(text).into_iter().collect::<Option<Vec<Figure>>>()?;
     let first = found.first()?;
@@ -80,6 +82,16 @@ fn only_figure(text: &str) -> Option<Figure> {
     let (figure, repeated) = left.split_first()?;
     let is_one = repeated.iter().all(|other| other.normal(true) == figure.normal(true));
     (is_one && !is_joined(figure)).then(|| (*figure).clone())
+}
+
+/// A text without the mark of a list before a figure: `1. 18`, `1) 18`.
+fn without_list_mark(text: &str) -> &str {
+    static MARK: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^\s*\d[.)]\s+[-$(\u{2212}]*\d").expect("invariant: a valid constant pattern"));
+    if !MARK.is_match(text) {
+        return text;
+    }
+    text.trim_start().get(2..).unwrap_or(text)
 }
 
 /// A text whose leading minus stands directly before its figure: `- 5` where the text begins is -5.

@@ -290,6 +290,9 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+/// The pairs of a distillation, in the run folder.
+pub(crate) const PREFERENCES_FILE: &str = "preferences.jsonl";
+
 /// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
 pub fn locate(folder: &Path, path: &Path) -> PathBuf {
     match path.to_str().and_then(|text| text.split_once(':')) {
@@ -364,6 +367,28 @@ impl Recipe {
         }
         self.run.folder = Some(folder);
         Ok(self)
+    }
+
+    /// Makes what is read from the run folder be read from this one, so that a run of it in another folder finds it; but for the pairs,
+    /// which such a run makes itself.
+    pub(crate) fn point_at(&mut self, folder: &Path) {
+        let point = |path: &mut PathBuf| {
+            let name = path.to_str().and_then(|path| path.strip_prefix("run:"));
+            if let Some(name) = name.filter(|name| *name != PREFERENCES_FILE) {
+                *path = folder.join(name);
+            }
+        };
+        let of_data = self.data.iter_mut().map(|source| &mut source.path);
+        let of_stages = self.stage.iter_mut().filter_map(|stage| match stage {
+            Stage::Distill(stage) => Some(&mut stage.exercises),
+            Stage::Train(_) | Stage::Align(_) => None,
+        });
+        for paths in of_data.chain(of_stages) {
+            match paths {
+                Paths::One(path) => point(path),
+                Paths::Several(paths) => paths.iter_mut().for_each(point),
+            }
+        }
     }
 
     /// The name of the distillation before a stage.

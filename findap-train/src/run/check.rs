@@ -17,9 +17,10 @@ use crate::plan::{self, StageDisk};
 use crate::recipe::{DISTILLED, EvalTable, Recipe, Stage};
 use crate::sources::{Sources, StageData};
 
-/// A function that finds out whether tasks can be asked: that they exist, and that their data are there and can be read. The caller of
-/// a run gives it, for findap-train does not know findap-eval.
-pub type CheckTasks<'a> = dyn FnMut(&EvalTable) -> Result<(), Box<dyn Error + Send + Sync>> + 'a;
+/// A function that finds out whether tasks can be asked: that they exist, and that their data are there and can be read. It returns what
+/// their scores depend on beside the model, such as hashes of tasks and of their files: where these are others, a model is measured
+/// again. The caller of a run gives it, for findap-train does not know findap-eval.
+pub type CheckTasks<'a> = dyn FnMut(&EvalTable) -> Result<Identity, Box<dyn Error + Send + Sync>> + 'a;
 
 impl Run<'_, '_> {
     /// Looks at everything that the run, or with `only` that stage, will need: tasks, exercises, data, memory, disk and, last because it
@@ -40,7 +41,7 @@ impl Run<'_, '_> {
             self.note("looking at what the run needs: tasks, data, memory, disk, judge".to_owned());
         }
         if let Some(eval) = &recipe.eval {
-            (self.hooks.check_tasks)(eval).map_err(|source| TrainError::Tasks { source })?;
+            self.tasks = (self.hooks.check_tasks)(eval).map_err(|source| TrainError::Tasks { source })?;
         }
         let mut disk = Vec::new();
         for stage in recipe.stage.iter().filter(is_wanted) {

@@ -28,7 +28,7 @@ use serde_json::{Map, Value, json};
 
 use self::check::files_of;
 use self::references::{reference_logprobs, references};
-use self::settings::{at_the_beginning, has_produced, refuse_changed, settings, world_identity};
+use self::settings::{at_the_beginning, has_produced, settings, world_identity};
 use crate::checkpoint;
 use crate::distill;
 use crate::error::{TrainError, io};
@@ -44,6 +44,7 @@ use crate::trainer::{self, Job, TrainOptions};
 pub use self::check::CheckTasks;
 pub use self::evaluate::{Evaluate, Evaluation};
 pub use self::reset::{made_from, reset};
+pub use self::settings::refuse_changed;
 
 /// What the caller of a run provides.
 pub struct Hooks<'a> {
@@ -117,7 +118,7 @@ fn run_on(
         return Err(TrainError::NothingToTrain { stage: name.to_owned(), problem });
     }
     let resolved = toml::to_string(recipe).expect("invariant: a resolved recipe is TOML");
-    refuse_changed(recipe, only)?;
+    refuse_changed(recipe)?;
     let files = [(folder.join("recipe.toml"), text), (folder.join("resolved.toml"), resolved.as_str())];
     let before: Vec<Option<String>> = files.iter().map(|(path, _)| fs::read_to_string(path).ok()).collect();
     for (path, text) in &files {
@@ -141,8 +142,11 @@ fn stages(
 ) -> Result<Ended, TrainError> {
     let folder = recipe.folder();
     let time_seconds = told_time(recipe)?;
+    if recipe.run.date.is_none() && !begun_file(recipe).exists() {
+        write_json(&begun_file(recipe), &time_seconds)?;
+    }
     make_world(recipe, hooks.observer)?;
-    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device };
+    let mut run = Run { recipe, hooks, time_seconds, unrecorded_base: None, device, tasks: Identity::new() };
     let base = run.base()?;
     let sources = Sources::open(recipe, &base.folder, time_seconds)?;
     run.check(&sources, &Config::load(&base.folder)?, only)?;
@@ -172,7 +176,7 @@ fn stages(
 }
 
 /// The time that chat templates tell in this run, in seconds since 1970: that of `run.date`, or else that at which the run in this
-/// folder was begun, which the first call decides. So a run resumed after midnight has the prompts of the day it was begun.
+/// folder was begun; the present, where it has not been. So a run resumed after midnight has the prompts of the day it was begun.
 ///
 /// # Errors
 /// [`TrainError::Io`].
@@ -180,13 +184,13 @@ pub fn told_time(recipe: &Recipe) -> Result<u64, TrainError> {
     if let Some(seconds) = recipe.run.date.as_deref().and_then(day_seconds) {
         return Ok(seconds);
     }
-    let path = recipe.folder().join("begun.json");
-    if let Some(seconds) = read_json(&path)? {
-        return Ok(seconds);
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    write_json(&path, &now)?;
-    Ok(now)
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(read_json(&begun_file(recipe))?.unwrap_or_else(now))
+}
+
+/// Says when a run was begun.
+fn begun_file(recipe: &Recipe) -> PathBuf {
+    recipe.folder().join("begun.json")
 }
 
 /// Generates the closed world of a recipe into `data/world` of its run folder, where it is not there yet.
@@ -235,6 +239,8 @@ struct Run<'a, 'h> {
     unrecorded_base: Option<Current>,
     /// The device on which models are trained, sampled and measured, once it is open.
     device: Option<Device>,
+    /// What scores depend on beside the model, once the tasks have been looked at.
+    tasks: Identity,
 }
 
 impl Run<'_, '_> {
@@ -328,6 +334,9 @@ impl Run<'_, '_> {
                     &mut identity,
                 );
                 identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
+                if let Some(tokenizer) = tokenizer {
+                    identity.insert("model.tokenizer".to_owned(), findap_model::tokenizer_fingerprint(tokenizer)?);
+                }
                 let marker = self.recipe.folder().join("base").join("done.json");
                 if let Some(done) = read_json::<Done>(&marker)? {
                     require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
@@ -492,7 +501,7 @@ impl Run<'_, '_> {
         }
         let output = self.recipe.folder().join("eval").join(stage);
         let marker = output.join("done.json");
-        let identity = evaluate::identity(self.recipe, eval, &current.fingerprint)?;
+        let identity = evaluate::identity(self.recipe, eval, &current.fingerprint, &self.tasks);
         if let Some(done) = read_json::<Done>(&marker)? {
             if changes(&done.identity, &identity).is_empty() {
                 return Ok(true);

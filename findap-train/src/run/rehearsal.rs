@@ -36,7 +36,7 @@ pub fn folder(recipe: &Recipe) -> PathBuf {
 pub fn prepare(recipe: &Recipe) -> Result<Recipe, TrainError> {
     /// No source of a recipe can have this name.
     const STAND_INS: &str = "stand-ins for pairs";
-    super::told_time(recipe)?;
+    super::refuse_changed(recipe)?;
     let place = folder(recipe);
     clear(recipe)?;
     let data = recipe.folder().join("data");
@@ -50,6 +50,7 @@ pub fn prepare(recipe: &Recipe) -> Result<Recipe, TrainError> {
         fs::copy(&begun, place.join("begun.json")).map_err(io("copy", &begun))?;
     }
     let mut small = recipe.clone();
+    small.point_at(recipe.folder());
     small.run.folder = Some(place.clone());
     if let Some(eval) = &mut small.eval {
         eval.limit = Some(QUESTIONS.min(eval.limit.unwrap_or(usize::MAX)));

@@ -10,8 +10,11 @@ use crate::folder::read_json;
 use crate::identity::{Identity, flatten, require_same};
 use crate::recipe::{Recipe, Stage, StateKind};
 
-/// Refuses a recipe whose stages were begun with other keys.
-pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), TrainError> {
+/// Refuses a recipe whose stages were begun with other keys. Nothing is written.
+///
+/// # Errors
+/// [`TrainError::Changed`]; [`TrainError::Io`] where what they were begun with cannot be read.
+pub fn refuse_changed(recipe: &Recipe) -> Result<(), TrainError> {
     for stage in &recipe.stage {
         let folder = recipe.folder().join(stage.name());
         if has_produced(&folder)
@@ -19,9 +22,6 @@ pub(super) fn refuse_changed(recipe: &Recipe, only: Option<&str>) -> Result<(), 
         {
             begun.retain(|key, _| !is_fingerprint(key));
             require_same(&folder, stage.name(), &begun, &at_the_beginning(settings(recipe, stage)))?;
-        }
-        if only == Some(stage.name()) {
-            break;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use super::Done;
 use crate::error::{TrainError, io};
 use crate::folder::read_json;
 use crate::identity::Identity;
-use crate::recipe::{self, Judge, Paths, Recipe, Stage};
+use crate::recipe::{self, Judge, PREFERENCES_FILE, Recipe, Stage};
 
 /// A part of a run, made again and compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
         return Err(nothing(only.unwrap_or(&names[0]), problem));
     }
     if only.is_some() {
-        copy_if_there(&folder.join(PAIRS), &place.join(PAIRS))?;
+        copy_if_there(&folder.join(PREFERENCES_FILE), &place.join(PREFERENCES_FILE))?;
     }
     recipe.stage = finished;
     for stage in &mut recipe.stage {
@@ -97,23 +97,12 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
         let world = |folder: &Path| folder.join("data").join("world");
         eval.data.values_mut().filter(|data| **data == world(folder)).for_each(|data| *data = world(&place));
     }
-    let of_the_run = |path: &mut PathBuf| {
-        if let Some(name) = path.to_str().and_then(|path| path.strip_prefix("run:")).filter(|name| *name != PAIRS) {
-            *path = folder.join(name);
-        }
-    };
-    for source in &mut recipe.data {
-        match &mut source.path {
-            Paths::One(path) => of_the_run(path),
-            Paths::Several(paths) => paths.iter_mut().for_each(of_the_run),
-        }
-    }
+    recipe.point_at(folder);
     recipe.run.folder = Some(place);
     let provenance = read_json(&folder.join("provenance.json"))?.unwrap_or_default();
     Ok(Verification { folder: folder.to_path_buf(), recipe, seconds, provenance })
 }
 
-const PAIRS: &str = "preferences.jsonl";
 /// The file in the folder of a verification that says that it was compared.
 const COMPARED: &str = "compared.json";
 
@@ -220,7 +209,7 @@ impl Verification {
     }
 
     fn pairs(&self, stage: &str) -> Result<Compared, TrainError> {
-        let [was, now] = self.both(Path::new(PAIRS)).map(|path| lines(&path, |_| ()));
+        let [was, now] = self.both(Path::new(PREFERENCES_FILE)).map(|path| lines(&path, |_| ()));
         let (was, now) = (was?, now?);
         let difference = first_difference(&was, &now).map(|index| format!("from pair {} on", index + 1));
         Ok(compared(stage, "pairs", format!("{} pairs", was.len()), difference))

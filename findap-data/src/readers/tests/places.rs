@@ -64,6 +64,8 @@ fn what_does_not_plainly_name_files_is_refused() {
         (&["a.jsonl", "part-0001"], vec![""], Format::Jsonl, "holds part-0001"),
         (&["a.jsonl", "below/b.jsonl"], vec![""], Format::Auto, "holds below"),
         (&splits, vec![""], Format::Auto, "several splits: test, train"),
+        (&["train.jsonl", "test.jsonl"], vec![""], Format::Auto, "several splits: test, train"),
+        (&["a.jsonl", "a.jsonl.gz"], vec![""], Format::Auto, "holds a.jsonl packed and unpacked"),
         (&["train-00000-of-00002.jsonl"], vec![""], Format::Auto, "lacks the shard train-00001-of-00002"),
     ] {
         let error = expanded(&folder(names), &paths, format).expect_err(want);

@@ -83,6 +83,9 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#""label": "False""#, "'label'"),
         (r#""kto_tag": 0"#, "'kto_tag'"),
         (r#""history": [["q", "a"]]"#, "'history'"),
+        (r#""masked": true"#, "'masked'"),
+        (r#""trainable": false"#, "'trainable'"),
+        (r#""weights": [0, 1]"#, "'weights'"),
         (r#""reasoning": "so""#, "'reasoning'"),
         (r#""documents": [{"title": "t"}]"#, "'documents'"),
     ] {
@@ -109,6 +112,8 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#"{"prompt": "a", "completion": "b", "input": "c"}"#, "'input'"),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "history": [["q", "a"]]}"#, "'history'"),
         (r#"{"instruction": "a", "context": "c", "output": "b"}"#, "'context'"),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "input": "d"}"#, "'input'"),
+        (r#"{"text": "a", "weight": "0"}"#, "'weight'"),
         (
             r#"{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "b", "weight": 0}]}]}"#,
             "messages[0].content[0].weight",
@@ -326,6 +331,23 @@ fn texts_written_as_turns_are_conversations() {
         let error = one(&line).expect_err(&line).to_string();
         assert!(error.contains(want), "{line}: {error}");
     }
+}
+
+#[test]
+fn a_mapped_column_that_no_row_has_is_named() {
+    let (_folder, path) = file(
+        "a.jsonl",
+        br#"{"q": "a", "a": "b"}
+{"q": "a", "a": "b", "c": "d"}"#,
+    );
+    let ask = |context: &str| {
+        let columns = [("instruction", "q"), ("output", "a"), ("input", context)];
+        let columns = columns.map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned())).into();
+        read(&path, &ReadOptions { columns, ..ReadOptions::default() }).expect("open").collect::<Result<Vec<_>, _>>()
+    };
+    assert_eq!(ask("c").expect("one of the rows has it").len(), 2);
+    let error = ask("contxt").expect_err("none").to_string();
+    assert!(["a.jsonl", "`contxt`", "`input`", "found: q, a"].iter().all(|word| error.contains(word)), "{error}");
 }
 
 #[test]
