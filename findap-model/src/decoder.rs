@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use findap_tensor::{Arena, Device, Dtype, Tensor};
+use findap_tensor::ops::{linear, reduce};
+use findap_tensor::{Arena, Device, Dtype, Tensor, TensorId, Write};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::format::{activation_dtype, statistics_dtype};
-use crate::layout::Layout;
-use crate::linear::Gradients;
+use crate::layout::{BlockParams, Layout};
+use crate::linear::{AdapterWeights, Gradients, LowRank};
+use crate::lora::Lora;
 use crate::trainable::Trainable;
 use crate::trained::Trained;
 
@@ -21,18 +23,29 @@ pub struct Decoder {
     pub config: Config,
     /// All parameters.
     pub params: Arena,
+    adapter: Option<Adapter>,
     pub(crate) layout: Arc<Layout>,
     trained: Arc<Trained>,
+}
+
+/// A low-rank adapter of a model: its size and its parameters, in the format of activations.
+#[derive(Clone, Debug)]
+struct Adapter {
+    lora: Lora,
+    params: Arena,
 }
 
 /// The name of the parameters' memory in reports and errors.
 pub(crate) const WEIGHTS: &str = "weights";
 
+/// That of the adapter's.
+const ADAPTER: &str = "adapter";
+
 impl Decoder {
     /// Makes a model of these parameters, all of them trained.
     pub(crate) fn new(config: Config, params: Arena, layout: Layout) -> Decoder {
         let trained = Arc::new(Trained::all(&layout));
-        Decoder { config, params, layout: Arc::new(layout), trained }
+        Decoder { config, params, adapter: None, layout: Arc::new(layout), trained }
     }
 
     /// Copies this model to `device`.
@@ -40,9 +53,12 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Device`].
     pub fn copy_to(&self, device: &Device) -> Result<Decoder, ModelError> {
-        let params = self.params.copy_to(device, WEIGHTS)?;
+        let copy = |Adapter { lora, params }: &Adapter| {
+            Ok::<_, ModelError>(Adapter { lora: *lora, params: params.copy_to(device, ADAPTER)? })
+        };
         Ok(Decoder {
-            params,
+            params: self.params.copy_to(device, WEIGHTS)?,
+            adapter: self.adapter.as_ref().map(copy).transpose()?,
             config: self.config.clone(),
             layout: Arc::clone(&self.layout),
             trained: Arc::clone(&self.trained),
@@ -100,12 +116,92 @@ impl Decoder {
         activation_dtype(self.params.device().kind(), self.params.dtype())
     }
 
+    /// Puts a low-rank adapter beside the weights: A drawn by `seed` as PEFT does, uniformly between -1/sqrt(in) and 1/sqrt(in), and B
+    /// zero, so that the model computes what it did without. Its numbers have the format of activations. An adapter that is there
+    /// already is replaced.
+    ///
+    /// # Errors
+    /// As [`Lora::check`] and [`Lora::check_on`]; [`ModelError::Device`].
+    pub fn add_adapter(&mut self, lora: Lora, seed: u64) -> Result<(), ModelError> {
+        lora.check()?;
+        lora.check_on(self.params.device().kind(), self.params.dtype())?;
+        let layout = Layout::new(&self.config).with_adapter(&lora);
+        let (device, dtype) = (self.params.device(), self.activation_dtype());
+        let mut params = Arena::zeros_on(&device, ADAPTER, Arc::clone(&layout.adapter), dtype)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for LowRank { a, .. } in layout.blocks.iter().flat_map(BlockParams::linears).filter_map(|l| l.low_rank) {
+            let entry = layout.adapter.entry(a);
+            let bound = (entry.columns as f64).sqrt().recip();
+            let values: Vec<f64> = entry.range().map(|_| rng.random_range(-bound..bound)).collect();
+            let mut part = Tensor::zeros(dtype, 1, values.len());
+            part.slice_mut().copy_from_f64(&values);
+            params.tensor_mut().write(entry.start, part.slice())?;
+        }
+        self.trained = Arc::new(Trained::select(&layout, &Trainable::Adapter(lora))?);
+        self.layout = Arc::new(layout);
+        self.adapter = Some(Adapter { lora, params });
+        Ok(())
+    }
+
+    /// Adds the adapter to the weights, W + s B A with sums in f32 (f64 for weights in f64) and rounded once, and removes it. Without
+    /// one, nothing changes.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
+        let Some(Adapter { lora, params: adapter }) = self.adapter.take() else { return Ok(()) };
+        let wide = statistics_dtype(self.params.dtype());
+        let widened = |arena: &Arena, id: TensorId| -> Result<Tensor, ModelError> {
+            let entry = arena.spec().entry(id);
+            let mut stored = Tensor::zeros(arena.dtype(), entry.rows, entry.columns);
+            arena.tensor().read(entry.start, stored.slice_mut())?;
+            let mut tensor = Tensor::zeros(wide, entry.rows, entry.columns);
+            tensor.slice_mut().copy_from_f64(&stored.slice().to_f64_vec());
+            Ok(tensor)
+        };
+        for linear in self.layout.blocks.iter().flat_map(BlockParams::linears) {
+            let Some(LowRank { a, b }) = linear.low_rank else { continue };
+            let (a, mut b, mut weight) =
+                (widened(&adapter, a)?, widened(&adapter, b)?, widened(&self.params, linear.weight)?);
+            reduce::scale(b.all_mut(), lora.scale())?;
+            // B A is, as a product, the gradient of the input of a layer with the weight A
+            linear::backward_input(weight.all_mut(), Write::Accumulate, b.all(), a.all())?;
+            let start = self.params.spec().entry(linear.weight).start;
+            let mut merged = Tensor::zeros(self.params.dtype(), 1, weight.len());
+            merged.slice_mut().copy_from_f64(&weight.slice().to_f64_vec());
+            self.params.tensor_mut().write(start, merged.slice())?;
+        }
+        self.layout = Arc::new(Layout::new(&self.config));
+        self.trained = Arc::new(Trained::all(&self.layout));
+        Ok(())
+    }
+
+    /// The model's adapter, where it has one.
+    pub fn lora(&self) -> Option<Lora> {
+        self.adapter.as_ref().map(|adapter| adapter.lora)
+    }
+
+    /// The adapter as a pass reads it.
+    pub(crate) fn adapter_weights(&self) -> Option<AdapterWeights<'_>> {
+        self.adapter.as_ref().map(|Adapter { lora, params }| AdapterWeights { params, scale: lora.scale() })
+    }
+
+    /// The parameters among which those trained are: the adapter's, where there is one, else the model's.
+    pub fn trained_params(&self) -> &Arena {
+        self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
+    }
+
+    /// [`Decoder::trained_params`], to be changed.
+    pub fn trained_params_mut(&mut self) -> &mut Arena {
+        self.adapter.as_mut().map_or(&mut self.params, |adapter| &mut adapter.params)
+    }
+
     /// Makes zero gradients of the trained parameters on their device and in their format; f32 for parameters in bf16.
     ///
     /// # Errors
     /// [`ModelError::Device`].
     pub fn zero_gradients(&self) -> Result<Arena, ModelError> {
-        self.zero_gradients_in(statistics_dtype(self.params.dtype()))
+        self.zero_gradients_in(statistics_dtype(self.trained_params().dtype()))
     }
 
     /// Makes [`Decoder::zero_gradients`] in another format that the backward pass can add to: bf16 for weights in bf16 on a device.
@@ -120,8 +216,16 @@ impl Decoder {
     /// Selects the parameters to train: gradients made from now on are for these alone.
     ///
     /// # Errors
-    /// [`ModelError::Trainable`] for a selection that this model cannot obey.
+    /// [`ModelError::Trainable`] for a selection that this model cannot obey; [`ModelError::Adapter`] for an adapter that is not the
+    /// model's, and for the weights under one.
     pub fn train_only(&mut self, trainable: &Trainable) -> Result<(), ModelError> {
+        if trainable.lora() != self.lora().as_ref() {
+            let reason = match trainable.lora() {
+                Some(_) => "the model has none of the size, scale and layers that are to be trained; add it first",
+                None => "with an adapter in place, nothing else is trained; merge it first",
+            };
+            return Err(ModelError::Adapter { reason: reason.into() });
+        }
         self.trained = Arc::new(Trained::select(&self.layout, trainable)?);
         Ok(())
     }

@@ -68,6 +68,12 @@ pub enum ModelError {
         /// What is wrong with the selection.
         reason: String,
     },
+    /// An adapter cannot be what it is asked to be, or is not the one that a session or the training was built for.
+    #[error("adapter: {reason}")]
+    Adapter {
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A batch has more tokens or positions than the session was built for.
     #[error("{what}: {got}, but the session was built for at most {limit}; raise `{setting}`")]
     TooLong {

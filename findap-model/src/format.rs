@@ -3,7 +3,7 @@
 use findap_tensor::{DeviceKind, Dtype};
 
 /// The format of activations beside matmuls in `dtype`: the same, but f32 for bf16 on the CPU, which rounds only the factors.
-pub(crate) fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
+pub fn activation_dtype(kind: DeviceKind, dtype: Dtype) -> Dtype {
     if kind == DeviceKind::Cpu && dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }
 }
 

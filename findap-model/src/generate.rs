@@ -89,6 +89,7 @@ impl Generator {
             recompute: Recompute::None,
             gradients: None,
             frozen_blocks: 0,
+            lora: model.lora(),
         };
         let mut session = Session::on(device, config, options)?;
         // Who takes weights in bf16 wants to save memory.

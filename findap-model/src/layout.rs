@@ -5,7 +5,8 @@ use std::sync::Arc;
 use findap_tensor::{ArenaSpec, TensorId};
 
 use crate::config::Config;
-use crate::linear::Linear;
+use crate::linear::{Linear, LowRank};
+use crate::lora::{Lora, Target};
 
 /// The id in the arena of each tensor of a model.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Layout {
     pub(crate) final_norm: TensorId,
     /// The head; its weight is the embedding where they are tied.
     pub(crate) head: Linear,
+    /// The tensors of the adapter, under the names of PEFT's files; none without one.
+    pub(crate) adapter: Arc<ArenaSpec>,
 }
 
 /// The parameters of one block.
@@ -35,8 +38,21 @@ pub(crate) struct BlockParams {
 }
 
 impl BlockParams {
-    fn linears(&self) -> [Linear; 7] {
+    /// The linear layers, in the order of [`Target`].
+    pub(crate) fn linears(&self) -> [Linear; 7] {
         [self.q, self.k, self.v, self.o, self.gate, self.up, self.down]
+    }
+
+    fn linear_mut(&mut self, target: Target) -> &mut Linear {
+        match target {
+            Target::Q => &mut self.q,
+            Target::K => &mut self.k,
+            Target::V => &mut self.v,
+            Target::O => &mut self.o,
+            Target::Gate => &mut self.gate,
+            Target::Up => &mut self.up,
+            Target::Down => &mut self.down,
+        }
     }
 
     /// All tensors of the block.
@@ -60,6 +76,7 @@ impl Layout {
                 let linear = |spec: &mut ArenaSpec, part, rows, columns, has_bias: bool| Linear {
                     weight: spec.matrix(name(part, "weight"), rows, columns),
                     bias: has_bias.then(|| spec.vector(name(part, "bias"), rows)),
+                    low_rank: None,
                 };
                 let spec = &mut spec;
                 BlockParams {
@@ -83,7 +100,33 @@ impl Layout {
             true => embedding,
             false => spec.matrix("lm_head.weight", config.vocab_size, d),
         };
-        Layout { spec: Arc::new(spec), embedding, blocks, final_norm, head: Linear { weight: head, bias: None } }
+        Layout {
+            spec: Arc::new(spec),
+            embedding,
+            blocks,
+            final_norm,
+            head: Linear { weight: head, bias: None, low_rank: None },
+            adapter: Arc::default(),
+        }
+    }
+
+    /// The layout with an adapter at the targets of `lora`.
+    pub(crate) fn with_adapter(mut self, lora: &Lora) -> Layout {
+        let mut spec = ArenaSpec::new();
+        for block in &mut self.blocks {
+            for target in Target::ALL.into_iter().filter(|target| lora.targets.contains(*target)) {
+                let linear = block.linear_mut(target);
+                let weight = self.spec.entry(linear.weight);
+                let module = weight.name.strip_suffix(".weight").expect("invariant: a matrix is a module's weight");
+                let name = |matrix: &str| format!("base_model.model.{module}.lora_{matrix}.weight");
+                linear.low_rank = Some(LowRank {
+                    a: spec.matrix(name("A"), lora.rank, weight.columns),
+                    b: spec.matrix(name("B"), weight.rows, lora.rank),
+                });
+            }
+        }
+        self.adapter = Arc::new(spec);
+        self
     }
 
     /// The weights by which matmuls multiply.

@@ -7,6 +7,7 @@
 //! | [`decoder`] | [`Decoder`]: the parameters in one arena |
 //! | [`session`] | [`Session`]: activations, forward, backward, the head |
 //! | [`generate`] | [`Generator`]: many sequences at once over a key-value cache |
+//! | [`lora`] | [`Lora`]: a low-rank adapter beside frozen weights |
 //! | [`trainable`] | [`Trainable`]: which parameters are trained, which frozen |
 //! | [`text`] | [`TextModel`]: a model directory, text in and text out |
 //!
@@ -29,6 +30,7 @@ mod format;
 pub mod generate;
 mod layout;
 mod linear;
+pub mod lora;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -44,6 +46,7 @@ pub use files::{fingerprint, tokenizer_fingerprint};
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
+pub use lora::{Lora, Targets};
 pub use score::Likelihood;
 pub use session::{Pass, Recompute, Scored, Session, Tokens};
 pub use text::TextModel;

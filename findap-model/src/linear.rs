@@ -1,7 +1,7 @@
-//! The linear layers: y = x W^T + b, and its gradients. Blocks multiply by weights only here.
+//! The linear layers: y = x W^T + b, with an adapter + s (x A^T) B^T, and their gradients. Blocks multiply by weights only here.
 
 use findap_tensor::ops::linear::Weight;
-use findap_tensor::ops::{bias, linear};
+use findap_tensor::ops::{bias, linear, reduce};
 use findap_tensor::{Arena, PackedArena, TensorError, TensorId, View, ViewMut, Write};
 
 /// The parameters of a linear layer in the arena of a model.
@@ -11,6 +11,24 @@ pub(crate) struct Linear {
     pub(crate) weight: TensorId,
     /// `[out]`.
     pub(crate) bias: Option<TensorId>,
+    /// The pair of an adapter, where the layer has one.
+    pub(crate) low_rank: Option<LowRank>,
+}
+
+/// The two matrices by which an adapter changes a layer, in the arena of the adapter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LowRank {
+    /// A `[rank, in]`.
+    pub(crate) a: TensorId,
+    /// B `[out, rank]`.
+    pub(crate) b: TensorId,
+}
+
+/// The parameters of an adapter as a pass reads them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdapterWeights<'a> {
+    pub(crate) params: &'a Arena,
+    pub(crate) scale: f64,
 }
 
 /// The parameters as a pass reads them.
@@ -19,6 +37,8 @@ pub(crate) struct Weights<'a> {
     pub(crate) params: &'a Arena,
     /// Copies of the matrices, packed for matmuls on the CPU: in bf16, or where few rows share a weight.
     pub(crate) packed: Option<&'a PackedArena>,
+    /// The adapter, unless there is none or it is switched off.
+    pub(crate) adapter: Option<AdapterWeights<'a>>,
 }
 
 impl<'a> Weights<'a> {
@@ -49,34 +69,63 @@ impl Gradients<'_> {
     pub(crate) fn get(&mut self, id: TensorId) -> Option<ViewMut<'_>> {
         self.ids[id.index()].map(|id| self.arena.get_mut(id))
     }
+
+    /// The gradient of a parameter of the adapter. Where there is an adapter, its parameters are those trained, all of them.
+    fn of_adapter(&mut self, id: TensorId) -> ViewMut<'_> {
+        self.arena.get_mut(id)
+    }
 }
 
 impl Linear {
-    /// y `[n, out]` = x `[n, in]` W^T + b.
-    pub(crate) fn forward(self, mut y: ViewMut<'_>, x: View<'_>, weights: Weights<'_>) -> Result<(), TensorError> {
+    /// y `[n, out]` = x `[n, in]` W^T + b, and with an adapter + u B^T, where u `[n, rank]` = s x A^T is kept in `low` for the backward
+    /// pass.
+    pub(crate) fn forward(
+        self,
+        mut y: ViewMut<'_>,
+        x: View<'_>,
+        weights: Weights<'_>,
+        low: Option<ViewMut<'_>>,
+    ) -> Result<(), TensorError> {
         linear::forward(y.reborrow(), x, weights.matrix(self.weight))?;
-        self.bias.map_or(Ok(()), |id| bias::forward(y, weights.stored(id)))
+        if let Some(id) = self.bias {
+            bias::forward(y.reborrow(), weights.stored(id))?;
+        }
+        let (Some(adapter), Some(LowRank { a, b }), Some(mut u)) = (weights.adapter, self.low_rank, low) else {
+            return Ok(());
+        };
+        linear::forward(u.reborrow(), x, adapter.params.get(a))?;
+        reduce::scale(u.reborrow(), adapter.scale)?;
+        linear::forward_add(y, u.as_view(), adapter.params.get(b))
     }
 
-    /// dx `[n, in]` (+)= dy `[n, out]` W; the gradients of W and b are added to where they are trained.
+    /// dx `[n, in]` (+)= dy `[n, out]` W; the gradients of W and b are added to where they are trained. With an adapter, `low` has u and
+    /// memory of its size; dx then grows by du A with du = s dy B, dA by du^T x, and dB by dy^T u.
     pub(crate) fn backward(
         self,
-        (dx, write): (ViewMut<'_>, Write),
+        (mut dx, write): (ViewMut<'_>, Write),
         dy: View<'_>,
         x: View<'_>,
         weights: Weights<'_>,
         gradients: &mut Gradients<'_>,
+        low: Option<(View<'_>, ViewMut<'_>)>,
     ) -> Result<(), TensorError> {
-        linear::backward_input(dx, write, dy, weights.matrix(self.weight))?;
+        linear::backward_input(dx.reborrow(), write, dy, weights.matrix(self.weight))?;
         if let Some(dweight) = gradients.get(self.weight) {
             match weights.packed {
                 Some(_) => linear::backward_weight_in_bf16(dweight, dy, x)?,
                 None => linear::backward_weight(dweight, dy, x)?,
             }
         }
-        match self.bias.and_then(|id| gradients.get(id)) {
-            Some(dbias) => bias::backward(dbias, dy),
-            None => Ok(()),
+        if let Some(dbias) = self.bias.and_then(|id| gradients.get(id)) {
+            bias::backward(dbias, dy)?;
         }
+        let (Some(adapter), Some(LowRank { a, b }), Some((u, mut du))) = (weights.adapter, self.low_rank, low) else {
+            return Ok(());
+        };
+        linear::backward_weight(gradients.of_adapter(b), dy, u)?;
+        linear::backward_input(du.reborrow(), Write::Overwrite, dy, adapter.params.get(b))?;
+        reduce::scale(du.reborrow(), adapter.scale)?;
+        linear::backward_weight(gradients.of_adapter(a), du.as_view(), x)?;
+        linear::backward_input(dx, Write::Accumulate, du.as_view(), adapter.params.get(a))
     }
 }

@@ -56,6 +56,7 @@ impl Scorer {
             recompute: Recompute::None,
             gradients: None,
             frozen_blocks: 0,
+            lora: model.lora(),
         };
         let logits = Logits::new(device, statistics_dtype(dtype), logit_rows, config.vocab_size)?;
         Ok(Scorer {

@@ -1,9 +1,10 @@
 //! Selects the parameters that training changes; the others are frozen and have no gradient and no moments.
 
 use crate::error::ModelError;
+use crate::lora::Lora;
 
-/// A selection of parameters by their names in Hugging Face files.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A selection of parameters by their names in Hugging Face files, or an adapter beside them.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Trainable {
     /// Every parameter.
     #[default]
@@ -13,10 +14,12 @@ pub enum Trainable {
     LastBlocks(usize),
     /// The parameters whose names match one of these patterns, in which `*` stands for any characters: `*.self_attn.*`.
     Names(Vec<String>),
+    /// No parameter of the model, but those of an adapter.
+    Adapter(Lora),
 }
 
 impl Trainable {
-    /// Whether the parameter of this name is trained, in a model of `num_layers` blocks.
+    /// Whether the model's parameter of this name is trained, in a model of `num_layers` blocks.
     pub fn is_trained(&self, name: &str, num_layers: usize) -> bool {
         match self {
             Trainable::All => true,
@@ -25,17 +28,27 @@ impl Trainable {
                 None => matches!(name, "model.norm.weight" | "lm_head.weight"),
             },
             Trainable::Names(patterns) => patterns.iter().any(|pattern| matches_pattern(pattern, name)),
+            Trainable::Adapter(_) => false,
+        }
+    }
+
+    /// The adapter that is trained, where it is one.
+    pub fn lora(&self) -> Option<&Lora> {
+        match self {
+            Trainable::Adapter(lora) => Some(lora),
+            _ => None,
         }
     }
 
     /// Refuses a selection that does not fit a model with parameters of these `names`.
     ///
     /// # Errors
-    /// [`ModelError::Trainable`]: no block or more blocks than there are, no pattern, or a pattern that matches no name.
+    /// [`ModelError::Adapter`] as [`Lora::check`]; [`ModelError::Trainable`]: no block or more blocks than there are, no pattern, or a pattern that matches no name.
     pub fn check<'a>(&self, names: impl IntoIterator<Item = &'a str>, num_layers: usize) -> Result<(), ModelError> {
         let refuse = |reason: String| Err(ModelError::Trainable { reason });
         match self {
             Trainable::All => Ok(()),
+            Trainable::Adapter(lora) => lora.check(),
             Trainable::LastBlocks(count) if (1..=num_layers).contains(count) => Ok(()),
             Trainable::LastBlocks(count) => {
                 refuse(format!("the last {count} blocks are to be trained, and the model has {num_layers}"))

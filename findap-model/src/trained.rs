@@ -12,7 +12,7 @@ use crate::trainable::Trainable;
 /// The trained parameters of a model, and where each has its gradient.
 #[derive(Debug)]
 pub struct Trained {
-    /// The trained tensors in the order of the model's, for gradients and moments.
+    /// The trained tensors in the order of the model's, or those of its adapter, for gradients and moments.
     pub(crate) spec: Arc<ArenaSpec>,
     /// The id in `spec` of each tensor of the model; `None` for a frozen one.
     pub(crate) ids: Vec<Option<TensorId>>,
@@ -26,7 +26,11 @@ impl Trained {
     /// # Errors
     /// [`ModelError::Trainable`] for a selection that it cannot obey.
     pub fn of(config: &Config, trainable: &Trainable) -> Result<Trained, ModelError> {
-        Trained::select(&Layout::new(config), trainable)
+        let layout = Layout::new(config);
+        match trainable.lora() {
+            Some(lora) => Trained::select(&layout.with_adapter(lora), trainable),
+            None => Trained::select(&layout, trainable),
+        }
     }
 
     /// Count of the numbers that are trained.
@@ -43,7 +47,12 @@ impl Trained {
     pub(crate) fn select(layout: &Layout, trainable: &Trainable) -> Result<Trained, ModelError> {
         let num_layers = layout.blocks.len();
         trainable.check(layout.spec.entries().iter().map(|entry| entry.name.as_str()), num_layers)?;
-        Ok(Trained::new(layout, |name| trainable.is_trained(name, num_layers)))
+        let trained = Trained::new(layout, |name| trainable.is_trained(name, num_layers));
+        Ok(match trainable {
+            // An adapter of the first block has its gradient from all blocks above.
+            Trainable::Adapter(_) => Trained { spec: Arc::clone(&layout.adapter), frozen_blocks: 0, ..trained },
+            _ => trained,
+        })
     }
 
     fn new(layout: &Layout, is_trained: impl Fn(&str) -> bool) -> Trained {

@@ -55,8 +55,15 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let mut model = Decoder::init_on(&device, keys.config()?, 0, dtype)?;
     let length = n.div_ceil(keys.number("documents"));
     let gradients = Some(state.dtype(dtype));
-    let options =
-        SessionOptions { dtype, max_tokens: n, max_positions: length, recompute, gradients, frozen_blocks: 0 };
+    let options = SessionOptions {
+        dtype,
+        max_tokens: n,
+        max_positions: length,
+        recompute,
+        gradients,
+        frozen_blocks: 0,
+        lora: None,
+    };
     let planned_bytes: usize = step_memory(device.kind(), &model.config, model.params.spec().len(), options)
         .iter()
         .map(|(_, bytes)| bytes)

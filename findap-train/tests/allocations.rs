@@ -65,7 +65,8 @@ fn steps(recompute: Recompute, dtype: Dtype) -> Vec<usize> {
         batch.push_unmasked(&ids.by_ref().take(length).collect::<Vec<u32>>());
     }
     let gradients = Some(Dtype::F32);
-    let options = SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0 };
+    let options =
+        SessionOptions { dtype, max_tokens: n, max_positions: 100, recompute, gradients, frozen_blocks: 0, lora: None };
     let mut session = Session::new(&model.config, options);
     let mut gradients = model.zero_gradients().expect("memory");
     let mut optimizer =

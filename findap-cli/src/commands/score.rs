@@ -66,6 +66,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         recompute: Recompute::None,
         gradients: None,
         frozen_blocks: 0,
+        lora: model.lora(),
     };
     let mut session = Session::on(&device, &model.config, options)?;
 

@@ -118,6 +118,25 @@ pub fn add(out: &Operand, x: &Operand) -> Result<Launch, KernelError> {
     )
 }
 
+/// x *= factor, in f32 and rounded once.
+///
+/// # Errors
+/// As [`sum_squares`].
+pub fn scale(x: &Operand, factor: f64) -> Result<Launch, KernelError> {
+    const OP: &str = "reduce::scale";
+    aligned(OP, "x", x)?;
+    let format = one_of(OP, [("x", x.dtype)], FORMATS)?;
+    let args = vec![x.arg(), Arg::F32(factor as f32), Arg::I64(x.len as i64)];
+    elementwise_by(
+        OP,
+        &SOURCE,
+        ["reduce_scale_f32", "reduce_scale_bf16"][format],
+        x.len,
+        16 / x.dtype.size_bytes(),
+        args,
+    )
+}
+
 /// How f32 becomes bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {

@@ -127,3 +127,20 @@ fn a_sum_grows_by_a_multiple_of_another() {
         assert_eq!(total.read(), [2.0 + 0.5 * x.iter().sum::<f64>()]);
     });
 }
+
+#[test]
+fn a_factor_multiplies_every_number_and_rounds_once() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for n in [1, 9, 2050] {
+            let x = rounded(&numbers(n, 5), dtype);
+            let want: Vec<f64> = x.iter().map(|&x| f64::from(x as f32 * 0.7f32)).collect();
+            on_every_executor(SOURCE.needs, |executor| {
+                let a = Array::new(executor, &x, dtype);
+                run(executor, &[scale(&a.operand(), 0.7).unwrap()]);
+                assert_eq!(a.read(), rounded(&want, dtype), "{n} of {}", dtype.name());
+            });
+        }
+    }
+    let odd = Operand { address: 8, len: 4, dtype: Dtype::F32 };
+    assert!(matches!(scale(&odd, 2.0), Err(KernelError::BadArgument { .. })));
+}

@@ -1,11 +1,11 @@
 // Sums over whole arenas, and the passes over them: the sum of squares, the count of numbers that are not finite, additions,
-// conversions.
+// multiplications by one factor, conversions.
 //
 // Each thread has 16 bytes at a time. The sum of squares: block b of `grid` has packs b, b + grid, ..; squares of one pack add in
 // f32, packs and blocks in f64, each in one order, so the bits depend on the grid alone. A square above 3.4e38 is infinite and so
 // is the sum; it then reads as not finite. Shared memory: 256 static bytes.
 // Limit: memory. Bytes a number: squares and count, the format's size; add, twice that of the sum and once that of what is added;
-// cast, both formats' sizes.
+// scale, twice the format's; cast, both formats' sizes.
 
 template <typename T> DEVICE void squares(double* partial, const T* x, i64 n) {
     constexpr int N = PER_LOAD<T>;
@@ -53,6 +53,18 @@ template <typename T, typename X> DEVICE void add(T* out, const X* x, i64 n) {
     store_floats(out + i, a, n - i);
 }
 
+template <typename T> DEVICE void scale(T* x, float factor, i64 n) {
+    constexpr int N = PER_LOAD<T>;
+    const i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * N;
+    if (i >= n) return;
+    float a[N];
+    load_floats(a, x + i, n - i);
+    UNROLL
+    for (int j = 0; j < N; j++)
+        a[j] *= factor;
+    store_floats(x + i, a, n - i);
+}
+
 #define REDUCE(suffix, T)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) reduce_squares_##suffix(double* partial, const T* x, i64 n) {    \
         squares(partial, x, n);                                                                                        \
@@ -65,7 +77,11 @@ template <typename T, typename X> DEVICE void add(T* out, const X* x, i64 n) {
     extern "C" __global__ void __launch_bounds__(256) reduce_add_##suffix(T* out, const T* x, i64 n) {                 \
         add(out, x, n);                                                                                                \
     }                                                                                                                  \
-    KERNEL_ENTRY(reduce_add_##suffix);
+    KERNEL_ENTRY(reduce_add_##suffix);                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256) reduce_scale_##suffix(T* x, float factor, i64 n) {               \
+        scale(x, factor, n);                                                                                           \
+    }                                                                                                                  \
+    KERNEL_ENTRY(reduce_scale_##suffix);
 
 REDUCE(f32, float)
 REDUCE(bf16, bf16)

@@ -77,6 +77,19 @@ pub fn cast(out: SliceMut<'_>, x: Slice<'_>) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// x *= factor.
+///
+/// # Errors
+/// [`KernelError::UnsupportedDtype`].
+pub fn scale(x: SliceMut<'_>, factor: f64) -> Result<(), KernelError> {
+    match x {
+        SliceMut::F32(x) => scale_all(x, factor as f32),
+        SliceMut::F64(x) => scale_all(x, factor),
+        SliceMut::Bf16(_) => return Err(check::unsupported("reduce::scale", [("x", x.dtype())])),
+    }
+    Ok(())
+}
+
 /// Sets every number.
 pub fn fill(x: SliceMut<'_>, value: f64) {
     match x {
@@ -127,6 +140,15 @@ fn add_all<T: Real>(out: &mut [T], x: &[T]) {
         vectorised(
             #[inline(always)]
             || out.iter_mut().zip(x).for_each(|(y, &x)| *y += x),
+        )
+    });
+}
+
+fn scale_all<T: Real>(x: &mut [T], factor: T) {
+    x.par_chunks_mut(TASK).for_each(|x| {
+        vectorised(
+            #[inline(always)]
+            || x.iter_mut().for_each(|x| *x *= factor),
         )
     });
 }

@@ -34,6 +34,18 @@ fn add_and_fill_reach_every_number() {
 }
 
 #[test]
+fn scale_multiplies_every_number_once() {
+    let x: Vec<f32> = (0..70_001).map(|i| (i as f32 * 0.3).sin()).collect();
+    let (mut narrow, mut wide) = (x.clone(), x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>());
+    scale((&mut narrow[..]).into(), 0.7).unwrap();
+    scale((&mut wide[..]).into(), 0.7).unwrap();
+    assert!(x.iter().zip(&narrow).all(|(x, y)| x * 0.7f32 == *y));
+    assert!(x.iter().zip(&wide).all(|(x, y)| f64::from(*x) * 0.7 == *y));
+    let refused = scale((&mut [half::bf16::ONE; 4][..]).into(), 0.7);
+    assert!(matches!(refused, Err(KernelError::UnsupportedDtype { .. })));
+}
+
+#[test]
 fn casts_round_once_and_widen_exactly() {
     use half::bf16;
     let x: Vec<f32> = (0..70_000).map(|i| (i as f32 - 35_000.0) * 1.000_123e-3).collect();

@@ -1,9 +1,10 @@
-//! Weights from and to a Hugging Face directory.
+//! Weights from and to a Hugging Face directory, adapters from and to one of PEFT.
 //!
 //! Reading trusts nothing: only regular files inside the directory are opened, headers are checked by the safetensors crate,
 //! and every shape is compared with the configuration before a number is read. Writing is whole or absent: a sibling
 //! directory is filled, synced and renamed.
 
+mod adapter;
 mod read;
 mod shard;
 mod write;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use findap_tensor::{Arena, Device, Dtype};
-use safetensors::tensor::Dtype as FileDtype;
 use serde_json::Value;
 
 use super::shard::{Shard, Stored};
@@ -92,14 +91,7 @@ impl Tensors {
                 };
                 let (rows, columns) = (entries[entry].rows, entries[entry].columns);
                 let want: &[usize] = if entries[entry].is_vector { &[columns] } else { &[rows, columns] };
-                if stored.shape != want {
-                    let reason = format!("has shape {:?}, but config.json needs {want:?}", stored.shape);
-                    return Err(file.refuses(&name, reason));
-                }
-                if !matches!(stored.dtype, FileDtype::F64 | FileDtype::F32 | FileDtype::F16 | FileDtype::BF16) {
-                    let reason = format!("is stored as {:?}; F64, F32, F16 and BF16 can be read", stored.dtype);
-                    return Err(file.refuses(&name, reason));
-                }
+                file.require(&name, &stored, want, "config.json")?;
                 let is_repeated = match is_tied && name == HEAD {
                     true => tensors.tied_head.replace(Location { entry, shard, stored }).is_some(),
                     false => {

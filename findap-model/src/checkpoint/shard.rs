@@ -106,6 +106,25 @@ impl Shard {
         self.header.info(tensor).is_some()
     }
 
+    /// Refuses a tensor of another shape than `wanted_by` needs, or of a format that cannot be read.
+    pub(super) fn require(
+        &self,
+        name: &str,
+        stored: &Stored,
+        want: &[usize],
+        wanted_by: &str,
+    ) -> Result<(), ModelError> {
+        if stored.shape != want {
+            let reason = format!("has shape {:?}, but {wanted_by} needs {want:?}", stored.shape);
+            return Err(self.refuses(name, reason));
+        }
+        if !matches!(stored.dtype, FileDtype::F64 | FileDtype::F32 | FileDtype::F16 | FileDtype::BF16) {
+            let reason = format!("is stored as {:?}; F64, F32, F16 and BF16 can be read", stored.dtype);
+            return Err(self.refuses(name, reason));
+        }
+        Ok(())
+    }
+
     /// The tensors in the order of their bytes.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Stored)> {
         self.header.offset_keys().into_iter().map(|name| {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use findap_tensor::{Dtype, Tensor};
+use findap_tensor::{Arena, Dtype, Tensor};
 use half::bf16;
 use serde_json::{Map, Value};
 
@@ -36,36 +36,7 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Io`] naming the file.
     pub fn save(&self, directory: &Path, options: &SaveOptions) -> Result<(), ModelError> {
-        let name = directory.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-        let beside = |suffix: &str| directory.with_file_name(format!(".{name}.{suffix}"));
-        let (temporary, old) = (beside("incomplete"), beside("replaced"));
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ModelError::Io { path, source }
-        };
-        if old.exists() && !directory.exists() {
-            // A kill between the two renames below has left the only whole model there.
-            fs::rename(&old, directory).map_err(at(&old))?;
-        }
-        for stale in [&temporary, &old] {
-            if stale.exists() {
-                fs::remove_dir_all(stale).map_err(at(stale))?;
-            }
-        }
-        fs::create_dir_all(&temporary).map_err(at(&temporary))?;
-        self.write_files(&temporary, options)?;
-        File::open(&temporary).and_then(|d| d.sync_all()).map_err(at(&temporary))?;
-        if directory.exists() {
-            fs::rename(directory, &old).map_err(at(directory))?;
-        }
-        fs::rename(&temporary, directory).map_err(at(directory))?;
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(at(&old))?;
-        }
-        if let Some(parent) = directory.parent().filter(|p| !p.as_os_str().is_empty()) {
-            File::open(parent).and_then(|d| d.sync_all()).map_err(at(parent))?;
-        }
-        Ok(())
+        replace_directory(directory, |temporary| self.write_files(temporary, options))
     }
 
     fn write_files(&self, directory: &Path, options: &SaveOptions) -> Result<(), ModelError> {
@@ -93,7 +64,7 @@ impl Decoder {
                 1 => SINGLE.to_owned(),
                 n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
             };
-            total_bytes += self.write_shard(&directory.join(&file), shard, options.dtype)?;
+            total_bytes += write_tensors(&directory.join(&file), &self.params, shard, options.dtype)?;
             for &tensor in shard {
                 weight_map.insert(self.params.spec().entries()[tensor].name.clone(), file.clone().into());
             }
@@ -120,55 +91,92 @@ impl Decoder {
         }
         shards
     }
-
-    /// Writes one file, one tensor in memory at a time; returns the bytes of its tensors.
-    fn write_shard(&self, path: &Path, shard: &[usize], dtype: Dtype) -> Result<usize, ModelError> {
-        let mut header = Map::new();
-        header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
-        let mut offset = 0;
-        let file_dtype = match dtype {
-            Dtype::F32 => "F32",
-            Dtype::F64 => "F64",
-            Dtype::Bf16 => "BF16",
-        };
-        for &i in shard {
-            let entry = &self.params.spec().entries()[i];
-            let end = offset + entry.range().len() * dtype.size_bytes();
-            let shape = if entry.is_vector { vec![entry.columns] } else { vec![entry.rows, entry.columns] };
-            let value = serde_json::json!({"dtype": file_dtype, "shape": shape, "data_offsets": [offset, end]});
-            header.insert(entry.name.clone(), value);
-            offset = end;
-        }
-        let mut header = Value::Object(header).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let io = |source| ModelError::Io { path: path.to_owned(), source };
-        let write = || -> Result<(), ModelError> {
-            let mut file = std::io::BufWriter::new(File::create(path).map_err(io)?);
-            file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-            file.write_all(&header).map_err(io)?;
-            for &i in shard {
-                let range = self.params.spec().entries()[i].range();
-                let mut tensor = Tensor::zeros(self.params.dtype(), 1, range.len());
-                self.params.tensor().read(range.start, tensor.slice_mut())?;
-                let numbers = tensor.slice().to_f64_vec();
-                let mut bytes = Vec::with_capacity(numbers.len() * dtype.size_bytes());
-                for x in numbers {
-                    match dtype {
-                        Dtype::F32 => bytes.extend_from_slice(&(x as f32).to_le_bytes()),
-                        Dtype::F64 => bytes.extend_from_slice(&x.to_le_bytes()),
-                        Dtype::Bf16 => bytes.extend_from_slice(&bf16::from_f64(x).to_le_bytes()),
-                    }
-                }
-                file.write_all(&bytes).map_err(io)?;
-            }
-            file.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).map_err(io)
-        };
-        write()?;
-        Ok(offset)
-    }
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+/// Writes these tensors of an arena to one file, one in memory at a time; returns the bytes of its tensors.
+pub(super) fn write_tensors(path: &Path, arena: &Arena, tensors: &[usize], dtype: Dtype) -> Result<usize, ModelError> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
+    let mut offset = 0;
+    let file_dtype = match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F64 => "F64",
+        Dtype::Bf16 => "BF16",
+    };
+    for &i in tensors {
+        let entry = &arena.spec().entries()[i];
+        let end = offset + entry.range().len() * dtype.size_bytes();
+        let shape = if entry.is_vector { vec![entry.columns] } else { vec![entry.rows, entry.columns] };
+        let value = serde_json::json!({"dtype": file_dtype, "shape": shape, "data_offsets": [offset, end]});
+        header.insert(entry.name.clone(), value);
+        offset = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let write = || -> Result<(), ModelError> {
+        let mut file = std::io::BufWriter::new(File::create(path).map_err(io)?);
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+        file.write_all(&header).map_err(io)?;
+        for &i in tensors {
+            let range = arena.spec().entries()[i].range();
+            let mut tensor = Tensor::zeros(arena.dtype(), 1, range.len());
+            arena.tensor().read(range.start, tensor.slice_mut())?;
+            let numbers = tensor.slice().to_f64_vec();
+            let mut bytes = Vec::with_capacity(numbers.len() * dtype.size_bytes());
+            for x in numbers {
+                match dtype {
+                    Dtype::F32 => bytes.extend_from_slice(&(x as f32).to_le_bytes()),
+                    Dtype::F64 => bytes.extend_from_slice(&x.to_le_bytes()),
+                    Dtype::Bf16 => bytes.extend_from_slice(&bf16::from_f64(x).to_le_bytes()),
+                }
+            }
+            file.write_all(&bytes).map_err(io)?;
+        }
+        file.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).map_err(io)
+    };
+    write()?;
+    Ok(offset)
+}
+
+/// Lets `fill` write a directory beside `directory`, syncs it and puts it in its place: the directory appears whole or not at all.
+pub(super) fn replace_directory(
+    directory: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let name = directory.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    let beside = |suffix: &str| directory.with_file_name(format!(".{name}.{suffix}"));
+    let (temporary, old) = (beside("incomplete"), beside("replaced"));
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ModelError::Io { path, source }
+    };
+    if old.exists() && !directory.exists() {
+        // A kill between the two renames below has left the only whole model there.
+        fs::rename(&old, directory).map_err(at(&old))?;
+    }
+    for stale in [&temporary, &old] {
+        if stale.exists() {
+            fs::remove_dir_all(stale).map_err(at(stale))?;
+        }
+    }
+    fs::create_dir_all(&temporary).map_err(at(&temporary))?;
+    fill(&temporary)?;
+    File::open(&temporary).and_then(|d| d.sync_all()).map_err(at(&temporary))?;
+    if directory.exists() {
+        fs::rename(directory, &old).map_err(at(directory))?;
+    }
+    fs::rename(&temporary, directory).map_err(at(directory))?;
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(at(&old))?;
+    }
+    if let Some(parent) = directory.parent().filter(|p| !p.as_os_str().is_empty()) {
+        File::open(parent).and_then(|d| d.sync_all()).map_err(at(parent))?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
         serde_json::to_writer_pretty(&mut file, value)?;

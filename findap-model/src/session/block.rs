@@ -6,7 +6,7 @@
 use findap_tensor::ops::attention::{self, Heads, Qkv};
 use findap_tensor::ops::rope::Tables;
 use findap_tensor::ops::{rms_norm, rope, swiglu};
-use findap_tensor::{Documents, Dtype, Tensor, ViewMut, Write};
+use findap_tensor::{Documents, Dtype, Tensor, View, ViewMut, Write};
 
 use super::buffers::Layers;
 use super::plan::Buffers;
@@ -70,7 +70,8 @@ impl Block<'_> {
         self.add_attention(b)?;
         self.gate_and_up(b)?;
         swiglu::forward(b.swiglu_out.rows_mut(l, n), b.gate.rows(l, n), b.up.rows(l, n))?;
-        p.down.forward(b.sublayer_out.shared_mut(n), b.swiglu_out.rows(l, n), self.weights)?;
+        let low = b.down_low.rows_mut_if_any(l, n);
+        p.down.forward(b.sublayer_out.shared_mut(n), b.swiglu_out.rows(l, n), self.weights, low)?;
         Ok(())
     }
 
@@ -81,9 +82,9 @@ impl Block<'_> {
             None => (&mut b.q, &mut b.k),
             Some(_) => (&mut b.q_projected, &mut b.k_projected),
         };
-        p.q.forward(q.rows_mut(l, n), b.normed.rows(l, n), self.weights)?;
-        p.k.forward(k.rows_mut(l, n), b.normed.rows(l, n), self.weights)?;
-        p.v.forward(b.v.rows_mut(l, n), b.normed.rows(l, n), self.weights)?;
+        for (linear, y, low) in [(p.q, q, &mut b.q_low), (p.k, k, &mut b.k_low), (p.v, &mut b.v, &mut b.v_low)] {
+            linear.forward(y.rows_mut(l, n), b.normed.rows(l, n), self.weights, low.rows_mut_if_any(l, n))?;
+        }
         Ok(())
     }
 
@@ -120,7 +121,8 @@ impl Block<'_> {
     /// Computes the residual after attention, and its norm.
     fn add_attention(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, p) = (self.l, self.num_tokens(), self.params);
-        p.o.forward(b.sublayer_out.shared_mut(n), b.attention_out.rows(l, n), self.weights)?;
+        let low = b.o_low.rows_mut_if_any(l, n);
+        p.o.forward(b.sublayer_out.shared_mut(n), b.attention_out.rows(l, n), self.weights, low)?;
         rms_norm::forward_add(
             b.mlp_normed.rows_mut(l, n),
             b.post_attention.rows_mut(l, n),
@@ -135,8 +137,9 @@ impl Block<'_> {
 
     fn gate_and_up(&self, b: &mut Buffers<Layers>) -> Result<(), ModelError> {
         let (l, n, p) = (self.l, self.num_tokens(), self.params);
-        p.gate.forward(b.gate.rows_mut(l, n), b.mlp_normed.rows(l, n), self.weights)?;
-        p.up.forward(b.up.rows_mut(l, n), b.mlp_normed.rows(l, n), self.weights)?;
+        for (linear, y, low) in [(p.gate, &mut b.gate, &mut b.gate_low), (p.up, &mut b.up, &mut b.up_low)] {
+            linear.forward(y.rows_mut(l, n), b.mlp_normed.rows(l, n), self.weights, low.rows_mut_if_any(l, n))?;
+        }
         Ok(())
     }
 
@@ -179,8 +182,9 @@ impl Block<'_> {
         use Write::{Accumulate, Overwrite};
 
         // The MLP: the gradient of its result is that of the residual.
-        let dy = b.d_residual.shared(n);
-        p.down.backward((b.d_swiglu_out.shared_mut(n), Overwrite), dy, b.swiglu_out.rows(l, n), weights, gradients)?;
+        let (dy, x) = (b.d_residual.shared(n), b.swiglu_out.rows(l, n));
+        let low = low_rank(&b.down_low, &mut b.d_low, l, n);
+        p.down.backward((b.d_swiglu_out.shared_mut(n), Overwrite), dy, x, weights, gradients, low)?;
         swiglu::backward(
             b.d_gate.shared_mut(n),
             b.d_up.shared_mut(n),
@@ -188,9 +192,11 @@ impl Block<'_> {
             b.gate.rows(l, n),
             b.up.rows(l, n),
         )?;
-        for (linear, dy, write) in [(p.gate, &b.d_gate, Overwrite), (p.up, &b.d_up, Accumulate)] {
-            let dx = (b.d_normed.shared_mut(n), write);
-            linear.backward(dx, dy.shared(n), b.mlp_normed.rows(l, n), weights, gradients)?;
+        for (linear, dy, write, low) in
+            [(p.gate, &b.d_gate, Overwrite, &b.gate_low), (p.up, &b.d_up, Accumulate, &b.up_low)]
+        {
+            let (dx, low) = ((b.d_normed.shared_mut(n), write), low_rank(low, &mut b.d_low, l, n));
+            linear.backward(dx, dy.shared(n), b.mlp_normed.rows(l, n), weights, gradients, low)?;
         }
         rms_norm::backward(
             b.d_residual.shared_mut(n),
@@ -205,8 +211,9 @@ impl Block<'_> {
         )?;
 
         // Attention: the gradient of its result is that of the residual, too.
-        let dy = b.d_residual.shared(n);
-        p.o.backward((b.d_attention_out.shared_mut(n), Overwrite), dy, b.attention_out.rows(l, n), weights, gradients)?;
+        let (dy, x) = (b.d_residual.shared(n), b.attention_out.rows(l, n));
+        let low = low_rank(&b.o_low, &mut b.d_low, l, n);
+        p.o.backward((b.d_attention_out.shared_mut(n), Overwrite), dy, x, weights, gradients, low)?;
         let qkv = Qkv { q: b.q.rows(l, n), k: b.k.rows(l, n), v: b.v.rows(l, n) };
         let saved = attention::Saved { out: b.attention_out.rows(l, n), lse: b.lse.rows(l, n) };
         let outputs = [b.d_q.shared_mut(n), b.d_k.shared_mut(n), b.d_v.shared_mut(n)];
@@ -234,9 +241,11 @@ impl Block<'_> {
                 (&b.d_q_projected, &b.d_k_projected)
             }
         };
-        for (linear, dy, write) in [(p.q, d_q, Overwrite), (p.k, d_k, Accumulate), (p.v, &b.d_v, Accumulate)] {
-            let dx = (b.d_normed.shared_mut(n), write);
-            linear.backward(dx, dy.shared(n), b.normed.rows(l, n), weights, gradients)?;
+        for (linear, dy, write, low) in
+            [(p.q, d_q, Overwrite, &b.q_low), (p.k, d_k, Accumulate, &b.k_low), (p.v, &b.d_v, Accumulate, &b.v_low)]
+        {
+            let (dx, low) = ((b.d_normed.shared_mut(n), write), low_rank(low, &mut b.d_low, l, n));
+            linear.backward(dx, dy.shared(n), b.normed.rows(l, n), weights, gradients, low)?;
         }
         rms_norm::backward(
             b.d_residual.shared_mut(n),
@@ -251,4 +260,9 @@ impl Block<'_> {
         )?;
         Ok(())
     }
+}
+
+/// The low-rank part of a layer's adapter and the memory for its gradient; none without an adapter.
+fn low_rank<'a>(low: &'a Layers, d_low: &'a mut Layers, l: usize, n: usize) -> Option<(View<'a>, ViewMut<'a>)> {
+    Some((low.rows_if_any(l, n)?, d_low.shared_mut(n)))
 }

@@ -32,6 +32,16 @@ impl Layers {
         self.slots[0].rows_mut(n)
     }
 
+    /// The first `n` tokens of layer `l`, unless the session does without this buffer.
+    pub(crate) fn rows_if_any(&self, l: usize, n: usize) -> Option<View<'_>> {
+        (!self.slots.is_empty()).then(|| self.rows(l, n))
+    }
+
+    /// The first `n` tokens of layer `l`, to be written, unless the session does without this buffer.
+    pub(crate) fn rows_mut_if_any(&mut self, l: usize, n: usize) -> Option<ViewMut<'_>> {
+        (!self.slots.is_empty()).then(|| self.rows_mut(l, n))
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.slots.iter().map(Tensor::bytes).sum()
     }

@@ -43,7 +43,8 @@ impl<'a> Pass<'a> {
         let Session { packed, buffers, head_scratch, scores, plan, .. } = &mut *session;
         let head = Head {
             hidden: buffers.hidden.shared(tokens.ids.len()),
-            weight: Weights { params: &model.params, packed: packed.as_ref() }.matrix(model.layout.head.weight),
+            weight: Weights { params: &model.params, packed: packed.as_ref(), adapter: None }
+                .matrix(model.layout.head.weight),
             targets,
             chunk_rows: plan.head.chunk_rows,
             scratch: head_scratch.rows_mut(1),
@@ -75,7 +76,7 @@ impl<'a> Pass<'a> {
     pub(crate) fn logits(&mut self, rows: &Indices, out: &mut Logits) -> Result<(), ModelError> {
         let Session { packed, buffers, .. } = &mut *self.session;
         let (n, layout) = (rows.values().len(), &self.model.layout);
-        let weights = Weights { params: &self.model.params, packed: packed.as_ref() };
+        let weights = Weights { params: &self.model.params, packed: packed.as_ref(), adapter: None };
         embedding::gather(buffers.sublayer_out.shared_mut(n), buffers.hidden.shared(self.tokens.ids.len()), rows)?;
         Ok(linear::forward(out.rows_mut(n), buffers.sublayer_out.shared(n), weights.matrix(layout.head.weight))?)
     }
@@ -92,7 +93,7 @@ impl<'a> Pass<'a> {
         let Session { packed, buffers: b, head_scratch, scores, plan, .. } = &mut *self.session;
         assert!(b.d_residual.row.slots > 0, "invariant: the session was built for a backward pass");
         let n = self.tokens.ids.len();
-        let weights = Weights { params: &self.model.params, packed: packed.as_ref() };
+        let weights = Weights { params: &self.model.params, packed: packed.as_ref(), adapter: None };
         let Layout { head, final_norm, .. } = &*self.model.layout;
         let arguments = Head {
             hidden: b.hidden.shared(n),

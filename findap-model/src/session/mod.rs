@@ -37,10 +37,12 @@ use crate::error::ModelError;
 use crate::format::statistics_dtype;
 use crate::layout::Layout;
 use crate::linear::Weights;
+use crate::lora::Lora;
 
 pub(crate) use self::block::AttentionCall;
 pub use self::head::{LogProbs, Scored};
 pub use self::plan::{Recompute, memory_bytes};
+pub use crate::format::activation_dtype;
 
 /// Packed documents, one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,8 @@ pub struct SessionOptions {
     /// Count of frozen blocks from the input on ([`Decoder::frozen_blocks`]). The backward pass ends above them, and none of their
     /// activations are kept for it.
     pub frozen_blocks: usize,
+    /// The model's adapter ([`Decoder::lora`]).
+    pub lora: Option<Lora>,
 }
 
 /// The memory of forward and backward passes over at most `max_tokens` tokens. Everything is allocated here, once.
@@ -193,7 +197,7 @@ impl Session {
         tokens: Tokens<'a>,
         mut attend: impl FnMut(usize, AttentionCall<'_>) -> Result<(), ModelError>,
     ) -> Result<Pass<'a>, ModelError> {
-        let n = self.check(tokens)?;
+        let n = self.check(model, tokens)?;
         if let Some(packed) = &mut self.packed {
             packed.update(&model.params)?;
         }
@@ -242,7 +246,7 @@ impl Session {
         let block = Block {
             l,
             params: &model.layout.blocks[l],
-            weights: Weights { params: &model.params, packed: self.packed.as_ref() },
+            weights: Weights { params: &model.params, packed: self.packed.as_ref(), adapter: model.adapter_weights() },
             documents,
             heads: Heads { window: self.windows[l], ..self.heads },
             rope: &self.rope,
@@ -261,7 +265,11 @@ impl Session {
         }
     }
 
-    fn check(&self, tokens: Tokens<'_>) -> Result<usize, ModelError> {
+    fn check(&self, model: &Decoder, tokens: Tokens<'_>) -> Result<usize, ModelError> {
+        if model.lora() != self.options.lora {
+            let reason = "the session was built for another one than the model has; build it with `Decoder::lora`";
+            return Err(ModelError::Adapter { reason: reason.into() });
+        }
         let too_long = |what, got, limit, setting| Err(ModelError::TooLong { what, got, limit, setting });
         let (n, limit) = (tokens.ids.len(), self.options.max_tokens);
         if n > limit {

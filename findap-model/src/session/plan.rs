@@ -8,6 +8,7 @@ use super::SessionOptions;
 use crate::config::Config;
 use crate::format::{activation_dtype, statistics_dtype};
 use crate::layout::Layout;
+use crate::lora::Target;
 
 /// Which activations the backward pass finds in memory, and which it computes again, to the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,20 @@ buffers! {
     swiglu_out,
     /// The result of attention or of the MLP before it joins the residual.
     sublayer_out,
+    /// The low-rank part s x A^T of the adapter of queries.
+    q_low,
+    /// The low-rank part of the adapter of keys.
+    k_low,
+    /// The low-rank part of the adapter of values.
+    v_low,
+    /// The low-rank part of the adapter of the output projection of attention.
+    o_low,
+    /// The low-rank part of the adapter of the gate.
+    gate_low,
+    /// The low-rank part of the adapter of the up projection.
+    up_low,
+    /// The low-rank part of the adapter of the down projection.
+    down_low,
     /// The residual after the last block.
     final_residual,
     /// The norm factor of the last residual.
@@ -127,6 +142,8 @@ buffers! {
     d_up,
     /// Gradient of the SwiGLU.
     d_swiglu_out,
+    /// Gradient of the low-rank part of one adapter at a time.
+    d_low,
 }
 
 /// One buffer: `slots` times `[n, columns]` in `dtype`.
@@ -200,6 +217,12 @@ impl Plan {
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let (h, kv_h) = (config.num_heads, config.num_kv_heads);
         let (q, kv) = (config.q_width(), config.kv_width());
+        // As long as the layer's own result; that of the down projection always, because its result is not computed again.
+        let low_rank = |target: Target, slots: usize| {
+            let lora = options.lora.filter(|lora| lora.targets.contains(target));
+            activation(BLOCKS, lora.map_or(0, |lora| lora.rank), if lora.is_some() { slots } else { 0 })
+        };
+        let rank = options.lora.map_or(0, |lora| lora.rank);
         let rows = Buffers {
             residual: activation(RESIDUALS, d, always),
             residual_rstd: statistic(RESIDUALS, 1, always),
@@ -220,6 +243,13 @@ impl Plan {
             up: activation(BLOCKS, f, unless_mlp),
             swiglu_out: activation(BLOCKS, f, once),
             sublayer_out: activation(HEAD, d, once),
+            q_low: low_rank(Target::Q, unless_block),
+            k_low: low_rank(Target::K, unless_block),
+            v_low: low_rank(Target::V, unless_block),
+            o_low: low_rank(Target::O, unless_block),
+            gate_low: low_rank(Target::Gate, unless_mlp),
+            up_low: low_rank(Target::Up, unless_mlp),
+            down_low: low_rank(Target::Down, always),
             final_residual: activation(RESIDUALS, d, once),
             final_rstd: statistic(RESIDUALS, 1, once),
             hidden: activation(HEAD, d, once),
@@ -234,6 +264,7 @@ impl Plan {
             d_gate: activation(GRADIENTS, f, backward),
             d_up: activation(GRADIENTS, f, backward),
             d_swiglu_out: activation(GRADIENTS, f, backward),
+            d_low: activation(GRADIENTS, rank, if rank > 0 { backward } else { 0 }),
         };
 
         let chunk_rows = head_chunk_rows(kind, options.dtype, config.vocab_size).min(max_tokens.max(1));

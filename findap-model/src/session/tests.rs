@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::plan::{Plan, Row};
 use super::*;
+use crate::lora::Targets;
 
 fn config(model_type: &str) -> Config {
     let serde_json::Value::Object(config) = json!({
@@ -15,7 +16,15 @@ fn config(model_type: &str) -> Config {
 }
 
 fn options(recompute: Recompute, gradients: Option<Dtype>, frozen_blocks: usize) -> SessionOptions {
-    SessionOptions { dtype: Dtype::Bf16, max_tokens: 8192, max_positions: 8192, recompute, gradients, frozen_blocks }
+    SessionOptions {
+        dtype: Dtype::Bf16,
+        max_tokens: 8192,
+        max_positions: 8192,
+        recompute,
+        gradients,
+        frozen_blocks,
+        lora: None,
+    }
 }
 
 fn plan(model_type: &str, options: SessionOptions) -> Plan {
@@ -43,7 +52,22 @@ fn the_plan_of_a_block_is_one_table() {
     let slots = |plan: &Plan| [plan.rows.residual.slots, plan.rows.attention_out.slots, plan.rows.gate.slots];
     assert_eq!(plans.each_ref().map(slots), [[32, 32, 32], [32, 32, 1], [32, 1, 1]]);
     let unused: Vec<&str> = none.iter().filter(|(_, row)| row.slots == 0).map(|(name, _)| *name).collect();
-    assert_eq!(unused, ["q_projected", "q_rstd", "k_projected", "k_rstd", "d_q_projected", "d_k_projected"]);
+    let of_adapter = ["q_low", "k_low", "v_low", "o_low", "gate_low", "up_low", "down_low", "d_low"];
+    let of_head_norm = ["q_projected", "q_rstd", "k_projected", "k_rstd", "d_q_projected", "d_k_projected"];
+    assert!(unused.iter().all(|name| of_adapter.contains(name) || of_head_norm.contains(name)), "{unused:?}");
+    assert_eq!(unused.len(), of_adapter.len() + of_head_norm.len());
+}
+
+#[test]
+fn an_adapter_keeps_its_low_rank_part_as_long_as_the_layer_keeps_its_result() {
+    let targets = Targets::from_names(["q_proj", "gate_proj", "down_proj"]).unwrap();
+    let lora = Some(Lora { rank: 16, alpha: 32.0, targets, is_rank_stabilized: false });
+    let slots = Recompute::ALL.map(|recompute| {
+        let rows = plan("llama", SessionOptions { lora, ..options(recompute, Some(Dtype::F32), 0) }).rows;
+        assert_eq!([rows.q_low.columns, rows.down_low.columns, rows.d_low.columns, rows.d_low.slots], [16, 16, 16, 1]);
+        [rows.q_low.slots, rows.v_low.slots, rows.gate_low.slots, rows.down_low.slots]
+    });
+    assert_eq!(slots, [[32, 0, 32, 32], [32, 0, 1, 32], [1, 0, 1, 32]]);
 }
 
 #[test]

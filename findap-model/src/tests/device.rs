@@ -15,6 +15,7 @@ use super::{FAMILIES, WeightedBatch, plain};
 use crate::checkpoint::SaveOptions;
 use crate::config::Config;
 use crate::decoder::Decoder;
+use crate::lora::{Lora, Targets};
 use crate::session::{Recompute, Session, SessionOptions, Tokens, memory_bytes};
 
 /// Three documents and an empty one; some tokens bear no loss.
@@ -53,7 +54,9 @@ pub(super) fn devices() -> Vec<Device> {
 fn session(model: &Decoder, recompute: Recompute, gradients: Dtype) -> Session {
     let (dtype, gradients) = (model.params.dtype(), Some(gradients));
     let frozen_blocks = model.frozen_blocks();
-    let options = SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients, frozen_blocks };
+    let lora = model.lora();
+    let options =
+        SessionOptions { dtype, max_tokens: 48, max_positions: 32, recompute, gradients, frozen_blocks, lora };
     Session::on(&model.params.device(), &model.config, options).unwrap()
 }
 
@@ -141,6 +144,40 @@ fn f32_passes_follow_the_cpu() {
     }
 }
 
+#[test]
+fn an_adapter_on_a_device_follows_the_cpu_and_is_merged_as_there() {
+    let some = Targets::from_names(["k_proj", "o_proj", "down_proj"]).unwrap();
+    let loras = [
+        Lora { rank: 8, alpha: 16.0, targets: Targets::ALL, is_rank_stabilized: false },
+        Lora { rank: 3, alpha: 4.0, targets: some, is_rank_stabilized: true },
+    ];
+    for lora in loras {
+        let adapted = |dtype| {
+            let mut model = Decoder::load(&golden("tiny"), dtype).unwrap();
+            model.add_adapter(lora, 3).unwrap();
+            let numbers = model.trained_params().flat().to_f64_vec();
+            let moved = numbers.iter().enumerate().map(|(i, x)| x + 0.02 * (i as f64 * 1.3).sin());
+            model.trained_params_mut().flat_mut().copy_from_f64(&moved.collect::<Vec<_>>());
+            model
+        };
+        let (on_cpu, batch) = (adapted(Dtype::F32), batch(2048));
+        let truth = in_one(&adapted(Dtype::F64), Recompute::None, &batch);
+        let yardstick = in_one(&on_cpu, Recompute::None, &batch);
+        for device in devices() {
+            let mut model = on_cpu.copy_to(&device).unwrap();
+            let got = in_one(&model, Recompute::None, &batch);
+            let what = format!("adapter of rank {} on {}", lora.rank, device.name());
+            assert_follows(&what, &got, &yardstick, &truth, 3.0, 4.0 / f64::from(1 << 24));
+            assert_eq!(got, in_one(&model, Recompute::Block, &batch), "recomputed to the same bits");
+            assert_eq!(got, in_two(&model, Recompute::None, &batch), "the head in two passes");
+            model.merge_adapter().unwrap();
+            let mut merged = on_cpu.clone();
+            merged.merge_adapter().unwrap();
+            assert_eq!(numbers(&model), merged.params.flat().to_f64_vec());
+        }
+    }
+}
+
 /// All gradients after `passes` passes over one batch, in f32 or bf16.
 fn gradients_after(passes: u32, model: &Decoder, dtype: Dtype) -> Vec<f64> {
     let batch = batch(model.config.vocab_size as u32);
@@ -175,14 +212,27 @@ fn gradients_in_bf16_are_those_in_f32_rounded_once_a_pass() {
     }
 }
 
+/// An adapter where there is a backward pass, so that half of the cases have one.
+fn adapter(gradients: Option<Dtype>) -> Option<Lora> {
+    let lora = Lora { rank: 4, alpha: 8.0, targets: Targets::ALL, is_rank_stabilized: false };
+    gradients.filter(|dtype| *dtype == Dtype::F32).map(|_| lora)
+}
+
 #[test]
 fn memory_on_a_device_is_known_before_a_session_is_built() {
     let config = wide_heads(64).config;
     let cases = [(Dtype::F32, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::F32)), (Dtype::Bf16, Some(Dtype::Bf16))];
     for (dtype, gradients) in cases.into_iter().chain([(Dtype::Bf16, None)]) {
         for recompute in [Recompute::None, Recompute::Block] {
-            let options =
-                SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients, frozen_blocks: 0 };
+            let options = SessionOptions {
+                dtype,
+                max_tokens: 96,
+                max_positions: 64,
+                recompute,
+                gradients,
+                frozen_blocks: 0,
+                lora: adapter(gradients),
+            };
             for device in devices() {
                 let built = Session::on(&device, &config, options).unwrap().memory();
                 assert_eq!(memory_bytes(device.kind(), &config, options), built, "{options:?}");

@@ -12,7 +12,7 @@ use crate::decoder::Decoder;
 use crate::generate::{GenerateRequest, Generator, StopReason};
 use crate::session::{Recompute, Session, SessionOptions};
 
-fn json(path: &str) -> Value {
+pub(super) fn json(path: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(path)).unwrap()).unwrap()
 }
 
@@ -20,7 +20,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
 }
 
-fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
+pub(super) fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
     let tensor = tensors.tensor(name).unwrap();
     match tensor.dtype() {
         safetensors::Dtype::F32 => {
@@ -32,12 +32,13 @@ fn numbers(tensors: &SafeTensors<'_>, name: &str) -> Vec<f64> {
 
 fn session(model: &Decoder, dtype: Dtype, max_tokens: usize, gradients: Option<Dtype>) -> Session {
     let (recompute, frozen_blocks) = (Recompute::None, 0);
-    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute, gradients, frozen_blocks };
+    let lora = model.lora();
+    let options = SessionOptions { dtype, max_tokens, max_positions: 512, recompute, gradients, frozen_blocks, lora };
     Session::new(&model.config, options)
 }
 
 /// Log-probability of every token of packed documents given the earlier ones, 0 at each document's first.
-fn token_logps(model: &Decoder, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> {
+pub(super) fn token_logps(model: &Decoder, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64> {
     let mut batch = Batch::new();
     documents.iter().for_each(|document| batch.push_unmasked(document));
     let mut session = session(model, dtype, batch.num_tokens(), None);
@@ -45,13 +46,13 @@ fn token_logps(model: &Decoder, dtype: Dtype, documents: &[Vec<u32>]) -> Vec<f64
     [&[0.0], &logp[..logp.len() - 1]].concat()
 }
 
-fn packed_rows() -> Vec<Vec<Vec<u32>>> {
+pub(super) fn packed_rows() -> Vec<Vec<Vec<u32>>> {
     let tokens = json("data/tokens.json");
     let rows = tokens["packed"].as_array().unwrap().iter();
     rows.map(|row| row["docs"].as_array().unwrap().iter().map(ids).collect()).collect()
 }
 
-fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
@@ -112,7 +113,7 @@ fn gradients_of_a_training_step_are_those_of_torch() {
 }
 
 /// The loss of the first step, and its gradients.
-fn first_step(model: &Decoder, train: &Value) -> (f64, Arena) {
+pub(super) fn first_step(model: &Decoder, train: &Value) -> (f64, Arena) {
     let micro = train["steps"][0].as_array().unwrap();
     let rows: Vec<&Value> = micro.iter().flat_map(|m| m["rows"].as_array().unwrap()).collect();
     let mask = |d: &Value| ids(&d["mask"]);
@@ -161,12 +162,16 @@ fn other_families_are_those_of_transformers() {
     }
 }
 
-/// Each tensor within 1e-5 of its own largest number.
 fn same_gradients(grads: &Arena, file: &str) {
+    same_gradients_as(grads, file, |name| name.to_owned());
+}
+
+/// Each tensor within 1e-5 of its own largest number; in the file it has another name.
+pub(super) fn same_gradients_as(grads: &Arena, file: &str, name_in_file: impl Fn(&str) -> String) {
     let bytes = std::fs::read(golden(file)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     for entry in grads.spec().entries() {
-        let want = numbers(&tensors, &entry.name);
+        let want = numbers(&tensors, &name_in_file(&entry.name));
         let got = grads.flat().sub(entry.range()).to_f64_vec();
         let scale = want.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         let difference = largest_difference(&got, &want);

@@ -8,6 +8,7 @@ use super::WeightedBatch;
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::lora::{Lora, Targets};
 use crate::session::{Recompute, Session, SessionOptions};
 use crate::trainable::Trainable;
 
@@ -61,6 +62,7 @@ fn session(model: &Decoder, recompute: Recompute) -> Session {
         recompute,
         gradients: Some(Dtype::F64),
         frozen_blocks: model.frozen_blocks(),
+        lora: model.lora(),
     };
     Session::new(&model.config, options)
 }
@@ -174,4 +176,96 @@ fn gradients_of_other_parameters_are_refused() {
     let pass = session.forward(&model, batch.tokens()).unwrap();
     let refused = pass.backward(&batch.documents.targets, &batch.weights, &mut all).unwrap_err();
     assert!(matches!(refused, ModelError::Gradients { .. }), "{refused}");
+}
+
+/// The model with an adapter whose B is not zero.
+fn adapted(variant: &Value, lora: Lora) -> Decoder {
+    let mut model = model(variant);
+    model.add_adapter(lora, 3).unwrap();
+    let mut params = model.trained_params().flat().to_f64_vec();
+    params.iter_mut().enumerate().for_each(|(i, x)| *x += 0.1 * (i as f64 * 1.3).sin());
+    model.trained_params_mut().flat_mut().copy_from_f64(&params);
+    model
+}
+
+fn loras() -> [Lora; 2] {
+    let some = Targets::from_names(["v_proj", "down_proj"]).unwrap();
+    [
+        Lora { rank: 3, alpha: 5.0, targets: Targets::ALL, is_rank_stabilized: false },
+        Lora { rank: 2, alpha: 3.0, targets: some, is_rank_stabilized: true },
+    ]
+}
+
+#[test]
+fn every_gradient_of_an_adapter_is_that_of_the_loss() {
+    for (variant, lora) in variants().iter().zip(loras().into_iter().cycle()) {
+        let mut model = adapted(variant, lora);
+        let grads = gradients(&model, Recompute::None, false);
+        assert_eq!(grads.spec(), model.trained_params().spec(), "the base has no gradient");
+        let grads = grads.flat().to_f64_vec();
+        let (batch, mut session) = (batch(), session(&model, Recompute::None));
+        let params = model.trained_params().flat().to_f64_vec();
+        let scale = grads.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        let step = 1e-5;
+        for i in 0..params.len() {
+            let mut at = |delta: f64| {
+                let mut moved = params.clone();
+                moved[i] += delta;
+                model.trained_params_mut().flat_mut().copy_from_f64(&moved);
+                loss(&model, &mut session, &batch)
+            };
+            let numeric = (at(step) - at(-step)) / (2.0 * step);
+            assert!((grads[i] - numeric).abs() < 1e-6 * scale, "{variant}, {lora:?}, {i}: {} {numeric}", grads[i]);
+        }
+    }
+}
+
+#[test]
+fn recomputing_and_fusing_change_no_bit_of_an_adapter() {
+    for variant in [json!({}), json!({"model_type": "qwen3", "attention_bias": true})] {
+        for lora in loras() {
+            let model = adapted(&variant, lora);
+            let kept = gradients(&model, Recompute::None, false).flat().to_f64_vec();
+            assert!(kept.iter().all(|g| *g != 0.0));
+            for recompute in Recompute::ALL {
+                for fused in [false, true] {
+                    let got = gradients(&model, recompute, fused).flat().to_f64_vec();
+                    assert_eq!(kept, got, "{variant}, {lora:?}, {recompute:?}, fused {fused}");
+                }
+            }
+        }
+    }
+}
+
+/// What it adds is u B^T = 0, and x + 0 = x in every format.
+#[test]
+fn an_adapter_that_was_not_trained_changes_no_bit() {
+    for variant in variants() {
+        let mut model = model(&variant);
+        let batch = batch();
+        let of = |model: &Decoder| loss(model, &mut session(model, Recompute::None), &batch).to_bits();
+        let before = of(&model);
+        model.add_adapter(loras()[0], 3).unwrap();
+        assert_eq!(of(&model), before, "{variant}");
+        let a = model.trained_params().flat().to_f64_vec();
+        assert!(a.iter().any(|a| *a != 0.0), "A is drawn");
+        assert_ne!(of(&adapted(&variant, loras()[0])), before, "a trained one does change it");
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_the_models_is_refused() {
+    let [lora, other] = loras();
+    let mut model = adapted(&json!({}), lora);
+    let refused = |result: Result<(), ModelError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, ModelError::Adapter { .. }), "{error}");
+    };
+    refused(model.train_only(&Trainable::Adapter(other)));
+    refused(model.train_only(&Trainable::All));
+    refused(model.add_adapter(Lora { rank: 0, ..lora }, 1));
+    model.train_only(&Trainable::Adapter(lora)).unwrap();
+    let batch = batch();
+    let mut without = session(&super::gradients::model(&json!({})), Recompute::None);
+    refused(without.forward(&model, batch.tokens()).map(drop));
 }

@@ -1,5 +1,6 @@
 //! `FINDAP_GOLDEN` names the folder of golden models and numbers where it is not that of the sources.
 
+mod adapter;
 mod device;
 mod generate;
 mod golden;

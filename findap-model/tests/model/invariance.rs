@@ -3,7 +3,7 @@
 
 use findap_data::Batch;
 use findap_model::session::{SessionOptions, memory_bytes};
-use findap_model::{Arena, Decoder, DeviceKind, Recompute, Scored, Session};
+use findap_model::{Arena, Decoder, DeviceKind, Lora, Recompute, Scored, Session, Targets};
 use findap_tensor::Dtype;
 use serde_json::Value;
 
@@ -26,6 +26,7 @@ impl Scorer {
                 recompute: Recompute::None,
                 gradients: Some(if dtype == Dtype::Bf16 { Dtype::F32 } else { dtype }),
                 frozen_blocks: 0,
+                lora: None,
             },
         );
         Scorer { model, session }
@@ -175,9 +176,17 @@ fn memory_is_known_before_a_session_is_built() {
     let cases = cases.into_iter().flat_map(|case| [(case, Dtype::F32), (case, Dtype::Bf16)]);
     for ((name, recompute, needs_backward), dtype) in cases {
         let config = findap_model::Config::load(&golden(&format!("models/{name}"))).expect("config");
+        let lora = Lora { rank: 4, alpha: 8.0, targets: Targets::ALL, is_rank_stabilized: false };
         let gradients = needs_backward.then_some(Dtype::F32);
-        let options =
-            SessionOptions { dtype, max_tokens: 96, max_positions: 64, recompute, gradients, frozen_blocks: 0 };
+        let options = SessionOptions {
+            dtype,
+            max_tokens: 96,
+            max_positions: 64,
+            recompute,
+            gradients,
+            frozen_blocks: 0,
+            lora: (recompute == Recompute::Mlp).then_some(lora),
+        };
         assert_eq!(memory_bytes(DeviceKind::Cpu, &config, options), Session::new(&config, options).memory(), "{name}");
     }
 }

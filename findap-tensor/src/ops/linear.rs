@@ -51,6 +51,14 @@ pub fn forward<'w>(y: ViewMut<'_>, x: View<'_>, weight: impl Into<Weight<'w>>) -
     multiply(y, Write::Overwrite, Factor::plain(x), weight)
 }
 
+/// y `[n, out]` += x `[n, in]` W^T.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_add(y: ViewMut<'_>, x: View<'_>, weight: View<'_>) -> Result<(), TensorError> {
+    multiply(y, Write::Accumulate, Factor::plain(x), Right::transposed(weight))
+}
+
 /// dx `[n, in]` (+)= dy `[n, out]` W.
 ///
 /// # Errors

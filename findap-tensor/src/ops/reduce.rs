@@ -3,7 +3,7 @@
 use findap_kernels::reduce::{self, cuda};
 
 use crate::error::TensorError;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, ViewMut};
 
 /// Sets every number to 0.
 ///
@@ -17,6 +17,17 @@ pub fn clear(x: &mut Tensor) -> Result<(), TensorError> {
             Ok(())
         }
     }
+}
+
+/// x *= factor.
+///
+/// # Errors
+/// As [`reduce::scale`] and [`cuda::scale`]; [`TensorError::OtherDevice`], [`TensorError::Cuda`].
+pub fn scale(x: ViewMut<'_>, factor: f64) -> Result<(), TensorError> {
+    if let Some(device) = x.cuda() {
+        return device.run(&[cuda::scale(&x.on(device)?, factor)?]);
+    }
+    Ok(reduce::scale(x.host()?, factor)?)
 }
 
 /// out = x rounded to the format of `out`, between f32 and bf16.

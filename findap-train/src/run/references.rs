@@ -75,6 +75,7 @@ pub(crate) fn reference_logprobs(
         recompute: Recompute::Block,
         gradients: None,
         frozen_blocks: 0,
+        lora: model.lora(),
     };
     let mut session = Session::on(&model.params.device(), &model.config, options)?;
     let mut references = References::new();
