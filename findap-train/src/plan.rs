@@ -1,7 +1,7 @@
 //! The plan of a stage, made without training: rows, tokens, steps, memory by purpose, operations.
 
 use findap_data::store::rows::RowsReport;
-use findap_model::session::{SessionOptions, memory_bytes};
+use findap_model::session::{SessionOptions, activation_dtype, memory_bytes};
 use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Trainable, Trained};
 use serde::Serialize;
 
@@ -80,7 +80,7 @@ impl StagePlan {
             fill: data.loader.fill(),
             steps,
             trained_parameters: trained.num_parameters(),
-            frozen_parameters: Decoder::num_parameters(config) - trained.num_parameters(),
+            frozen_parameters: num_frozen(config, &options.trainable, &trained),
             frozen_note: frozen_note(config, &options.trainable, &trained),
             memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
             memory: parts,
@@ -97,7 +97,7 @@ impl StagePlan {
 }
 
 /// Operations per token, forward and backward. Each weight of a matrix product takes 2 forward, 2 for the gradient of its input where
-/// something below is trained, and 2 for its own gradient where it is trained. Attention is over the tokens before, on average half of
+/// something below is trained, and 2 for its own gradient where it is trained; each of an adapter takes all six. Attention is over the tokens before, on average half of
 /// the row's; flash attention's backward pass computes the scores again. Source: Kaplan et al. 2020, section 2.1.
 fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, mean_row_tokens: f64) -> f64 {
     let embedding = config.vocab_size * config.hidden_size;
@@ -108,8 +108,16 @@ fn flops_per_token(config: &Config, trainable: &Trainable, trained: &Trained, me
     let frozen_share = trained.frozen_blocks() as f64 / config.num_layers as f64;
     let below = (products - in_head) as f64 * frozen_share;
     let own = trained.num_parameters() - if is_embedding_trained { looked_up } else { 0 };
+    let of_adapter = if trainable.lora().is_some() { trained.num_parameters() } else { 0 };
     let scores = (config.num_layers * config.num_heads * config.head_dim) as f64 * mean_row_tokens / 2.0;
-    2.0 * (products as f64 + (products as f64 - below) + own as f64) + (3.5 - 2.5 * frozen_share) * 4.0 * scores
+    2.0 * (products as f64 + (products as f64 - below) + (own + 2 * of_adapter) as f64)
+        + (3.5 - 2.5 * frozen_share) * 4.0 * scores
+}
+
+/// Count of the model's parameters that a stage leaves as they are.
+fn num_frozen(config: &Config, trainable: &Trainable, trained: &Trained) -> usize {
+    let num_trained_weights = if trainable.lora().is_some() { 0 } else { trained.num_parameters() };
+    Decoder::num_parameters(config) - num_trained_weights
 }
 
 /// The name of the embedding table, which is also the head where they are tied.
@@ -118,6 +126,12 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// A sentence on the frozen parameters of a selection; `None` where all are trained.
 pub fn frozen_note(config: &Config, trainable: &Trainable, trained: &Trained) -> Option<String> {
     let (all, trained) = (Decoder::num_parameters(config), trained.num_parameters());
+    if let Some(lora) = trainable.lora() {
+        return Some(format!(
+            "{trained} parameters of an adapter of rank {} are trained, those of the model, {all}, are frozen",
+            lora.rank
+        ));
+    }
     let is_head_frozen = config.tie_word_embeddings && !trainable.is_trained(EMBEDDING, config.num_layers);
     let head = if is_head_frozen { "; its head is the embedding table and stays frozen with it" } else { "" };
     (trained < all).then(|| format!("{trained} of {all} parameters are trained, the others are frozen{head}"))
@@ -142,10 +156,16 @@ pub fn training_memory(
         max_tokens: tokens.max(dev_tokens),
         max_positions: positions.max(dev_positions),
         recompute: options.recompute,
-        gradients: Some(options.state.dtype(dtype)),
+        gradients: Some(options.state.dtype(trained_dtype(kind, dtype, &options.trainable))),
         frozen_blocks: trained.frozen_blocks(),
+        lora: options.trainable.lora().copied(),
     };
     Ok(step_memory(kind, config, trained.num_parameters(), session))
+}
+
+/// The format of what is trained beside weights in `dtype`: theirs, or that of the activations, which an adapter has.
+fn trained_dtype(kind: DeviceKind, dtype: Dtype, trainable: &Trainable) -> Dtype {
+    if trainable.lora().is_some() { activation_dtype(kind, dtype) } else { dtype }
 }
 
 /// Bytes in memory by purpose while a session with these options and AdamW train `num_trained` parameters on a device of this kind.
@@ -157,10 +177,15 @@ pub fn step_memory(
     options: SessionOptions,
 ) -> Vec<(&'static str, usize)> {
     let weights = Decoder::num_parameters(config) * options.dtype.size_bytes();
-    let gradient_dtype = options.gradients.unwrap_or(options.dtype);
+    let trained_dtype = if options.lora.is_some() { activation_dtype(kind, options.dtype) } else { options.dtype };
+    let gradient_dtype = options.gradients.unwrap_or(trained_dtype);
     let gradients = num_trained * gradient_dtype.size_bytes();
-    let mut memory = vec![("weights", weights), ("gradients", gradients), ("optimizer moments", 2 * gradients)];
-    if gradient_dtype != options.dtype {
+    let mut memory = vec![("weights", weights)];
+    if options.lora.is_some() {
+        memory.push(("adapter", num_trained * trained_dtype.size_bytes()));
+    }
+    memory.extend([("gradients", gradients), ("optimizer moments", 2 * gradients)]);
+    if gradient_dtype != trained_dtype {
         memory.push(("weights in f32", gradients));
     }
     memory.extend(memory_bytes(kind, config, options));
@@ -170,7 +195,7 @@ pub fn step_memory(
 /// Bytes on disk that a stage takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct StageDisk {
-    /// Its model, which stays.
+    /// Its model, which stays, and its adapter, where it trains one.
     pub model_bytes: u64,
     /// One checkpoint: the trained parameters and their moments.
     pub checkpoint_bytes: u64,
@@ -185,16 +210,19 @@ impl StageDisk {
     /// [`TrainError::Model`] for a selection of parameters that the model cannot obey.
     pub fn new(recipe: &Recipe, stage: &Stage, config: &Config) -> Result<Option<Self>, TrainError> {
         let Some((keys, _)) = stage.trained() else { return Ok(None) };
-        let compute: Dtype = recipe.model.compute.into();
-        let trained = Trained::of(config, &keys.trainable)?.num_parameters() as u64;
-        let checkpoint_bytes = 3 * trained * recipe.state_format().dtype(compute).size_bytes() as u64;
+        let trainable = recipe.train_options(keys).trainable;
+        let trained_dtype = trained_dtype(recipe.device_kind(), recipe.model.compute.into(), &trainable);
+        let trained = Trained::of(config, &trainable)?.num_parameters() as u64;
+        let checkpoint_bytes = 3 * trained * recipe.state_format().dtype(trained_dtype).size_bytes() as u64;
+        let adapter_bytes = if trainable.lora().is_some() { 4 * trained } else { 0 };
         // the new best weights are written before the old ones are removed
         let num_best = if stage.has_dev() { 2 } else { 0 };
         let kept = recipe.run.keep_checkpoints as u64 + 1;
         Ok(Some(Self {
-            model_bytes: (Decoder::num_parameters(config) * recipe.model.save_dtype.dtype().size_bytes()) as u64,
+            model_bytes: (Decoder::num_parameters(config) * recipe.model.save_dtype.dtype().size_bytes()) as u64
+                + adapter_bytes,
             checkpoint_bytes,
-            training_bytes: kept * checkpoint_bytes + num_best * trained * compute.size_bytes() as u64,
+            training_bytes: kept * checkpoint_bytes + num_best * trained * trained_dtype.size_bytes() as u64,
         }))
     }
 
@@ -249,22 +277,27 @@ fn meminfo_bytes(field: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use findap_model::Recompute;
+    use findap_model::{Lora, Recompute, Targets};
     use serde_json::json;
 
     use super::*;
 
-    #[test]
-    #[expect(clippy::print_stdout, reason = "the parts are worth reading")]
-    fn a_full_fine_tune_of_llama_3_8b_fits_one_gpu_of_80_gb() {
-        const GIB: f64 = (1u64 << 30) as f64;
+    const GIB: f64 = (1u64 << 30) as f64;
+
+    fn llama_3_8b() -> Config {
         let config = json!({
             "vocab_size": 128_256, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
             "num_key_value_heads": 8, "intermediate_size": 14_336, "tie_word_embeddings": false,
             "rms_norm_eps": 1e-5, "rope_theta": 5e5, "max_position_embeddings": 8192,
         });
         let serde_json::Value::Object(config) = config else { unreachable!("an object was written") };
-        let config = Config::from_json(config).unwrap();
+        Config::from_json(config).unwrap()
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the parts are worth reading")]
+    fn a_full_fine_tune_of_llama_3_8b_fits_one_gpu_of_80_gb() {
+        let config = llama_3_8b();
         let memory = |gradients| {
             let (max_tokens, max_positions, recompute) = (8192, 8192, Recompute::Block);
             let options = SessionOptions {
@@ -274,6 +307,7 @@ mod tests {
                 recompute,
                 gradients: Some(gradients),
                 frozen_blocks: 0,
+                lora: None,
             };
             step_memory(DeviceKind::Cuda, &config, Decoder::num_parameters(&config), options)
         };
@@ -285,6 +319,63 @@ mod tests {
         assert!((sum(&parts) as f64) < 78.0 * GIB, "{parts:?}");
         assert_eq!(sum(&parts[..3]), 8 * 8_030_261_248, "weights, gradients, moments");
         assert_eq!(sum(&memory(Dtype::F32)[..4]), 18 * 8_030_261_248, "and with a copy of the weights");
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the parts are worth reading")]
+    fn an_adapter_of_llama_3_8b_in_bf16_fits_one_gpu_of_24_gb() {
+        let config = llama_3_8b();
+        let lora = Lora { rank: 16, alpha: 32.0, targets: Targets::ALL, is_rank_stabilized: false };
+        let trained = Trained::of(&config, &Trainable::Adapter(lora)).unwrap().num_parameters();
+        // PEFT says as much of this model: 16 * (4096 + 4096) twice, (4096 + 1024) twice, (4096 + 14336) three times, 32 blocks
+        assert_eq!(trained, 41_943_040);
+        let memory = |kind| {
+            let options = SessionOptions {
+                dtype: Dtype::Bf16,
+                max_tokens: 4096,
+                max_positions: 4096,
+                recompute: Recompute::Block,
+                gradients: Some(Dtype::F32),
+                frozen_blocks: 0,
+                lora: Some(lora),
+            };
+            step_memory(kind, &config, trained, options)
+        };
+        let parts = memory(DeviceKind::Cuda);
+        parts.iter().for_each(|(purpose, bytes)| println!("{:>6.2} GiB  {purpose}", *bytes as f64 / GIB));
+        let sum = parts.iter().map(|(_, bytes)| bytes).sum::<usize>() as f64 / GIB;
+        println!("{sum:>6.2} GiB");
+        assert!(sum < 22.0, "{parts:?}");
+        let first: Vec<usize> = parts[..5].iter().map(|(_, bytes)| *bytes).collect();
+        assert_eq!(first, [2 * 8_030_261_248, 2 * trained, 4 * trained, 8 * trained, 4 * trained]);
+        assert_eq!(parts[1].0, "adapter");
+        // on the CPU an adapter is f32 and needs no copy in f32
+        let on_cpu = memory(DeviceKind::Cpu);
+        assert_eq!(on_cpu[1], ("adapter", 4 * trained));
+        assert!(on_cpu.iter().all(|(purpose, _)| *purpose != "weights in f32"), "{on_cpu:?}");
+    }
+
+    #[test]
+    fn an_adapter_takes_the_operations_of_a_frozen_model_and_all_of_its_own() {
+        let config = json!({
+            "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "intermediate_size": 128, "tie_word_embeddings": false,
+        });
+        let config = Config::from_json(config.as_object().unwrap().clone()).unwrap();
+        let lora =
+            Lora { rank: 2, alpha: 4.0, targets: Targets::from_names(["q_proj"]).unwrap(), is_rank_stabilized: false };
+        let adapter = Trainable::Adapter(lora);
+        let trained = Trained::of(&config, &adapter).unwrap();
+        assert_eq!(trained.num_parameters(), 4 * 2 * (64 + 64));
+        let all = Trained::of(&config, &Trainable::All).unwrap();
+        let of = |trainable: &Trainable, trained: &Trained| flops_per_token(&config, trainable, trained, 32.0);
+        let looked_up = 500 * 64;
+        let weight_gradients = 2.0 * (all.num_parameters() - looked_up) as f64;
+        let own = 6.0 * trained.num_parameters() as f64;
+        assert_eq!(of(&adapter, &trained), of(&Trainable::All, &all) - weight_gradients + own);
+        let note = frozen_note(&config, &adapter, &trained).unwrap();
+        assert!(note.contains("1024 parameters of an adapter of rank 2"), "{note}");
+        assert_eq!(num_frozen(&config, &adapter, &trained), Decoder::num_parameters(&config));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::files::read_object;
 use crate::foreign::ADAPTER;
 use crate::lora::{Lora, Targets};
 
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// The weights in a PEFT directory.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// A configuration larger than this is none.
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -112,13 +113,13 @@ impl Decoder {
     /// [`ModelError::Device`].
     pub fn load_adapter(&mut self, directory: &Path) -> Result<(), ModelError> {
         let lora = read_config(directory)?;
-        let path = directory.join(WEIGHTS);
+        let path = directory.join(ADAPTER_WEIGHTS);
         if !path.exists() && directory.join("adapter_model.bin").exists() {
             let reason = "has adapter_model.bin, a file of PyTorch, which is a program and is not run here; load it with PEFT and call \
                           `save_pretrained`, which writes safetensors";
             return Err(ModelError::NoModel { path: directory.to_owned(), reason: reason.into() });
         }
-        let mut shard = Shard::open(directory, WEIGHTS, &path)?;
+        let mut shard = Shard::open(directory, ADAPTER_WEIGHTS, &path)?;
         self.add_adapter(lora, 0)?;
         let spec = Arc::clone(self.trained_params().spec());
         let mut found = vec![false; spec.entries().len()];
@@ -155,7 +156,7 @@ impl Decoder {
             let params = self.trained_params();
             let tensors: Vec<usize> = (0..params.spec().entries().len()).collect();
             let dtype = if params.dtype() == Dtype::F64 { Dtype::F64 } else { Dtype::F32 };
-            write_tensors(&temporary.join(WEIGHTS), params, &tensors, dtype)?;
+            write_tensors(&temporary.join(ADAPTER_WEIGHTS), params, &tensors, dtype)?;
             write_json(&temporary.join(ADAPTER), &config_json(&lora, base))
         })
     }

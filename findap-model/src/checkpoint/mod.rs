@@ -17,6 +17,8 @@ use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 
+pub use self::adapter::ADAPTER_WEIGHTS;
+
 /// Options of writing a model.
 #[derive(Clone, Debug)]
 pub struct SaveOptions {

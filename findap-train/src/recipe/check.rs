@@ -8,6 +8,7 @@ use findap_data::reward_model::EXERCISE_FIELDS;
 use findap_data::spelling::nearest;
 use findap_data::world::WorldConfig;
 use findap_data::{Format, Kind};
+use findap_model::Trainable;
 
 use super::error::{Origin, RecipeError, join};
 use super::stage::{AlignStage, DISTILLED, DistillStage, Judge, Optimization, Stage, TrainStage};
@@ -301,6 +302,11 @@ fn check_optimization(keys: &Optimization, key: &str, has_dev: bool, origin: &Or
         )?;
         let divides = keys.micro_batch_rows.is_none_or(|micro| rows % micro == 0);
         origin.require(divides, &named("micro_batch_rows"), "it must divide `batch_rows`")?;
+    }
+    if let Some(lora) = &keys.lora {
+        lora.check(&named("lora"), origin)?;
+        let is_alone = keys.trainable == Trainable::All;
+        origin.require(is_alone, &named("lora"), "an adapter is trained alone; leave `trainable` out, or `lora`")?;
     }
     origin.require(
         keys.learning_rate.is_finite() && keys.learning_rate >= 0.0,

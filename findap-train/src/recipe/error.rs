@@ -79,8 +79,8 @@ pub enum RecipeError {
         /// `max_position_embeddings` of the model.
         max_positions: usize,
     },
-    /// A selection of parameters that the model cannot obey.
-    #[error("stage `{stage}`: `trainable`: {source}")]
+    /// A selection of parameters or an adapter that the model cannot obey.
+    #[error("stage `{stage}`: `{}`: {source}", selecting_key(source))]
     Trainable {
         /// The stage.
         stage: String,
@@ -119,6 +119,11 @@ pub(super) fn kind_of(value: &toml::Value) -> &'static str {
 
 fn at(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))
+}
+
+/// The key of a stage whose value a model could not obey.
+fn selecting_key(source: &ModelError) -> &'static str {
+    if matches!(source, ModelError::Adapter { .. }) { "lora" } else { "trainable" }
 }
 
 fn suggest(nearest: &Option<String>, known: &[String]) -> String {

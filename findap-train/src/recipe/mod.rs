@@ -29,6 +29,7 @@
 mod check;
 pub mod draft;
 pub(crate) mod error;
+mod lora;
 mod overrides;
 mod parse;
 mod schema;
@@ -51,6 +52,7 @@ pub use crate::device::DeviceChoice;
 use crate::optimizer::StateFormat;
 use crate::trainer::TrainOptions;
 pub use error::RecipeError;
+pub use lora::LoraTable;
 pub use overrides::Override;
 pub use parse::{load, parse};
 pub use schema::schema;
@@ -350,6 +352,7 @@ impl Recipe {
             let capability = if source.kind == Kind::Text { Capability::Concept } else { Capability::Chat };
             source.capability.get_or_insert(capability);
         }
+        let (kind, dtype) = (self.device_kind(), Dtype::from(self.model.compute));
         for stage in &mut self.stage {
             let (name, keys) = match stage {
                 Stage::Train(stage) => (&stage.name, &mut stage.optimization),
@@ -362,7 +365,9 @@ impl Recipe {
             if context_tokens > max_positions {
                 return Err(RecipeError::Context { stage: name.clone(), context_tokens, max_positions });
             }
-            Trained::of(config, &keys.trainable)
+            let trained = keys.trained();
+            Trained::of(config, &trained)
+                .and_then(|_| trained.lora().map_or(Ok(()), |lora| lora.check_on(kind, dtype)))
                 .map_err(|source| RecipeError::Trainable { stage: name.clone(), source })?;
         }
         self.run.folder = Some(folder);
@@ -408,7 +413,7 @@ impl Recipe {
     /// How a stage with these keys is trained.
     pub fn train_options(&self, keys: &Optimization) -> TrainOptions {
         TrainOptions {
-            trainable: keys.trainable.clone(),
+            trainable: keys.trained(),
             schedule: keys.schedule_options(),
             adamw: keys.adamw_options(),
             state: self.state_format(),

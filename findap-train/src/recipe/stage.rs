@@ -11,6 +11,7 @@ use findap_model::Trainable;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::lora::LoraTable;
 use super::{Paths, locate, trainable};
 use crate::objective::{Dpo, Loss, NllMean};
 use crate::optimizer::AdamWOptions;
@@ -420,11 +421,15 @@ pub struct Optimization {
     /// Measure the dev loss on at most so many tokens. Default 65536.
     #[serde(default = "default_dev_tokens")]
     pub dev_tokens: usize,
+    /// Trains a low-rank adapter (LoRA) and no parameter of the model: `{ rank = 16, alpha = 32 }`, with `targets` and `rslora` as below.
+    /// `model/` has it merged into the weights, `adapter/` has it alone, in PEFT's layout. Not beside `trainable`. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraTable>,
 }
 
 impl Optimization {
     /// Every key of the struct: a stage's table is split by this list.
-    pub(super) const KEYS: [&'static str; 22] = [
+    pub(super) const KEYS: [&'static str; 23] = [
         "epochs",
         "tokens",
         "steps",
@@ -447,6 +452,7 @@ impl Optimization {
         "save_every_steps",
         "early_stop_patience",
         "dev_tokens",
+        "lora",
     ];
 
     /// The length of the stage; `None` when not exactly one of the three keys is written (a checked recipe has one).
@@ -456,6 +462,14 @@ impl Optimization {
             (None, Some(tokens), None) => Some(Length::Tokens(tokens)),
             (None, None, Some(steps)) => Some(Length::Steps(steps)),
             _ => None,
+        }
+    }
+
+    /// What the stage trains: the selected parameters, or its adapter.
+    pub fn trained(&self) -> Trainable {
+        match &self.lora {
+            Some(table) => Trainable::Adapter(table.into()),
+            None => self.trainable.clone(),
         }
     }
 

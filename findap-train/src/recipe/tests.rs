@@ -122,6 +122,7 @@ fn the_key_list_is_the_struct() {
         save_every_steps: Some(1),
         early_stop_patience: Some(1),
         trainable: Trainable::LastBlocks(1),
+        lora: Some(LoraTable::default()),
         ..Optimization::default()
     };
     keys.learning_rate = 1.0;
@@ -375,4 +376,50 @@ fn exercises_and_pairs_are_named_as_other_data_are() {
         let error = read(GOOD, &[(key, value)]).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
+}
+
+#[test]
+fn an_adapter_is_read_with_its_defaults_and_refused_where_it_cannot_be_trained() {
+    let lora = |value: &str| read(GOOD, &[("stage.group1.lora", value)]).map(|recipe| recipe.stage[0].clone());
+    let trained = |value: &str| {
+        let stage = lora(value).unwrap_or_else(|error| panic!("{value}: {error}"));
+        *stage.trained().unwrap().0.trained().lora().expect("an adapter")
+    };
+    let [all, some] = [trained("{}"), trained("{ rank = 64, alpha = 16, targets = [\"v_proj\"], rslora = true }")];
+    assert_eq!((all.rank, all.alpha, all.targets.names().count(), all.is_rank_stabilized), (16, 32.0, 7, false));
+    assert_eq!((some.rank, some.alpha, some.is_rank_stabilized), (64, 16.0, true));
+    assert_eq!(some.targets.names().collect::<Vec<_>>(), ["v_proj"]);
+    assert_eq!(trained("{ rank = 4 }").alpha, 8.0, "twice the rank");
+    for (value, key, problem) in [
+        ("{ rank = 0 }", "lora.rank", "at least 1"),
+        ("{ rank = -1 }", "lora", "rank"),
+        ("{ alpha = 0 }", "lora.alpha", "above 0"),
+        ("{ alpha = nan }", "lora.alpha", "above 0"),
+        ("{ targets = [] }", "lora.targets", "at least one"),
+        ("{ targets = [\"q_prj\"] }", "lora.targets", "did you mean \"q_proj\"?"),
+        ("{ targets = [\"lm_head\"] }", "lora.targets", "there are q_proj"),
+        ("{ targets = [\"q_proj\", \"q_proj\"] }", "lora.targets", "twice"),
+        ("{ dropout = 0.05 }", "lora.dropout", "not supported"),
+        ("{ ranks = 4 }", "lora.ranks", "did you mean `rank`?"),
+        ("true", "lora", "table"),
+    ] {
+        let error = lora(value).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(problem), "{value}: {error}");
+    }
+    let both = [("stage.align.lora", "{}"), ("stage.align.trainable", "{ last_blocks = 1 }")];
+    let error = read(GOOD, &both).unwrap_err().to_string();
+    assert!(error.contains("an adapter is trained alone"), "{error}");
+}
+
+/// No recipe that is refused for it may have come as far as its first stage.
+#[test]
+fn a_rank_that_a_gpu_cannot_multiply_by_is_refused_with_the_recipe() {
+    let config = Config::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-instruct"))).unwrap();
+    let resolve = |set: &[(&str, &str)]| read(GOOD, set).unwrap().resolve(None, &config);
+    let lora = ("stage.group1.lora", "{ rank = 4 }");
+    let gpu = [("model.compute", "bf16"), ("run.device", "cuda:0"), lora];
+    let error = resolve(&gpu).unwrap_err().to_string();
+    assert!(error.contains("`lora`") && error.contains("multiple of 8"), "{error}");
+    resolve(&gpu[1..]).unwrap();
+    resolve(&[gpu[0], ("run.device", "cpu"), lora]).unwrap();
 }

@@ -4,6 +4,7 @@ use findap_data::plain_words::plain_words;
 use findap_model::Trainable;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
+use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
@@ -43,6 +44,7 @@ pub(super) fn serialize<S: Serializer>(trainable: &Trainable, serializer: S) -> 
         Trainable::All => return serializer.serialize_str("all"),
         Trainable::LastBlocks(count) => (Some(*count), None),
         Trainable::Names(names) => (None, Some(names.clone())),
+        Trainable::Adapter(_) => return Err(S::Error::custom("an adapter is written as `lora`, not as `trainable`")),
     };
     Selection { last_blocks, names }.serialize(serializer)
 }

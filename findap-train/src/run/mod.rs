@@ -10,7 +10,7 @@ pub(crate) mod references;
 pub mod rehearsal;
 mod reset;
 mod settings;
-#[cfg(all(test, feature = "emulator"))]
+#[cfg(test)]
 mod tests;
 pub mod verification;
 
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use findap_data::chat_template::day_seconds;
+use findap_data::files::seed_of;
 use findap_data::{Loader, world};
 use findap_model::checkpoint::SaveOptions;
 use findap_model::{Config, Decoder, Device, Dtype, Trained};
@@ -472,12 +473,21 @@ impl Run<'_, '_> {
                 objective.dev_references = pairs;
             }
         }
+        // The references are those of the weights alone: the adapter comes after them.
+        if let Some(lora) = options.trainable.lora() {
+            model.add_adapter(*lora, adapter_seed(self.recipe.run.seed, stage.name()))?;
+        }
         let sources: Vec<String> = data.sources.iter().map(|source| source.name.clone()).collect();
         let job = Job { stage: stage.name(), folder, options, identity, objective, sources: &sources };
         let dev = data.dev.as_ref();
         match trainer::train(&mut model, &mut data.loader, dev, &job, self.hooks.stop, self.hooks.observer)? {
             trainer::Outcome::Interrupted { .. } => Ok(None),
             trainer::Outcome::Finished { step, best } => {
+                if model.lora().is_some() {
+                    let base = std::path::absolute(&current.folder).map_err(io("find", &current.folder))?;
+                    model.save_adapter(&folder.join("adapter"), &base)?;
+                    model.merge_adapter()?;
+                }
                 self.save(&model, &folder.join("model"), Some(current.folder.clone()))?;
                 Ok(Some((step, best)))
             }
@@ -533,6 +543,11 @@ fn remove_checkpoints(folder: &Path) -> Result<(), TrainError> {
         }
     }
     Ok(())
+}
+
+/// The seed by which a stage draws its adapter. Stages differ: adapters that begin with one A would change the same directions.
+fn adapter_seed(run_seed: u64, stage: &str) -> u64 {
+    seed_of(&format!("adapter {run_seed} {stage}"))
 }
 
 /// Steps and best dev loss of a finished stage; `None` when it was stopped.

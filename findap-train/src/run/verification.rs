@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use findap_data::files::file_sha256;
+use findap_model::checkpoint::ADAPTER_WEIGHTS;
 use serde_json::{Map, Value};
 
 use super::Done;
@@ -183,9 +184,18 @@ impl Verification {
         Ok(compared(stage, "training", format!("{steps} steps: losses, norms, rates"), difference))
     }
 
-    /// Every file of a model folder.
+    /// Every file of a model folder, and the weights of the adapter that the stage trained, where it is one. The adapter's other file
+    /// names the place of its base.
     fn model(&self, stage: &str) -> Result<Compared, TrainError> {
-        let [was, now] = self.both(&Path::new(stage).join("model")).map(|folder| hashes(&folder));
+        let [was, now] = self.both(Path::new(stage)).map(|folder| {
+            let mut hashes = hashes(&folder.join("model"))?;
+            let adapter = folder.join("adapter").join(ADAPTER_WEIGHTS);
+            if adapter.exists() {
+                let hash = file_sha256(&adapter).map_err(io("read", &adapter))?;
+                hashes.insert(format!("adapter/{ADAPTER_WEIGHTS}"), hash);
+            }
+            Ok::<_, TrainError>(hashes)
+        });
         let (was, now) = (was?, now?);
         let differing = was.keys().chain(now.keys()).find(|name| was.get(*name) != now.get(*name));
         let difference = differing.map(|name| format!("{name} differs"));

@@ -67,7 +67,7 @@ pub enum Outcome {
     },
 }
 
-/// Trains the selected parameters of `model` on the steps of `loader`, from the newest checkpoint in the folder where there is one.
+/// Trains the selected parameters of `model`, or the adapter that it already has, on the steps of `loader`, from the newest checkpoint in the folder where there is one.
 /// `dev` gives the rows of the dev loss; with it, the weights of the lowest dev loss are put into `model` at the end. `stop` asks for a
 /// checkpoint and a return after the current step.
 ///
@@ -166,7 +166,7 @@ impl<'a> Trainer<'a> {
         let (tokens, positions) = loader.limits();
         let dev_tokens = dev_batches.iter().map(|micro| micro.batch.num_tokens()).max().unwrap_or(0);
         let dev_positions = dev.map_or(0, |dev| dev.limits().1);
-        let gradients = job.options.state.dtype(model.params.dtype());
+        let gradients = job.options.state.dtype(model.trained_params().dtype());
         let session = Session::on(
             &model.params.device(),
             &model.config,
@@ -177,20 +177,23 @@ impl<'a> Trainer<'a> {
                 recompute: job.options.recompute,
                 gradients: Some(gradients),
                 frozen_blocks: model.frozen_blocks(),
+                lora: model.lora(),
             },
         )?;
         std::fs::create_dir_all(job.folder).map_err(io("make the folder", job.folder))?;
         let grads = model.zero_gradients_in(gradients)?;
-        let optimizer = AdamW::new(&model.params, grads.spec(), job.options.adamw, job.options.state)?;
+        let optimizer = AdamW::new(model.trained_params(), grads.spec(), job.options.adamw, job.options.state)?;
         let checkpoint_bytes = optimizer.checkpoint_bytes() as u64;
-        let num_frozen = model.params.spec().len() - optimizer.trained().len();
+        let num_trained_weights = if model.lora().is_some() { 0 } else { optimizer.trained().len() };
+        let num_frozen = model.params.spec().len() - num_trained_weights;
         let frozen_bytes = (num_frozen * model.params.dtype().size_bytes()) as u64;
         // room for the checkpoints kept, the one being written, the best weights twice, and the model
         let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
         let copies = (job.options.keep_checkpoints as u64 + 1).saturating_sub(present);
         folder::require_space(job.folder, (copies + 1) * checkpoint_bytes + frozen_bytes)?;
         let arenas = [&model.params, &grads, &optimizer.first_moment, &optimizer.second_moment];
-        let arenas = arenas.into_iter().chain(&optimizer.master).map(|arena| arena.tensor().bytes());
+        let adapter = model.lora().map(|_| model.trained_params());
+        let arenas = arenas.into_iter().chain(&optimizer.master).chain(adapter).map(|arena| arena.tensor().bytes());
         let memory: usize = session.memory().iter().map(|(_, bytes)| *bytes).chain(arenas).sum();
         observer.event(Event::Note(format!("{}: {total_steps} steps, {} MiB of memory", job.stage, memory >> 20)));
         Ok(Self {
@@ -239,7 +242,7 @@ impl<'a> Trainer<'a> {
                 changes,
             });
         }
-        arrays::load(&path, &mut model.params, &mut self.optimizer)?;
+        arrays::load(&path, model.trained_params_mut(), &mut self.optimizer)?;
         loader.seek(state.loader)?;
         observer.event(Event::Note(format!("{}: resuming from {}", self.job.stage, path.display())));
         self.saved_step = Some(state.step);
@@ -292,7 +295,13 @@ impl<'a> Trainer<'a> {
         self.state.step += 1;
         self.state.tokens += totals.tokens as u64;
         self.state.loader = loader.state();
-        self.optimizer.step(&mut model.params, &self.grads, &mut self.stats, self.state.step, learning_rate)?;
+        self.optimizer.step(
+            model.trained_params_mut(),
+            &self.grads,
+            &mut self.stats,
+            self.state.step,
+            learning_rate,
+        )?;
         self.stats.close()?;
         Ok(Queued {
             step: self.state.step,
@@ -379,7 +388,7 @@ impl<'a> Trainer<'a> {
         if is_best {
             self.state.best = Some((self.state.step, loss));
             self.state.evaluations_since_best = 0;
-            arrays::save_best(self.job.folder, &self.state, &model.params, self.optimizer.trained())?;
+            arrays::save_best(self.job.folder, &self.state, model.trained_params(), self.optimizer.trained())?;
         } else {
             self.state.evaluations_since_best += 1;
         }
@@ -397,7 +406,8 @@ impl<'a> Trainer<'a> {
         self.state.metrics_bytes = lines.sync()?;
         board.sync()?;
         self.state.loader = loader.state();
-        arrays::save(self.job.folder, &self.state, &model.params, &self.optimizer, self.job.options.keep_checkpoints)?;
+        let keep = self.job.options.keep_checkpoints;
+        arrays::save(self.job.folder, &self.state, model.trained_params(), &self.optimizer, keep)?;
         self.saved_step = Some(self.state.step);
         observer.event(Event::Saved { stage: self.job.stage.to_owned(), step: self.state.step });
         Ok(())
@@ -407,7 +417,7 @@ impl<'a> Trainer<'a> {
     fn restore_best(&self, model: &mut Decoder) -> Result<(), TrainError> {
         if let Some((step, _)) = self.state.best.filter(|(step, _)| *step != self.state.step) {
             let path = self.job.folder.join(format!("best-{step}"));
-            arrays::load_best(&path, &mut model.params, self.optimizer.trained())?;
+            arrays::load_best(&path, model.trained_params_mut(), self.optimizer.trained())?;
         }
         Ok(())
     }

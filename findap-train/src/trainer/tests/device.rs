@@ -1,5 +1,6 @@
 //! Training on a device: on the emulator, which runs the kernels on the CPU, and on the first GPU where there is one.
 
+use findap_model::{Lora, Targets};
 use findap_tensor::EmulatorOptions;
 
 use super::*;
@@ -65,6 +66,9 @@ fn three_steps_of(
         ..options()
     };
     let mut model = Decoder::load_to(device, &golden("models/tiny"), dtype).unwrap();
+    if let Some(lora) = trainable.lora() {
+        model.add_adapter(*lora, 5).unwrap();
+    }
     let stop = AtomicBool::new(false);
     let mut observer = |event: Event| {
         let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
@@ -169,6 +173,34 @@ fn a_part_is_trained_on_a_device_and_goes_on_bit_for_bit() {
                     // as for all parameters: a rounding of 2^-24 in each of a few dozen ops in a row
                     assert_relative(got[key].as_f64().unwrap(), want, 2e-6, key);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_adapter_is_trained_on_a_device_as_on_the_cpu_and_goes_on_bit_for_bit() {
+    let adapter = Trainable::Adapter(Lora { rank: 8, alpha: 8.0, targets: Targets::ALL, is_rank_stabilized: false });
+    let numbers = |model: &Decoder| model.trained_params().tensor().to_host().unwrap().slice().to_f64_vec();
+    let cpu_folder = tempfile::tempdir().unwrap();
+    let (_, want) = three_steps_of(&adapter, cpu_folder.path(), &Device::Cpu, F32, None);
+    let formats = [(F32, 2e-6), (BF16, 0.01), (ALL_IN_BF16, 0.01)];
+    for (device, (formats, bound)) in
+        devices().into_iter().flat_map(|device| formats.map(|formats| (device.clone(), formats)))
+    {
+        let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (whole, lines) = three_steps_of(&adapter, whole_folder.path(), &device, formats, None);
+        three_steps_of(&adapter, folder.path(), &device, formats, Some(1));
+        let (resumed, resumed_lines) = three_steps_of(&adapter, folder.path(), &device, formats, None);
+        assert_eq!(numbers(&resumed), numbers(&whole), "{formats:?}");
+        assert_eq!(resumed_lines, lines, "{formats:?}");
+        let base = Decoder::load(&golden("models/tiny"), formats.0).unwrap();
+        assert_eq!(parameters(&whole), base.params.flat().to_f64_vec(), "{formats:?}: the model is frozen");
+        for (got, want) in lines.iter().zip(&want) {
+            for key in ["loss", "dev_loss", "grad_norm"] {
+                let Some(want) = want[key].as_f64() else { continue };
+                // as for all parameters: a rounding of 2^-24 or 2^-9 in each of a few dozen ops in a row
+                assert_relative(got[key].as_f64().unwrap(), want, bound, key);
             }
         }
     }

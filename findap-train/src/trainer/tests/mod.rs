@@ -1,3 +1,4 @@
+mod adapter;
 #[cfg(feature = "emulator")]
 mod device;
 mod frozen;

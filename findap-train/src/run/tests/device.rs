@@ -40,10 +40,6 @@ tasks = ["scores"]
 stages = ["base", "align"]
 "#;
 
-fn write(folder: &Path, name: &str, line: &Value) {
-    fs::write(folder.join(name), format!("{line}\n")).unwrap();
-}
-
 /// Trains and measures on one device, and checks that the model measured there is the one that the CPU finds in the folder.
 #[test]
 fn a_run_trains_and_measures_on_its_device() {
