@@ -38,7 +38,7 @@ struct Adapter {
 /// The name of the parameters' memory in reports and errors.
 pub(crate) const WEIGHTS: &str = "weights";
 
-/// That of the adapter's.
+/// The name of an adapter's memory in reports and errors.
 const ADAPTER: &str = "adapter";
 
 impl Decoder {

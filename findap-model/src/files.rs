@@ -1,13 +1,11 @@
-//! The small JSON files of a model directory, read without trusting them, and the directory's fingerprint.
+//! The small JSON files of a model directory, read without trusting them.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use findap_data::files::{file_sha256, hex};
 use findap_data::plain_words::plain_words;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
 
@@ -39,43 +37,4 @@ pub(crate) fn shortened(message: impl ToString) -> String {
         Some((end, _)) => format!("{}...", &message[..end]),
         None => message,
     }
-}
-
-/// SHA-256, in hex, over the files that decide a model's output: weights, configuration, tokenizer, chat template.
-///
-/// # Errors
-/// [`ModelError::Io`].
-pub fn fingerprint(directory: &Path) -> Result<String, ModelError> {
-    of_files(directory, |name| {
-        name.ends_with(".safetensors") || name == "config.json" || name == "generation_config.json" || is_of_text(name)
-    })
-}
-
-/// SHA-256 of the files of a model folder that make tokens of texts and conversations, hex.
-///
-/// # Errors
-/// As [`fingerprint`].
-pub fn tokenizer_fingerprint(directory: &Path) -> Result<String, ModelError> {
-    of_files(directory, is_of_text)
-}
-
-fn is_of_text(name: &str) -> bool {
-    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"].contains(&name)
-}
-
-fn of_files(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<String, ModelError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ModelError::Io { path, source }
-    };
-    let entries = fs::read_dir(directory).map_err(io(directory))?;
-    let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| is_wanted(name)).collect();
-    names.sort_unstable();
-    let mut hash = Sha256::new();
-    for name in names {
-        let path = directory.join(&name);
-        hash.update(format!("{name} {}\n", file_sha256(&path).map_err(io(&path))?));
-    }
-    Ok(hex(&hash.finalize()))
 }

@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-/// The file that marks an adapter's folder; transformers then loads the base model that it names.
+/// The file that marks an adapter's folder.
 pub(crate) const ADAPTER: &str = "adapter_config.json";
+
+/// The weights of a model: in one file, or the index of several.
+pub(crate) const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
 const CONVERT: &str = "load it with transformers and call `save_pretrained`, which writes safetensors";
 const QUANTISED: &str = "quantised weights are not supported; use the folder of the model they were made from";
@@ -33,13 +36,6 @@ pub(crate) fn folder(path: &Path) -> Option<String> {
         // an entry that cannot be listed or whose name is not UTF-8 is none of the files looked for
         fs::read_dir(path).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
-    if names.iter().any(|name| name == ADAPTER) {
-        return Some(
-            "holds a LoRA or other adapter, not a model; merge it into its base model (`merge_and_unload` of peft, then \
-             `save_pretrained`) and give that folder"
-                .into(),
-        );
-    }
     if let Some((name, reason)) = names.iter().find_map(|name| Some((name, file(name)?))) {
         return Some(format!("has no weights in safetensors, but {name}: {reason}"));
     }
@@ -52,6 +48,11 @@ pub(crate) fn folder(path: &Path) -> Option<String> {
     });
     let mut models = candidates.filter(|folder| folder.join("config.json").is_file());
     models.next().map(|model| format!("is no model folder itself; did you mean {}?", model.display()))
+}
+
+/// Whether a directory has weights of a model of its own.
+pub(crate) fn has_weights(directory: &Path) -> bool {
+    WEIGHTS.iter().any(|name| directory.join(name).exists())
 }
 
 /// Describes a file of another weight format, by its name.

@@ -19,12 +19,14 @@
 
 #![deny(missing_docs)]
 
+mod adapter_folder;
 mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod error;
 mod files;
+mod fingerprint;
 mod foreign;
 mod format;
 pub mod generate;
@@ -39,12 +41,13 @@ pub mod text;
 pub mod trainable;
 mod trained;
 
+pub use adapter_folder::text_directory;
 pub use config::{Config, Family};
 pub use decoder::Decoder;
 pub use error::ModelError;
-pub use files::{fingerprint, tokenizer_fingerprint};
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
+pub use fingerprint::{fingerprint, tokenizer_fingerprint};
 pub use generate::{GenerateRequest, Generated, Generator, StopReason};
 pub use lora::{Lora, Targets};
 pub use score::Likelihood;

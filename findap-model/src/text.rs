@@ -12,6 +12,7 @@ use findap_data::{ChatTemplate, Message, Tokenizer};
 use findap_tensor::ops::sample::Sampling;
 use findap_tensor::{Device, Dtype, TensorError};
 
+use crate::adapter_folder::text_directory;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::generate::{GenerateRequest, Generated, Generator, StopReason};
@@ -69,8 +70,9 @@ impl TextModel {
     /// As [`TextModel::load`]; [`ModelError::Device`].
     pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<TextModel, ModelError> {
         let decoder = Decoder::load_to(device, directory, dtype)?;
-        let tokenizer = Tokenizer::load(directory)?;
-        let template = ChatTemplate::find(directory)?;
+        let text = text_directory(directory)?;
+        let tokenizer = Tokenizer::load(&text)?;
+        let template = ChatTemplate::find(&text)?;
         Ok(TextModel { directory: directory.to_owned(), decoder, tokenizer, template, buffers: Mutex::default() })
     }
 

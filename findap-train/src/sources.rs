@@ -12,6 +12,7 @@ use findap_data::store::rows::{RowsReport, SourceRows, Use};
 use findap_data::{
     Capability, ChatTemplate, Domain, Format, Join, Loader, LoaderOptions, Source, Strategy, TokenStore, Tokenizer,
 };
+use findap_model::text_directory;
 
 use crate::error::TrainError;
 use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, Stage, TrainStage, locate};
@@ -52,6 +53,7 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// [`TrainError::Data`].
     pub fn open(recipe: &'a Recipe, model: &Path, time_seconds: u64) -> Result<Self, TrainError> {
+        let model = &text_directory(model)?;
         let template = ChatTemplate::find(model)?.map(|template| template.with_time(time_seconds));
         Ok(Self { recipe, tokenizer: Tokenizer::load(model)?, template, opened: RefCell::default() })
     }

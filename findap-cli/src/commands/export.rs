@@ -1,4 +1,4 @@
-//! `findap export`: a model folder written again, in another dtype or other shards.
+//! `findap export`: a model folder written again, in another dtype or other shards, or with an adapter merged into it.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,14 @@ use findap_model::Decoder;
 use findap_model::checkpoint::SaveOptions;
 use findap_tensor::Dtype;
 
-/// Writes a model in another dtype or other shards
+/// Writes a model in another dtype or other shards, or with an adapter merged into it
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Model folder (Hugging Face layout)
     model: PathBuf,
+    /// LoRA adapter in PEFT's layout, which is merged into the weights; a MODEL that is one itself is merged into its base
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -31,8 +34,12 @@ enum Format {
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     ensure!(!arguments.output.exists(), "{} exists: name a folder that does not", arguments.output.display());
-    let model = Decoder::load(&arguments.model, Dtype::F32)
+    let mut model = Decoder::load(&arguments.model, Dtype::F32)
         .with_context(|| format!("cannot load the model {}", arguments.model.display()))?;
+    if let Some(adapter) = &arguments.adapter {
+        model.load_adapter(adapter).with_context(|| format!("cannot load the adapter {}", adapter.display()))?;
+        model.merge_adapter()?;
+    }
     let dtype = match arguments.dtype {
         Format::Bf16 => Dtype::Bf16,
         Format::F32 => Dtype::F32,

@@ -8,7 +8,7 @@ use findap_data::encode::RecordEncoder;
 use findap_data::reward_model::{ExerciseFiles, read_exercises};
 use findap_data::{ChatTemplate, Format, Kind, Tokenizer};
 use findap_eval::Registry;
-use findap_model::{Config, Decoder};
+use findap_model::{Config, Decoder, text_directory};
 use findap_tensor::probe;
 use findap_train::recipe::draft::{Draft, DraftJudge, DraftModel, DraftSource};
 use findap_train::recipe::parse;
@@ -119,7 +119,10 @@ fn read_model(folder: &Path) -> Result<DraftModel> {
 /// Reads every source that is named.
 fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
     let tools = match &arguments.model {
-        Some(folder) => Some((Tokenizer::load(folder)?, ChatTemplate::find(folder)?)),
+        Some(folder) => {
+            let folder = text_directory(folder)?;
+            Some((Tokenizer::load(&folder)?, ChatTemplate::find(&folder)?))
+        }
         None => None,
     };
     // No row is too long to be counted.

@@ -9,7 +9,7 @@ use findap_data::files::WholeFile;
 use findap_data::plain_words::plain_words;
 use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
 use findap_model::session::SessionOptions;
-use findap_model::{Decoder, Recompute, Session};
+use findap_model::{Decoder, Recompute, Session, text_directory};
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceArguments;
@@ -172,14 +172,14 @@ struct TextTools<'a> {
 impl TextTools<'_> {
     fn tokenizer(&mut self) -> Result<&Tokenizer> {
         if self.tokenizer.is_none() {
-            self.tokenizer = Some(Tokenizer::load(self.folder)?);
+            self.tokenizer = Some(Tokenizer::load(&text_directory(self.folder)?)?);
         }
         self.tokenizer.as_ref().context("invariant: just loaded")
     }
 
     fn template(&mut self) -> Result<&ChatTemplate> {
         if self.template.is_none() {
-            self.template = Some(ChatTemplate::load(self.folder)?);
+            self.template = Some(ChatTemplate::load(&text_directory(self.folder)?)?);
         }
         self.template.as_ref().context("invariant: just loaded")
     }

@@ -184,3 +184,34 @@ fn a_model_folder_that_is_none_is_named() {
     run(arguments).refusal(&["no/such/model"]);
     assert!(!output.exists());
 }
+
+/// The adapter merged in memory, exported from its own folder, and exported into its base are one model.
+#[test]
+fn the_folder_of_an_adapter_is_scored_and_exported_as_the_model_that_it_makes() {
+    let (base, folder) = (golden("models/tiny"), tempfile::tempdir().expect("a temporary folder"));
+    let adapter = folder.path().join("adapter");
+    fs::create_dir(&adapter).expect("a folder");
+    let source = golden("out/lora_tiny/adapter0");
+    fs::copy(source.join("adapter_model.safetensors"), adapter.join("adapter_model.safetensors")).expect("a copy");
+    let config = fs::read_to_string(source.join("adapter_config.json")).expect("a configuration");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["base_model_name_or_path"] = json!(base);
+    fs::write(adapter.join("adapter_config.json"), config.to_string()).expect("a configuration");
+
+    let (own, into_base) = (folder.path().join("own"), folder.path().join("into_base"));
+    let export = |arguments: &[&Path]| {
+        run(["export".as_ref()].iter().chain(arguments).chain(&["--dtype".as_ref(), "f32".as_ref()])).success();
+    };
+    export(&[&adapter, "--output".as_ref(), &own]);
+    export(&[&base, "--adapter".as_ref(), &adapter, "--output".as_ref(), &into_base]);
+    let rows = &packed_rows()[..1];
+    let scored = [&adapter, &own, &into_base].map(|model| score(model, rows, "f32"));
+    assert_eq!(scored[0], scored[1]);
+    assert_eq!(scored[0], scored[2]);
+    assert_ne!(scored[0], score(&base, rows, "f32"), "the adapter matters");
+
+    config["use_dora"] = json!(true);
+    fs::write(adapter.join("adapter_config.json"), config.to_string()).expect("a configuration");
+    let reply = ["generate".as_ref(), adapter.as_os_str(), "--prompt".as_ref(), "a".as_ref()];
+    run(reply).refusal(&["adapter_config.json", "use_dora", "not supported"]);
+}

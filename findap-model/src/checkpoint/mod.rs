@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 
 use findap_tensor::{Device, Dtype};
 
+use crate::adapter_folder::Chain;
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
+use crate::foreign::WEIGHTS;
 
 pub use self::adapter::ADAPTER_WEIGHTS;
 
@@ -30,17 +32,17 @@ pub struct SaveOptions {
     pub carry_from: Option<PathBuf>,
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = WEIGHTS[0];
+const INDEX: &str = WEIGHTS[1];
 
 impl Decoder {
     /// Reads a Hugging Face directory. `dtype` is the format in memory: f32 or f64 to train, bf16 to run with half the
-    /// memory.
+    /// memory. A directory of an adapter in PEFT's layout is its base with the adapter merged.
     ///
     /// # Errors
     /// Any [`ModelError`] but `TooLong`; each names the file or the tensor.
     pub fn load(directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
-        read::load_weights(&Device::Cpu, directory, Config::load(directory)?, dtype)
+        Decoder::load_to(&Device::Cpu, directory, dtype)
     }
 
     /// Reads a Hugging Face directory into the memory of `device`, a part of a tensor at a time; `dtype` is f32 or bf16.
@@ -48,6 +50,12 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::load`]; [`ModelError::Device`].
     pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
-        read::load_weights(device, directory, Config::load(directory)?, dtype)
+        let Chain { base, adapters } = Chain::follow(directory)?;
+        let mut model = read::load_weights(device, &base, Config::load(&base)?, dtype)?;
+        for adapter in adapters {
+            model.load_adapter(&adapter)?;
+            model.merge_adapter()?;
+        }
+        Ok(model)
     }
 }

@@ -143,8 +143,9 @@ fn check_tied_head(shards: &mut [Shard], head: &Location, embedding: &Location) 
 /// Opens the weight files of a directory and reads their headers.
 fn open_shards(directory: &Path) -> Result<Vec<Shard>, ModelError> {
     let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
-    let is_model = (single.exists() || index.exists()) && !directory.join(foreign::ADAPTER).exists();
-    if !is_model && let Some(reason) = foreign::folder(directory) {
+    if !foreign::has_weights(directory)
+        && let Some(reason) = foreign::folder(directory)
+    {
         return Err(ModelError::NoModel { path: directory.to_owned(), reason });
     }
     if !index.exists() {

@@ -9,6 +9,7 @@ use half::bf16;
 use serde_json::{Map, Value};
 
 use super::{INDEX, SINGLE, SaveOptions};
+use crate::adapter_folder::text_directory;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 
@@ -46,6 +47,7 @@ impl Decoder {
             Dtype::Bf16 => "bfloat16",
         };
         if let Some(source) = &options.carry_from {
+            let source = text_directory(source)?;
             for file in CARRIED {
                 let from = source.join(file);
                 if from.is_file() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Biases, Config, Family, RopeScaling};
+use crate::adapter_folder::Chain;
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
 use crate::foreign;
@@ -23,17 +24,18 @@ const MAX_PARAMETERS: usize = 1 << 44;
 const FILE_LIMIT_BYTES: u64 = 16 << 20;
 
 impl Config {
-    /// Reads `config.json` of a model directory.
+    /// Reads `config.json` of a model directory; for an adapter's, that of its base.
     ///
     /// # Errors
-    /// [`ModelError::NoModel`] for a path that is no model folder, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
+    /// [`ModelError::NoModel`] for a path that is no model folder or an adapter without its base, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
     /// naming the key.
     pub fn load(directory: &Path) -> Result<Config, ModelError> {
+        let directory = Chain::follow(directory)?.base;
         let path = directory.join("config.json");
         if !path.exists()
-            && let Some(reason) = foreign::folder(directory)
+            && let Some(reason) = foreign::folder(&directory)
         {
-            return Err(ModelError::NoModel { path: directory.to_owned(), reason });
+            return Err(ModelError::NoModel { path: directory, reason });
         }
         Config::from_json(read_object(&path, FILE_LIMIT_BYTES)?)
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::golden;
 use super::golden::{first_step, json, largest_difference, numbers, packed_rows, same_gradients_as, token_logps};
+use crate::checkpoint::SaveOptions;
 use crate::decoder::Decoder;
 use crate::lora::{Lora, Targets};
 
@@ -181,4 +182,103 @@ fn what_an_adapter_asks_for_and_is_not_supported_is_refused_by_its_key() {
     .unwrap_err()
     .to_string();
     assert!(error.contains("adapter_config.json"), "{error}");
+}
+
+/// A copy of a golden adapter's directory that names this base.
+fn adapter_of(name: &str, base: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder(name).join(file), copy.path().join(file)).unwrap();
+    }
+    set(copy.path(), "base_model_name_or_path", json!(base));
+    copy
+}
+
+fn set(directory: &Path, key: &str, value: Value) {
+    let path = directory.join("adapter_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    std::fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn the_folder_of_an_adapter_is_its_base_with_the_adapter_merged() {
+    let base = golden("models/tiny");
+    let adapter = adapter_of("lora_tiny", &base);
+    let mut want = adapted("lora_tiny");
+    want.merge_adapter().unwrap();
+    let model = Decoder::load(adapter.path(), Dtype::F32).unwrap();
+    assert_eq!(model.params.flat().to_f64_vec(), want.params.flat().to_f64_vec());
+    assert!(model.lora().is_none());
+    assert_eq!(crate::text_directory(adapter.path()).unwrap(), base);
+    let text = crate::TextModel::load(adapter.path(), Dtype::F32).unwrap();
+    assert!(text.template().is_some(), "the chat template is the base's");
+
+    // one adapter on another
+    let second = adapter_of("lora_tiny_rs_qv", adapter.path());
+    want.load_adapter(&folder("lora_tiny_rs_qv")).unwrap();
+    want.merge_adapter().unwrap();
+    let both = Decoder::load(second.path(), Dtype::F32).unwrap();
+    assert_eq!(both.params.flat().to_f64_vec(), want.params.flat().to_f64_vec());
+
+    // saved from there, it is a plain model with the base's tokenizer
+    let saved = tempfile::tempdir().unwrap();
+    let saved = saved.path().join("model");
+    let options =
+        SaveOptions { dtype: Dtype::F32, max_shard_bytes: usize::MAX, carry_from: Some(second.path().to_owned()) };
+    both.save(&saved, &options).unwrap();
+    assert!(saved.join("tokenizer.json").is_file() && !saved.join("adapter_config.json").exists());
+    let again = Decoder::load(&saved, Dtype::F32).unwrap();
+    assert_eq!(again.params.flat().to_f64_vec(), both.params.flat().to_f64_vec());
+
+    let fingerprints = [&base, adapter.path(), second.path()].map(|path: &Path| crate::fingerprint(path).unwrap());
+    assert!(fingerprints[0] != fingerprints[1] && fingerprints[1] != fingerprints[2]);
+    set(adapter.path(), "lora_alpha", json!(17));
+    assert_ne!(crate::fingerprint(second.path()).unwrap(), fingerprints[2], "what is below decides, too");
+}
+
+#[test]
+fn an_adapter_that_leads_to_no_model_or_to_another_text_is_refused() {
+    let base = golden("models/tiny");
+    let refused = |name: &str, adapter: &Path, reason: &str| {
+        let messages = [
+            Decoder::load(adapter, Dtype::F32).unwrap_err(),
+            crate::Config::load(adapter).unwrap_err(),
+            crate::fingerprint(adapter).unwrap_err(),
+        ];
+        for message in messages.map(|error| error.to_string()) {
+            assert!(message.contains(reason), "{name}: {message}");
+        }
+    };
+    for (name, reason) in [("meta-llama/Llama-3.2-1B", "no folder here"), ("", "names no `base_model_name_or_path`")] {
+        refused(name, adapter_of("lora_tiny", Path::new(name)).path(), reason);
+    }
+    let own_base = adapter_of("lora_tiny", &base);
+    set(own_base.path(), "base_model_name_or_path", json!(own_base.path()));
+    refused("its own base", own_base.path(), "each the base of the one before");
+
+    let with_model = adapter_of("lora_tiny", &base);
+    std::fs::copy(base.join("model.safetensors"), with_model.path().join("model.safetensors")).unwrap();
+    refused("a model beside it", with_model.path(), "both a model and a LoRA");
+
+    let with_text = adapter_of("lora_tiny", &base);
+    let tokenizer = std::fs::read(base.join("tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap();
+    tokenizer["padding"] = json!({"strategy": "BatchLongest"});
+    let write = |file: &str, text: &str| std::fs::write(with_text.path().join(file), text).unwrap();
+    write("tokenizer.json", &tokenizer.to_string());
+    write("chat_template.jinja", &std::fs::read_to_string(base.join("chat_template.jinja")).unwrap());
+    Decoder::load(with_text.path(), Dtype::F32).expect("the same tokenizer and template");
+    write("chat_template.jinja", "{{ messages }}");
+    refused("another template", with_text.path(), "another chat template than its base");
+    std::fs::remove_file(with_text.path().join("chat_template.jinja")).unwrap();
+    tokenizer["added_tokens"] = json!([]);
+    write("tokenizer.json", &tokenizer.to_string());
+    refused("another tokenizer", with_text.path(), "another tokenizer.json than its base");
+
+    let pickled = adapter_of("lora_tiny", &base);
+    std::fs::rename(pickled.path().join("adapter_model.safetensors"), pickled.path().join("adapter_model.bin"))
+        .unwrap();
+    let message = Decoder::load(pickled.path(), Dtype::F32).unwrap_err().to_string();
+    assert!(message.contains("adapter_model.bin"), "{message}");
 }

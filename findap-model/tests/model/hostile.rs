@@ -169,7 +169,7 @@ fn folders_that_hold_something_else_are_called_by_its_name() {
         folder
     };
     for (files, name) in [
-        (&["adapter_config.json", "adapter_model.safetensors"][..], "LoRA"),
+        (&["adapter_config.json", "adapter_model.safetensors"][..], "`peft_type` is missing"),
         (&["model-Q4_K_M.gguf"], "GGUF"),
         (&["pytorch_model.bin"], "PyTorch"),
         (&["consolidated.00.pth", "params.json"], "Meta"),
@@ -180,7 +180,9 @@ fn folders_that_hold_something_else_are_called_by_its_name() {
         refused(name, holding(files).path(), name);
     }
     // with a configuration, but without weights that are read
-    for (file, name) in [("pytorch_model.bin", "PyTorch"), ("adapter_config.json", "LoRA"), ("model.gguf", "GGUF")] {
+    for (file, name) in
+        [("pytorch_model.bin", "PyTorch"), ("adapter_config.json", "`peft_type`"), ("model.gguf", "GGUF")]
+    {
         let folder = copy_of("tiny");
         fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
         fs::write(folder.path().join(file), "{}").unwrap();

@@ -197,13 +197,6 @@ fn check_distill(stage: &DistillStage, key: &str, recipe: &Recipe, origin: &Orig
     origin.require(stage.max_new_tokens >= 1, &join(key, "max_new_tokens"), "allow at least 1 token")?;
     origin.require(!stage.kinds.is_empty(), &join(key, "kinds"), "name \"fap\", \"scp\" or both")?;
     origin.require(stage.limit != Some(0), &join(key, "limit"), "it must be above 0")?;
-    let is_rule = matches!(stage.judge, Judge::Named(_));
-    origin.require(
-        !is_rule || recipe.world.is_some(),
-        &join(key, "judge"),
-        "\"world\" is the rule for exercises of the closed world, which this recipe has none of; name a server: \
-         judge = { url = \"http://localhost:8000/v1\", model = \"NAME\" }",
-    )?;
     if let Judge::Remote(judge) = &stage.judge {
         origin.require(judge.max_tokens >= 1, &join(key, "judge.max_tokens"), "allow at least 1 token")?;
     }

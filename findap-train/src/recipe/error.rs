@@ -79,6 +79,15 @@ pub enum RecipeError {
         /// `max_position_embeddings` of the model.
         max_positions: usize,
     },
+    /// The rule of the closed world as the judge of other exercises, whose answers it would compare letter by letter.
+    #[error(
+        "stage `{stage}`: judge = \"world\" is the rule for exercises of the closed world, of which this recipe has none; name a \
+         server: judge = {{ url = \"http://localhost:8000/v1\", model = \"NAME\" }}"
+    )]
+    JudgeOfNoWorld {
+        /// The stage.
+        stage: String,
+    },
     /// A selection of parameters or an adapter that the model cannot obey.
     #[error("stage `{stage}`: `{}`: {source}", selecting_key(source))]
     Trainable {

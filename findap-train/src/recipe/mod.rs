@@ -120,7 +120,8 @@ fn default_keep_checkpoints() -> usize {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelTable {
-    /// A Hugging Face folder of a Llama, Mistral, Qwen 2, 2.5 or 3 (dense) model. Exactly one of `base`, `init`.
+    /// A Hugging Face folder of a Llama, Mistral, Qwen 2, 2.5 or 3 (dense) model, or the folder of a LoRA adapter in PEFT's layout, which is
+    /// merged into the model that it names. Exactly one of `base`, `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
     /// Start from random weights: the keys of a `config.json` (`hidden_size`, `num_hidden_layers`, ...). Exactly one of `base`, `init`.
@@ -333,7 +334,7 @@ impl Recipe {
     /// What runs: this recipe with every open choice made, those that depend on the model by its configuration.
     ///
     /// # Errors
-    /// [`RecipeError::Context`], [`RecipeError::Trainable`], [`RecipeError::FolderName`].
+    /// [`RecipeError::Context`], [`RecipeError::Trainable`], [`RecipeError::FolderName`], [`RecipeError::JudgeOfNoWorld`].
     pub fn resolve(mut self, folder: Option<&Path>, config: &Config) -> Result<Recipe, RecipeError> {
         let default_folder = || Path::new("runs").join(&self.run.name);
         let folder = folder.map(Path::to_path_buf).or_else(|| self.run.folder.clone()).unwrap_or_else(default_folder);
@@ -357,6 +358,9 @@ impl Recipe {
             let (name, keys) = match stage {
                 Stage::Train(stage) => (&stage.name, &mut stage.optimization),
                 Stage::Align(stage) => (&stage.name, &mut stage.optimization),
+                Stage::Distill(stage) if matches!(stage.judge, Judge::Named(_)) && self.world.is_none() => {
+                    return Err(RecipeError::JudgeOfNoWorld { stage: stage.name.clone() });
+                }
                 Stage::Distill(_) => continue,
             };
             let max_positions = config.max_positions;
