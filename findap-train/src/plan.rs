@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::TrainError;
 use crate::recipe::{Recipe, Stage};
+use crate::schedule::Schedule;
 use crate::sources::StageData;
 use crate::trainer::TrainOptions;
 
@@ -40,6 +41,9 @@ pub struct StagePlan {
     /// A sentence on the frozen parameters; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen_note: Option<String>,
+    /// A sentence on a learning rate that does not reach its peak; `None` where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_note: Option<String>,
     /// Bytes in memory by purpose, on the device that [`Recipe::device_kind`] tells.
     pub memory: Vec<(&'static str, usize)>,
     /// Bytes that are saved by not training every parameter.
@@ -82,6 +86,7 @@ impl StagePlan {
             trained_parameters: trained.num_parameters(),
             frozen_parameters: num_frozen(config, &options.trainable, &trained),
             frozen_note: frozen_note(config, &options.trainable, &trained),
+            rate_note: Schedule::new(options.schedule, steps).note(),
             memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
             memory: parts,
             trained_tokens,

@@ -85,6 +85,20 @@ impl Schedule {
         self.options.peak_learning_rate * self.factor(step)
     }
 
+    /// A sentence on a warm-up that takes the whole stage; `None` where the peak is reached.
+    pub fn note(&self) -> Option<String> {
+        let (warmup, total) = (self.warmup_steps, self.total_steps);
+        if warmup < total || total == 0 {
+            return None;
+        }
+        let took = format!("its warm-up takes {warmup} steps and it has {total}");
+        let wants = "shorten the warm-up, take smaller batches, or set warmup_from = \"first_step\"";
+        Some(match self.learning_rate(total - 1) {
+            0.0 => format!("it trains nothing: {took}, so that the learning rate is 0 throughout; {wants}"),
+            highest => format!("its learning rate gets no higher than {highest:.2e}: {took}; {wants}"),
+        })
+    }
+
     fn factor(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             let reached = match self.options.warmup_from {
@@ -106,6 +120,20 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warm_up_that_takes_the_whole_stage_is_told() {
+        let note = |warmup, warmup_from, total_steps| {
+            let kind = ScheduleKind::Linear;
+            let options = ScheduleOptions { kind, peak_learning_rate: 1e-3, warmup, warmup_from };
+            Schedule::new(options, total_steps).note().unwrap_or_default()
+        };
+        assert!(note(WarmupLength::Ratio(0.1), Warmup::Zero, 1).contains("trains nothing"));
+        assert_eq!(note(WarmupLength::Ratio(0.1), Warmup::FirstStep, 2), "");
+        assert!(note(WarmupLength::Steps(100), Warmup::Zero, 11).contains("no higher than 1.00e-4"));
+        assert_eq!(note(WarmupLength::Ratio(0.1), Warmup::Zero, 20), "");
+        assert_eq!(note(WarmupLength::Ratio(0.0), Warmup::Zero, 1), "");
+    }
 
     fn schedule(kind: ScheduleKind, warmup_from: Warmup) -> Schedule {
         let warmup = WarmupLength::Steps(3);

@@ -37,6 +37,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let model = arguments.device.load(&arguments.model)?;
+    // A model without a chat template answers no question, so that there is no conversation to begin.
+    model.encode_chat(&[Message::user("?")])?;
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let mut talk = Talk {
         model: &model,

@@ -53,7 +53,7 @@ enum DataCommand {
         /// The stage; default: the first that trains
         #[arg(long, value_name = "NAME")]
         stage: Option<String>,
-        /// How many contexts
+        /// How many rows
         #[arg(long, value_name = "N", default_value_t = 2)]
         rows: usize,
     },

@@ -2,7 +2,6 @@
 
 use std::hint::black_box;
 use std::ops::Not;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -63,7 +62,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     match plans {
         Ok(plans) => {
             show_plans(&plans, recipe.device_kind());
-            show_disk(&plans, recipe.folder());
+            show_disk(&recipe)?;
             let problems = problems(&recipe);
             for problem in &problems {
                 terminal::print_error(problem);
@@ -71,7 +70,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             ended_for(&problems)?;
         }
         Err(error) if is_elsewhere(&recipe) => {
-            println!("\nTokens, memory and time cannot be told here: {error:#}");
+            println!("\nTokens, memory and time cannot be told here: {}", terminal::error_text(&error));
         }
         Err(error) => return Err(error),
     }
@@ -120,14 +119,23 @@ fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
     problems
 }
 
-fn show_disk(plans: &[StagePlan], folder: &Path) {
-    let disk: Vec<StageDisk> = plans.iter().map(|plan| plan.disk).collect();
+/// Tells the disk of all stages, of those whose pairs are yet to come, too.
+fn show_disk(recipe: &Recipe) -> Result<()> {
+    let config = findap_train::run::base_config(recipe)?;
+    let stages = recipe.stage.iter().map(|stage| StageDisk::new(recipe, stage, &config));
+    let disk: Vec<StageDisk> = stages.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let models = disk.iter().map(|stage| stage.model_bytes).sum();
     let need = plan::disk_bytes(&disk);
-    let free = folder::free_bytes(folder).map_or_else(|| "unknown".to_owned(), terminal::bytes);
+    let free_bytes = folder::free_bytes(recipe.folder());
+    let free = free_bytes.map_or_else(|| "unknown".to_owned(), terminal::bytes);
+    let is_full = free_bytes.is_some_and(|free| free < need);
     let [need, models] = [need, models].map(terminal::bytes);
     let text = format!("{need} at most beside the data, {models} of it models that stay; free: {free}");
     println!("{}", terminal::paragraph("disk: ", &text));
+    if is_full {
+        println!("warning: the disk here does not hold that");
+    }
+    Ok(())
 }
 
 fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {
@@ -206,6 +214,9 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
         println!("\n{}", plan.sources.lines(&plan.stage).join("\n"));
     }
     for plan in plans {
+        if let Some(note) = &plan.rate_note {
+            println!("{}", terminal::paragraph(&format!("warning: {}: ", plan.stage), note));
+        }
         if let Some(note) = &plan.frozen_note {
             let saved = terminal::bytes(plan.memory_saved_bytes as u64);
             println!("{}: {note}; this saves {saved} of memory", plan.stage);

@@ -133,6 +133,7 @@ fn parts(recipe: &Recipe, small: &Recipe, watched: &Watched, warnings: &mut Vec<
         let (tokens, steps, is_at_most) = match sources.of(stage)? {
             Some(data) => {
                 let plan = StagePlan::new(recipe, stage, &config, &data)?;
+                warnings.extend(plan.rate_note.map(|note| format!("{}: {note}", stage.name())));
                 (plan.trained_tokens, plan.steps, false)
             }
             None => {

@@ -36,6 +36,14 @@ pub(super) fn rows(
         Some(names) => csv::StringRecord::from(names),
         None => reader.headers().map_err(&as_error)?.clone(),
     };
+    if let Some(separator) =
+        header.get(0).filter(|_| header.len() == 1).and_then(|name| name.matches([';', '\t']).next())
+    {
+        let separator = if separator == "\t" { "a tab" } else { "a semicolon" };
+        let detail =
+            format!("line 1: its columns are separated by {separator}, and only commas are read; write it with commas");
+        return Err(DataError::File { path: path.to_path_buf(), problem: FileProblem::Csv { detail } });
+    }
     if let Some(name) = repeated(&header) {
         let problem =
             FileProblem::Csv { detail: format!("line 1: two columns are named '{name}'; rename one of them") };

@@ -324,14 +324,15 @@ fn read_rows(path: &Path, options: &ReadOptions) -> Result<Rows, DataError> {
     if !metadata.is_file() {
         return Err(fail(FileProblem::NotAFile));
     }
-    if metadata.len() == 0 {
-        return Err(fail(FileProblem::Empty));
-    }
     let packing = Packing::of(path)?;
     let format = match options.format {
         Format::Auto => format_of_name(path).ok_or_else(|| fail(FileProblem::UnknownFormat))?,
         format => format,
     };
+    // An empty text file is a row that holds nothing, which is counted; of every other format it is damaged.
+    if metadata.len() == 0 && format != Format::Txt {
+        return Err(fail(FileProblem::Empty));
+    }
     // What is packed inside has its place in the file, which must be reached without what is before it.
     let is_unpacked = matches!(packing, Packing::Gzip | Packing::Zstd) && format != Format::Parquet;
     if packing != Packing::Plain && !is_unpacked {

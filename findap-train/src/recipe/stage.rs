@@ -90,7 +90,8 @@ pub struct TrainStage {
     /// Names of `tokenized` or `packed` sources; packed rows are kept as given. Default none.
     #[serde(default)]
     pub rows: Vec<String>,
-    /// Names of the sources the dev loss is measured on; without any there is none. Default none.
+    /// Names of the sources the dev loss is measured on; without any there is none. With a dev loss the stage's model has the weights of
+    /// the step at which it was lowest, which need not be the last. Default none.
     #[serde(default)]
     pub dev: Vec<String>,
     /// How text and chat come together. Default `joint`.
@@ -314,7 +315,7 @@ pub struct AlignStage {
     /// they are these alone. Default none.
     #[serde(default)]
     pub pairs: Vec<String>,
-    /// Names of `preference` sources for the dev loss. Default none.
+    /// Names of `preference` sources for the dev loss; the stage's model has the weights of the step at which it was lowest. Default none.
     #[serde(default)]
     pub dev: Vec<String>,
     /// Strength of the pull towards the reference (TRL's `beta`), > 0. Default 0.1.

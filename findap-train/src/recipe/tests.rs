@@ -307,8 +307,11 @@ fn a_selection_that_the_model_cannot_obey_is_refused_when_the_model_is_known() {
     });
     let config = Config::from_json(config.as_object().unwrap().clone()).unwrap();
     let resolve = |value: &str| {
-        read(GOOD, &[("stage.align.trainable", value)]).unwrap().resolve(Some(Path::new("runs/r")), &config)
+        let judge = ("stage.distill.judge", "{ url = \"http://h/v1\", model = \"m\" }");
+        read(GOOD, &[("stage.align.trainable", value), judge]).unwrap().resolve(Some(Path::new("runs/r")), &config)
     };
+    let worldless = read(GOOD, &[]).unwrap().resolve(Some(Path::new("runs/r")), &config).unwrap_err().to_string();
+    assert!(worldless.contains("stage `distill`: judge = \"world\""), "{worldless}");
     resolve("{ last_blocks = 2 }").unwrap();
     resolve("{ names = [\"model.layers.1.*\"] }").unwrap();
     for (value, wanted) in

@@ -39,6 +39,7 @@ use crate::identity::{Identity, changes, flatten, require_same};
 use crate::objective::Objective;
 use crate::plan;
 use crate::recipe::{Recipe, SaveDtype, Stage, StateKind};
+use crate::schedule::Schedule;
 use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, TrainOptions};
 
@@ -282,7 +283,8 @@ impl Run<'_, '_> {
         let config = Config::load(&current.folder)?;
         let device = self.require_memory(stage, options, &config, data)?;
         let trained = Trained::of(&config, &options.trainable)?;
-        if let Some(note) = plan::frozen_note(&config, &options.trainable, &trained) {
+        let of_rate = Schedule::new(options.schedule, data.loader.total_steps()).note();
+        for note in of_rate.into_iter().chain(plan::frozen_note(&config, &options.trainable, &trained)) {
             self.note(format!("{stage}: {note}"));
         }
         Ok(Decoder::load_to(&device, &current.folder, self.dtype())?)
@@ -483,6 +485,12 @@ impl Run<'_, '_> {
         match trainer::train(&mut model, &mut data.loader, dev, &job, self.hooks.stop, self.hooks.observer)? {
             trainer::Outcome::Interrupted { .. } => Ok(None),
             trainer::Outcome::Finished { step, best } => {
+                if let Some((kept, loss)) = best.filter(|(kept, _)| *kept != step) {
+                    let name = stage.name();
+                    self.note(format!(
+                        "{name}: the model is that of step {kept}, whose dev loss of {loss:.4} was the lowest"
+                    ));
+                }
                 if model.lora().is_some() {
                     let base = std::path::absolute(&current.folder).map_err(io("find", &current.folder))?;
                     model.save_adapter(&folder.join("adapter"), &base)?;

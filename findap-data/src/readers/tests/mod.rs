@@ -147,6 +147,8 @@ fn faults_of_csv_are_explained_as_such() {
         ("text,label\na,\"b\"\"\n", "line 2: a quoted field begins here and never ends"),
         ("text,x\n\"a\",1\n\"b, c,2\n\"d\",3\n", "line 4: a quoted field goes on behind its closing quote"),
         ("text,text\na,b\n", "two columns are named 'text'"),
+        ("text;label\na, b;1\n", "separated by a semicolon"),
+        ("text\tlabel\na\t1\n", "separated by a tab"),
         ("text\n\"\"\"quoted\"\"\"\nmid\"quote\n", ""),
     ] {
         match read_all("a.csv", text.as_bytes()) {

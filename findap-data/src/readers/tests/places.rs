@@ -132,6 +132,7 @@ fn a_text_file_is_one_document_or_one_a_line() {
     assert!(utf16.contains("UTF-16"), "{utf16}");
     let text = b"\xef\xbb\xbfone\r\n\ntwo\n";
     assert_eq!(read_all("a.txt", text).expect("file"), [Record::Text("one\r\n\ntwo\n".into())]);
+    assert_eq!(read_all("a.txt", b"").expect("file"), [Record::Text(String::new())]);
     let (_folder, path) = file("a.txt", text);
     let columns = BTreeMap::from([("text".to_owned(), "body".to_owned())]);
     let options = ReadOptions { format: Format::Lines, columns, ..ReadOptions::default() };
