@@ -128,9 +128,10 @@ impl LabelStep {
                 # Negations of all that follows in their clause,
                 \b(?:not|never|neither|nor|cannot|without|hardly|lacks?|lacking|unlikely|nothing|no\ longer)\b
                 | n't\b
-                | \b(?:far\ from|rather\ than|instead\ of|free\ (?:of|from)|fail(?:s|ed)?\ to)\b
+                | \b(?:far\ from|rather\ than|instead\ of|free\ (?:of|from)|fail(?:s|ed)?\ to|opposite\ of)\b
+                | \b(?:wrong|incorrect|inaccurate|mistaken|misleading|false)\ to\b
                 # and of the next word.
-                | \bnon\W*$",
+                | \b(?:non|un|less)\W*$",
             )
             .expect("invariant: a valid constant pattern")
         });
@@ -182,13 +183,18 @@ fn is_letter(label: &str) -> bool {
     label.trim().len() == 1 && label.trim().chars().all(|c| c.is_ascii_alphabetic())
 }
 
-/// A line up to its first full stop, or to a dash.
+/// A line up to its first full stop, or to a dash; nothing of one that begins with a question.
 fn first_sentence(line: &str) -> &str {
     static END: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"[.!?;](?:\W|$)|\s[-\u{2013}]\s|\u{2014}|\s\(|\sbecause\b|\ssince\b")
             .expect("invariant: a valid constant pattern")
     });
-    END.find(line).map_or(line, |end| &line[..end.start()])
+    match END.find(line) {
+        // What is asked is not said.
+        Some(end) if end.as_str().starts_with('?') => "",
+        Some(end) => &line[..end.start()],
+        None => line,
+    }
 }
 
 fn whole_words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {

@@ -126,7 +126,7 @@ pub struct DistillStage {
     /// The stage's name, unique. Required.
     pub name: String,
     /// The exercises: a file, a folder, a pattern, or a list of them, as `path` of `[[data]]`. A row has `question`, `answer` (a text or
-    /// a number) and, where there are any, `id`, `choices` and `steps` (the reference solution: a list, or a text of lines). Where there
+    /// a number) and, where there are any, `id`, `choices` (written behind a question that does not name them) and `steps` (the reference solution: a list, or a text of lines). Where there
     /// are no steps and the answer's last line begins with `####`, as in GSM8K, that is the answer and the lines before it are the
     /// steps. Required.
     pub exercises: Paths,

@@ -294,6 +294,11 @@ fn one_label_is_named_or_none() {
     for (reply, want) in [
         ("Positive", Some("positive")),
         ("**Neutral**", Some("neutral")),
+        ("Positive? No, negative.", Some("negative")),
+        ("It is the opposite of positive.", None),
+        ("It would be wrong to say positive.", None),
+        ("It is un-positive.", None),
+        ("It is less positive.", None),
         ("`negative`.", Some("negative")),
         ("The sentiment is negative.", Some("negative")),
         ("very positive", Some("very positive")),
