@@ -1,12 +1,13 @@
 //! What a stage minimises: a weight for each token, `dLoss / dlogp[t]`, which the model turns into gradients.
 //!
-//! Everything that distinguishes one objective from another stands here. A new one is a variant of [`Loss`] and, where its weights depend
-//! on the log-probabilities, an arm in [`findap_tensor::ops::preference`].
+//! Everything that distinguishes one objective from another stands here. A new one is a variant of [`Loss`], or one of [`PairLoss`], whose
+//! arms are in [`findap_tensor::ops::preference`], where its weights depend on the log-probabilities.
 //!
 //! Cross-entropy over the `N` loss tokens of an optimizer step: `L = -(1/N) sum logp[t]`, so every weight is `-1/N`, whatever the
 //! micro-batches.
 //!
-//! DPO with a likelihood term over the `P` pairs of a step (FinDAP section 3.3): the likelihood is averaged
+//! A loss of pairs is a mean over the `P` pairs of a step and has a likelihood term beside it (DPO in FinDAP section 3.3, ORPO), which is
+//! averaged
 //!
 //! ```text
 //! over tokens: -(sum of all chosen logp) / (number of them)         (TRL's "sft" loss)
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 
 use findap_data::{Batch, IGNORE, MicroBatch, RowRef};
 use findap_model::{Pass, Scored};
+pub use findap_tensor::ops::preference::PairLoss;
 use findap_tensor::ops::preference::{self, Pair, Pairs, PreferenceLoss, PreferenceStats};
 use findap_tensor::{Arena, StepStats};
 use schemars::JsonSchema;
@@ -29,14 +31,17 @@ use crate::error::TrainError;
 pub enum Loss {
     /// Next-token cross-entropy.
     CrossEntropy,
-    /// DPO with a likelihood term, on pairs of answers.
-    Dpo(Dpo),
+    /// A loss of pairs of answers with a likelihood term.
+    Preference(Preference),
 }
 
-/// The numbers of DPO with a likelihood term.
+/// A loss of pairs with the numbers that all of them have.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dpo {
-    /// Strength of the pull towards the reference.
+pub struct Preference {
+    /// What is minimised for each pair.
+    pub pair_loss: PairLoss,
+    /// What log-probabilities are multiplied by where they become rewards: for losses with a reference, the strength of the pull
+    /// towards it.
     pub beta: f64,
     /// Weight of the likelihood term.
     pub nll_weight: f64,
@@ -70,7 +75,7 @@ pub struct Objective {
 pub type References = BTreeMap<RowRef, Reference>;
 
 /// The reference model's log-probabilities of one pair: sums over the answers' tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Reference {
     /// The sum of the chosen answer.
     pub chosen: f64,
@@ -103,37 +108,44 @@ impl Loss {
     pub fn stage_kind(&self) -> &'static str {
         match self {
             Loss::CrossEntropy => "train",
-            Loss::Dpo(_) => "align",
+            Loss::Preference(_) => "align",
+        }
+    }
+
+    /// Its name: for losses of pairs, that of the recipe.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Loss::CrossEntropy => "cross-entropy",
+            Loss::Preference(preference) => preference.name(),
         }
     }
 
     /// Whether this loss compares with the log-probabilities of a reference model.
     pub fn has_reference(&self) -> bool {
-        matches!(self, Loss::Dpo(_))
+        matches!(self, Loss::Preference(preference) if preference.pair_loss.has_reference())
     }
 
     /// Operations per token, as a multiple of those of one forward and one backward pass.
     pub fn relative_cost(&self) -> f64 {
-        match self {
-            Loss::CrossEntropy => 1.0,
-            // the reference's forward pass, of three such passes, once a row; the policy's logits, which are computed again before
-            // the weights are known, are a small part of a pass
-            Loss::Dpo(_) => 4.0 / 3.0,
-        }
+        // the reference's forward pass, of three such passes, once a row; the policy's logits, which are computed again before the
+        // weights are known, are a small part of a pass
+        if self.has_reference() { 4.0 / 3.0 } else { 1.0 }
     }
 
     /// The metrics of a step beside its loss: names in `metrics.jsonl` with values.
     pub fn metrics(&self, totals: &StepTotals, stats: &PreferenceStats) -> Vec<(&'static str, f64)> {
         match self {
             Loss::CrossEntropy => Vec::new(),
-            Loss::Dpo(_) => vec![
+            Loss::Preference(preference) => vec![
                 ("pairs", totals.rows as f64),
-                ("dpo_loss", stats.dpo_loss),
+                (preference.metric(), stats.pair_loss),
                 ("nll_loss", stats.nll_loss),
                 ("reward_chosen", stats.reward_chosen),
                 ("reward_rejected", stats.reward_rejected),
                 ("reward_margin", stats.reward_margin),
                 ("reward_accuracy", stats.reward_accuracy),
+                ("logp_chosen", stats.logp_chosen),
+                ("logp_rejected", stats.logp_rejected),
             ],
         }
     }
@@ -164,9 +176,9 @@ impl Objective {
                 let log_probs = pass.backward(targets, &scratch.weights, gradients)?;
                 log_probs.add_loss(stats, totals.loss_tokens.max(1) as f64)?;
             }
-            Loss::Dpo(dpo) => {
+            Loss::Preference(preference) => {
                 let mut scored = pass.score(targets)?;
-                dpo.leave_weights(&mut scored, micro, &self.references, totals, scratch, stats)?;
+                preference.leave_weights(&mut scored, micro, &self.references, totals, scratch, stats)?;
                 scored.backward(None, gradients)?;
             }
         }
@@ -185,12 +197,37 @@ impl Objective {
         let mut scored = pass.score(&micro.batch.targets)?;
         match &self.loss {
             Loss::CrossEntropy => Ok(scored.log_probs().add_loss(stats, totals.loss_tokens.max(1) as f64)?),
-            Loss::Dpo(dpo) => dpo.leave_weights(&mut scored, micro, &self.dev_references, totals, scratch, stats),
+            Loss::Preference(preference) => {
+                preference.leave_weights(&mut scored, micro, &self.dev_references, totals, scratch, stats)
+            }
         }
     }
 }
 
-impl Dpo {
+impl Preference {
+    fn name(&self) -> &'static str {
+        match self.pair_loss {
+            PairLoss::Dpo { .. } => "dpo",
+            PairLoss::Robust { .. } => "robust",
+            PairLoss::Hinge => "hinge",
+            PairLoss::Ipo => "ipo",
+            PairLoss::Simpo { .. } => "simpo",
+            PairLoss::Orpo => "orpo",
+        }
+    }
+
+    /// The metric of the mean over pairs.
+    fn metric(&self) -> &'static str {
+        match self.pair_loss {
+            PairLoss::Dpo { .. } => "dpo_loss",
+            PairLoss::Robust { .. } => "robust_loss",
+            PairLoss::Hinge => "hinge_loss",
+            PairLoss::Ipo => "ipo_loss",
+            PairLoss::Simpo { .. } => "simpo_loss",
+            PairLoss::Orpo => "orpo_loss",
+        }
+    }
+
     /// Computes the token weights, leaves them in the scores, and adds the loss to `stats`. Does not wait for a device.
     fn leave_weights(
         &self,
@@ -202,8 +239,11 @@ impl Dpo {
         stats: &mut StepStats,
     ) -> Result<(), TrainError> {
         let batch @ Batch { targets, cu_seqlens, .. } = &micro.batch;
-        self.fill_pairs(batch, micro.rows.iter().map(|row| references[row]), totals, &mut scratch.pairs);
-        let rule = PreferenceLoss { beta: self.beta, likelihood_weight: self.nll_weight, num_pairs: totals.rows };
+        let has_reference = self.pair_loss.has_reference();
+        let of_row = |row: &RowRef| if has_reference { references[row] } else { Reference::default() };
+        self.fill_pairs(batch, micro.rows.iter().map(of_row), totals, &mut scratch.pairs);
+        let Self { pair_loss, beta, nll_weight, .. } = *self;
+        let rule = PreferenceLoss { pair_loss, beta, likelihood_weight: nll_weight, num_pairs: totals.rows };
         let pairs = Pairs { targets, cu_seqlens, pairs: &scratch.pairs, rule };
         Ok(preference::token_weights(scored.scores_mut(), pairs, stats)?)
     }
@@ -280,7 +320,8 @@ mod tests {
         let reference = Reference { chosen: -1.0, rejected: -2.0 };
         let scales = |nll_mean| {
             let mut pairs = Vec::new();
-            let dpo = Dpo { beta: 0.4, nll_weight: 0.7, nll_mean };
+            let pair_loss = PairLoss::Dpo { label_smoothing: 0.0 };
+            let dpo = Preference { pair_loss, beta: 0.4, nll_weight: 0.7, nll_mean };
             dpo.fill_pairs(&batch, [reference; 2].into_iter(), &totals, &mut pairs);
             pairs.iter().map(|pair| pair.likelihood_scale).collect::<Vec<f64>>()
         };

@@ -4,7 +4,7 @@
 #[path = "cuda_tests.rs"]
 mod tests;
 
-use super::{Pair, PreferenceLoss, PreferenceStats};
+use super::{Pair, PairLoss, PreferenceLoss, PreferenceStats};
 use crate::check;
 use crate::cuda::operand::{one_of, to_u32};
 use crate::cuda::{Arg, Indices, Launch, Needs, Operand, Source};
@@ -21,6 +21,18 @@ pub const PAIR_LEN: usize = 3;
 /// A pair as a device reads it.
 pub fn pair_numbers(pair: &Pair) -> [f64; PAIR_LEN] {
     [pair.reference_chosen, pair.reference_rejected, pair.likelihood_scale]
+}
+
+/// A form as the kernel reads it: its number, label smoothing and gamma, 0 where it has none.
+fn form_numbers(pair_loss: PairLoss) -> (u32, f64, f64) {
+    match pair_loss {
+        PairLoss::Dpo { label_smoothing } => (0, label_smoothing, 0.0),
+        PairLoss::Robust { label_smoothing } => (1, label_smoothing, 0.0),
+        PairLoss::Hinge => (2, 0.0, 0.0),
+        PairLoss::Ipo => (3, 0.0, 0.0),
+        PairLoss::Simpo { gamma, label_smoothing } => (4, label_smoothing, gamma),
+        PairLoss::Orpo => (5, 0.0, 0.0),
+    }
 }
 
 /// The arguments of [`token_weights`], as in [`super::TokenWeights`].
@@ -72,10 +84,14 @@ pub fn token_weights(args: &TokenWeights) -> Result<Launch, KernelError> {
         ],
         [[Dtype::F64, Dtype::F64, Dtype::F32, Dtype::F32, Dtype::F64]],
     )?;
+    let (form, label_smoothing, gamma) = form_numbers(rule.pair_loss);
     let mut launch_args = vec![loss.arg(), terms.arg(), weights.arg(), logp.arg(), targets.arg(), cu_seqlens.arg()];
     launch_args.extend([
         pairs.arg(),
         Arg::U32(num_pairs as u32),
+        Arg::U32(form),
+        Arg::F64(label_smoothing),
+        Arg::F64(gamma),
         Arg::F64(rule.beta),
         Arg::F64(rule.likelihood_weight),
     ]);

@@ -3,8 +3,17 @@ use super::*;
 use crate::cross_entropy::IGNORE;
 use crate::cuda::tests::cases::{Array, IndexArray, assert_follows, numbers, on_every_executor, rounded, run};
 
+const FORMS: [PairLoss; 6] = [
+    PairLoss::Dpo { label_smoothing: 0.1 },
+    PairLoss::Robust { label_smoothing: 0.2 },
+    PairLoss::Hinge,
+    PairLoss::Ipo,
+    PairLoss::Simpo { gamma: 0.4, label_smoothing: 0.05 },
+    PairLoss::Orpo,
+];
+
 /// Pairs of documents of these lengths, each behind a prompt of a third of it.
-fn check(lengths: &[[usize; 2]]) {
+fn check(pair_loss: PairLoss, lengths: &[[usize; 2]]) {
     let mut cu_seqlens = vec![0u32];
     let mut targets = Vec::new();
     for &length in lengths.as_flattened() {
@@ -21,12 +30,12 @@ fn check(lengths: &[[usize; 2]]) {
         .zip(lengths)
         .map(|(draw, [chosen, rejected])| Pair {
             // near the policy's, so that margins are of either sign
-            reference_chosen: -(*chosen as f64) * 0.7 + draw[0],
-            reference_rejected: -(*rejected as f64) * 0.7 + draw[1],
+            reference_chosen: if pair_loss.has_reference() { -(*chosen as f64) * 0.7 + draw[0] } else { 0.0 },
+            reference_rejected: if pair_loss.has_reference() { -(*rejected as f64) * 0.7 + draw[1] } else { 0.0 },
             likelihood_scale: draw[2].abs() / *chosen as f64,
         })
         .collect();
-    let rule = PreferenceLoss { beta: 0.3, likelihood_weight: 0.8, num_pairs: lengths.len() + 2 };
+    let rule = PreferenceLoss { pair_loss, beta: 0.3, likelihood_weight: 0.8, num_pairs: lengths.len() + 2 };
     let mut truth = vec![f64::NAN; n];
     let args = cpu::TokenWeights {
         weights: &mut truth,
@@ -38,7 +47,8 @@ fn check(lengths: &[[usize; 2]]) {
     };
     let truth_terms = cpu::token_weights(args).unwrap();
     on_every_executor(SOURCE.needs, |executor| {
-        let (loss, terms) = (Array::new(executor, &[2.0], Dtype::F64), Array::new(executor, &[1.0; 6], Dtype::F64));
+        let (loss, terms) =
+            (Array::new(executor, &[2.0], Dtype::F64), Array::new(executor, &[1.0; PreferenceStats::LEN], Dtype::F64));
         let weights = Array::poisoned(executor, n, Dtype::F32);
         let logp = Array::new(executor, &logp, Dtype::F32);
         let (targets, cu_seqlens) = (IndexArray::new(executor, &targets), IndexArray::new(executor, &cu_seqlens));
@@ -66,20 +76,24 @@ fn check(lengths: &[[usize; 2]]) {
 
 #[test]
 fn pairs_of_every_length_follow_the_truth() {
-    check(&[[3, 4]]);
-    check(&[[1, 1], [2, 90]]);
-    // more pairs than warps, and documents longer than a warp
-    check(&[[40, 33], [5, 64], [100, 7], [32, 31], [3, 3], [6, 200], [65, 2], [9, 9], [70, 70], [12, 13]]);
+    for pair_loss in FORMS {
+        check(pair_loss, &[[3, 4]]);
+        check(pair_loss, &[[1, 1], [2, 90]]);
+        // more pairs than warps, and documents longer than a warp
+        let many = [[40, 33], [5, 64], [100, 7], [32, 31], [3, 3], [6, 200], [65, 2], [9, 9], [70, 70], [12, 13]];
+        check(pair_loss, &many);
+    }
 }
 
 #[test]
 fn a_launch_over_other_numbers_is_refused() {
     let of = |len: usize, dtype: Dtype| Operand { address: 0, len, dtype };
     let (targets, cu_seqlens) = (Indices { address: 0, len: 4 }, Indices { address: 0, len: 3 });
-    let rule = PreferenceLoss { beta: 0.1, likelihood_weight: 0.0, num_pairs: 1 };
+    let pair_loss = PairLoss::Dpo { label_smoothing: 0.0 };
+    let rule = PreferenceLoss { pair_loss, beta: 0.1, likelihood_weight: 0.0, num_pairs: 1 };
     let right = TokenWeights {
         loss: of(1, Dtype::F64),
-        terms: of(6, Dtype::F64),
+        terms: of(PreferenceStats::LEN, Dtype::F64),
         weights: of(4, Dtype::F32),
         logp: of(4, Dtype::F32),
         targets,

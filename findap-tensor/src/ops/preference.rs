@@ -3,7 +3,7 @@
 use findap_kernels::Dtype;
 use findap_kernels::cuda::Operand;
 use findap_kernels::preference::{self, TokenWeights, check_pairs, cuda};
-pub use findap_kernels::preference::{Pair, PreferenceLoss, PreferenceStats};
+pub use findap_kernels::preference::{Pair, PairLoss, PreferenceLoss, PreferenceStats};
 
 use crate::error::TensorError;
 use crate::ops::cross_entropy::{Column, Scores};

@@ -163,6 +163,8 @@ fn check_align(stage: &AlignStage, key: &str, recipe: &Recipe, origin: &Origin<'
         &join(key, "nll_weight"),
         "it must be at least 0",
     )?;
+    let numbers = stage.loss.check(stage.label_smoothing, stage.simpo_gamma);
+    numbers.map_err(|(name, problem)| origin.invalid(&join(key, name), problem.to_owned()))?;
     check_optimization(&stage.optimization, key, !stage.dev.is_empty(), origin)
 }
 

@@ -26,6 +26,7 @@
 //! Paths are relative to the folder the program is started in; `world:NAME` means a file of the generated world
 //! (`<run folder>/data/world/NAME`) and `run:NAME` a file of the run folder.
 
+mod align_loss;
 mod check;
 pub mod draft;
 pub(crate) mod error;
@@ -51,6 +52,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::device::DeviceChoice;
 use crate::optimizer::StateFormat;
 use crate::trainer::TrainOptions;
+pub use align_loss::AlignLoss;
 pub use error::RecipeError;
 pub use lora::LoraTable;
 pub use overrides::Override;

@@ -11,9 +11,10 @@ use findap_model::Trainable;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::align_loss::AlignLoss;
 use super::lora::LoraTable;
 use super::{Paths, locate, trainable};
-use crate::objective::{Dpo, Loss, NllMean};
+use crate::objective::{Loss, NllMean, Preference};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 
@@ -28,7 +29,7 @@ pub enum Stage {
     Train(TrainStage),
     /// Preference distillation: sample the policy on exercises and make preference pairs.
     Distill(DistillStage),
-    /// Alignment: DPO with a likelihood term on preference pairs.
+    /// Alignment: DPO or another loss of preference pairs, with a likelihood term.
     Align(AlignStage),
 }
 
@@ -55,7 +56,7 @@ impl Stage {
     pub fn trained(&self) -> Option<(&Optimization, Loss)> {
         match self {
             Self::Train(stage) => Some((&stage.optimization, Loss::CrossEntropy)),
-            Self::Align(stage) => Some((&stage.optimization, Loss::Dpo(stage.dpo()))),
+            Self::Align(stage) => Some((&stage.optimization, Loss::Preference(stage.preference()))),
             Self::Distill(_) => None,
         }
     }
@@ -318,11 +319,22 @@ pub struct AlignStage {
     /// Names of `preference` sources for the dev loss; the stage's model has the weights of the step at which it was lowest. Default none.
     #[serde(default)]
     pub dev: Vec<String>,
-    /// Strength of the pull towards the reference (TRL's `beta`), > 0. Default 0.1.
+    /// What is minimised for each pair; `loss_type` means the same. Default `dpo`.
+    #[serde(default, alias = "loss_type", alias = "pref_loss")]
+    pub loss: AlignLoss,
+    /// What log-probabilities are multiplied by where they become rewards (TRL's `beta`), > 0: with a reference, the strength of the pull
+    /// towards it. The paper of `simpo` has 2 to 10. Default 0.1.
     #[serde(default = "default_beta")]
     pub beta: f64,
-    /// Weight of the likelihood term, >= 0; 0 is plain DPO. Default 1.
-    #[serde(default = "one", alias = "rpo_alpha", alias = "pref_ftx")]
+    /// The share of pairs whose answers are believed to be in the wrong order, 0 to 0.5, for `dpo`, `robust` (below 0.5) and `simpo`.
+    /// Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// The margin that rewards are to have, >= 0, for `simpo`; its paper has about half of `beta`. Default 0.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simpo_gamma: Option<f64>,
+    /// Weight of the likelihood term, >= 0; 0 is the loss of pairs alone: plain DPO, plain SimPO. ORPO's paper has 1. Default 1.
+    #[serde(default = "one", alias = "rpo_alpha", alias = "pref_ftx", alias = "cpo_alpha")]
     pub nll_weight: f64,
     /// How the likelihood term is averaged. Default `pair`.
     #[serde(default)]
@@ -342,8 +354,9 @@ impl AlignStage {
         self.pairs.is_empty() || self.pairs.iter().any(|name| name == DISTILLED)
     }
 
-    fn dpo(&self) -> Dpo {
-        Dpo { beta: self.beta, nll_weight: self.nll_weight, nll_mean: self.nll_mean }
+    fn preference(&self) -> Preference {
+        let pair_loss = self.loss.pair_loss(self.label_smoothing, self.simpo_gamma);
+        Preference { pair_loss, beta: self.beta, nll_weight: self.nll_weight, nll_mean: self.nll_mean }
     }
 }
 

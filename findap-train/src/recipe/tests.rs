@@ -5,7 +5,7 @@ use findap_data::{Fill, Length};
 use findap_model::Trainable;
 
 use super::*;
-use crate::objective::NllMean;
+use crate::objective::{Loss, NllMean, PairLoss};
 
 const GOOD: &str = r#"schema = 1
 [run]
@@ -92,6 +92,61 @@ fn what_is_unset_has_its_default_and_makes_room_for_another_key() {
     ] {
         let message = changed(&[unset(key)]).expect_err(key).to_string();
         assert!(message.contains(wanted), "{key} gave {message}");
+    }
+}
+
+/// The loss of the align stage of [`GOOD`] with these of its keys set.
+fn align_loss(set: &[(&str, &str)]) -> Result<PairLoss, String> {
+    let named: Vec<_> = set.iter().map(|(key, value)| (format!("stage.align.{key}"), *value)).collect();
+    let set: Vec<_> = named.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+    let recipe = read(GOOD, &set).map_err(|error| error.to_string())?;
+    match recipe.stage[2].trained() {
+        Some((_, Loss::Preference(preference))) => Ok(preference.pair_loss),
+        other => panic!("not a loss of pairs: {other:?}"),
+    }
+}
+
+#[test]
+fn a_loss_of_pairs_is_read_by_the_names_that_it_has_elsewhere() {
+    let dpo = PairLoss::Dpo { label_smoothing: 0.0 };
+    let cases = [
+        (&[][..], dpo),
+        (&[("loss", "dpo")], dpo),
+        (&[("loss_type", "sigmoid")], dpo),
+        (&[("label_smoothing", "0.5")], PairLoss::Dpo { label_smoothing: 0.5 }),
+        (&[("loss", "robust"), ("label_smoothing", "0.1")], PairLoss::Robust { label_smoothing: 0.1 }),
+        (&[("loss", "robust")], PairLoss::Robust { label_smoothing: 0.0 }),
+        (&[("loss", "hinge")], PairLoss::Hinge),
+        (&[("pref_loss", "ipo")], PairLoss::Ipo),
+        (&[("loss", "simpo")], PairLoss::Simpo { gamma: 0.5, label_smoothing: 0.0 }),
+        (
+            &[("loss", "simpo"), ("simpo_gamma", "1.6"), ("label_smoothing", "0.1"), ("cpo_alpha", "0")],
+            PairLoss::Simpo { gamma: 1.6, label_smoothing: 0.1 },
+        ),
+        (&[("loss", "orpo")], PairLoss::Orpo),
+    ];
+    for (set, want) in cases {
+        assert_eq!(align_loss(set), Ok(want), "{set:?}");
+    }
+}
+
+#[test]
+fn what_a_loss_of_pairs_does_not_read_is_refused_by_name() {
+    let cases: [(&[(&str, &str)], &str); 10] = [
+        (&[("loss", "kto2")], "stage.align.loss"),
+        (&[("loss", "DPO")], "stage.align.loss"),
+        (&[("loss", "robust"), ("label_smoothing", "0.5")], "`stage.align.label_smoothing`: with loss = \"robust\""),
+        (&[("label_smoothing", "0.6")], "`stage.align.label_smoothing`: it lies between 0 and 0.5"),
+        (&[("label_smoothing", "-0.1")], "`stage.align.label_smoothing`: it lies between 0 and 0.5"),
+        (&[("label_smoothing", "nan")], "stage.align.label_smoothing"),
+        (&[("loss", "ipo"), ("label_smoothing", "0.1")], "`stage.align.label_smoothing`: this `loss` has none"),
+        (&[("loss", "orpo"), ("label_smoothing", "0")], "`stage.align.label_smoothing`: this `loss` has none"),
+        (&[("simpo_gamma", "0.5")], "`stage.align.simpo_gamma`: only loss = \"simpo\" has one"),
+        (&[("loss", "simpo"), ("simpo_gamma", "-1")], "`stage.align.simpo_gamma`: it must be at least 0"),
+    ];
+    for (set, wanted) in cases {
+        let message = align_loss(set).expect_err(wanted);
+        assert!(message.contains(wanted), "{set:?} gave {message}");
     }
 }
 

@@ -64,10 +64,13 @@ pub(super) fn settings(recipe: &Recipe, stage: &Stage) -> Identity {
         ".judge.max_tokens_field",
         ".judge.recorded",
     ];
+    /// A stage that was begun before this key existed had its default, and can be resumed.
+    const DEFAULT_SINCE: (&str, &str) = (".loss", "\"dpo\"");
     let mut identity = Identity::new();
     let table = serde_json::to_value(stage).expect("invariant: a stage is JSON");
     flatten(&format!("stage.{}", stage.name()), &table, &mut identity);
     identity.retain(|key, _| !WITHOUT_EFFECT.iter().any(|end| key.ends_with(end)));
+    identity.retain(|key, value| !(key.ends_with(DEFAULT_SINCE.0) && value == DEFAULT_SINCE.1));
     let is_named = |name: &String| match stage {
         Stage::Train(stage) => stage.sources().any(|source| source == name),
         Stage::Align(stage) => stage.pairs.contains(name),
@@ -134,5 +137,26 @@ learning_rate = 1e-3
         assert_eq!(part.get("stage.group1.trainable.last_blocks").map(String::as_str), Some("2"));
         let error = require_same(Path::new("f"), "group1", &all, &part).unwrap_err().to_string();
         assert!(error.contains("trainable.last_blocks: was (none), now 2"), "{error}");
+    }
+
+    #[test]
+    fn a_stage_begun_before_there_were_losses_is_one_of_dpo() {
+        let align = RECIPE.replace("kind = \"text\"", "kind = \"preference\"");
+        let align = align
+            .replace("kind = \"train\"\ntext", "kind = \"align\"\npairs")
+            .replace("batch_tokens = 64", "batch_rows = 2");
+        let of = |set: &[(&str, &str)]| {
+            let set: Vec<_> = set.iter().map(|(key, value)| crate::recipe::Override::set(key, value)).collect();
+            let recipe = crate::recipe::parse(&align, Path::new("r.toml"), &set).unwrap();
+            settings(&recipe, &recipe.stage[0])
+        };
+        let dpo = of(&[]);
+        assert!(
+            dpo.keys().all(|key| !key.contains("loss") && !key.contains("smoothing") && !key.contains("gamma")),
+            "{dpo:?}"
+        );
+        assert_eq!(of(&[("stage.group1.loss", "sigmoid")]), dpo);
+        let error = require_same(Path::new("f"), "group1", &dpo, &of(&[("stage.group1.loss", "ipo")])).unwrap_err();
+        assert!(error.to_string().contains("stage.group1.loss: was (none), now \"ipo\""), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use findap_model::{Lora, Targets};
 use findap_tensor::EmulatorOptions;
 
+use super::preference::{dpo, objective_of};
 use super::*;
 
 /// The golden rows, cut short: the emulator is slow.
@@ -272,18 +273,30 @@ fn a_state_in_bf16_is_refused_on_the_cpu() {
 
 #[test]
 fn pairs_are_aligned_on_a_device_as_on_the_cpu() {
-    let objective = || dpo_objective(&pairs(), NllMean::Token, 1.0, &tiny());
-    let (rows, objective) = (pairs()[..1].to_vec(), objective());
-    let gradients = |model: &Decoder| first_gradients((rows.clone(), Kind::Preference), 1, 1, model, objective.clone());
-    let policy = Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
-    let (grads, sums) = gradients(&policy);
-    for device in devices() {
-        let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
-        assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
-        let terms = sums_on_device.terms.to_array().into_iter().zip(sums.terms.to_array());
-        // a margin is a difference of sums of log-probabilities, each of which f32 rounds
-        terms.for_each(|(got, want)| assert!((got - want).abs() < 1e-5, "{got} against {want}"));
-        assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+    let (rows, policy) =
+        (short_pairs()[..2].to_vec(), Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap());
+    for pair_loss in [
+        PairLoss::Dpo { label_smoothing: 0.0 },
+        PairLoss::Robust { label_smoothing: 0.1 },
+        PairLoss::Hinge,
+        PairLoss::Ipo,
+        PairLoss::Simpo { gamma: 0.5, label_smoothing: 0.1 },
+        PairLoss::Orpo,
+    ] {
+        let objective = objective_of(Preference { pair_loss, ..dpo(NllMean::Token, 1.0) }, &rows, &tiny());
+        let gradients =
+            |model: &Decoder| first_gradients((rows.clone(), Kind::Preference), 2, 2, model, objective.clone());
+        let (grads, sums) = gradients(&policy);
+        for device in devices() {
+            let (on_device, sums_on_device) = gradients(&policy.copy_to(&device).unwrap());
+            assert_relative(sums_on_device.loss, sums.loss, 1e-6, "loss");
+            let terms = sums_on_device.terms.to_array().into_iter().zip(sums.terms.to_array());
+            // a margin is a difference of sums of log-probabilities, each of which f32 rounds
+            terms.for_each(|(got, want)| {
+                assert!((got - want).abs() < 1e-5 * want.abs().max(1.0), "{got} against {want}")
+            });
+            assert_gradients(&on_device.copy_to(&Device::Cpu, "a test").unwrap(), &grads, 1e-5);
+        }
     }
 }
 
@@ -292,7 +305,7 @@ fn a_step_on_a_device_waits_once_at_most() {
     let options = TrainOptions { schedule: without_warmup(1e-3), save_every_steps: Some(100), ..options() };
     let objectives = [
         (rows(), Kind::Packed, Objective::from(Loss::CrossEntropy)),
-        (short_pairs(), Kind::Preference, dpo_objective(&short_pairs(), NllMean::Pair, 1.0, &tiny())),
+        (short_pairs(), Kind::Preference, objective_of(dpo(NllMean::Pair, 1.0), &short_pairs(), &tiny())),
     ];
     let cases = devices().into_iter().flat_map(|device| objectives.iter().map(move |of| (device.clone(), of)));
     for (device, (rows, kind, objective)) in cases {

@@ -2,6 +2,7 @@ mod adapter;
 #[cfg(feature = "emulator")]
 mod device;
 mod frozen;
+mod preference;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::metrics::reading::shown_steps;
-use crate::objective::{Dpo, Loss, NllMean};
+use crate::objective::{Loss, NllMean, PairLoss, Preference};
 use crate::optimizer::AdamWOptions;
-use crate::run::references::reference_logprobs;
 use crate::schedule::{ScheduleKind, ScheduleOptions, Warmup, WarmupLength};
 
 fn golden(path: &str) -> PathBuf {
@@ -241,58 +241,6 @@ fn one_batch_of_eight_is_eight_of_one() {
     let (eight, eight_sums) = first_gradients((packed_rows(), Kind::Packed), 8, 1, &tiny(), Loss::CrossEntropy.into());
     assert_relative(one_sums.loss, eight_sums.loss, 1e-6, "loss");
     assert_gradients(&eight, &one, 1e-5);
-}
-
-fn dpo_objective(rows: &[Value], nll_mean: NllMean, nll_weight: f64, reference: &Decoder) -> Objective {
-    let references = reference_logprobs(
-        reference,
-        &first_step(rows, Kind::Preference, 6, 6),
-        "s",
-        &AtomicBool::new(false),
-        &mut |_: Event| {},
-    )
-    .unwrap()
-    .expect("nobody stops it");
-    Objective { references, ..Loss::Dpo(Dpo { beta: 0.1, nll_weight, nll_mean }).into() }
-}
-
-#[test]
-fn alignment_is_the_references() {
-    let report = json("out/dpo_tiny/report.json");
-    let policy = Decoder::load(&golden("out/dpo_tiny/policy"), Dtype::F32).unwrap();
-    for (nll_mean, nll, total) in
-        [(NllMean::Token, "nll_token_mean", "total_token"), (NllMean::Pair, "nll_pair_mean", "total_pair")]
-    {
-        for micro in [6, 2] {
-            let (grads, sums) = first_gradients(
-                (pairs(), Kind::Preference),
-                6,
-                micro,
-                &policy,
-                dpo_objective(&pairs(), nll_mean, 1.0, &tiny()),
-            );
-            assert_relative(sums.terms.dpo_loss, report["dpo_loss"].as_f64().unwrap(), 1e-5, "dpo loss");
-            assert_relative(sums.terms.nll_loss, report[nll].as_f64().unwrap(), 1e-5, nll);
-            assert_relative(sums.loss, report[total].as_f64().unwrap(), 1e-5, total);
-            assert_relative(sums.terms.reward_accuracy, report["reward_accuracy"].as_f64().unwrap(), 1e-12, "accuracy");
-            if nll_mean == NllMean::Token {
-                assert_relative(sums.norm(), report["grad_norm"].as_f64().unwrap(), 1e-5, "norm");
-                assert_gradients(&grads, &reference_tensors("out/dpo_tiny/grads.safetensors").params, 1e-5);
-            }
-        }
-    }
-}
-
-#[test]
-fn a_policy_that_is_its_reference_has_loss_ln_2() {
-    let (.., sums) = first_gradients(
-        (pairs(), Kind::Preference),
-        6,
-        1,
-        &tiny(),
-        dpo_objective(&pairs(), NllMean::Pair, 0.0, &tiny()),
-    );
-    assert!((sums.loss - std::f64::consts::LN_2).abs() < 1e-15, "{}", sums.loss);
 }
 
 fn same_bits(a: &Decoder, b: &Decoder) -> bool {
