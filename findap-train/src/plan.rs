@@ -16,6 +16,8 @@ use crate::trainer::TrainOptions;
 pub struct StagePlan {
     /// Its name.
     pub stage: String,
+    /// The name of what it minimises.
+    pub loss: &'static str,
     /// Rows of one pass over the data.
     pub rows: u64,
     /// Tokens of these rows.
@@ -76,6 +78,7 @@ impl StagePlan {
         let sum = |memory: &[(&'static str, usize)]| memory.iter().map(|(_, bytes)| bytes).sum::<usize>();
         Ok(Self {
             stage: stage.name().to_owned(),
+            loss: loss.name(),
             rows,
             tokens,
             loss_tokens,

@@ -177,7 +177,11 @@ fn row(stage: &Stage) -> Vec<String> {
         },
     );
     let rate = optimization.map_or_else(|| "-".to_owned(), |it| format!("{:e}", it.learning_rate));
-    vec![stage.name().to_owned(), stage.kind().to_owned(), data, length, rate]
+    let kind = match (stage.kind(), stage.trained()) {
+        ("align", Some((_, loss))) => format!("align ({})", loss.name()),
+        (kind, _) => kind.to_owned(),
+    };
+    vec![stage.name().to_owned(), kind, data, length, rate]
 }
 
 fn show_plans(plans: &[StagePlan], kind: DeviceKind) {

@@ -145,6 +145,34 @@ fn a_run_makes_everything_and_a_second_run_does_nothing_again() {
 }
 
 #[test]
+fn a_loss_without_a_reference_asks_none() {
+    let workplace = Workplace::new(4);
+    let flops = |loss: &str| {
+        let folder = workplace.path(loss);
+        let set = format!("stage.align.loss={loss}");
+        let changes = ["--unset", "stage.group1", "--unset", "stage.group2", "--set", &set, "--run-dir"];
+        let asked = |command: &str, last: &[&str]| {
+            let mut tool = findap();
+            tool.arg(command).arg(&workplace.recipe).args(changes).arg(&folder).args(last);
+            Said::from(tool.output().expect("the binary starts")).success()
+        };
+        assert!(asked("plan", &[]).stdout.contains(&format!("align ({loss})")));
+        let plan: Value = serde_json::from_str(&asked("plan", &["--json"]).stdout).expect("a plan is JSON");
+        assert_eq!(plan["plan"][0]["loss"], loss);
+        asked("run", &[]);
+        let metrics = fs::read_to_string(folder.join("align/metrics.jsonl")).expect("metrics");
+        assert!(metrics.contains(&format!("\"{loss}_loss\"")) && metrics.contains("\"reward_margin\""), "{metrics}");
+        let report = fs::read_to_string(folder.join("report.html")).expect("a report");
+        assert!(report.contains(&format!("<td>{loss}</td>")));
+        let has_reference = folder.join("align/references.json").exists();
+        (has_reference, plan["plan"][0]["flops"].as_f64().expect("operations"))
+    };
+    let (dpo, simpo, orpo) = (flops("dpo"), flops("simpo"), flops("orpo"));
+    assert_eq!([dpo.0, simpo.0, orpo.0], [true, false, false]);
+    assert!((dpo.1 / simpo.1 - 4.0 / 3.0).abs() < 1e-12 && simpo.1 == orpo.1, "{dpo:?}, {simpo:?}, {orpo:?}");
+}
+
+#[test]
 fn other_settings_or_data_on_a_begun_run_are_refused_by_name() {
     let workplace = Workplace::new(4);
     let folder = workplace.path("run");

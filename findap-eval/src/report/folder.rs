@@ -35,6 +35,8 @@ pub struct StageState {
 pub struct StageLog {
     /// Name of the stage.
     pub stage: String,
+    /// What the stage minimised, where the recipe tells it.
+    pub loss: Option<String>,
     /// One flat object per step (or per dev-set pass), as written.
     pub lines: Vec<Map<String, Value>>,
     /// Realised proportions of the stage's data, where the stage wrote them.
@@ -113,7 +115,8 @@ impl RunFolder {
             }
             let lines = read_lines(&folder.join("metrics.jsonl"))?;
             if !lines.is_empty() {
-                logs.push(StageLog { stage: stage.clone(), lines, mixture: read_json(&folder.join("mixture.json"))? });
+                let (loss, mixture) = (stage_loss(&table, stage), read_json(&folder.join("mixture.json"))?);
+                logs.push(StageLog { stage: stage.clone(), loss, lines, mixture });
             }
         }
 
@@ -225,6 +228,14 @@ fn recipe_stages(recipe: &toml::Table) -> impl Iterator<Item = (&str, &str)> {
     stages.into_iter().flatten().filter_map(|stage| {
         Some((stage.get("name")?.as_str()?, stage.get("kind").and_then(toml::Value::as_str).unwrap_or("train")))
     })
+}
+
+/// What a stage of a resolved recipe minimises.
+fn stage_loss(recipe: &toml::Table, name: &str) -> Option<String> {
+    let stages = recipe.get("stage").and_then(toml::Value::as_array);
+    let text = |stage: &toml::Value, key: &str| Some(stage.get(key)?.as_str()?.to_owned());
+    let stage = stages.into_iter().flatten().find(|stage| text(stage, "name").as_deref() == Some(name))?;
+    text(stage, "loss").or_else(|| (text(stage, "kind")? == "train").then(|| "cross-entropy".to_owned()))
 }
 
 /// Names of the stages that a resolved recipe wants to be evaluated.

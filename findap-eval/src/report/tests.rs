@@ -17,7 +17,7 @@ fn fixture() -> tempfile::TempDir {
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("makes folders");
         std::fs::write(path, text).expect("writes");
     };
-    let resolved = "# <script>alert(2)</script>\n[run]\nname = \"demo\"\n[[stage]]\nname = \"group1\"\n[[stage]]\nname = \"align\"\n";
+    let resolved = "# <script>alert(2)</script>\n[run]\nname = \"demo\"\n[[stage]]\nname = \"group1\"\n[[stage]]\nname = \"align\"\nkind = \"align\"\nloss = \"ipo\"\n";
     write("resolved.toml", resolved);
     write("provenance.json", &serde_json::json!({ "commit": "abc", "device": { "cpu": HOSTILE } }).to_string());
     let line = |step: i32| {
@@ -107,6 +107,7 @@ fn the_page_is_well_formed_escaped_and_alone() {
     for outside in ["http://", "https://", "src=", "url(", "@import", "<link"] {
         assert!(!page.contains(outside), "the page loads {outside}");
     }
+    assert!(page.contains("<td>ipo</td>"), "the table of training names the loss");
     assert!(page.contains("rows longer than the context left out") && page.contains("4321"));
     let sections = ["scores", "training", "mixture", "distillation", "tasks", "samples", "reproduce"];
     let places: Vec<usize> =

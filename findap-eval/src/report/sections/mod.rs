@@ -198,6 +198,7 @@ fn training(logs: &[StageLog]) -> String {
     let rows: Vec<Vec<Cell>> = logs.iter().map(training_row).collect();
     let header = [
         ("stage", false),
+        ("minimised", false),
         ("steps", true),
         ("tokens", true),
         ("first loss", true),
@@ -209,7 +210,7 @@ fn training(logs: &[StageLog]) -> String {
         "{}<div class=\"charts\">\n{charts}</div>\n{}",
         table("Training by stage", &header, &rows),
         note(
-            "Reward margin is the mean of the chosen minus the rejected answers' implicit rewards; reward accuracy is the share of pairs where it is positive."
+            "Reward margin is the mean of the chosen minus the rejected answers' rewards: beta times the log-probability over the reference's, or its mean over tokens where the loss has no reference. Reward accuracy is the share of pairs where it is positive."
         )
     );
     section("training", "Training", &body)
@@ -226,6 +227,7 @@ fn training_row(log: &StageLog) -> Vec<Cell> {
     let dev = log.series("dev_loss").iter().map(|(_, loss)| *loss).reduce(f64::min);
     vec![
         Cell::row_name(&log.stage),
+        Cell::text(log.loss.as_deref().unwrap_or("-")),
         Cell::number(&grouped(loss.len() as u64)),
         Cell::number(&grouped(tokens)),
         number(loss.first().map(|(_, loss)| *loss)),
