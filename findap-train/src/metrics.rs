@@ -111,15 +111,15 @@ impl TensorBoardWriter {
         Ok(writer)
     }
 
-    /// Writes scalars under `step`.
+    /// Writes metrics under `step`, by the names that TensorBoard has for them.
     ///
     /// # Errors
     /// [`TrainError::Io`].
     pub fn write(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
         let mut summary = Vec::new();
-        for (tag, value) in scalars {
+        for (name, value) in scalars {
             let mut scalar = Vec::new();
-            put_bytes(&mut scalar, 1, tag.as_bytes());
+            put_bytes(&mut scalar, 1, tag(name).as_bytes());
             scalar.push(0x15); // field 2, 32 bits: simple_value
             scalar.extend((*value as f32).to_le_bytes());
             put_bytes(&mut summary, 1, &scalar);
@@ -145,6 +145,19 @@ impl TensorBoardWriter {
         bytes.extend(data);
         bytes.extend(masked_crc(data).to_le_bytes());
         self.file.write_all(&bytes).map_err(io("write", &self.path))
+    }
+}
+
+/// The name of a metric in TensorBoard: TRL's where its trainers log the same number, so that what is made for them finds it.
+fn tag(metric: &str) -> &str {
+    match metric {
+        "reward_chosen" => "rewards/chosen",
+        "reward_rejected" => "rewards/rejected",
+        "reward_margin" => "rewards/margins",
+        "reward_accuracy" => "rewards/accuracies",
+        "logp_chosen" => "logps/chosen",
+        "logp_rejected" => "logps/rejected",
+        other => other,
     }
 }
 
@@ -268,6 +281,28 @@ mod tests {
         assert!(events[2].ends_with(&scalar));
         // The published check value of CRC-32C and TensorFlow's mask of it.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn what_trl_logs_of_pairs_has_its_names_in_tensorboard() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = TensorBoardWriter::create(folder.path(), 0).unwrap();
+        let names = [
+            ("reward_chosen", "rewards/chosen"),
+            ("reward_rejected", "rewards/rejected"),
+            ("reward_margin", "rewards/margins"),
+            ("reward_accuracy", "rewards/accuracies"),
+            ("logp_chosen", "logps/chosen"),
+            ("logp_rejected", "logps/rejected"),
+            ("dpo_loss", "dpo_loss"),
+        ];
+        writer.write(1, &names.map(|(name, _)| (name, 0.5))).unwrap();
+        let events = records(&std::fs::read(&writer.path).unwrap());
+        for (name, tag) in names {
+            let mut tagged = vec![0x0a, tag.len() as u8];
+            tagged.extend(tag.as_bytes());
+            assert!(events[2].windows(tagged.len()).any(|window| window == tagged), "{name} is {tag}");
+        }
     }
 
     #[test]
