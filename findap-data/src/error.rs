@@ -118,6 +118,15 @@ impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> DataError {
         DataError::Io { action, path: path.to_path_buf(), source }
     }
+
+    /// Whether nothing is there: not the file, or none that the pattern matches.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            DataError::File { problem: FileProblem::NoMatch, .. } => true,
+            DataError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }
 
 fn in_parentheses(left_out: &[String]) -> String {
@@ -200,6 +209,9 @@ pub enum FileProblem {
         /// What is wrong.
         why: String,
     },
+    /// A pattern that names no file.
+    #[error("the pattern cannot be used: no file matches it; check it, or name the files in a list")]
+    NoMatch,
     /// A folder of which it is not plain which files are meant.
     #[error("the folder {why}; name the files in a list, or by a pattern such as \"train-*.parquet\", or set `format`")]
     Folder {

@@ -92,7 +92,7 @@ fn of_pattern(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
     let mut files = found.map_err(|_| refuse("a file there has a name that is not UTF-8".to_owned()))??;
     files.sort();
     if files.is_empty() {
-        return Err(refuse("no file matches it".to_owned()));
+        return Err(fail(path, FileProblem::NoMatch));
     }
     if let Some(other) = files.iter().find(|file| !file.is_file()) {
         return Err(refuse(format!("{} matches and is not a file", other.display())));
@@ -129,7 +129,7 @@ fn of_folder(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
         return Err(refuse("holds no data file of the format".to_owned()));
     }
     let why = mixture(&files).filter(|_| format == Format::Auto);
-    if let Some(why) = why.or_else(|| packed_twins(&files)).or_else(|| incomplete(&files)) {
+    if let Some(why) = why.or_else(|| packed_twins(&files)).or_else(|| several_splits(&files)).or_else(|| missing_shard(&files)) {
         return Err(refuse(why));
     }
     Ok(files)
@@ -166,8 +166,15 @@ fn split_of(name: &str) -> Option<&str> {
     SPLITS.contains(&word).then_some(word)
 }
 
-/// What is wrong with files named as the hub names shards: `train-00000-of-00002.parquet`.
-fn incomplete(files: &[PathBuf]) -> Option<String> {
+/// What is wrong with files that are several splits by their names.
+fn several_splits(files: &[PathBuf]) -> Option<String> {
+    let names: BTreeSet<&str> = files.iter().filter_map(|file| split_of(file.file_name()?.to_str()?)).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    (names.len() > 1).then(|| format!("holds several splits: {}", names.join(", ")))
+}
+
+/// What is wrong with files named as the hub names shards, `train-00000-of-00002.parquet`: they are of several splits, or lack one.
+pub fn missing_shard(files: &[PathBuf]) -> Option<String> {
     let mut splits: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
     for file in files {
         let stem = file.file_name()?.to_str()?.split('.').next()?;
@@ -179,8 +186,7 @@ fn incomplete(files: &[PathBuf]) -> Option<String> {
             splits.entry(split).or_default().insert(index);
         }
     }
-    let plain = files.iter().filter_map(|file| split_of(file.file_name()?.to_str()?));
-    let names: BTreeSet<&str> = splits.keys().map(|(name, _)| *name).chain(plain).collect();
+    let names: BTreeSet<&str> = splits.keys().map(|(name, _)| *name).collect();
     if names.len() > 1 {
         let names: Vec<&str> = names.into_iter().collect();
         return Some(format!("holds several splits: {}", names.join(", ")));
