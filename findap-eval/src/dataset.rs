@@ -2,7 +2,7 @@
 //!
 //! | format | fields of a row |
 //! |---|---|
-//! | `jsonl`, `json` | the keys of the object |
+//! | `jsonl`, `json`, `auto` | the keys of the object |
 //! | `csv` | the columns, named by the header or by `columns` |
 //! | `parquet` | the columns; lists and structs as in JSON |
 //! | `conll` | `text`: the sentence; `entities`: list of `name, TYPE`; `answer`: the same, one per line |
@@ -13,13 +13,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use findap_data::readers::paths::{expand, missing_shard};
 use findap_data::readers::read_values;
 use findap_data::{Location, ReadOptions};
 use serde_json::Value;
 
 use crate::error::EvalError;
-use crate::task::{Dataset, Format, Task};
-use crate::template::{Fields, lookup};
+use crate::extract::normalize_number;
+use crate::task::{Dataset, Format, ListPattern, Task};
+use crate::template::{Fields, gather, lookup, scalar};
 
 /// The longest CoNLL file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -101,27 +103,95 @@ pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>, num_fewshot: u
     Ok(loaded)
 }
 
-fn read_subset(task: &Task, path: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<Row>, EvalError> {
+fn read_subset(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<Row>, EvalError> {
     let dataset = &task.dataset;
-    let path = resolve(task, &path.replace("{subset}", subset.unwrap_or_default()), roots)?;
-    let mut seen = BTreeSet::new();
-    let mut rows = Vec::new();
-    for (line, mut fields) in read(&path, dataset)? {
-        for (new, old) in &dataset.rename {
-            if let Some(value) = lookup(&fields, old).cloned() {
-                fields.insert(new.clone(), value);
+    let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
+    for path in files(task, place, subset, roots)? {
+        for (line, fields) in read(&path, dataset)? {
+            let mut row = Row { id: rows.len(), subset: subset.map(str::to_owned), path: path.clone(), line, fields };
+            complete(&mut row, dataset)?;
+            if is_kept(&row, dataset)? && is_new(&row, dataset, &mut seen)? {
+                rows.push(row);
             }
-        }
-        if let Some(subset) = subset {
-            fields.insert("subset".to_owned(), subset.into());
-            fields.insert("subset_title".to_owned(), subset.replace('_', " ").into());
-        }
-        let row = Row { id: rows.len(), subset: subset.map(str::to_owned), path: path.clone(), line, fields };
-        if is_kept(&row, dataset)? && is_new(&row, dataset, &mut seen)? {
-            rows.push(row);
         }
     }
     Ok(rows)
+}
+
+/// The files of the questions, or of the solved examples.
+fn files(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<PathBuf>, EvalError> {
+    let dataset = &task.dataset;
+    let others: &[String] = if place == dataset.path { &dataset.also_at } else { &[] };
+    let mut found: Option<(PathBuf, Vec<PathBuf>)> = None;
+    let mut absent = None;
+    for place in std::iter::once(place).chain(others.iter().map(String::as_str)) {
+        let path = resolve(task, &place.replace("{subset}", subset.unwrap_or_default()), roots)?;
+        match (expand(std::slice::from_ref(&path), data_format(dataset.format)), &found) {
+            (Ok(_), Some((other, _))) => {
+                let problem = format!("{} is there, too, and one of them is asked; take one away", path.display());
+                return Err(row_error(other, 0, "dataset.path", problem));
+            }
+            (Ok(paths), None) => found = Some((path, paths)),
+            (Err(error), _) if error.is_absent() => drop(absent.get_or_insert(error)),
+            (Err(error), _) => return Err(EvalError::Data(error)),
+        }
+    }
+    match (found, absent) {
+        (Some((path, paths)), _) => match missing_shard(&paths).filter(|_| !path.is_file()) {
+            Some(problem) => Err(row_error(&path, 0, "dataset.path", problem)),
+            None => Ok(paths),
+        },
+        (None, Some(error)) if others.is_empty() => Err(EvalError::Data(error)),
+        (None, _) => {
+            let path = resolve(task, place, roots)?;
+            Err(row_error(&path, 0, "dataset.path", format!("nothing is there, nor at {}", others.join(", "))))
+        }
+    }
+}
+
+/// The format as training data have it, by which a folder's files are chosen.
+fn data_format(format: Format) -> findap_data::Format {
+    match format {
+        Format::Jsonl => findap_data::Format::Jsonl,
+        Format::Json | Format::Tatqa => findap_data::Format::Json,
+        Format::Csv => findap_data::Format::Csv,
+        Format::Parquet => findap_data::Format::Parquet,
+        Format::Auto => findap_data::Format::Auto,
+        Format::Conll => findap_data::Format::Lines,
+    }
+}
+
+/// Adds the fields that the task and the subset give a row.
+fn complete(row: &mut Row, dataset: &Dataset) -> Result<(), EvalError> {
+    for (new, old) in &dataset.rename {
+        if let Some(value) = gather(&row.fields, old).map(|value| value.into_owned()) {
+            row.fields.insert(new.clone(), value);
+        }
+    }
+    for (new, list) in &dataset.lists {
+        let items = list_items(row, new, list)?;
+        row.fields.insert(new.clone(), items.into());
+    }
+    if let Some(subset) = &row.subset {
+        let title = subset.replace('_', " ");
+        row.fields.insert("subset".to_owned(), subset.as_str().into());
+        row.fields.insert("subset_title".to_owned(), title.into());
+    }
+    Ok(())
+}
+
+fn list_items(row: &Row, name: &str, list: &ListPattern) -> Result<Vec<String>, EvalError> {
+    let field = list.from.as_str();
+    let value = lookup(&row.fields, field).ok_or_else(|| row.error(field, "is absent, but dataset.lists reads it"))?;
+    let text = scalar(field, value).map_err(|error| row.error(field, error.to_string()))?;
+    let mut items: Vec<String> = list.separator.split(&text).skip(1).map(|item| item.trim().to_owned()).collect();
+    if items.last().is_some_and(String::is_empty) {
+        items.pop();
+    }
+    match items.is_empty() {
+        true => Err(row.error(field, format!("holds no element of the list `{name}`: {text:?}"))),
+        false => Ok(items),
+    }
 }
 
 fn is_kept(row: &Row, dataset: &Dataset) -> Result<bool, EvalError> {
@@ -130,6 +200,13 @@ fn is_kept(row: &Row, dataset: &Dataset) -> Result<bool, EvalError> {
             lookup(&row.fields, field).ok_or_else(|| row.error(field, "is absent, but dataset.keep asks for it"))?;
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         if !values.contains(&text) {
+            return Ok(false);
+        }
+    }
+    for field in &dataset.keep_numbers {
+        let absent = || row.error(field, "is absent, but dataset.keep_numbers asks for it");
+        let value = lookup(&row.fields, field).ok_or_else(absent)?;
+        if !scalar(field, value).is_ok_and(|text| normalize_number(&text).parse::<f64>().is_ok()) {
             return Ok(false);
         }
     }
@@ -164,12 +241,12 @@ fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalEr
 
 fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalError> {
     match dataset.format {
-        Format::Jsonl => read_rows(path, findap_data::Format::Jsonl, None),
-        Format::Json => read_rows(path, findap_data::Format::Json, None),
-        Format::Csv => read_rows(path, findap_data::Format::Csv, dataset.columns.clone()),
-        Format::Parquet => read_rows(path, findap_data::Format::Parquet, None),
         Format::Conll => read_conll(path, &read_text(path)?),
         Format::Tatqa => read_tatqa(path),
+        format => {
+            let header = dataset.columns.clone().filter(|_| format == Format::Csv);
+            read_rows(path, data_format(format), header)
+        }
     }
 }
 

@@ -60,6 +60,7 @@ pub fn run(
     let mut questions = Vec::new();
     let mut num_original = Vec::new();
     for (task_index, task) in tasks.iter().enumerate() {
+        task.refuse()?;
         let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);
@@ -154,13 +155,12 @@ fn group_requests(indices: impl Iterator<Item = usize>, questions: &[Question], 
 
 /// One request per choice; none for a question that asks for a reply.
 fn score_requests(item: &Item) -> Vec<ScoreRequest> {
-    let Ask::Choices { texts, prefix, .. } = &item.ask else { return Vec::new() };
-    let request = |text: &String| ScoreRequest {
-        context: item.prompt.clone(),
-        continuation: format!("{prefix}{text}"),
+    let request = |(context, continuation): (&str, String)| ScoreRequest {
+        context: context.to_owned(),
+        continuation,
         is_rendered: item.is_rendered,
     };
-    texts.iter().map(request).collect()
+    item.scored().into_iter().map(request).collect()
 }
 
 fn generate_request(task: &Task, item: &Item) -> Option<GenerateRequest> {

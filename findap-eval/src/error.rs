@@ -57,6 +57,14 @@ pub enum EvalError {
         /// The known name that is spelt most like it.
         nearest: Option<String>,
     },
+    /// A task is described, but no score of it can be given.
+    #[error("task {task} is not run: {reason}")]
+    TaskRefused {
+        /// Name of the task.
+        task: String,
+        /// Why, as its file says.
+        reason: String,
+    },
     /// A dataset path starts with a root that was not given.
     #[error("task {task}: dataset {path:?} needs the data root {root:?}, which was not given (known roots: {known})")]
     UnknownDataRoot {

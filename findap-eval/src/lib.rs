@@ -6,6 +6,7 @@ pub mod dataset;
 pub mod engine;
 mod error;
 pub mod extract;
+mod flare;
 pub mod metrics;
 pub mod model;
 pub mod options;

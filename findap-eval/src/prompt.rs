@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
-use crate::extract::{as_answer, extract};
+use crate::extract::{as_answer, extract, with_labels};
 use crate::model::LanguageModel;
-use crate::task::{FewshotRule, GoldIs, Kind, MultipleChoice, Task};
-use crate::template::{Fields, Template, letter, lookup, scalar};
+use crate::task::{FewshotRule, Generate, GoldIs, Kind, MultipleChoice, Task};
+use crate::template::{Fields, Template, gather, letter, lookup, scalar};
 
 /// Between one solved example and the next, in plain text.
 const FEWSHOT_DELIMITER: &str = "\n\n";
@@ -50,24 +50,57 @@ pub enum Ask {
         prefix: String,
         /// Index of the right one.
         gold: usize,
+        /// Where the choices are put into the prompt, the texts around them.
+        blank: Option<FilledBlank>,
     },
     /// Write a reply.
     Reply {
-        /// The right answer after its own extraction steps; empty where only rules are checked.
-        gold: String,
+        /// The right answers after their own extraction steps; none where only rules are checked.
+        golds: Vec<String>,
         /// Rules that the reply must keep.
         checks: Vec<Check>,
+        /// The labels of this row; none where the task has them.
+        labels: Vec<String>,
+        /// The lines that a reply of 0s and 1s picks from; none where the task has no such replies.
+        lines: Vec<String>,
     },
+}
+
+/// A prompt with a blank, for each choice.
+#[derive(Debug, Clone)]
+pub struct FilledBlank {
+    /// The prompt up to the end of the choice, for each choice.
+    pub contexts: Vec<String>,
+    /// What follows the blank, the same for each.
+    pub rest: String,
 }
 
 impl Item {
     /// What identifies question and answers; equal keys may share an answer of one model.
     pub fn key(&self, task: &Task) -> String {
-        let choices = match &self.ask {
+        let mut choices = match &self.ask {
             Ask::Choices { texts, prefix, .. } => format!("{prefix}\u{1}{}", texts.join("\u{1}")),
             Ask::Reply { .. } => String::new(),
         };
+        if let Ask::Choices { blank: Some(blank), .. } = &self.ask {
+            choices += &format!("\u{1}{}\u{1}{}", blank.contexts.join("\u{1}"), blank.rest);
+        }
         sha256(format!("{}\u{1}{}\u{1}{}\u{1}{choices}", task.hash, self.is_rendered, self.prompt).as_bytes())
+    }
+}
+
+impl Item {
+    /// Context and continuation of each choice; none of a question that asks for a reply.
+    pub(crate) fn scored(&self) -> Vec<(&str, String)> {
+        match &self.ask {
+            Ask::Reply { .. } => Vec::new(),
+            Ask::Choices { texts, prefix, blank: None, .. } => {
+                texts.iter().map(|text| (self.prompt.as_str(), format!("{prefix}{text}"))).collect()
+            }
+            Ask::Choices { prefix, blank: Some(blank), .. } => {
+                blank.contexts.iter().map(|context| (context.as_str(), format!("{prefix}{}", blank.rest))).collect()
+            }
+        }
     }
 }
 
@@ -86,16 +119,17 @@ pub struct PromptOptions {
 /// files that were read for each task, by its name.
 ///
 /// # Errors
-/// As [`dataset::load`] and [`prepare`].
+/// [`EvalError::TaskRefused`]; as [`dataset::load`] and [`prepare`].
 pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, EvalError> {
     let mut files: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
     for task in tasks {
+        task.refuse()?;
         let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
         let rows = loaded.rows.iter().chain(loaded.fewshot.values().flatten());
         files.insert(task.name.clone(), rows.map(|row| row.path.clone()).collect());
         for row in &loaded.rows {
-            render(row, &task.prompt)?;
-            task.system.as_ref().map(|system| render(row, system)).transpose()?;
+            question(task, row)?;
+            opening(task, row)?;
             ask(task, row, task.chat)?;
         }
         for example in loaded.fewshot.values().flatten() {
@@ -138,45 +172,82 @@ pub fn prepare_row(
     options: PromptOptions,
 ) -> Result<Item, EvalError> {
     let is_chat = options.chat.unwrap_or(task.chat);
-    let question = render(row, &task.prompt)?;
-    let solved = examples
-        .iter()
-        .map(|example| Ok((render(example, &task.prompt)?, solution(task, example)?)))
-        .collect::<Result<Vec<_>, EvalError>>()?;
-    let delimiter = match &task.kind {
-        Kind::MultipleChoice(choice) => &choice.answer_prefix,
-        Kind::Generate(generate) => &generate.answer_prefix,
-    };
-    let system = match &task.system {
-        Some(template) if is_chat => render(row, template)?,
-        _ => String::new(),
-    };
-    let prompt = if is_chat {
-        let mut messages = Vec::new();
-        if !system.is_empty() {
-            messages.push(message(Role::System, system));
+    let question = question(task, row)?;
+    let solved = examples.iter().map(|example| solved(task, example)).collect::<Result<Vec<_>, _>>()?;
+    let opening = opening(task, row)?;
+    let ask = ask(task, row, is_chat)?;
+    let whole = |question: &str| whole_prompt(task, &opening, &solved, question, is_chat.then_some(model));
+    let ask = match ask {
+        Ask::Choices { texts, prefix, gold, blank: Some(blank) } => {
+            let contexts = blank.contexts.iter().map(|context| whole(context)).collect::<Result<_, _>>()?;
+            Ask::Choices { texts, prefix, gold, blank: Some(FilledBlank { contexts, ..blank }) }
         }
-        if task.fewshot.as_multiturn {
-            for (question, answer) in solved {
-                messages.push(message(Role::User, question));
-                messages.push(message(Role::Assistant, answer));
-            }
-            messages.push(message(Role::User, question));
-        } else {
-            messages.push(message(Role::User, plain_prompt(&solved, delimiter, &question)));
-        }
-        model.render_chat(&messages)?
-    } else {
-        plain_prompt(&solved, delimiter, &question)
+        ask => ask,
     };
     Ok(Item {
         row_id: row.id,
         subset: row.subset.clone(),
         fields: row.fields.clone(),
-        prompt,
+        prompt: whole(&question)?,
         is_rendered: is_chat,
-        ask: ask(task, row, is_chat)?,
+        ask,
     })
+}
+
+/// What stands before the first question.
+struct Opening {
+    system: String,
+    description: String,
+}
+
+fn opening(task: &Task, row: &Row) -> Result<Opening, EvalError> {
+    let text = |template: &Option<Template>| template.as_ref().map_or(Ok(String::new()), |text| render(row, text));
+    Ok(Opening { system: text(&task.system)?, description: text(&task.description)? })
+}
+
+/// A question as a solved example: what is asked, and what is answered.
+fn solved(task: &Task, row: &Row) -> Result<(String, String), EvalError> {
+    if let Kind::MultipleChoice(choice) = &task.kind
+        && let Some(blank) = &choice.blank
+    {
+        let texts = choice_texts(task, choice, row)?;
+        let filled = fill(task, row, blank, &texts)?;
+        return Ok((filled.contexts[gold_index(choice, row, &texts)?].clone(), filled.rest));
+    }
+    Ok((question(task, row)?, solution(task, row)?))
+}
+
+/// The text before the answer; through the chat template of a model where one is given.
+fn whole_prompt(
+    task: &Task,
+    opening: &Opening,
+    solved: &[(String, String)],
+    question: &str,
+    chat: Option<&dyn LanguageModel>,
+) -> Result<String, EvalError> {
+    let delimiter = match &task.kind {
+        Kind::MultipleChoice(choice) => &choice.answer_prefix,
+        Kind::Generate(generate) => &generate.answer_prefix,
+    };
+    let Some(model) = chat else {
+        return Ok(opening.description.clone() + &plain_prompt(solved, delimiter, question));
+    };
+    let mut messages = Vec::new();
+    let system = [opening.system.as_str(), opening.description.trim_end()];
+    let system: Vec<&str> = system.into_iter().filter(|text| !text.is_empty()).collect();
+    if !system.is_empty() {
+        messages.push(message(Role::System, system.join("\n\n")));
+    }
+    if task.fewshot.as_multiturn {
+        for (question, answer) in solved {
+            messages.push(message(Role::User, question.clone()));
+            messages.push(message(Role::Assistant, answer.clone()));
+        }
+        messages.push(message(Role::User, question.to_owned()));
+    } else {
+        messages.push(message(Role::User, plain_prompt(solved, delimiter, question)));
+    }
+    model.render_chat(&messages)
 }
 
 fn message(role: Role, content: String) -> Message {
@@ -203,6 +274,15 @@ pub(crate) fn before_next_question<'a>(task: &Task, reply: &'a str) -> &'a str {
 
 fn render(row: &Row, template: &Template) -> Result<String, EvalError> {
     template.render(&row.fields).map_err(|error| row.error(template.source(), error.to_string()))
+}
+
+/// The prompt of a row, cleaned as the task says.
+fn question(task: &Task, row: &Row) -> Result<String, EvalError> {
+    Ok(cleaned(task, render(row, &task.prompt)?))
+}
+
+fn cleaned(task: &Task, text: String) -> String {
+    task.replace.iter().fold(text, |text, part| part.pattern.replace_all(&text, &part.with).into_owned())
 }
 
 fn choose_examples<'a>(
@@ -239,13 +319,16 @@ fn choose_examples<'a>(
 fn solution(task: &Task, row: &Row) -> Result<String, EvalError> {
     match &task.kind {
         Kind::MultipleChoice(choice) => {
-            let texts = choice_texts(choice, row)?;
+            let texts = choice_texts(task, choice, row)?;
             let gold = gold_index(choice, row, &texts)?;
             Ok(texts[gold].clone())
         }
         Kind::Generate(generate) => match generate.fewshot_answer.as_ref().or(generate.gold.as_ref()) {
             Some(template) => render(row, template),
-            None => Err(row.error("generate.gold", "solved examples need an answer to show")),
+            None => match written_golds(generate, row)?.into_iter().next() {
+                Some(gold) => Ok(gold),
+                None => Err(row.error("generate.gold", "solved examples need an answer to show")),
+            },
         },
     }
 }
@@ -253,29 +336,81 @@ fn solution(task: &Task, row: &Row) -> Result<String, EvalError> {
 fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
     match &task.kind {
         Kind::MultipleChoice(choice) => {
-            let texts = choice_texts(choice, row)?;
+            let texts = choice_texts(task, choice, row)?;
             let gold = gold_index(choice, row, &texts)?;
             let prefix = if is_chat { String::new() } else { choice.answer_prefix.clone() };
-            Ok(Ask::Choices { texts, prefix, gold })
+            let blank = choice.blank.as_ref().map(|blank| fill(task, row, blank, &texts)).transpose()?;
+            Ok(Ask::Choices { texts, prefix, gold, blank })
         }
         Kind::Generate(generate) => {
-            let gold = match &generate.gold {
-                None => String::new(),
-                Some(template) => {
-                    let written = render(row, template)?;
-                    let gold = extract(&generate.gold_extract, &written)
-                        .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?;
-                    as_answer(&generate.extract, &gold)
-                        .map_err(|problem| row.error("generate.gold", format!("{gold:?} {problem}")))?
-                }
+            let labels = match &generate.labels_from {
+                Some(field) => texts_of(field, row, "labels")?,
+                None => Vec::new(),
+            };
+            let steps = with_labels(&generate.extract, &labels);
+            let golds = written_golds(generate, row)?.into_iter().map(|written| {
+                let gold = extract(&generate.gold_extract, &written)
+                    .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?;
+                as_answer(&steps, &gold).map_err(|problem| row.error("generate.gold", format!("{gold:?} {problem}")))
+            });
+            let golds = golds.collect::<Result<Vec<_>, EvalError>>()?;
+            let lines = match &generate.lines_from {
+                Some(field) => lines_of(field, row)?,
+                None => Vec::new(),
             };
             let mut checks = generate.checks.clone();
             if let Some(field) = &generate.checks_from {
                 checks.extend(row_checks(field, row)?);
             }
-            Ok(Ask::Reply { gold, checks })
+            Ok(Ask::Reply { golds, checks, labels, lines })
         }
     }
+}
+
+/// The right answers as the row has them.
+fn written_golds(generate: &Generate, row: &Row) -> Result<Vec<String>, EvalError> {
+    match (&generate.gold, &generate.gold_from) {
+        (Some(template), _) => Ok(vec![render(row, template)?]),
+        (None, Some(field)) => texts_of(field, row, "right answers"),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// The prompt cut at its blank, with each choice in its place.
+fn fill(task: &Task, row: &Row, blank: &str, texts: &[String]) -> Result<FilledBlank, EvalError> {
+    let question = question(task, row)?;
+    let problem = |problem: &str| row.error(task.prompt.source(), format!("{problem} {blank:?}: {question:?}"));
+    let Some((before, rest)) = question.split_once(blank) else { return Err(problem("has no blank")) };
+    if rest.contains(blank) {
+        return Err(problem("has more than one blank"));
+    }
+    match rest.trim() {
+        "" => Err(problem("has nothing to be scored after the blank")),
+        rest => Ok(FilledBlank {
+            contexts: texts.iter().map(|text| format!("{before}{text}")).collect(),
+            rest: rest.to_owned(),
+        }),
+    }
+}
+
+fn lines_of(field: &str, row: &Row) -> Result<Vec<String>, EvalError> {
+    let value = lookup(&row.fields, field).ok_or_else(|| row.error(field, "is absent; a text of lines is needed"))?;
+    let text = scalar(field, value).map_err(|error| row.error(field, error.to_string()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// A field that is a list of texts, and not an empty one.
+fn texts_of(field: &str, row: &Row, what: &str) -> Result<Vec<String>, EvalError> {
+    let value = gather(&row.fields, field);
+    let items = value
+        .as_deref()
+        .and_then(Value::as_array)
+        .ok_or_else(|| row.error(field, format!("is not a list of {what}")))?;
+    if items.is_empty() {
+        return Err(row.error(field, format!("has no {what}")));
+    }
+    let text = |item| scalar(field, item).map_err(|error| row.error(field, plain_words(&error.to_string())));
+    items.iter().map(text).collect()
 }
 
 fn row_checks(field: &str, row: &Row) -> Result<Vec<Check>, EvalError> {
@@ -290,23 +425,17 @@ fn row_checks(field: &str, row: &Row) -> Result<Vec<Check>, EvalError> {
     rules.into_iter().map(parse).collect()
 }
 
-fn choice_texts(choice: &MultipleChoice, row: &Row) -> Result<Vec<String>, EvalError> {
+fn choice_texts(task: &Task, choice: &MultipleChoice, row: &Row) -> Result<Vec<String>, EvalError> {
     let (field, texts) = match (&choice.choices, &choice.choices_from) {
         (Some(templates), _) => {
             ("choices", templates.iter().map(|template| render(row, template)).collect::<Result<Vec<_>, _>>()?)
         }
         (None, from) => {
             let field = from.as_deref().unwrap_or("choices");
-            let items = lookup(&row.fields, field)
-                .and_then(Value::as_array)
-                .ok_or_else(|| row.error(field, "is not a list of choices"))?;
-            let text = |item| scalar(field, item).map_err(|error| row.error(field, plain_words(&error.to_string())));
-            (field, items.iter().map(text).collect::<Result<Vec<_>, _>>()?)
+            (field, texts_of(field, row, "choices")?)
         }
     };
-    if texts.is_empty() {
-        return Err(row.error(field, "has no choices"));
-    }
+    let texts: Vec<String> = texts.into_iter().map(|text| cleaned(task, text)).collect();
     match texts.iter().position(String::is_empty) {
         Some(index) => Err(row.error(field, format!("choice {} is empty", letter(index)))),
         None => Ok(texts),
@@ -318,17 +447,31 @@ fn gold_index(choice: &MultipleChoice, row: &Row, texts: &[String]) -> Result<us
     let value = lookup(&row.fields, field).filter(|value| !value.is_null());
     let value = value.ok_or_else(|| row.error(field, "the right answer is missing"))?;
     let written = scalar(field, value).map_err(|error| row.error(field, plain_words(&error.to_string())))?;
-    let found = match choice.gold_is {
-        GoldIs::Index => written.trim().parse::<usize>().ok().filter(|index| *index < texts.len()),
-        GoldIs::Letter => (0..texts.len()).find(|index| letter(*index).eq_ignore_ascii_case(written.trim())),
-        GoldIs::Text => texts.iter().position(|text| text.trim() == written.trim()),
+    let written = written.trim();
+    let number = || written.parse::<usize>().ok();
+    let (found, kind) = match choice.gold_is {
+        GoldIs::Index => (number(), "an index"),
+        GoldIs::Number => (number().and_then(|number| number.checked_sub(1)), "a number from 1"),
+        GoldIs::Letter => ((0..texts.len()).find(|index| letter(*index).eq_ignore_ascii_case(written)), "a letter"),
+        GoldIs::Text => (texts.iter().position(|text| text.trim() == written), "the text of one"),
+        GoldIs::Label => {
+            (choice_labels(choice, row, texts)?.iter().position(|label| label.trim() == written), "a label")
+        }
     };
-    found.ok_or_else(|| {
-        let kind = match choice.gold_is {
-            GoldIs::Index => "an index",
-            GoldIs::Letter => "a letter",
-            GoldIs::Text => "the text of one",
-        };
-        row.error(field, format!("{written:?} is not {kind} of the {} choices", texts.len()))
-    })
+    let problem = || row.error(field, format!("{written:?} is not {kind} of the {} choices", texts.len()));
+    found.filter(|index| *index < texts.len()).ok_or_else(problem)
+}
+
+fn choice_labels(choice: &MultipleChoice, row: &Row, texts: &[String]) -> Result<Vec<String>, EvalError> {
+    let (field, labels) = match (&choice.labels, &choice.labels_from) {
+        (Some(labels), _) => ("multiple_choice.labels", labels.clone()),
+        (None, from) => {
+            let field = from.as_deref().unwrap_or("labels");
+            (field, texts_of(field, row, "labels")?)
+        }
+    };
+    match labels.len() == texts.len() {
+        true => Ok(labels),
+        false => Err(row.error(field, format!("has {} labels for {} choices", labels.len(), texts.len()))),
+    }
 }

@@ -6,8 +6,9 @@ use findap_data::files::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::extract::{extract, normalize_number, without_reasoning};
-use crate::metrics::{EntityCounts, Outcome, count_entities, rouge1};
+use crate::extract::{extract, normalize_number, with_labels, without_reasoning};
+use crate::flare;
+use crate::metrics::{EntityCounts, Outcome, count_entities, is_article, rouge_l, rouge1, rouge2, token_f1};
 use crate::model::Score;
 use crate::prompt::{Ask, Item, before_next_question};
 use crate::task::{Generate, Kind, Metric, Task};
@@ -36,6 +37,8 @@ pub struct Sample {
     pub prompt: String,
     /// The texts that were scored; empty for written replies.
     pub continuations: Vec<String>,
+    /// The text before each of them, where it is not the prompt but the prompt with the choice put in.
+    pub contexts: Vec<String>,
     /// What the model said.
     pub answer: Answer,
     /// What it counts for.
@@ -46,26 +49,28 @@ pub struct Sample {
 
 /// Scores one answer; the caller knows whether the prompt was cut.
 pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
-    let (continuations, outcome) = match (&item.ask, &answer, &task.kind) {
-        (Ask::Choices { texts, prefix, gold }, Answer::Scores(scores), _) => {
-            let continuations = texts.iter().map(|text| format!("{prefix}{text}")).collect();
-            (continuations, judge_choice(texts, scores, *gold))
-        }
-        (Ask::Reply { gold, checks }, Answer::Reply(reply), Kind::Generate(generate)) => {
-            let mut outcome = judge_reply(task, generate, gold, reply);
+    let outcome = match (&item.ask, &answer, &task.kind) {
+        (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => judge_choice(texts, scores, *gold),
+        (Ask::Reply { golds, checks, labels, lines }, Answer::Reply(reply), Kind::Generate(generate)) => {
+            let mut outcome = judge_reply(task, generate, &Right { golds, labels, lines }, reply);
             let shown = without_reasoning(reply);
             let kept = checks.iter().all(|check| check.passes(&shown));
             outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
-            (Vec::new(), outcome)
+            outcome
         }
         _ => unreachable!("invariant: questions and answers of one task are of one kind"),
+    };
+    let contexts = match &item.ask {
+        Ask::Choices { blank: Some(blank), .. } => blank.contexts.clone(),
+        _ => Vec::new(),
     };
     Sample {
         row_id: item.row_id,
         subset: item.subset.clone(),
         fields: item.fields.clone(),
         prompt: item.prompt.clone(),
-        continuations,
+        continuations: item.scored().into_iter().map(|(_, continuation)| continuation).collect(),
+        contexts,
         answer,
         outcome,
         num_cut_tokens: None,
@@ -90,41 +95,87 @@ fn judge_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
         ]),
         gold: gold.to_string(),
         predicted: Some(picked.to_string()),
+        flare: None,
         entities: None,
     }
 }
 
-fn judge_reply(task: &Task, generate: &Generate, gold: &str, reply: &str) -> Outcome {
+/// What a reply is held against.
+struct Right<'a> {
+    golds: &'a [String],
+    labels: &'a [String],
+    lines: &'a [String],
+}
+
+fn judge_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &str) -> Outcome {
     let reply = without_reasoning(reply);
-    let extracted = extract(&generate.extract, before_next_question(task, &reply));
-    let gold_compared = comparable(generate, gold);
-    let is_right = extracted.as_deref().is_some_and(|answer| same_answer(generate, gold, answer));
-    let right = f64::from(u8::from(is_right));
-    // What equals the right answer counts as its label, however it is spelt.
-    let predicted =
-        extracted.as_deref().map(|answer| if is_right { gold_compared.clone() } else { comparable(generate, answer) });
-    let entities = task
-        .metrics
-        .contains(&Metric::EntityF1)
-        .then(|| count_entities(gold, extracted.as_deref().unwrap_or_default()));
+    let steps = with_labels(&generate.extract, right.labels);
+    let extracted = extract(&steps, before_next_question(task, &reply));
+    let extracted = extracted.map(|answer| picked_lines(right.lines, &answer).unwrap_or(answer));
+    let answer = extracted.as_deref().unwrap_or_default();
+    let matched = right.golds.iter().find(|gold| extracted.is_some() && same_answer(generate, gold, answer));
+    let is_right = f64::from(u8::from(matched.is_some()));
+    // What equals a right answer counts as its label, however it is spelt.
+    let shown = match matched {
+        Some(gold) => comparable(generate, gold),
+        None => right.golds.iter().map(|gold| comparable(generate, gold)).collect::<Vec<_>>().join(" / "),
+    };
+    let predicted = extracted.as_deref().map(|answer| match matched {
+        Some(_) => shown.clone(),
+        None => comparable(generate, answer),
+    });
+    let nearest = |metric: &dyn Fn(&str) -> f64| right.golds.iter().map(|gold| metric(gold)).fold(0.0, f64::max);
+    let by_stem = generate.rouge_stemming;
+    let mut values = BTreeMap::from([
+        (Metric::Acc, is_right),
+        (Metric::ExactMatch, is_right),
+        (Metric::Missing, f64::from(u8::from(extracted.is_none()))),
+        (Metric::TokenF1, nearest(&|gold| token_f1(gold, answer))),
+        (Metric::Rouge1, nearest(&|gold| rouge1(gold, answer, by_stem))),
+    ]);
+    // These two take long on long texts.
+    if task.metrics.contains(&Metric::Rouge2) {
+        values.insert(Metric::Rouge2, nearest(&|gold| rouge2(gold, answer, by_stem)));
+    }
+    if task.metrics.contains(&Metric::RougeL) {
+        values.insert(Metric::RougeL, nearest(&|gold| rouge_l(gold, answer, by_stem)));
+    }
+    let flare = generate.flare.as_ref().and_then(|rule| flare::label(rule, right.labels, &reply));
+    if generate.flare.is_some() {
+        let is_gold = |label: &String| right.golds.iter().any(|gold| gold.eq_ignore_ascii_case(label));
+        values.insert(Metric::FlareAcc, f64::from(u8::from(flare.as_ref().is_some_and(is_gold))));
+    }
+    let entities = || count_entities(right.golds.first().map_or("", String::as_str), answer);
     Outcome {
-        values: BTreeMap::from([
-            (Metric::Acc, right),
-            (Metric::ExactMatch, right),
-            (Metric::Missing, f64::from(u8::from(extracted.is_none()))),
-            (Metric::Rouge1, rouge1(gold, extracted.as_deref().unwrap_or_default())),
-        ]),
-        gold: gold_compared,
+        values,
+        gold: shown,
         predicted,
-        entities,
+        flare: flare.map(|label| comparable(generate, &label)),
+        entities: task.metrics.contains(&Metric::EntityF1).then(entities),
     }
 }
 
-/// White space around an answer never counts; inside it does, as in lm-eval's `exact_match`.
+/// The lines that an answer of nothing but 0s and 1s picks; lines beyond its end are not picked.
+fn picked_lines(lines: &[String], answer: &str) -> Option<String> {
+    let marks: Vec<&str> =
+        answer.split(|c: char| c.is_whitespace() || c == ',').filter(|mark| !mark.is_empty()).collect();
+    if lines.is_empty() || marks.is_empty() || !marks.iter().all(|mark| matches!(*mark, "0" | "1")) {
+        return None;
+    }
+    let picked = lines.iter().zip(marks).filter(|(_, mark)| *mark == "1").map(|(line, _)| line.as_str());
+    Some(picked.collect::<Vec<_>>().join("\n"))
+}
+
+/// White space around an answer never counts; inside it does, as in lm-eval's `exact_match`, unless articles are left out.
 fn comparable(generate: &Generate, text: &str) -> String {
     let text = text.trim();
     let text = if generate.ignore_case { text.to_lowercase() } else { text.to_owned() };
-    if generate.ignore_punctuation { text.replace(|c: char| c.is_ascii_punctuation(), "") } else { text }
+    let text = if generate.ignore_punctuation { text.replace(|c: char| c.is_ascii_punctuation(), "") } else { text };
+    if generate.ignore_articles {
+        text.split_whitespace().filter(|word| !is_article(word)).collect::<Vec<_>>().join(" ")
+    } else {
+        text
+    }
 }
 
 fn same_answer(generate: &Generate, gold: &str, answer: &str) -> bool {
@@ -148,10 +199,18 @@ fn half_last_decimal(number: &str) -> f64 {
 }
 
 impl Sample {
-    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `entities`, `num_cut_tokens`).
+    /// The text of a choice for readers: what was scored, and with a blank what stands before it, too.
+    pub fn choice(&self, index: usize) -> Option<String> {
+        let continuation = self.continuations.get(index)?;
+        Some(format!("{}{continuation}", self.contexts.get(index).map_or("", String::as_str)))
+    }
+
+    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`, and
+    /// `prompt` where the arguments hold it with the choices put in).
     pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
         let argument = |index: usize, second: Value| {
-            (format!("gen_args_{index}"), json!({ "arg_0": self.prompt, "arg_1": second }))
+            let first = self.contexts.get(index).unwrap_or(&self.prompt);
+            (format!("gen_args_{index}"), json!({ "arg_0": first, "arg_1": second }))
         };
         let (arguments, resps, filtered): (serde_json::Map<_, _>, Value, Value) = match &self.answer {
             Answer::Scores(scores) => (
@@ -181,9 +240,13 @@ impl Sample {
             "subset": self.subset,
             "gold": self.outcome.gold,
             "predicted": self.outcome.predicted,
+            "flare": self.outcome.flare,
             "entities": self.outcome.entities,
             "num_cut_tokens": self.num_cut_tokens,
         });
+        if !self.contexts.is_empty() {
+            line["prompt"] = json!(self.prompt);
+        }
         for (metric, value) in &self.outcome.values {
             line[metric.name()] = json!(value);
         }
@@ -199,8 +262,12 @@ impl Sample {
         let fields = line["doc"].as_object().ok_or("doc")?.clone();
         let row_id = line["doc_id"].as_u64().and_then(|id| usize::try_from(id).ok()).ok_or("doc_id")?;
         let arguments = line["arguments"].as_object().ok_or("arguments")?;
-        let first = arguments.values().next();
-        let prompt = text(first.and_then(|argument| argument.get("arg_0"))).ok_or("arguments.gen_args_0.arg_0")?;
+        let before: Option<Vec<String>> = arguments.values().map(|argument| text(argument.get("arg_0"))).collect();
+        let contexts = before.ok_or("arguments.gen_args_0.arg_0")?;
+        let (prompt, contexts) = match text(line.get("prompt")) {
+            Some(prompt) => (prompt, contexts),
+            None => (contexts.into_iter().next().ok_or("arguments.gen_args_0.arg_0")?, Vec::new()),
+        };
         let resps = line["resps"].as_array().ok_or("resps")?;
         let is_reply = resps.first().is_some_and(|resp| resp[0].is_string());
         let (continuations, answer) = if is_reply {
@@ -222,11 +289,12 @@ impl Sample {
             values,
             gold: text(line.get("gold")).ok_or("gold")?,
             predicted: text(line.get("predicted")),
+            flare: text(line.get("flare")),
             entities,
         };
         let num_cut_tokens: Option<usize> =
             serde_json::from_value(line["num_cut_tokens"].clone()).map_err(|_| "num_cut_tokens")?;
         let subset = text(line.get("subset"));
-        Ok(Self { row_id, subset, fields, prompt, continuations, answer, outcome, num_cut_tokens })
+        Ok(Self { row_id, subset, fields, prompt, continuations, contexts, answer, outcome, num_cut_tokens })
     }
 }

@@ -9,7 +9,12 @@
 //! | `{items:numbers}` | a list as lines `1. first`, `2. second` |
 //! | `{steps:lines}` | a list, one element per line |
 //! | `{names:commas}` | a list joined by `, ` |
+//! | `{evidence.*.text:lines}` | of a list of objects, the list of these values |
+//! | `{question:stripped}` | a text without white space at its ends |
+//! | `{sentence:capitalized}` | a text with its first letter as a capital and no other |
 //! | `{{`, `}}` | a literal brace |
+
+use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,7 +35,15 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    Field { name: String, optional: bool, list: Option<ListStyle> },
+    Field { name: String, optional: bool, style: Option<Style> },
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    List(ListStyle),
+    Stripped,
+    Capitalized,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +66,11 @@ pub enum TemplateError {
         /// Byte offset of the brace.
         at: usize,
     },
-    /// The part after the colon is not a known list style.
-    #[error("{template:?}: {{{field}:{style}}}: known list styles are letters, numbers, lines, commas")]
-    ListStyle {
+    /// The part after the colon is not a known style.
+    #[error(
+        "{template:?}: {{{field}:{style}}}: known styles are letters, numbers, lines, commas for lists, and stripped, capitalized"
+    )]
+    Style {
         /// The template as written.
         template: String,
         /// Field name.
@@ -122,14 +137,16 @@ fn parse_field(template: &str, inside: &str) -> Result<Piece, TemplateError> {
         Some((name, style)) => (name, Some(style)),
         None => (inside, None),
     };
-    let list = match style {
+    let style = match style {
         None => None,
-        Some("letters") => Some(ListStyle::Letters),
-        Some("numbers") => Some(ListStyle::Numbers),
-        Some("lines") => Some(ListStyle::Lines),
-        Some("commas") => Some(ListStyle::Commas),
+        Some("letters") => Some(Style::List(ListStyle::Letters)),
+        Some("numbers") => Some(Style::List(ListStyle::Numbers)),
+        Some("lines") => Some(Style::List(ListStyle::Lines)),
+        Some("commas") => Some(Style::List(ListStyle::Commas)),
+        Some("stripped") => Some(Style::Stripped),
+        Some("capitalized") => Some(Style::Capitalized),
         Some(style) => {
-            return Err(TemplateError::ListStyle {
+            return Err(TemplateError::Style {
                 template: template.to_owned(),
                 field: name.to_owned(),
                 style: style.to_owned(),
@@ -138,7 +155,7 @@ fn parse_field(template: &str, inside: &str) -> Result<Piece, TemplateError> {
     };
     let optional = name.ends_with('?');
     let name = name.trim_end_matches('?').to_owned();
-    Ok(Piece::Field { name, optional, list })
+    Ok(Piece::Field { name, optional, style })
 }
 
 impl Template {
@@ -156,17 +173,33 @@ impl Template {
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Field { name, optional, list } => match (lookup(fields, name), list) {
-                    (None | Some(Value::Null), _) if *optional => {}
-                    (None, _) => return Err(missing(name, fields)),
-                    (Some(value), None) => out.push_str(&scalar(name, value)?),
-                    (Some(Value::Array(items)), Some(style)) => out.push_str(&render_list(name, items, *style)?),
-                    (Some(other), Some(_)) => return Err(wrong_type(name, other, "a list")),
+                Piece::Field { name, optional, style } => match gather(fields, name).as_deref() {
+                    None | Some(Value::Null) if *optional => {}
+                    None => return Err(missing(name, fields)),
+                    Some(value) => out.push_str(&write(name, value, *style)?),
                 },
             }
         }
         Ok(out)
     }
+}
+
+fn write(name: &str, value: &Value, style: Option<Style>) -> Result<String, TemplateError> {
+    match (style, value) {
+        (None, value) => scalar(name, value),
+        (Some(Style::Stripped), value) => Ok(scalar(name, value)?.trim().to_owned()),
+        (Some(Style::Capitalized), value) => Ok(capitalized(&scalar(name, value)?)),
+        (Some(Style::List(style)), Value::Array(items)) => render_list(name, items, style),
+        (Some(Style::List(_)), other) => Err(wrong_type(name, other, "a list")),
+    }
+}
+
+/// As Python's `capitalize`, which makes all letters but the first small.
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters.as_str().to_lowercase().chars()).collect())
 }
 
 fn render_list(name: &str, items: &[Value], style: ListStyle) -> Result<String, TemplateError> {
@@ -202,6 +235,15 @@ pub(crate) fn lookup<'a>(fields: &'a Fields, path: &str) -> Option<&'a Value> {
         Value::Array(items) => items.get(part.parse::<usize>().ok()?),
         _ => None,
     })
+}
+
+/// As [`lookup`], where a part `*` stands for every object of a list: `evidence.*.text` is the list of their texts, and is absent
+/// where one of them has none.
+pub(crate) fn gather<'a>(fields: &'a Fields, path: &str) -> Option<Cow<'a, Value>> {
+    let Some((list, member)) = path.split_once(".*.") else { return lookup(fields, path).map(Cow::Borrowed) };
+    let items = lookup(fields, list)?.as_array()?;
+    let values: Option<Vec<Value>> = items.iter().map(|item| lookup(item.as_object()?, member).cloned()).collect();
+    values.map(|values| Cow::Owned(Value::Array(values)))
 }
 
 /// A text, number or boolean as a string.
@@ -245,7 +287,10 @@ mod tests {
 
     #[test]
     fn fields_lists_and_braces_render() {
-        let row = fields(r#"{"q": "Why {so}?", "n": 3, "f": 2.50, "c": ["x", "y"], "none": null, "o": {"k": "v"}}"#);
+        let row = fields(
+            r#"{"q": "Why {so}?", "n": 3, "f": 2.50, "c": ["x", "y"], "none": null, "o": {"k": "v"},
+            "w": " a  b\n", "t": "\u00e9t\u00e9 It I", "list": [{"k": 1, "o": {"k": "x"}}, {"k": 2, "o": {"k": "y"}}]}"#,
+        );
         let cases = [
             ("Q: {q}\nA:", "Q: Why {so}?\nA:"),
             ("{n} {f}", "3 2.5"),
@@ -255,6 +300,9 @@ mod tests {
             ("{{\"k\": {n}}}", "{\"k\": 3}"),
             ("{none?}{absent?}.", "."),
             ("{c.1}{o.k}", "yv"),
+            ("[{w:stripped}] [{t:capitalized}]", "[a  b] [\u{c9}t\u{e9} it i]"),
+            ("{list.*.k:lines}|{list.*.o.k:commas}", "1\n2|x, y"),
+            ("{list.*.absent?:lines}.", "."),
         ];
         for (source, want) in cases {
             assert_eq!(template(source).render(&row).as_deref(), Ok(want), "{source}");
@@ -266,7 +314,7 @@ mod tests {
         for source in ["{", "a}b", "{}", "{a{b}}"] {
             assert!(matches!(Template::try_from(source.to_owned()), Err(TemplateError::Brace { .. })), "{source}");
         }
-        assert!(matches!(Template::try_from("{a:rows}".to_owned()), Err(TemplateError::ListStyle { .. })));
+        assert!(matches!(Template::try_from("{a:rows}".to_owned()), Err(TemplateError::Style { .. })));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use findap_data::chat_template::day_seconds;
 use findap_eval::table::{cut_note, percent};
-use findap_eval::{Options, Registry, Results};
+use findap_eval::{Options, Registry, Results, Task};
 
 use super::device::DeviceArguments;
 use crate::terminal::{self, Progress};
@@ -68,7 +68,10 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if let Some(folder) = &arguments.task_folder {
         registry.add_folder(folder)?;
     }
-    let tasks = registry.select(arguments.tasks.iter().map(String::as_str))?;
+    let (tasks, refused) = registry.select_runnable(arguments.tasks.iter().map(String::as_str))?;
+    for task in &refused {
+        eprintln!("{}", left_out(task));
+    }
     if tasks.is_empty() {
         bail!("--tasks names no task");
     }
@@ -107,6 +110,11 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// Says that a task of a group is not run.
+pub(super) fn left_out(task: &Task) -> String {
+    format!("left out: {}: {}", task.name, task.refused.as_deref().unwrap_or_default())
 }
 
 fn table(results: &Results) -> String {

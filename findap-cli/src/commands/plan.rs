@@ -106,7 +106,7 @@ fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
     let mut problems = Vec::new();
     problems.extend(findap_train::run::refuse_changed(recipe).err().map(anyhow::Error::new));
     if let Some(eval) = &recipe.eval
-        && let Err(error) = run::tasks(eval).and_then(|tasks| findap_eval::prompt::check(&tasks, &eval.data))
+        && let Err(error) = run::tasks(eval).and_then(|(tasks, _)| findap_eval::prompt::check(&tasks, &eval.data))
     {
         problems.push(anyhow::Error::new(error).context("eval"));
     }

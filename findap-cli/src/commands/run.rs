@@ -19,6 +19,7 @@ use findap_train::recipe::{EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
+use super::eval::left_out;
 use super::recipe::Common;
 use crate::signals::{self, Work};
 use crate::terminal::{self, Progress};
@@ -108,7 +109,7 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
         }
     };
     let mut evaluate = |asked: &Evaluation<'_>| evaluate(asked, stop, &mut progress.borrow_mut());
-    let check_tasks = &mut |eval: &EvalTable| check_tasks(eval);
+    let check_tasks = &mut |eval: &EvalTable| check_tasks(eval, &mut |line| progress.borrow().line(line));
     let mut hooks =
         Hooks { observer: &mut observer, stop, check_tasks, evaluate: &mut evaluate, provenance: provenance() };
     let ended = findap_train::run::run(recipe, text, only, &mut hooks);
@@ -117,9 +118,10 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
 }
 
 /// Looks whether the tasks of a recipe can be asked, and returns what their scores depend on: how answers are scored, and for each task
-/// its own hash and those of its files.
-fn check_tasks(eval: &EvalTable) -> Result<Identity, Box<dyn Error + Send + Sync>> {
-    let tasks = tasks(eval)?;
+/// its own hash and those of its files. `say` is told of tasks that are left out.
+fn check_tasks(eval: &EvalTable, say: &mut dyn FnMut(&str)) -> Result<Identity, Box<dyn Error + Send + Sync>> {
+    let (tasks, refused) = tasks(eval)?;
+    refused.iter().for_each(|task| say(&left_out(task)));
     let files = findap_eval::prompt::check(&tasks, &eval.data)?;
     let mut identity = Identity::from([("scoring".to_owned(), SCORING_VERSION.to_string())]);
     for task in tasks {
@@ -169,7 +171,7 @@ fn evaluate(
     progress: &mut Progress,
 ) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let Some(eval) = &asked.recipe.eval else { return Ok(true) };
-    let tasks = tasks(eval)?;
+    let (tasks, _) = tasks(eval)?;
     let model = TextModel::load_to(asked.device, asked.model, asked.dtype)?.with_time(asked.time_seconds);
     let journal = asked.output.join("journal.jsonl");
     let options = Options {
@@ -203,13 +205,13 @@ fn refresh_report(run: &Path, progress: &Progress) {
     }
 }
 
-/// The tasks that a recipe names.
-pub(super) fn tasks(eval: &EvalTable) -> Result<Vec<Task>, EvalError> {
+/// The tasks that a recipe names, and those of its groups that cannot be run.
+pub(super) fn tasks(eval: &EvalTable) -> Result<(Vec<Task>, Vec<Task>), EvalError> {
     let mut registry = Registry::builtin()?;
     if let Some(folder) = &eval.task_folder {
         registry.add_folder(folder)?;
     }
-    registry.select(eval.tasks.iter().map(String::as_str))
+    registry.select_runnable(eval.tasks.iter().map(String::as_str))
 }
 
 /// The facts about this program and machine for `provenance.json`.

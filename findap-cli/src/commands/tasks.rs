@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use findap_eval::Registry;
-use findap_eval::task::{Kind, Task};
+use findap_eval::task::{Kind, PaperAnswers, RowsRead, Task};
 
 use crate::terminal;
 
@@ -38,7 +38,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
                 task.name.clone(),
                 task.domain.name().to_owned(),
                 task.capability.name().to_owned(),
-                task.metrics[0].name().to_owned(),
+                if task.refused.is_some() { "not run" } else { task.metrics[0].name() }.to_owned(),
                 root(task).to_owned(),
             ]
         })
@@ -63,22 +63,46 @@ fn describe(task: &Task) {
         Kind::MultipleChoice(_) => "multiple choice: the choice with the highest log-likelihood".to_owned(),
         Kind::Generate(generate) => format!("a written answer of at most {} tokens", generate.max_new_tokens),
     };
+    let places: Vec<&str> =
+        std::iter::once(&task.dataset.path).chain(&task.dataset.also_at).map(String::as_str).collect();
     let mut facts = vec![
         ("title", task.title.clone()),
         ("version", task.version.to_string()),
-        ("measures", format!("{} {}", task.domain.name(), task.capability.name())),
+        ("measures", format!("{} {}, a {} task", task.domain.name(), task.capability.name(), task.similarity.name())),
         ("metrics", format!("{}; guessing scores {}", metrics.join(", "), task.chance)),
         ("asked for", asked),
         ("solved examples", task.fewshot.num.to_string()),
         ("prompt goes", if task.chat { "through the chat template" } else { "as plain text" }.to_owned()),
-        ("data", format!("{} ({} split)", task.dataset.path, task.dataset.split)),
+        ("data", format!("{} ({} split)", places.join(" or "), task.dataset.split)),
         ("licence", task.license.clone()),
         ("source", task.source.clone()),
     ];
+    if let Some(published) = &task.published {
+        let rows = match published.rows {
+            RowsRead::Verified => "verified: rows of these files were read",
+            RowsRead::Unverified => "unverified: written from a description, no row of these files was read",
+        };
+        facts.push(("published at", published.at.join("; ")));
+        facts.push(("columns", published.columns.join(", ")));
+        facts.push(("rows", format!("{}; {rows}", published.num_rows)));
+        facts.extend(published.note.clone().map(|note| ("note", note)));
+    }
+    if let Some(paper) = &task.paper {
+        let answers = match paper.answers {
+            PaperAnswers::Direct => "direct answers",
+            PaperAnswers::ChainOfThought => "chain of thought",
+        };
+        facts.push(("in the paper", format!("{} rows, {answers}, {}", paper.num_rows, paper.metric)));
+        let score = |(model, score): (&String, &f64)| format!("{model} {score}");
+        let scores: Vec<String> = paper.scores.iter().map(score).collect();
+        facts.push(("its scores", format!("{} (another set-up)", scores.join(", "))));
+        facts.extend(paper.doubt.clone().map(|doubt| ("doubtful", doubt)));
+    }
+    facts.extend(task.refused.clone().map(|reason| ("not run", reason)));
     if !task.dataset.subsets.is_empty() {
         facts.push(("subsets", task.dataset.subsets.len().to_string()));
     }
-    if root(task) != "-" {
+    if root(task) != "-" && task.refused.is_none() {
         let command = format!("findap eval MODEL --tasks {} --data {}=DIR --output RESULTS", task.name, root(task));
         facts.push(("run it with", command));
     }
@@ -86,7 +110,9 @@ fn describe(task: &Task) {
     for (name, value) in facts {
         println!("{}", terminal::paragraph(&format!("  {name:<16} "), &value));
     }
-    for (name, template) in [("system", task.system.as_ref()), ("prompt", Some(&task.prompt))] {
+    let texts =
+        [("system", task.system.as_ref()), ("opens with", task.description.as_ref()), ("prompt", Some(&task.prompt))];
+    for (name, template) in texts {
         if let Some(template) = template {
             println!("\n  {name}\n    {}", template.source().replace('\n', "\n    "));
         }

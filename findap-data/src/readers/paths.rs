@@ -129,7 +129,9 @@ fn of_folder(folder: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
         return Err(refuse("holds no data file of the format".to_owned()));
     }
     let why = mixture(&files).filter(|_| format == Format::Auto);
-    if let Some(why) = why.or_else(|| packed_twins(&files)).or_else(|| several_splits(&files)).or_else(|| missing_shard(&files)) {
+    if let Some(why) =
+        why.or_else(|| packed_twins(&files)).or_else(|| several_splits(&files)).or_else(|| missing_shard(&files))
+    {
         return Err(refuse(why));
     }
     Ok(files)

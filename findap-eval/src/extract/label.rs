@@ -13,7 +13,8 @@ use super::letter::leading_letter;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelStep {
-    /// The labels; case does not matter.
+    /// The labels; case does not matter. Where there are none, those of `generate.labels_from`. Default `[]`.
+    #[serde(default)]
     pub labels: Vec<String>,
     /// When a reply counts as a label.
     pub how: LabelMatch,

@@ -140,7 +140,8 @@ pub struct JsonStep {
     pub key: Option<String>,
 }
 
-fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {
+/// A regular expression as a task file writes it.
+pub(crate) fn parse_regex<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {
     let pattern = String::deserialize(deserializer)?;
     Regex::new(&pattern).map_err(|error| serde::de::Error::custom(format!("not a regular expression: {error}")))
 }
@@ -200,6 +201,17 @@ pub(crate) fn as_answer(steps: &[Step], gold: &str) -> Result<String, String> {
         _ => Some(if normalizes { normalize_number(gold) } else { gold.to_owned() }),
     };
     found.ok_or_else(|| "is no number".to_owned())
+}
+
+/// The steps with the labels of a row, for label steps without labels of their own.
+pub(crate) fn with_labels(steps: &[Step], labels: &[String]) -> Vec<Step> {
+    let fill = |step: &Step| match step {
+        Step::Label(step) if step.labels.is_empty() => {
+            Step::Label(LabelStep { labels: labels.to_vec(), how: step.how })
+        }
+        step => step.clone(),
+    };
+    steps.iter().map(fill).collect()
 }
 
 impl Step {

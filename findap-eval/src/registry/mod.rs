@@ -2,7 +2,7 @@
 //!
 //! A selection is a list of names, globs (`mmlu*`) and groups. Groups begin with `@`: `@all`, `@general`, `@finance`,
 //! `@concept`, `@task`, `@reasoning`, `@chat`, `@similar`, `@novel`, a domain with a capability (`@finance.concept`), and
-//! what task files list under `groups` (`@world`, `@real`).
+//! what task files list under `groups` (`@world`, `@real`, `@paper`, `@paper.similar`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::path::Path;
 use findap_data::spelling::nearest;
 
 use crate::error::EvalError;
-use crate::task::{Similarity, Task};
+use crate::task::Task;
 
 mod builtin;
 
@@ -91,6 +91,22 @@ impl Registry {
         }
         Ok(selected)
     }
+
+    /// The tasks of a selection that can be run, and those that cannot, which groups and patterns leave out.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select); [`EvalError::TaskRefused`] for such a task by its own name.
+    pub fn select_runnable<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str> + Clone,
+    ) -> Result<(Vec<Task>, Vec<Task>), EvalError> {
+        let selected = self.select(names.clone())?;
+        let (refused, runnable): (Vec<Task>, Vec<Task>) = selected.into_iter().partition(|task| task.refused.is_some());
+        match refused.iter().find(|task| names.clone().into_iter().any(|name| name.trim() == task.name)) {
+            Some(named) => named.refuse().map(|()| (runnable, refused.clone())),
+            None => Ok((runnable, refused)),
+        }
+    }
 }
 
 fn matches(task: &Task, name: &str) -> bool {
@@ -102,10 +118,7 @@ fn matches(task: &Task, name: &str) -> bool {
 
 fn groups_of(task: &Task) -> Vec<String> {
     let (domain, capability) = (task.domain.name(), task.capability.name());
-    let similarity = match task.similarity {
-        Similarity::Similar => "similar",
-        Similarity::Novel => "novel",
-    };
+    let similarity = task.similarity.name();
     let own = task.groups.iter().cloned();
     let implied = ["all", domain, capability, similarity].map(str::to_owned);
     own.chain(implied).chain([format!("{domain}.{capability}")]).collect()
@@ -164,6 +177,17 @@ mod tests {
         let all = names(&["@all"]).len();
         assert_eq!(all, names(&["@finance"]).len() + names(&["@general"]).len());
         assert_eq!(all, names(&["@similar"]).len() + names(&["@novel"]).len());
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_run_is_left_out_of_groups_and_refused_by_name() {
+        let registry = Registry::builtin().expect("built-in tasks parse");
+        let names = |tasks: &[Task]| tasks.iter().map(|task| task.name.clone()).collect::<Vec<_>>();
+        let (runnable, refused) = registry.select_runnable(["@paper", "gsm8k"]).expect("a group");
+        assert_eq!((runnable.len(), names(&refused)), (35, vec!["mt_bench".to_owned()]));
+        assert!(!names(&runnable).contains(&"mt_bench".to_owned()));
+        let error = registry.select_runnable(["gsm8k", "mt_bench"]).expect_err("by name").to_string();
+        assert!(error.starts_with("task mt_bench is not run: ") && error.contains("judge"), "{error}");
     }
 
     #[test]

@@ -19,13 +19,13 @@
 //! num_fewshot = 0
 //!
 //! [dataset]
-//! path = "world:eval/company_sector.jsonl"   # ROOT:PATH; `{subset}` where there are subsets
-//! format = "jsonl"                  # jsonl | json | csv | parquet | conll | tatqa
+//! path = "world:eval/company_sector.jsonl"   # ROOT:PATH, also a pattern; `{subset}` where there are subsets
+//! format = "jsonl"                  # jsonl | json | csv | parquet | auto | conll | tatqa
 //!
 //! [multiple_choice]                 # exactly one of [multiple_choice] and [generate]
 //! choices_from = "choices"          # a list in the row, or: choices = ["{A}", "{B}"]
 //! gold = "answer"
-//! gold_is = "index"                 # index | letter | text
+//! gold_is = "index"                 # index | number | letter | text | label
 //! answer_prefix = " "               # between prompt and choice in plain text; nothing in chat
 //! ```
 //!
@@ -46,18 +46,25 @@
 //! checks_from = "checks"            # a field with one rule or a list of rules per row
 //! ```
 
-use std::collections::BTreeMap;
+mod kind;
+mod metric;
+mod published;
+mod source;
 
 use findap_data::plain_words::plain_words;
 use findap_data::spelling::nearest;
 use findap_data::{Capability, Domain};
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::check::Check;
+pub use self::kind::{FlareRule, Generate, GoldIs, Kind, MultipleChoice};
+pub use self::metric::Metric;
+pub use self::published::{Paper, PaperAnswers, Published, RowsRead};
+pub use self::source::{Dataset, Format, ListPattern, SubsetMean};
 use crate::error::EvalError;
-use crate::extract::Step;
+use crate::extract::{Step, parse_regex};
 use crate::template::Template;
 
 /// The schema version this crate reads.
@@ -92,16 +99,48 @@ pub struct Task {
     pub chat: bool,
     /// System message.
     pub system: Option<Template>,
+    /// Text before the first solved example, or before the question where there is none.
+    pub description: Option<Template>,
     /// The question.
     pub prompt: Template,
+    /// What is replaced in rendered prompts and choices.
+    pub replace: Vec<Replace>,
     /// Where solved examples come from, if any are shown.
     pub fewshot: Fewshot,
     /// The rows.
     pub dataset: Dataset,
     /// How the model is asked and scored.
     pub kind: Kind,
+    /// Where the rows are published.
+    pub published: Option<Published>,
+    /// What the FinDAP paper says of the benchmark.
+    pub paper: Option<Paper>,
+    /// Why no score of it can be given; such a task is described but not run.
+    pub refused: Option<String>,
     /// SHA-256 of the task file, hex.
     pub hash: String,
+}
+
+impl Similarity {
+    /// The name in task files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Similar => "similar",
+            Self::Novel => "novel",
+        }
+    }
+}
+
+/// A clean-up of rendered texts.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Replace {
+    /// A regular expression (the `regex` crate's syntax). Required.
+    #[serde(deserialize_with = "parse_regex")]
+    #[schemars(with = "String")]
+    pub pattern: Regex,
+    /// What every match becomes; `$1` is its first group. Required.
+    pub with: String,
 }
 
 /// Whether a kind of task was seen in instruction tuning (FinDAP paper, section 5.1).
@@ -112,166 +151,6 @@ pub enum Similarity {
     Similar,
     /// Neither was seen.
     Novel,
-}
-
-/// A number that a task reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// Share of rows answered right: the likeliest choice, or the extracted answer, is the gold one.
-    Acc,
-    /// As `acc`, with each choice's log-likelihood divided by its length in characters.
-    AccNorm,
-    /// As `acc`, with each choice's log-likelihood divided by its length in UTF-8 bytes.
-    AccBytes,
-    /// Share of rows whose extracted answer equals the gold answer.
-    ExactMatch,
-    /// Mean of the F1 of each gold or predicted label.
-    MacroF1,
-    /// Mean of the F1 of each gold label, weighted by its count.
-    WeightedF1,
-    /// Matthews correlation coefficient over all labels.
-    Mcc,
-    /// F1 over all `name, TYPE` lines of all rows.
-    EntityF1,
-    /// Unigram overlap F1 of each answer with its gold answer.
-    Rouge1,
-    /// Share of rows whose reply keeps all its rules.
-    Checks,
-    /// Share of rows where no answer could be extracted; lower is better.
-    Missing,
-}
-
-impl Metric {
-    /// The name in results and task files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Acc => "acc",
-            Self::AccNorm => "acc_norm",
-            Self::AccBytes => "acc_bytes",
-            Self::ExactMatch => "exact_match",
-            Self::MacroF1 => "macro_f1",
-            Self::WeightedF1 => "weighted_f1",
-            Self::Mcc => "mcc",
-            Self::EntityF1 => "entity_f1",
-            Self::Rouge1 => "rouge1",
-            Self::Checks => "checks",
-            Self::Missing => "missing",
-        }
-    }
-
-    /// The metric of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        const ALL: [Metric; 11] = [
-            Metric::Acc,
-            Metric::AccNorm,
-            Metric::AccBytes,
-            Metric::ExactMatch,
-            Metric::MacroF1,
-            Metric::WeightedF1,
-            Metric::Mcc,
-            Metric::EntityF1,
-            Metric::Rouge1,
-            Metric::Checks,
-            Metric::Missing,
-        ];
-        ALL.into_iter().find(|metric| metric.name() == name)
-    }
-
-    /// Whether more is better.
-    pub fn higher_is_better(self) -> bool {
-        self != Self::Missing
-    }
-
-    /// Whether the metric is a mean over rows (else it is one number computed from all rows together).
-    pub fn is_mean(self) -> bool {
-        !matches!(self, Self::MacroF1 | Self::WeightedF1 | Self::Mcc | Self::EntityF1)
-    }
-}
-
-/// How the model is asked and scored.
-#[derive(Debug, Clone)]
-pub enum Kind {
-    /// The likeliest of some continuations.
-    MultipleChoice(MultipleChoice),
-    /// A written answer.
-    Generate(Generate),
-}
-
-/// The likeliest of some continuations.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MultipleChoice {
-    /// The choices, as templates.
-    pub choices: Option<Vec<Template>>,
-    /// The field that holds the list of choices.
-    pub choices_from: Option<String>,
-    /// The field that says which choice is right.
-    pub gold: String,
-    /// How that field says it. Default `index`.
-    #[serde(default)]
-    pub gold_is: GoldIs,
-    /// Between prompt and choice in plain text; in chat there is nothing between them.
-    #[serde(default = "one_space")]
-    pub answer_prefix: String,
-}
-
-/// How a field names the right choice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum GoldIs {
-    /// Its 0-based index, as a number or as digits.
-    #[default]
-    Index,
-    /// Its letter, A being the first.
-    Letter,
-    /// Its text; case matters, white space around it does not.
-    Text,
-}
-
-/// A written answer.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Generate {
-    /// The right answer.
-    pub gold: Option<Template>,
-    /// Steps run on the rendered right answer.
-    #[serde(default)]
-    pub gold_extract: Vec<Step>,
-    /// What solved examples show as the answer; the right answer where absent.
-    pub fewshot_answer: Option<Template>,
-    /// Between prompt and answer of solved examples in plain text.
-    #[serde(default = "one_space")]
-    pub answer_prefix: String,
-    /// From reply to answer.
-    #[serde(default)]
-    pub extract: Vec<Step>,
-    /// The reply ends before the first of these.
-    #[serde(default)]
-    pub stop: Vec<String>,
-    /// The reply ends after this many tokens.
-    pub max_new_tokens: usize,
-    /// Answers are compared in lower case.
-    #[serde(default)]
-    pub ignore_case: bool,
-    /// Answers are compared without ASCII punctuation.
-    #[serde(default)]
-    pub ignore_punctuation: bool,
-    /// Two numbers within this relative distance are equal; 0 compares text.
-    #[serde(default)]
-    pub tolerance: f64,
-    /// A number that rounds to a right answer with decimals is equal to it.
-    #[serde(default)]
-    pub tolerance_rounding: bool,
-    /// Rules for every reply.
-    #[serde(default)]
-    pub checks: Vec<Check>,
-    /// The field with the rules of a row: one rule or a list of them.
-    pub checks_from: Option<String>,
-}
-
-fn one_space() -> String {
-    " ".to_owned()
 }
 
 /// Solved examples before the question.
@@ -294,72 +173,6 @@ pub enum FewshotRule {
     First,
     /// Drawn for each question from the seed.
     Sampled,
-}
-
-/// Where rows come from.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Dataset {
-    /// `ROOT:PATH`, where the root is given at run time, or a plain path. `{subset}` stands for the subset.
-    pub path: String,
-    /// The file with solved examples; the questions' own file, without the question, where absent.
-    pub fewshot_path: Option<String>,
-    /// The file's format. Default `jsonl`.
-    #[serde(default)]
-    pub format: Format,
-    /// Column names of a CSV file without header.
-    pub columns: Option<Vec<String>>,
-    /// New field name = name in the file.
-    #[serde(default)]
-    pub rename: BTreeMap<String, String>,
-    /// Keep only the first row of each value of this field (FLARE files repeat a text under ten prompts).
-    pub unique_by: Option<String>,
-    /// Keep only rows whose field has one of these values.
-    #[serde(default)]
-    pub keep: BTreeMap<String, Vec<String>>,
-    /// Which split the file is, for the record.
-    #[serde(default = "test_split")]
-    pub split: String,
-    /// Parts of the benchmark with a file each.
-    #[serde(default)]
-    pub subsets: Vec<String>,
-    /// How the score over subsets is formed.
-    #[serde(default)]
-    pub subset_mean: SubsetMean,
-}
-
-fn test_split() -> String {
-    "test".to_owned()
-}
-
-/// File format of a dataset; `dataset` describes the fields that each one yields.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// One JSON object per line.
-    #[default]
-    Jsonl,
-    /// A JSON array of objects.
-    Json,
-    /// CSV with a header line, or without one where `columns` is given.
-    Csv,
-    /// CoNLL columns, one token per line, blank line between sentences.
-    Conll,
-    /// The TAT-QA release: tables, paragraphs and questions.
-    Tatqa,
-    /// Apache Parquet, as data sets on the Hugging Face hub are stored.
-    Parquet,
-}
-
-/// How the score over subsets is formed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SubsetMean {
-    /// Over all rows: large subsets count more.
-    #[default]
-    Micro,
-    /// Over subsets: each counts the same.
-    Macro,
 }
 
 /// The JSON Schema of a task file: its keys with their types, defaults and meanings, which are the doc comments of this module.
@@ -400,9 +213,18 @@ struct TaskFile {
     chat: bool,
     /// The system turn, a template as `prompt`.
     system: Option<Template>,
+    /// Text before the first solved example, or before the question where there is none, a template as `prompt`. In chat it ends the
+    /// system turn, as in lm-eval.
+    description: Option<Template>,
     /// The question: a template with the row's fields as `{field}`, `{field?}` where it may be absent, `{list:lines}`,
-    /// `{list:commas}`, `{list:letters}` or `{list:numbers}` for lists, `{{` and `}}` for braces. Required.
+    /// `{list:commas}`, `{list:letters}` or `{list:numbers}` for lists, `{list.*.key:lines}` for lists of objects,
+    /// `{text:stripped}` without white space at its ends, `{text:capitalized}` with its first letter alone as a capital, `{{` and `}}`
+    /// for braces. Required.
     prompt: Template,
+    /// Regular expressions and what takes the place of their matches, one after another, in every rendered prompt and choice.
+    /// Default `[]`.
+    #[serde(default)]
+    replace: Vec<Replace>,
     /// How many solved examples stand before the question.
     #[serde(default)]
     num_fewshot: usize,
@@ -418,6 +240,12 @@ struct TaskFile {
     multiple_choice: Option<MultipleChoice>,
     /// A written answer. Exactly one of `multiple_choice`, `generate`.
     generate: Option<Generate>,
+    /// Where the rows are published, and what is known of them.
+    published: Option<Published>,
+    /// What the FinDAP paper says of this benchmark.
+    paper: Option<Paper>,
+    /// Why no score of it can be given, for a task that is described but not run. It runs where absent.
+    refused: Option<String>,
 }
 
 impl Task {
@@ -437,7 +265,7 @@ impl Task {
         };
         let kind = match (written.multiple_choice, written.generate) {
             (Some(choice), None) => Kind::MultipleChoice(choice),
-            (None, Some(generate)) => Kind::Generate(generate),
+            (None, Some(generate)) => Kind::Generate(Box::new(generate)),
             _ => {
                 return Err(invalid("kind", "exactly one of [multiple_choice] and [generate] is needed".to_owned()));
             }
@@ -456,7 +284,9 @@ impl Task {
             metrics: written.metrics,
             chat: written.chat,
             system: written.system,
+            description: written.description,
             prompt: written.prompt,
+            replace: written.replace,
             fewshot: Fewshot {
                 num: written.num_fewshot,
                 as_multiturn: written.fewshot_as_multiturn,
@@ -464,6 +294,9 @@ impl Task {
             },
             dataset: written.dataset,
             kind,
+            published: written.published,
+            paper: written.paper,
+            refused: written.refused,
             hash: findap_data::files::sha256(text.as_bytes()),
         };
         if written.schema != SCHEMA {
@@ -476,6 +309,15 @@ impl Task {
     /// The metric that stands for the task in tables.
     pub fn headline(&self) -> Metric {
         self.metrics[0]
+    }
+
+    /// # Errors
+    /// [`EvalError::TaskRefused`] for a task that is described only.
+    pub fn refuse(&self) -> Result<(), EvalError> {
+        match &self.refused {
+            Some(reason) => Err(EvalError::TaskRefused { task: self.name.clone(), reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -497,7 +339,8 @@ impl Task {
         if self.system.is_some() && !self.chat {
             return Err(("system", "needs chat = true".to_owned()));
         }
-        if self.dataset.subsets.is_empty() == self.dataset.path.contains("{subset}") {
+        let mut places = std::iter::once(&self.dataset.path).chain(&self.dataset.also_at);
+        if places.any(|place| self.dataset.subsets.is_empty() == place.contains("{subset}")) {
             return Err(("dataset.path", "{subset} and the list of subsets go together".to_owned()));
         }
         if let Some(name) = self.dataset.subsets.iter().find(|name| !is_name(name)) {
@@ -519,24 +362,27 @@ impl Task {
         if choice.choices.as_ref().is_some_and(Vec::is_empty) {
             return Err(("multiple_choice.choices", "the list is empty".to_owned()));
         }
-        let allowed =
-            [Metric::Acc, Metric::AccNorm, Metric::AccBytes, Metric::MacroF1, Metric::WeightedF1, Metric::Mcc];
-        self.check_metrics(&allowed)
+        let num_labels = usize::from(choice.labels.is_some()) + usize::from(choice.labels_from.is_some());
+        if num_labels != usize::from(choice.gold_is == GoldIs::Label) {
+            let problem =
+                "gold_is = \"label\" needs one of labels and labels_from, and nothing else has them".to_owned();
+            return Err(("multiple_choice.labels", problem));
+        }
+        if choice.blank.as_ref().is_some_and(String::is_empty) {
+            return Err(("multiple_choice.blank", "is empty".to_owned()));
+        }
+        let by_length = |metric: &&Metric| matches!(metric, Metric::AccNorm | Metric::AccBytes);
+        match self.metrics.iter().find(by_length).filter(|_| choice.blank.is_some()) {
+            Some(metric) => {
+                let problem = format!("`{}` says nothing here: with a blank the same text is scored", metric.name());
+                Err(("metrics", problem))
+            }
+            None => self.check_metrics(&Metric::OF_CHOICES),
+        }
     }
 
     fn check_generate(&self, generate: &Generate) -> Result<(), (&'static str, String)> {
-        let allowed = [
-            Metric::Acc,
-            Metric::ExactMatch,
-            Metric::MacroF1,
-            Metric::WeightedF1,
-            Metric::Mcc,
-            Metric::EntityF1,
-            Metric::Rouge1,
-            Metric::Checks,
-            Metric::Missing,
-        ];
-        self.check_metrics(&allowed)?;
+        self.check_metrics(&Metric::of_replies())?;
         if generate.max_new_tokens == 0 {
             return Err(("generate.max_new_tokens", "is 0".to_owned()));
         }
@@ -550,16 +396,52 @@ impl Task {
         if self.metrics.contains(&Metric::Checks) && !has_checks {
             return Err(("metrics", "`checks` needs generate.checks or generate.checks_from".to_owned()));
         }
-        let needs_gold = |metric: &&Metric| !matches!(metric, Metric::Checks | Metric::Missing);
-        match (&generate.gold, self.metrics.iter().find(needs_gold)) {
-            (None, Some(metric)) => {
-                Err(("generate.gold", format!("the metric `{}` needs a right answer", metric.name())))
-            }
-            (None, None) if self.fewshot.num > 0 && generate.fewshot_answer.is_none() => {
-                Err(("generate.fewshot_answer", "solved examples need an answer to show".to_owned()))
-            }
+        let is_rouge = |metric: &Metric| matches!(metric, Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL);
+        if generate.rouge_stemming && !self.metrics.iter().any(is_rouge) {
+            return Err(("generate.rouge_stemming", "no metric of the task is a ROUGE".to_owned()));
+        }
+        self.check_labels(generate)?;
+        self.check_gold(generate)
+    }
+
+    /// Who looks for labels knows which.
+    fn check_labels(&self, generate: &Generate) -> Result<(), (&'static str, String)> {
+        let is_open = |step: &Step| matches!(step, Step::Label(step) if step.labels.is_empty());
+        let steps = generate.extract.iter().filter(|step| is_open(step)).count();
+        let flare = generate.flare.as_ref().filter(|rule| rule.labels.is_empty());
+        let num_open = steps + usize::from(flare.is_some());
+        if (num_open > 0) != generate.labels_from.is_some() {
+            let problem = "labels_from goes with a label step, or a flare rule, without labels of its own".to_owned();
+            return Err(("generate.labels_from", problem));
+        }
+        let of_flare = self.metrics.iter().find(|metric| Metric::OF_FLARE.contains(metric));
+        match (of_flare, &generate.flare) {
+            (Some(metric), None) => Err(("generate.flare", format!("the metric `{}` needs it", metric.name()))),
+            (None, Some(_)) => Err(("generate.flare", "no metric of the task needs it".to_owned())),
             _ => Ok(()),
         }
+    }
+
+    fn check_gold(&self, generate: &Generate) -> Result<(), (&'static str, String)> {
+        if generate.gold.is_some() && generate.gold_from.is_some() {
+            return Err(("generate.gold_from", "give one of gold and gold_from".to_owned()));
+        }
+        let has_gold = generate.gold.is_some() || generate.gold_from.is_some();
+        let needs_gold = |metric: &&Metric| !matches!(metric, Metric::Checks | Metric::Missing);
+        if let Some(metric) = self.metrics.iter().find(needs_gold).filter(|_| !has_gold) {
+            return Err(("generate.gold", format!("the metric `{}` needs a right answer", metric.name())));
+        }
+        let needs_one = |metric: &&Metric| metric.compares_labels() || **metric == Metric::EntityF1;
+        if let Some(metric) = self.metrics.iter().find(needs_one).filter(|_| generate.gold_from.is_some()) {
+            return Err((
+                "generate.gold_from",
+                format!("the metric `{}` needs one right answer, by gold", metric.name()),
+            ));
+        }
+        if !has_gold && self.fewshot.num > 0 && generate.fewshot_answer.is_none() {
+            return Err(("generate.fewshot_answer", "solved examples need an answer to show".to_owned()));
+        }
+        Ok(())
     }
 
     fn check_metrics(&self, allowed: &[Metric]) -> Result<(), (&'static str, String)> {

@@ -45,7 +45,7 @@ fn both_kinds_parse_with_their_defaults() {
     let Kind::MultipleChoice(choice) = &task.kind else { panic!("wrong kind") };
     assert_eq!((choice.answer_prefix.as_str(), choice.gold_is), (" ", GoldIs::Index));
     let task = Task::parse("t.toml", &generate()).expect("parses");
-    assert!(matches!(task.kind, Kind::Generate(Generate { max_new_tokens: 8, .. })));
+    assert!(matches!(&task.kind, Kind::Generate(generate) if generate.max_new_tokens == 8));
 }
 
 #[test]
@@ -92,6 +92,18 @@ fn impossible_tasks_are_refused_by_field() {
         (generate("max_new_tokens = 8", "max_new_tokens = 8\ntolerance = 1.0"), "generate.tolerance"),
         (generate("gold = \"{answer}\"", ""), "generate.gold"),
         (generate("[\"exact_match\"]", "[\"checks\"]"), "metrics"),
+        (choice("gold = \"answer\"", "gold = \"answer\"\ngold_is = \"label\""), "multiple_choice.labels"),
+        (choice("gold = \"answer\"", "gold = \"answer\"\nlabels = [\"a\"]"), "multiple_choice.labels"),
+        (choice("gold = \"answer\"", "gold = \"answer\"\nblank = \"\""), "multiple_choice.blank"),
+        (choice("gold = \"answer\"", "gold = \"answer\"\nblank = \"_\""), "metrics"),
+        (choice("t.jsonl\"", "t.jsonl\"\nalso_at = [\"world:{subset}.jsonl\"]"), "dataset.path"),
+        (generate("max_new", "gold_from = \"answers\"\nmax_new"), "generate.gold_from"),
+        (generate("gold = \"{answer}\"", "gold_from = \"a\"").replace("exact_match", "mcc"), "generate.gold_from"),
+        (generate("[\"exact_match\"]", "[\"flare_acc\"]"), "generate.flare"),
+        (generate("max_new", "flare = { labels = [\"a\"] }\nmax_new"), "generate.flare"),
+        (generate("max_new", "labels_from = \"choices\"\nmax_new"), "generate.labels_from"),
+        (generate("\"last_number\"", "{ label = { how = \"strict\" } }"), "generate.labels_from"),
+        (generate("max_new", "rouge_stemming = true\nmax_new"), "generate.rouge_stemming"),
     ];
     for (text, want) in cases {
         match fails(&text) {
@@ -105,8 +117,9 @@ fn impossible_tasks_are_refused_by_field() {
 fn a_broken_template_or_pattern_is_a_syntax_error_with_its_line() {
     for text in [
         CHOICE.replace("{question}", "{question"),
+        CHOICE.replace("t.jsonl\"", "t.jsonl\"\nlists.c = { from = \"o\", separator = \"(\" }"),
         generate().replace("\"last_number\"", "{ regex = { pattern = \"(\" } }"),
     ] {
-        assert!(matches!(fails(&text), EvalError::TaskSyntax { line: 13 | 19.., .. }), "{}", fails(&text));
+        assert!(matches!(fails(&text), EvalError::TaskSyntax { line: 13 | 17.., .. }), "{}", fails(&text));
     }
 }

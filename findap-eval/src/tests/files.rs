@@ -83,3 +83,56 @@ fn rows_come_from_parquet_files() {
     let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err("no Parquet");
     assert!(matches!(&error, EvalError::Data(_)) && error.to_string().contains("rows.parquet"), "{error}");
 }
+
+#[test]
+fn rows_that_a_key_of_the_task_cannot_use_are_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let keyed = |keys: &str| CHOICE.replace("gold = \"a\"", &format!("gold = \"a\"\n{keys}"));
+    for (keys, row, want) in [
+        ("gold_is = \"number\"", r#"{"q": "x", "c": ["a"], "a": 0}"#, "\"0\" is not a number from 1 of the 1 choices"),
+        ("gold_is = \"number\"", r#"{"q": "x", "c": ["a"], "a": "2"}"#, "\"2\" is not a number from 1"),
+        (
+            "gold_is = \"label\"\nlabels_from = \"l\"",
+            r#"{"q": "x", "c": ["a"], "l": ["1"], "a": 2}"#,
+            "\"2\" is not a label",
+        ),
+        ("gold_is = \"label\"\nlabels_from = \"l\"", r#"{"q": "x", "c": ["a"], "l": [], "a": 2}"#, "l: has no labels"),
+        (
+            "gold_is = \"label\"\nlabels = [\"no\", \"yes\"]",
+            r#"{"q": "x", "c": ["a"], "a": "no"}"#,
+            "has 2 labels for 1",
+        ),
+    ] {
+        let task = task_on(folder.path(), row, &keyed(keys));
+        let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err(row).to_string();
+        assert!(error.contains(want), "{keys}: {error}");
+    }
+    let blank = keyed("blank = \"_\"").replace(", \"acc_norm\", \"acc_bytes\"", "");
+    for (question, want) in
+        [("x", "has no blank"), ("_ and _ sat", "more than one blank"), ("It is _ ", "nothing to be scored")]
+    {
+        let task = task_on(folder.path(), &format!(r#"{{"q": "{question}", "c": ["a"], "a": 0}}"#), &blank);
+        let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err(question).to_string();
+        assert!(error.contains(want), "{question}: {error}");
+    }
+    for (dataset, row, want) in [
+        (
+            "lists.c = { from = \"o\", separator = \"[ab]: \" }",
+            r#"{"q": "x", "o": "one, two", "a": 0}"#,
+            "no element of the list `c`",
+        ),
+        ("lists.c = { from = \"o\", separator = \"[ab]: \" }", r#"{"q": "x", "a": 0}"#, "o: is absent"),
+        (
+            "lists.c = { from = \"o\", separator = \"[ab]: \" }",
+            r#"{"q": "x", "o": "a: b: two", "a": 0}"#,
+            "choice A is empty",
+        ),
+        ("keep_numbers = [\"n\"]", r#"{"q": "x", "c": ["a"], "n": "few", "a": 0}"#, "no rows"),
+        ("keep_numbers = [\"n\"]", r#"{"q": "x", "c": ["a"], "a": 0}"#, "n: is absent"),
+    ] {
+        let body = CHOICE.replace("ROWS", &format!("ROWS\n{dataset}\n"));
+        let task = task_on(folder.path(), row, &body);
+        let error = evaluate(&fixed(""), &[task], &options(folder.path())).expect_err(row).to_string();
+        assert!(error.contains(want), "{dataset}: {error}");
+    }
+}

@@ -153,6 +153,6 @@ fn right(sample: &Sample) -> String {
 }
 
 fn choice(sample: &Sample, index: Option<&str>) -> String {
-    let text = index.and_then(|index| sample.continuations.get(index.parse::<usize>().ok()?));
+    let text = index.and_then(|index| sample.choice(index.parse::<usize>().ok()?));
     text.map_or_else(|| "-".to_owned(), |text| text.trim().to_owned())
 }
