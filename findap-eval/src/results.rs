@@ -1,5 +1,6 @@
 //! What a run found, in memory and in lm-eval's files: `results_<time>.json` and `samples_<task>_<time>.jsonl`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use findap_data::files::{remove_partial_files, write_whole};
@@ -103,6 +104,10 @@ pub struct TaskSummary {
     /// count them.
     #[serde(default)]
     pub num_cut_prompts: Option<usize>,
+    /// The accuracy of always giving the most frequent right answer; `None` where right answers are no labels, and in results of
+    /// versions that did not count it.
+    #[serde(default)]
+    pub majority: Option<f64>,
     /// Values, the headline first.
     pub metrics: Vec<MetricValue>,
     /// How subsets are averaged.
@@ -183,6 +188,7 @@ impl TaskResult {
             num_rows: samples.len(),
             num_original,
             num_cut_prompts: count_cut_prompts(&samples),
+            majority: task.metrics.iter().any(|metric| metric.compares_labels()).then(|| majority(&outcomes)),
             metrics: values.collect(),
             subset_mean: task.dataset.subset_mean,
             subsets,
@@ -201,6 +207,15 @@ impl TaskResult {
 fn count_cut_prompts(samples: &[Sample]) -> Option<usize> {
     let is_cut = |sample: &Sample| sample.num_cut_tokens.map(|tokens| usize::from(tokens > 0));
     samples.iter().map(is_cut).sum()
+}
+
+/// The share of the most frequent right answer.
+fn majority(outcomes: &[&Outcome]) -> f64 {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for outcome in outcomes {
+        *counts.entry(outcome.gold.as_str()).or_default() += 1;
+    }
+    counts.into_values().max().unwrap_or(0) as f64 / outcomes.len().max(1) as f64
 }
 
 fn measure(metric: Metric, outcomes: &[&Outcome], seed: u64) -> MetricValue {

@@ -3,6 +3,7 @@
 use findap_data::{Capability, Domain};
 
 use crate::results::{RunInfo, TaskSummary, cell_scores};
+use crate::task::Metric;
 
 /// The numbers of one stage of a run.
 #[derive(Debug, Clone)]
@@ -169,6 +170,20 @@ pub fn cut_note<'a>(tasks: impl Iterator<Item = &'a TaskSummary>, max_tokens: us
         cut.join(", ")
     );
     (!cut.is_empty()).then_some(told)
+}
+
+/// A sentence about the tasks whose accuracy one constant answer reaches, for under a table; `None` where there are none.
+pub fn constant_note<'a>(tasks: impl Iterator<Item = &'a TaskSummary>) -> Option<String> {
+    let reached: Vec<String> = tasks
+        .filter_map(|task| {
+            let acc = task.metrics.iter().find(|value| value.metric == Metric::Acc)?.value;
+            let majority = task.majority.filter(|majority| acc <= *majority)?;
+            Some(format!("{} {} of {}", task.name, percent(acc), percent(majority)))
+        })
+        .collect();
+    let told =
+        format!("accuracy no better than that of always giving the most frequent answer: {}", reached.join(", "));
+    (!reached.is_empty()).then_some(told)
 }
 
 /// `43.2` for 0.432.

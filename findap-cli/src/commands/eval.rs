@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use findap_data::chat_template::day_seconds;
-use findap_eval::table::{cut_note, percent};
+use findap_eval::table::{constant_note, cut_note, percent};
 use findap_eval::{Options, Registry, Results, Task};
 
 use super::device::DeviceArguments;
@@ -105,6 +105,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     } else {
         println!("{}\n", table(&results));
         if let Some(told) = cut_note(results.tasks.iter().map(|task| &task.summary), results.info.max_tokens) {
+            println!("{told}\n");
+        }
+        if let Some(told) = constant_note(results.tasks.iter().map(|task| &task.summary)) {
             println!("{told}\n");
         }
         println!("{}", path.display());

@@ -10,7 +10,9 @@ use super::folder::{RunFolder, StageLog};
 use super::html::{Cell, details, escape, grouped, note, paragraph, section, table};
 use crate::compare::{CellDelta, Comparison, Delta};
 use crate::results::iso_time;
-use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, cut_note, percent, task_lines};
+use crate::table::{
+    ScoreLine, StageScore, StageScores, capability_lines, constant_note, cut_note, percent, task_lines,
+};
 
 mod head;
 mod pairs;
@@ -74,6 +76,9 @@ fn scores(run: &RunFolder) -> String {
     }
     for stage in stages {
         if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
+            body.push_str(&note(&format!("{}: {told}.", stage.stage)));
+        }
+        if let Some(told) = constant_note(stage.tasks.iter()) {
             body.push_str(&note(&format!("{}: {told}.", stage.stage)));
         }
     }
