@@ -149,6 +149,17 @@ fn files(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> R
     }
 }
 
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// A folder before a pattern, whose own name is none: `runs[1]` is `runs[[]1]` there.
+fn literal(folder: &Path) -> PathBuf {
+    let Some(text) = folder.to_str().filter(|text| is_pattern(text)) else { return folder.to_owned() };
+    let escape = |c: char| if is_pattern(c.encode_utf8(&mut [0; 4])) { format!("[{c}]") } else { c.to_string() };
+    text.chars().map(escape).collect::<String>().into()
+}
+
 /// The format as training data have it, by which a folder's files are chosen.
 fn data_format(format: Format) -> findap_data::Format {
     match format {
@@ -228,6 +239,7 @@ fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalEr
     match path.split_once(':').filter(|(root, _)| root.len() > 1) {
         None => Ok(PathBuf::from(path)),
         Some((root, rest)) => match roots.get(root) {
+            Some(folder) if is_pattern(rest) => Ok(literal(folder).join(rest)),
             Some(folder) => Ok(folder.join(rest)),
             None => Err(EvalError::UnknownDataRoot {
                 task: task.name.clone(),

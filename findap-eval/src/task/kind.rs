@@ -107,7 +107,8 @@ pub struct Generate {
     /// Whether ROUGE compares words by their stem (Porter's). Default `false`.
     #[serde(default)]
     pub rouge_stemming: bool,
-    /// How FLARE itself reads a label, for the metrics `flare_acc`, `flare_macro_f1`, `flare_weighted_f1` and `flare_mcc`.
+    /// How FLARE's own program reads a label, for the metrics `flare_acc`, `flare_macro_f1`, `flare_weighted_f1` and `flare_mcc`: the
+    /// first label in their order that stands anywhere in the reply, also inside another word; reasoning in marks is left out before.
     pub flare: Option<FlareRule>,
     /// Rules for every reply.
     #[serde(default)]
@@ -117,7 +118,7 @@ pub struct Generate {
 }
 
 /// How FLARE's own program (PIXIU) reads a label: the first label in their order that stands anywhere in the reply, also inside
-/// another word. Published scores were counted this way; `not positive` counts as positive.
+/// another word. Published scores were counted this way; `not positive` counts as positive. Reasoning in marks is left out before.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlareRule {

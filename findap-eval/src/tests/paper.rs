@@ -370,7 +370,8 @@ fn shards_of_parquet_as_on_the_hub_hold_the_same_questions() {
 
 #[test]
 fn rows_lie_in_one_of_the_places_that_a_task_names() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    // The name of a folder is no pattern.
+    let folder = tempfile::Builder::new().prefix("set[1]*").tempdir().expect("a temporary folder");
     let evaluate = || evaluate(&fixed("Rise"), &builtin(&["sm_acl"]), &options(folder.path()));
     let error = evaluate().expect_err("nothing").to_string();
     assert!(error.contains("FinEval/SM-ACL/test*") && error.contains("nor at data:flare-sm-acl/**/test*"), "{error}");
