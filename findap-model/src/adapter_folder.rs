@@ -18,53 +18,50 @@ use crate::foreign::{ADAPTER, has_weights};
 use crate::lora::{Lora, Targets};
 
 /// A model directory, followed to the weights that it stands for.
-pub(crate) struct Chain {
+pub(crate) struct Followed {
     /// The directory with weights, configuration, tokenizer and chat template.
     pub(crate) base: PathBuf,
-    /// The directories of adapters, in the order in which they are merged; none for a plain model.
-    pub(crate) adapters: Vec<PathBuf>,
+    /// The directory of the adapter that is merged into them; none for a plain model.
+    pub(crate) adapter: Option<PathBuf>,
 }
 
-impl Chain {
-    /// Follows adapters to their base.
-    ///
-    /// # Errors
-    /// [`ModelError::NoModel`] for a base that is no directory here, for a directory with both a model and an adapter, and for adapters
-    /// that lead nowhere; [`ModelError::Json`] for a configuration that cannot be obeyed.
-    pub(crate) fn follow(directory: &Path) -> Result<Chain, ModelError> {
-        const LONGEST: usize = 8;
-        let mut chain = Chain { base: directory.to_owned(), adapters: Vec::new() };
-        while chain.base.join(ADAPTER).exists() {
-            let adapter = chain.base.clone();
-            let refuse = |reason: String| Err(ModelError::NoModel { path: adapter.clone(), reason });
-            if has_weights(&adapter) {
-                return refuse(format!(
-                    "holds both a model and a LoRA or other adapter; remove its weights, or {ADAPTER}, whichever is not meant"
-                ));
-            }
-            if chain.adapters.len() == LONGEST {
-                return refuse(format!("is the last of {LONGEST} adapters, each the base of the one before"));
-            }
-            read_config(&adapter)?;
-            let config = read_object(&adapter.join(ADAPTER), CONFIG_LIMIT_BYTES)?;
-            let Some(name) =
-                config.get("base_model_name_or_path").and_then(Value::as_str).filter(|name| !name.is_empty())
-            else {
-                return refuse(format!("is an adapter whose {ADAPTER} names no `base_model_name_or_path`"));
-            };
-            if !Path::new(name).is_dir() {
-                return refuse(format!(
-                    "is an adapter of \"{name}\", which is no folder here; download that model (`hf download`), and write its folder \
-                     into `base_model_name_or_path` of {ADAPTER}, or merge the adapter into it with `findap export FOLDER --adapter {}`",
-                    adapter.display()
-                ));
-            }
-            chain.base = PathBuf::from(name);
-            chain.adapters.insert(0, adapter);
-        }
-        chain.adapters.iter().try_for_each(|adapter| require_same_text(adapter, &chain.base))?;
-        Ok(chain)
+/// Follows the directory of an adapter to its base; that of a model stays what it is.
+///
+/// # Errors
+/// [`ModelError::NoModel`] for a base that is no directory here or an adapter itself, and for a directory with both a model and an
+/// adapter; [`ModelError::Json`] for a configuration that cannot be obeyed.
+pub(crate) fn follow(directory: &Path) -> Result<Followed, ModelError> {
+    if !directory.join(ADAPTER).exists() {
+        return Ok(Followed { base: directory.to_owned(), adapter: None });
     }
+    let refuse = |reason: String| Err(ModelError::NoModel { path: directory.to_owned(), reason });
+    if has_weights(directory) {
+        return refuse(format!(
+            "holds both a model and a LoRA or other adapter; remove its weights, or {ADAPTER}, whichever is not meant"
+        ));
+    }
+    let AdapterConfig { base, .. } = AdapterConfig::read(directory)?;
+    let Some(base) = base else {
+        return refuse(format!("is an adapter whose {ADAPTER} names no `base_model_name_or_path`"));
+    };
+    if !base.is_dir() {
+        return refuse(format!(
+            "is an adapter of \"{}\", which is no folder here; download that model (`hf download`), and write its folder into \
+             `base_model_name_or_path` of {ADAPTER}, or merge the adapter into it with `findap export FOLDER --adapter {}`",
+            base.display(),
+            directory.display()
+        ));
+    }
+    if base.join(ADAPTER).exists() {
+        // PEFT loads such a pair without a word, and drops the first of the two.
+        return refuse(format!(
+            "is an adapter of {0}, which is an adapter itself; merge that first (`findap export {0} --output FOLDER`), and write the \
+             folder into `base_model_name_or_path` of {ADAPTER}",
+            base.display()
+        ));
+    }
+    require_same_text(directory, &base)?;
+    Ok(Followed { base, adapter: Some(directory.to_owned()) })
 }
 
 /// The directory with the tokenizer and the chat template of a model: its own, or for an adapter that of its base.
@@ -72,7 +69,7 @@ impl Chain {
 /// # Errors
 /// [`ModelError::NoModel`], [`ModelError::Json`] for an adapter that cannot be followed.
 pub fn text_directory(directory: &Path) -> Result<PathBuf, ModelError> {
-    Ok(Chain::follow(directory)?.base)
+    Ok(follow(directory)?.base)
 }
 
 /// Refuses an adapter that brings another tokenizer or chat template than its base has.
@@ -140,10 +137,22 @@ const WITHOUT_EFFECT: [&str; 11] = [
     "runtime_config",
 ];
 
-/// Reads `adapter_config.json` of a directory.
-pub(crate) fn read_config(directory: &Path) -> Result<Lora, ModelError> {
-    let path = directory.join(ADAPTER);
-    lora(&read_object(&path, CONFIG_LIMIT_BYTES)?).map_err(|reason| ModelError::Json { path, reason })
+/// The configuration in an adapter's directory.
+pub(crate) struct AdapterConfig {
+    pub(crate) lora: Lora,
+    /// The model that the adapter was trained beside, as the configuration names it.
+    base: Option<PathBuf>,
+}
+
+impl AdapterConfig {
+    /// Reads `adapter_config.json`.
+    pub(crate) fn read(directory: &Path) -> Result<AdapterConfig, ModelError> {
+        let path = directory.join(ADAPTER);
+        let config = read_object(&path, CONFIG_LIMIT_BYTES)?;
+        let base = config.get("base_model_name_or_path").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let base = base.map(PathBuf::from);
+        Ok(AdapterConfig { lora: lora(&config).map_err(|reason| ModelError::Json { path, reason })?, base })
+    }
 }
 
 /// The adapter that a configuration describes, or why it cannot be had.

@@ -123,20 +123,27 @@ impl Decoder {
     /// # Errors
     /// As [`Lora::check`] and [`Lora::check_on`]; [`ModelError::Device`].
     pub fn add_adapter(&mut self, lora: Lora, seed: u64) -> Result<(), ModelError> {
-        lora.check()?;
-        lora.check_on(self.params.device().kind(), self.params.dtype())?;
-        let layout = Layout::new(&self.config).with_adapter(&lora);
-        let (device, dtype) = (self.params.device(), self.activation_dtype());
-        let mut params = Arena::zeros_on(&device, ADAPTER, Arc::clone(&layout.adapter), dtype)?;
+        self.add_zero_adapter(lora)?;
+        let (layout, params) = (Arc::clone(&self.layout), self.trained_params_mut());
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for LowRank { a, .. } in layout.blocks.iter().flat_map(BlockParams::linears).filter_map(|l| l.low_rank) {
             let entry = layout.adapter.entry(a);
             let bound = (entry.columns as f64).sqrt().recip();
             let values: Vec<f64> = entry.range().map(|_| rng.random_range(-bound..bound)).collect();
-            let mut part = Tensor::zeros(dtype, 1, values.len());
+            let mut part = Tensor::zeros(params.dtype(), 1, values.len());
             part.slice_mut().copy_from_f64(&values);
             params.tensor_mut().write(entry.start, part.slice())?;
         }
+        Ok(())
+    }
+
+    /// Puts an adapter beside the weights whose numbers are all zero, in place of one that is there.
+    pub(crate) fn add_zero_adapter(&mut self, lora: Lora) -> Result<(), ModelError> {
+        lora.check()?;
+        lora.check_on(self.params.device().kind(), self.params.dtype())?;
+        let layout = Layout::new(&self.config).with_adapter(&lora);
+        let (device, dtype) = (self.params.device(), self.activation_dtype());
+        let params = Arena::zeros_on(&device, ADAPTER, Arc::clone(&layout.adapter), dtype)?;
         self.trained = Arc::new(Trained::select(&layout, &Trainable::Adapter(lora))?);
         self.layout = Arc::new(layout);
         self.adapter = Some(Adapter { lora, params });

@@ -6,7 +6,7 @@ use std::path::Path;
 use findap_data::files::{file_sha256, hex};
 use sha2::{Digest, Sha256};
 
-use crate::adapter_folder::Chain;
+use crate::adapter_folder::{Followed, follow};
 use crate::error::ModelError;
 use crate::foreign::ADAPTER;
 
@@ -16,13 +16,12 @@ use crate::foreign::ADAPTER;
 /// # Errors
 /// [`ModelError::Io`]; [`ModelError::NoModel`] and [`ModelError::Json`] for an adapter that cannot be followed.
 pub fn fingerprint(directory: &Path) -> Result<String, ModelError> {
-    let Chain { base, adapters } = Chain::follow(directory)?;
-    let mut fingerprint = of_files(&base)?;
-    for adapter in adapters {
-        let both = format!("{fingerprint} {}", of_files(&adapter)?);
-        fingerprint = hex(&Sha256::digest(both));
+    let Followed { base, adapter } = follow(directory)?;
+    let of_base = of_files(&base)?;
+    match adapter {
+        None => Ok(of_base),
+        Some(adapter) => Ok(hex(&Sha256::digest(format!("{of_base} {}", of_files(&adapter)?)))),
     }
-    Ok(fingerprint)
 }
 
 /// SHA-256, in hex, over the files that make tokens of texts and conversations.

@@ -22,6 +22,9 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// The largest rank: no matrix of a model has more.
+    pub const MAX_RANK: usize = 1 << 16;
+
     /// The factor of (x A^T) B^T.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
@@ -43,11 +46,14 @@ impl Lora {
     /// Refuses an adapter that would be none.
     ///
     /// # Errors
-    /// [`ModelError::Adapter`] for rank 0, for an `alpha` that is no number above 0, and without targets.
+    /// [`ModelError::Adapter`] for rank 0 or above [`Lora::MAX_RANK`], for an `alpha` that is no number above 0, and without targets.
     pub fn check(&self) -> Result<(), ModelError> {
         let refuse = |reason: String| Err(ModelError::Adapter { reason });
         match self {
             Lora { rank: 0, .. } => refuse("its rank must be at least 1".into()),
+            Lora { rank, .. } if *rank > Lora::MAX_RANK => {
+                refuse(format!("its rank must be at most {}, not {rank}", Lora::MAX_RANK))
+            }
             Lora { alpha, .. } if !(alpha.is_finite() && *alpha > 0.0) => {
                 refuse(format!("its alpha must be a number above 0, not {alpha}"))
             }
@@ -140,6 +146,7 @@ mod tests {
         }
         let refused = |lora: Lora| lora.check().unwrap_err().to_string();
         assert!(refused(lora(0, 16.0, false)).contains("rank must be at least 1"));
+        assert!(refused(lora(usize::MAX, 16.0, false)).contains("rank must be at most 65536"));
         for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(refused(lora(8, alpha, false)).contains("alpha must be a number above 0"), "{alpha}");
         }

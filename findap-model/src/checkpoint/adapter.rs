@@ -3,17 +3,17 @@
 //! Every tensor that the configuration asks for must be there, and no other: PEFT warns of neither and computes with B = 0.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use findap_tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::shard::Shard;
 use super::write::{replace_directory, write_json, write_tensors};
-use crate::adapter_folder::read_config;
+use crate::adapter_folder::AdapterConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::foreign::ADAPTER;
+use crate::layout::Layout;
 use crate::lora::Lora;
 
 /// The weights in a PEFT directory.
@@ -27,7 +27,7 @@ impl Decoder {
     /// has another shape, or that the configuration has no place for; [`ModelError::Weights`], [`ModelError::Io`],
     /// [`ModelError::Device`].
     pub fn load_adapter(&mut self, directory: &Path) -> Result<(), ModelError> {
-        let lora = read_config(directory)?;
+        let AdapterConfig { lora, .. } = AdapterConfig::read(directory)?;
         let path = directory.join(ADAPTER_WEIGHTS);
         if !path.exists() && directory.join("adapter_model.bin").exists() {
             let reason = "has adapter_model.bin, a file of PyTorch, which is a program and is not run here; load it with PEFT and call \
@@ -35,27 +35,28 @@ impl Decoder {
             return Err(ModelError::NoModel { path: directory.to_owned(), reason: reason.into() });
         }
         let mut shard = Shard::open(directory, ADAPTER_WEIGHTS, &path)?;
-        self.add_adapter(lora, 0)?;
-        let spec = Arc::clone(self.trained_params().spec());
-        let mut found = vec![false; spec.entries().len()];
-        let (tensors, mut chunk): (Vec<_>, _) = (shard.tensors().collect(), Vec::new());
-        for (name, stored) in tensors {
+        // No memory is taken before every tensor was found once, with the right shape.
+        let spec = Layout::new(&self.config).with_adapter(&lora).adapter;
+        let mut found = vec![None; spec.entries().len()];
+        for (name, stored) in shard.tensors() {
             let Some(index) = spec.entries().iter().position(|entry| entry.name == name) else {
                 let reason = format!("is stored, but {ADAPTER} and the model ask for no such tensor");
                 return Err(shard.refuses(&name, reason));
             };
             let entry = &spec.entries()[index];
             shard.require(&name, &stored, &[entry.rows, entry.columns], ADAPTER)?;
-            shard.read_to(self.trained_params_mut(), index, &stored, &mut chunk)?;
-            found[index] = true;
+            found[index] = Some(stored);
         }
-        match found.iter().position(|found| !found) {
-            None => Ok(()),
-            Some(missing) => {
-                let name = spec.entries()[missing].name.clone();
-                Err(ModelError::Tensor { name, reason: format!("is not in {}", path.display()) })
-            }
+        if let Some(missing) = found.iter().position(Option::is_none) {
+            let name = spec.entries()[missing].name.clone();
+            return Err(ModelError::Tensor { name, reason: format!("is not in {}", path.display()) });
         }
+        self.add_zero_adapter(lora)?;
+        let mut chunk = Vec::new();
+        for (index, stored) in found.iter().flatten().enumerate() {
+            shard.read_to(self.trained_params_mut(), index, stored, &mut chunk)?;
+        }
+        Ok(())
     }
 
     /// Writes the model's adapter as a PEFT directory, which names `base` as the model that it belongs to. The directory appears whole

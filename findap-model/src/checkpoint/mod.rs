@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use findap_tensor::{Device, Dtype};
 
-use crate::adapter_folder::Chain;
+use crate::adapter_folder::{Followed, follow};
 use crate::config::Config;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
@@ -50,9 +50,9 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::load`]; [`ModelError::Device`].
     pub fn load_to(device: &Device, directory: &Path, dtype: Dtype) -> Result<Decoder, ModelError> {
-        let Chain { base, adapters } = Chain::follow(directory)?;
+        let Followed { base, adapter } = follow(directory)?;
         let mut model = read::load_weights(device, &base, Config::load(&base)?, dtype)?;
-        for adapter in adapters {
+        if let Some(adapter) = adapter {
             model.load_adapter(&adapter)?;
             model.merge_adapter()?;
         }

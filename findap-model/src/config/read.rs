@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Biases, Config, Family, RopeScaling};
-use crate::adapter_folder::Chain;
+use crate::adapter_folder::follow;
 use crate::error::ModelError;
 use crate::files::{read_object, shortened};
 use crate::foreign;
@@ -30,7 +30,7 @@ impl Config {
     /// [`ModelError::NoModel`] for a path that is no model folder or an adapter without its base, [`ModelError::Io`], [`ModelError::Json`], [`ModelError::Config`]
     /// naming the key.
     pub fn load(directory: &Path) -> Result<Config, ModelError> {
-        let directory = Chain::follow(directory)?.base;
+        let directory = follow(directory)?.base;
         let path = directory.join("config.json");
         if !path.exists()
             && let Some(reason) = foreign::folder(&directory)

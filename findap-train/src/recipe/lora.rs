@@ -10,7 +10,7 @@ use super::error::{Origin, RecipeError, join};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraTable {
-    /// Rank of every adapter: rows of A and columns of B, at least 1. The defaults of rank, scale and layers follow Biderman et al. 2024
+    /// Rank of every adapter: rows of A and columns of B, at least 1 and at most 65536. The defaults of rank, scale and layers follow Biderman et al. 2024
     /// ("LoRA Learns Less and Forgets Less", arXiv 2405.09673). Default 16.
     #[serde(default = "default_rank")]
     pub rank: usize,
@@ -32,7 +32,12 @@ pub struct LoraTable {
 impl LoraTable {
     /// Refuses what cannot be trained; `key` is the table's.
     pub(super) fn check(&self, key: &str, origin: &Origin<'_>) -> Result<(), RecipeError> {
-        origin.require(self.rank >= 1, &join(key, "rank"), "it must be at least 1")?;
+        let is_rank = (1..=Lora::MAX_RANK).contains(&self.rank);
+        origin.require(
+            is_rank,
+            &join(key, "rank"),
+            &format!("it must be at least 1 and at most {}", Lora::MAX_RANK),
+        )?;
         let is_scale = self.alpha.is_none_or(|alpha| alpha.is_finite() && alpha > 0.0);
         origin.require(is_scale, &join(key, "alpha"), "it must be a number above 0")?;
         self.chosen().map_err(|problem| origin.invalid(&join(key, "targets"), problem))?;

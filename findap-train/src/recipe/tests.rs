@@ -451,6 +451,7 @@ fn an_adapter_is_read_with_its_defaults_and_refused_where_it_cannot_be_trained()
     for (value, key, problem) in [
         ("{ rank = 0 }", "lora.rank", "at least 1"),
         ("{ rank = -1 }", "lora", "rank"),
+        ("{ rank = 9223372036854775807 }", "lora.rank", "at most 65536"),
         ("{ alpha = 0 }", "lora.alpha", "above 0"),
         ("{ alpha = nan }", "lora.alpha", "above 0"),
         ("{ targets = [] }", "lora.targets", "at least one"),

@@ -4,6 +4,7 @@
 //! begins with. It is done when its `done.json` is there. A stage that has made something from something else is refused, never
 //! silently kept or overwritten. Where the recipe's keys alone show this, it is refused before anything in the folder has changed.
 
+mod base;
 mod check;
 mod evaluate;
 pub(crate) mod references;
@@ -35,10 +36,10 @@ use crate::distill;
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
 use crate::folder::{FolderLock, read_json, write_if_new, write_json, write_whole};
-use crate::identity::{Identity, changes, flatten, require_same};
+use crate::identity::{Identity, changes, require_same};
 use crate::objective::Objective;
 use crate::plan;
-use crate::recipe::{Recipe, SaveDtype, Stage, StateKind};
+use crate::recipe::{Recipe, Stage, StateKind};
 use crate::schedule::Schedule;
 use crate::sources::{Sources, StageData};
 use crate::trainer::{self, Job, TrainOptions};
@@ -312,49 +313,6 @@ impl Run<'_, '_> {
         let device = self.device()?;
         let dtype = if device == Device::Cpu { Dtype::F32 } else { self.dtype() };
         Ok((device, dtype))
-    }
-
-    /// The model before the first stage. Random weights are drawn once and kept.
-    fn base(&mut self) -> Result<Current, TrainError> {
-        let model = &self.recipe.model;
-        let folder = match (&model.base, &model.tokenizer) {
-            (Some(base), _) => {
-                let config = Config::load(base)?;
-                if self.recipe.model.save_dtype == SaveDtype::Bf16 && config.stored_dtype() == Some("float32") {
-                    let note = "the base model is stored in float32 and the stages' models in bf16, which rounds every number, of \
-                                frozen parts too; `model.save_dtype = \"f32\"` keeps them";
-                    self.note(note.to_owned());
-                }
-                base.clone()
-            }
-            (None, tokenizer) => {
-                let folder = self.recipe.folder().join("base").join("model");
-                let mut identity = Identity::new();
-                let init = model.init.clone().unwrap_or_default();
-                flatten(
-                    "model.init",
-                    &serde_json::to_value(init).expect("invariant: plain values are JSON"),
-                    &mut identity,
-                );
-                identity.insert("run.seed".to_owned(), self.recipe.run.seed.to_string());
-                if let Some(tokenizer) = tokenizer {
-                    identity.insert("model.tokenizer".to_owned(), findap_model::tokenizer_fingerprint(tokenizer)?);
-                }
-                let marker = self.recipe.folder().join("base").join("done.json");
-                if let Some(done) = read_json::<Done>(&marker)? {
-                    require_same(&self.recipe.folder().join("base"), "base", &done.identity, &identity)?;
-                } else {
-                    // weights are drawn in f32 and rounded once, when they are saved or loaded
-                    let dtype = if self.dtype() == Dtype::Bf16 { Dtype::F32 } else { self.dtype() };
-                    let model = Decoder::init(base_config(self.recipe)?, self.recipe.run.seed, dtype);
-                    self.save(&model, &folder, tokenizer.clone())?;
-                    let done = Done { identity, model: None, steps: 0, best: None, seconds: 0.0 };
-                    write_json(&marker, &done)?;
-                }
-                folder
-            }
-        };
-        Ok(Current { fingerprint: findap_model::fingerprint(&folder)?, folder })
     }
 
     /// Writes `provenance.json`, once per process and only if the process does some work.

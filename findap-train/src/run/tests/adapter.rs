@@ -137,3 +137,22 @@ fn the_reference_of_an_adapter_is_the_model_without_it() {
     assert_eq!(of_adapter, of_all);
     assert_eq!(of_adapter.1, 0.0, "the policy begins as its reference, to the bit");
 }
+
+/// PEFT loads an adapter of an adapter without a word as another model, so none is made.
+#[test]
+fn a_run_from_an_adapter_begins_with_it_merged_into_a_model_of_the_runs_own() {
+    let folder = data();
+    let (_, first) = run_in(folder.path(), "first", &[], usize::MAX);
+    let set = |base: &Path| Override::set("model.base", &format!("{:?}", base.to_str().unwrap()));
+    let (_, of_adapter) = run_in(folder.path(), "of_adapter", &[set(&first.join("group1/adapter"))], usize::MAX);
+    let (_, of_merged) = run_in(folder.path(), "of_merged", &[set(&first.join("group1/model"))], usize::MAX);
+    assert_eq!(parameters(&of_adapter.join("base/model")), parameters(&first.join("group1/model")));
+    for stage in ["group1", "align"] {
+        let [got, want] = [&of_adapter, &of_merged].map(|run| parameters(&run.join(stage).join("model")));
+        assert_eq!(got, want, "{stage}");
+    }
+    let config: Value = read_json(&of_adapter.join("group1/adapter/adapter_config.json")).unwrap().unwrap();
+    assert_eq!(Path::new(config["base_model_name_or_path"].as_str().unwrap()), of_adapter.join("base/model"));
+    // the adapter is the model of its stage, too
+    assert_eq!(parameters(&of_adapter.join("group1/adapter")), parameters(&of_adapter.join("group1/model")));
+}
