@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The step of findap-train/examples/step.rs in transformers and torch: the same keys, the same JSON object.
 
-Needs torch and transformers in an environment of its own; nothing in the workspace needs this file.
+Needs torch and transformers, and peft for `lora=RANK`, in an environment of its own; nothing in the workspace needs this file.
 """
 import statistics
 import time
@@ -10,7 +10,7 @@ from common import read_keys, report, use_threads
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-keys = read_keys(sequence=512, documents=1, steps=3, warm=1, compute="f32")
+keys = read_keys(sequence=512, documents=1, steps=3, warm=1, compute="f32", lora=0)
 use_threads()
 torch.manual_seed(0)
 config = LlamaConfig(
@@ -26,7 +26,12 @@ config = LlamaConfig(
     attn_implementation="sdpa",
 )
 model = LlamaForCausalLM(config).train()
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+if keys["lora"]:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=keys["lora"], lora_alpha=2 * keys["lora"], target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, adapter)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 n = keys["sequence"]
 length = -(-n // keys["documents"])
 tokens = torch.randint(0, keys["vocab"], (1, n))

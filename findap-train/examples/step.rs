@@ -3,7 +3,8 @@
 //! Weights and tokens are random; a step is forward, backward, clipping and AdamW. All steps have the same tokens, so that the loss has
 //! to fall: if it does not, only an error is printed. Otherwise it prints one JSON object with the median step, the peak memory of the
 //! process, the planned memory and that taken on a device. Keys and defaults: hidden=256 layers=8 heads=4 kv_heads=2 ffn=704 vocab=32000
-//! tied=1 sequence=512 documents=1 steps=3 warm=1 device=cpu compute=f32 state=f32 recompute=none. `bench/peers/step.py` takes those
+//! tied=1 sequence=512 documents=1 steps=3 warm=1 device=cpu compute=f32 state=f32 recompute=none lora=0, the rank of an
+//! adapter of every linear layer instead of all weights. `bench/peers/step.py` takes those
 //! with numbers, but for `tied`. The exit code is 3 if the device's memory does not suffice.
 
 #![allow(clippy::print_stdout, reason = "a program, not a library")]
@@ -17,7 +18,7 @@ use std::time::Instant;
 use common::{Keys, peak_memory_mib, use_threads};
 use findap_data::Batch;
 use findap_model::session::SessionOptions;
-use findap_model::{Decoder, ModelError, Recompute, Session};
+use findap_model::{Decoder, Lora, ModelError, Recompute, Session, Targets};
 use findap_tensor::ops::reduce;
 use findap_tensor::{StepStats, TensorError};
 use findap_train::objective::cross_entropy_weights;
@@ -25,7 +26,7 @@ use findap_train::optimizer::{AdamW, AdamWOptions, StateFormat};
 use findap_train::plan::step_memory;
 use serde_json::{Value, json};
 
-const NUMBERS: [(&str, usize); 4] = [("sequence", 512), ("documents", 1), ("steps", 3), ("warm", 1)];
+const NUMBERS: [(&str, usize); 5] = [("sequence", 512), ("documents", 1), ("steps", 3), ("warm", 1), ("lora", 0)];
 const WORDS: [(&str, &str); 4] = [("device", "cpu"), ("compute", "f32"), ("state", "f32"), ("recompute", "none")];
 
 fn main() -> ExitCode {
@@ -53,8 +54,12 @@ fn run() -> Result<Value, Box<dyn Error>> {
     let free_bytes = device.free_bytes();
     let n = keys.number("sequence");
     let mut model = Decoder::init_on(&device, keys.config()?, 0, dtype)?;
+    if let rank @ 1.. = keys.number("lora") {
+        let lora = Lora { rank, alpha: 2.0 * rank as f64, targets: Targets::ALL, is_rank_stabilized: false };
+        model.add_adapter(lora, 0)?;
+    }
     let length = n.div_ceil(keys.number("documents"));
-    let gradients = Some(state.dtype(dtype));
+    let gradients = Some(state.dtype(model.trained_params().dtype()));
     let options = SessionOptions {
         dtype,
         max_tokens: n,
@@ -62,15 +67,15 @@ fn run() -> Result<Value, Box<dyn Error>> {
         recompute,
         gradients,
         frozen_blocks: 0,
-        lora: None,
+        lora: model.lora(),
     };
-    let planned_bytes: usize = step_memory(device.kind(), &model.config, model.params.spec().len(), options)
+    let planned_bytes: usize = step_memory(device.kind(), &model.config, model.trained_params().spec().len(), options)
         .iter()
         .map(|(_, bytes)| bytes)
         .sum();
     let mut session = Session::on(&device, &model.config, options)?;
-    let mut gradients = model.zero_gradients_in(state.dtype(dtype))?;
-    let mut optimizer = AdamW::new(&model.params, gradients.spec(), AdamWOptions::default(), state)?;
+    let mut gradients = model.zero_gradients_in(state.dtype(model.trained_params().dtype()))?;
+    let mut optimizer = AdamW::new(model.trained_params(), gradients.spec(), AdamWOptions::default(), state)?;
     let mut stats = StepStats::new(&device)?;
 
     let mut batch = Batch::new();
@@ -88,7 +93,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
         let pass = session.forward(&model, (&batch).into())?;
         let log_probs = pass.backward(&batch.targets, &weights, &mut gradients)?;
         log_probs.add_loss(&mut stats, loss_tokens as f64)?;
-        optimizer.step(&mut model.params, &gradients, &mut stats, step as u64 + 1, 1e-4)?;
+        optimizer.step(model.trained_params_mut(), &gradients, &mut stats, step as u64 + 1, 1e-4)?;
         stats.close()?;
         losses.push(stats.read()?.loss);
         if step >= keys.number("warm") {
@@ -109,6 +114,7 @@ fn run() -> Result<Value, Box<dyn Error>> {
         "state": keys.word("state"),
         "recompute": keys.word("recompute"),
         "parameters": parameters,
+        "trained_parameters": model.trained_params().spec().len(),
         "tokens": n,
         "step_s": median,
         "tokens_per_s": n as f64 / median,

@@ -39,7 +39,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct Pairs {
-    /// A Python with torch, transformers and lm_eval, timed in turn with us; without it only we are timed
+    /// A Python with torch, transformers, peft and lm_eval, timed in turn with us; without it only we are timed
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
     /// How many times each is run
@@ -93,6 +93,8 @@ const STEP: Program = Program {
         ("14M, 512 tokens, bf16", SMALL, "sequence=512 steps=3 warm=1 compute=bf16"),
         ("14M, 2048 tokens in 8 documents, bf16", SMALL, "sequence=2048 documents=8 steps=1 warm=1 compute=bf16"),
         ("100M, 512 tokens, bf16", LARGE, "sequence=512 steps=1 warm=1 compute=bf16"),
+        ("14M, 512 tokens, LoRA of rank 16", SMALL, "sequence=512 steps=5 warm=2 lora=16"),
+        ("100M, 512 tokens, LoRA of rank 16", LARGE, "sequence=512 steps=2 warm=1 lora=16"),
     ],
 };
 
