@@ -56,9 +56,9 @@ pub enum Outcome {
 pub struct PreferenceRow {
     /// Ids of the prompt, up to where the answers begin.
     pub prompt: Vec<u32>,
-    /// Ids of the better answer with its end token.
+    /// Ids of the better answer with its end token, unless it goes on with a turn.
     pub chosen: Vec<u32>,
-    /// Ids of the worse answer with its end token.
+    /// Ids of the worse answer, likewise.
     pub rejected: Vec<u32>,
     /// One flag per token of `chosen`: is it a target? Of an answer of several turns only the assistant's are.
     pub chosen_mask: Vec<bool>,
@@ -172,7 +172,12 @@ impl RecordEncoder<'_> {
                     rejected_mask: vec![true; rejected.len()],
                 })
             }
-            Record::Preference { prompt, chosen, rejected } => Ok(self.preference_of_turns(prompt, chosen, rejected)?),
+            Record::Preference { prompt, chosen, rejected, is_continued: false } => {
+                Ok(self.preference_of_turns(prompt, chosen, rejected)?)
+            }
+            Record::Preference { prompt, chosen, rejected, is_continued: true } => {
+                Ok(self.preference_within_a_turn(prompt, chosen, rejected)?)
+            }
             other => {
                 let (want, got) = (Kind::Preference.name(), other.name());
                 Err(RecordError::Record(RecordProblem::WrongKind { want, got }))
@@ -203,9 +208,7 @@ impl RecordEncoder<'_> {
     }
 
     fn conversation(&self, conversation: &Conversation) -> Result<Outcome, DataError> {
-        let template = self
-            .template
-            .ok_or_else(|| DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing })?;
+        let template = self.require_template()?;
         let messages = &conversation.messages;
         let is_learnt = |message: usize| {
             messages[message].role == Role::Assistant && conversation.unlearnt.binary_search(&message).is_err()
@@ -286,6 +289,34 @@ impl RecordEncoder<'_> {
             }
             (None, ..) => Err(DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing }),
         }
+    }
+
+    /// Answers that go on with the prompt's last turn and do not end it. Prompt and answer are tokenised in one piece, as the model would
+    /// have written them. Where a token lies across the border between them, or the answer changes how the prompt's last words are cut
+    /// into tokens, both answers begin with the first such token.
+    fn preference_within_a_turn(
+        &self,
+        prompt: &Turns,
+        chosen: &Turns,
+        rejected: &Turns,
+    ) -> Result<PreferenceRow, DataError> {
+        let template = self.require_template()?;
+        let mut messages = as_messages(prompt, Message::user);
+        let begun = messages.pop().map_or_else(String::new, |begun| begun.content);
+        let whole = |answer: &Turns| -> Result<(TokenizedRow, usize), DataError> {
+            let goes_on: String =
+                as_messages(answer, Message::assistant).into_iter().map(|turn| turn.content).collect();
+            let messages = [messages.clone(), vec![Message::assistant(format!("{begun}{goes_on}"))]].concat();
+            let (ids, num_before) = template.encode_unended(self.tokenizer, &messages, begun.len())?;
+            Ok((TokenizedRow { mask: vec![true; ids.len()], ids }, num_before))
+        };
+        let ((chosen, num_before), (rejected, _)) = (whole(chosen)?, whole(rejected)?);
+        let prompt = chosen.ids[..num_before].to_vec();
+        Ok(PreferenceRow::parted(&prompt, chosen, rejected))
+    }
+
+    fn require_template(&self) -> Result<&ChatTemplate, DataError> {
+        self.template.ok_or_else(|| DataError::Template { path: "(none)".into(), problem: TemplateProblem::Missing })
     }
 
     fn bounded(&self, mut row: TokenizedRow) -> Outcome {

@@ -100,7 +100,7 @@ impl ChatTemplate {
 
     /// The control tokens of a rendered conversation, ascending: what the template writes. What contents spell is text, but for tokens
     /// that are not special and structure no turn here, in replies: `<think>` and `<tool_call>` are the assistant's own words.
-    fn control_tokens<'a>(
+    pub(super) fn control_tokens<'a>(
         &self,
         tokenizer: &'a Tokenizer,
         messages: &[Message],
@@ -231,7 +231,7 @@ fn next_control<'a>(
     control.get(control.partition_point(|(_, range)| range.start < place))
 }
 
-fn encode(
+pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
     control: &[(&AddedToken, Range<usize>)],

@@ -6,8 +6,9 @@
 //!
 //! The loss mask covers, in each assistant turn, what the template prints of its content and the end-of-turn token behind it, and
 //! nothing of the next turn's header. `layout` finds the contents in the text, `encode` makes ids and mask: control tokens are those
-//! that the template writes, and what contents spell stays text.
+//! that the template writes, and what contents spell stays text. `continuation` makes ids of a reply that is not ended.
 
+mod continuation;
 mod encode;
 mod jinja;
 mod layout;

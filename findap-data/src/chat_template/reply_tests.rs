@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::batch::TokenizedRow;
+use crate::error::DataError;
 use crate::tokenizer::Tokenizer;
 
 /// The golden tokenizer with more added tokens, none of them special, beside this template.
@@ -155,4 +156,29 @@ fn a_conversation_of_a_thousand_turns_is_read_in_a_few_renderings() {
     let want: String = (0..499).map(|n| format!("b{n}<|eot_id|>")).collect();
     assert_eq!(learnt(&tokenizer, &row), want + "<think>\nr499\n</think>\n\nb499<|eot_id|>");
     assert_eq!(row.ids, all_control(&tokenizer, &template, &messages));
+}
+
+#[test]
+fn a_reply_that_goes_on_is_what_the_template_prints_of_it_with_the_blanks_at_its_end() {
+    let trims = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|> {{ m.content | trim }}<|eot_id|>{% endfor %}\
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}";
+    let upper = trims.replace("| trim", "| upper");
+    let head = "<|start_header_id|>user<|end_header_id|>";
+    let reply = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>";
+    let unended = |source: &str, content: &str, border: usize| {
+        let (tokenizer, template) = loaded(source, &TAGS);
+        let messages = [Message::user("a"), Message::assistant(content)];
+        let (ids, num_before) = template.encode_unended(&tokenizer, &messages, border)?;
+        let text = |ids: &[u32]| tokenizer.decode(ids, false).expect("decode");
+        Ok::<_, DataError>((text(&ids[..num_before]), text(&ids[num_before..])))
+    };
+    let of = |before: &str, learnt: &str| (before.to_owned(), learnt.to_owned());
+    assert_eq!(unended(trims, "b\nc\n", 2).expect("trimmed"), of(&format!("{head} a{reply} b\n"), "c\n"));
+    // The template writes an empty reasoning before what has none, and what has one keeps it.
+    let empty = format!("{head}a{reply}<think>\n\n</think>\n\nb\n");
+    assert_eq!(unended(REASONING, "b\nc\n", 2).expect("reasoned"), of(&empty, "c\n"));
+    let begun = "<think>\n\n</think>\n\nb\n";
+    assert_eq!(unended(REASONING, &format!("{begun}c\n"), begun.len()).expect("whole"), of(&empty, "c\n"));
+    let error = unended(&upper, "b\nc\n", 2).expect_err("not what was written").to_string();
+    assert!(error.contains("message"), "{error}");
 }

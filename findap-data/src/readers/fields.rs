@@ -8,7 +8,7 @@ use super::{ReadOptions, Unreadable};
 use crate::error::RecordProblem;
 
 /// The fields that are asked for in a row, which columns can be mapped to.
-pub const FIELDS: [&str; 51] = [
+pub const FIELDS: [&str; 52] = [
     "text",
     "messages",
     "conversations",
@@ -24,6 +24,7 @@ pub const FIELDS: [&str; 51] = [
     "system_message",
     "chosen",
     "rejected",
+    "continue_final_message",
     "question",
     "query",
     "problem",

@@ -43,7 +43,7 @@ use self::input::{Input, Packing};
 use self::paths::format_of_name;
 use crate::batch::TokenizedRow;
 use crate::error::{DataError, FileProblem, Location};
-use crate::message::Message;
+use crate::message::{Message, Role};
 
 /// What a data set is used for; the `kind` of a recipe's `[[data]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -171,6 +171,8 @@ pub enum Record {
         chosen: Turns,
         /// The worse answer.
         rejected: Turns,
+        /// Whether both answers go on with the prompt's last turn, which is the assistant's, and do not end it.
+        is_continued: bool,
     },
     /// A document given as ids.
     Tokenized(TokenizedRow),
@@ -201,6 +203,14 @@ impl Record {
         }
     }
 
+    /// Whether it is a pair whose answers follow a turn of the assistant, and are turns of their own.
+    pub(crate) fn ends_a_prompt_uncontinued(&self) -> bool {
+        let Record::Preference { prompt: Turns::Messages(prompt), is_continued: false, .. } = self else {
+            return false;
+        };
+        prompt.last().is_some_and(|last| last.role == Role::Assistant)
+    }
+
     /// Bytes of text or ids, for limits and rates.
     pub fn num_bytes(&self) -> usize {
         let of_turns = |turns: &Turns| match turns {
@@ -212,7 +222,9 @@ impl Record {
             Record::Conversation(of) => of.messages.iter().map(|message| message.content.len()).sum(),
             Record::Empty => 0,
             Record::PromptCompletion { prompt, completion } => prompt.len() + completion.len(),
-            Record::Preference { prompt, chosen, rejected } => of_turns(prompt) + of_turns(chosen) + of_turns(rejected),
+            Record::Preference { prompt, chosen, rejected, .. } => {
+                of_turns(prompt) + of_turns(chosen) + of_turns(rejected)
+            }
             Record::Tokenized(row) => row.len() * 4,
             Record::Packed(rows) => rows.iter().map(|row| row.len() * 4).sum(),
             Record::TokenizedPair { prompt, chosen, rejected } => 4 * (prompt.len() + chosen.len() + rejected.len()),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fields::{Fields, not_honoured, wrong_type};
+use super::fields::{Fields, is_void, not_honoured, wrong_type};
 use super::request::{request, with_system};
 use super::turn::{self, Turn};
 use super::{Record, Turns, transcript};
@@ -67,7 +67,53 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         }
         None => without_prompt(fields, answers)?,
     };
-    Ok(Record::Preference { prompt: behind_system(fields, prompt)?, chosen, rejected })
+    let prompt = behind_system(fields, prompt)?;
+    let is_continued = is_continued(fields)?;
+    if is_continued {
+        check_continued(&prompt, [("chosen", &chosen), ("rejected", &rejected)])?;
+    }
+    Ok(Record::Preference { prompt, chosen, rejected, is_continued })
+}
+
+/// What transformers and TRL call it when an answer goes on with the last turn instead of being a turn of its own.
+pub(super) const CONTINUED: &str = "continue_final_message";
+
+/// Whether a row says that its answer goes on with the turn before it. A CSV file spells it as text.
+pub(super) fn is_continued(fields: &Fields<'_>) -> Result<bool, RecordProblem> {
+    let value = fields.find(CONTINUED).filter(|value| !is_void(value));
+    let text = value.map(|value| value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_lowercase()));
+    match text.as_deref() {
+        None | Some("false" | "0") => Ok(false),
+        Some("true" | "1") => Ok(true),
+        Some(other) => Err(not_honoured(CONTINUED, format!("is {other}, and must be true or false"))),
+    }
+}
+
+/// Refuses a row that goes on with a turn which is not there, or by more than one piece of it.
+fn check_continued(prompt: &Turns, answers: [(&str, &Turns); 2]) -> Result<(), RecordProblem> {
+    let last = match prompt {
+        Turns::Text(_) => None,
+        Turns::Messages(messages) => messages.last(),
+    };
+    if last.is_none_or(|last| last.role != Role::Assistant) {
+        let got = last.map_or("is a text".to_owned(), |last| format!("ends with a {} turn", last.role));
+        let why = format!(
+            "is true, but the prompt {got}; what the answers go on with must be its last turn, of the assistant"
+        );
+        return Err(not_honoured(CONTINUED, why));
+    }
+    for (field, answer) in answers {
+        if let Turns::Messages(messages) = answer
+            && messages.len() != 1
+        {
+            let why = format!(
+                "is true, but {field} has {} turns; what goes on with a turn is one piece of it",
+                messages.len()
+            );
+            return Err(not_honoured(CONTINUED, why));
+        }
+    }
+    Ok(())
 }
 
 /// A text, or turns; `None` where a turn has no content.

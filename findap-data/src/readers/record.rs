@@ -91,6 +91,10 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     if schema.required().into_iter().any(|field| fields.is_null(field)) {
         return Ok(Record::Empty);
     }
+    if !matches!(schema, Schema::Preference) && preference::is_continued(fields)? {
+        let why = "is true, and only the answers of a pair can go on with a turn; remove it, or give prompt, chosen and rejected";
+        return Err(not_honoured(preference::CONTINUED, why));
+    }
     match schema {
         Schema::Text => {
             refused::check_weights(fields)?;

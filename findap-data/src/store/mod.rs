@@ -33,7 +33,7 @@ const MAGIC: &[u8; 8] = b"FINDAPTS";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
 /// Goes up when the same files give other records than before, so that no store of an older program is taken for theirs.
-const READERS_VERSION: u32 = 4;
+const READERS_VERSION: u32 = 5;
 
 /// One data set of a recipe.
 #[derive(Debug, Clone, PartialEq)]

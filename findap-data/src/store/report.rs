@@ -23,6 +23,8 @@ pub struct StoreReport {
     pub dropped_equal: u64,
     /// Replies behind which the chat template writes no end-of-turn token.
     pub unended_replies: u64,
+    /// Pairs whose prompt ends with a turn of the assistant that the answers do not go on with.
+    pub uncontinued_prompts: u64,
     /// Bytes of text or ids read.
     pub source_bytes: u64,
     /// Time of building in seconds; of the first build when it is used again.
@@ -57,6 +59,13 @@ impl StoreReport {
             notes.push(format!(
                 "{} replies have no end-of-turn token behind them in the chat template, so that no end is learnt for them",
                 self.unended_replies
+            ));
+        }
+        if self.uncontinued_prompts > 0 {
+            notes.push(format!(
+                "{} pairs have a prompt that ends with an assistant turn; their answers are turns of their own behind it, as in TRL \
+                 (`continue_final_message: true` in a row lets them go on with that turn)",
+                self.uncontinued_prompts
             ));
         }
         notes.extend(self.first_bad_rows.iter().cloned());

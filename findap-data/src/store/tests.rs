@@ -131,7 +131,8 @@ fn of_answers_of_several_turns_only_what_the_assistant_says_bears_loss() {
         Turns::Messages(turns.to_vec())
     };
     let pair = |chosen, rejected| {
-        let record = Record::Preference { prompt: Turns::Text("Name a bond.".into()), chosen, rejected };
+        let prompt = Turns::Text("Name a bond.".into());
+        let record = Record::Preference { prompt, chosen, rejected, is_continued: false };
         let documents = encoder.preference(&record).expect("ids").documents();
         documents.map(|row| {
             let ids: Vec<u32> = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id).collect();
@@ -143,6 +144,88 @@ fn of_answers_of_several_turns_only_what_the_assistant_says_bears_loss() {
         ["A gilt.<|eot_id|>Yes.<|eot_id|>", "A share.<|eot_id|>Yes.<|eot_id|>"]
     );
     assert_eq!(pair(Turns::Text("A gilt.".into()), turns("No."))[0], "A gilt.<|eot_id|>");
+}
+
+/// What is learnt of a pair, and what is not, as text; the ids of both documents.
+fn parts(encoder: &RecordEncoder<'_>, record: &Record) -> [(String, String, Vec<u32>); 2] {
+    encoder.preference(record).expect("ids").documents().map(|row| {
+        let of = |wanted: bool| {
+            let ids = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask == wanted).map(|(id, _)| *id);
+            encoder.tokenizer.decode(&ids.collect::<Vec<u32>>(), false).expect("decode")
+        };
+        (of(false), of(true), row.ids.clone())
+    })
+}
+
+fn going_on(begun: &str, chosen: &str, rejected: &str) -> Record {
+    let prompt = Turns::Messages(vec![Message::user("What is left?"), Message::assistant(begun)]);
+    let (chosen, rejected) = (Turns::Text(chosen.into()), Turns::Text(rejected.into()));
+    Record::Preference { prompt, chosen, rejected, is_continued: true }
+}
+
+#[test]
+fn answers_that_go_on_with_a_turn_are_the_tokens_of_one_text_without_an_end_of_turn() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 256 };
+    let opening = template.render(&[Message::user("What is left?")], true).expect("render");
+    for (begun, chosen, rejected) in [
+        ("coupons: 6*9=54\n", "total: 54+100=154\n", "total: 54+100=155\n"),
+        ("", "coupons: 6*9=54\n", "coupons: 6*9=56\n"),
+        ("coupons: 6*9=54\n\n", "total: 154\n\n", "total: 155\n\n"),
+    ] {
+        let [better, worse] = parts(&encoder, &going_on(begun, chosen, rejected));
+        for ((before, learnt, ids), step) in [(better, chosen), (worse, rejected)] {
+            let text = format!("{opening}{begun}{step}");
+            assert_eq!(ids, tokenizer.encode_rendered(&text).expect("ids"), "{step:?}");
+            assert_eq!((before, learnt.as_str()), (format!("{opening}{begun}"), step));
+        }
+    }
+}
+
+/// The words `54` and `540` may be other tokens: then both answers begin where the tokens first differ, and none is learnt in part.
+#[test]
+fn a_token_across_the_border_is_learnt_whole_in_both_answers() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 256 };
+    let opening = template.render(&[Message::user("What is left?")], true).expect("render");
+    let mut num_moved = 0;
+    for (begun, chosen, rejected) in
+        [("The pay", "ments rise", "er is late"), ("a sha", "re", "pe"), ("6*9=5", "4", "6")]
+    {
+        let [better, worse] = parts(&encoder, &going_on(begun, chosen, rejected));
+        assert_eq!(better.0, worse.0, "both have one prompt");
+        num_moved += usize::from(better.0.len() < opening.len() + begun.len());
+        for ((before, learnt, ids), answer) in [(better, chosen), (worse, rejected)] {
+            let text = format!("{opening}{begun}{answer}");
+            assert_eq!(format!("{before}{learnt}"), text);
+            assert_eq!(ids, tokenizer.encode_rendered(&text).expect("ids"));
+            assert!(format!("{opening}{begun}").starts_with(&before), "{before}");
+        }
+    }
+    assert!(num_moved > 0, "no border of these lies within a token");
+}
+
+#[test]
+fn prompts_that_end_with_an_assistant_turn_are_counted_and_said_unless_the_answers_go_on_with_it() {
+    let (tokenizer, template) = tools();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("p.jsonl");
+    let row = |flag: bool| {
+        let turns = [Message::user("a"), Message::assistant("b\n")];
+        serde_json::json!({"prompt": turns, "chosen": "c", "rejected": "d", "continue_final_message": flag}).to_string()
+    };
+    fs::write(&path, format!("{}\n{}\n", row(true), row(false))).expect("write");
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 128 };
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &encoder).expect("build");
+    assert_eq!((store.num_rows(), store.report().uncontinued_prompts), (2, 1));
+    assert!(store.report().notes().join("; ").contains("1 pairs have a prompt that ends with an assistant turn"));
+    let text = |document: usize| tokenizer.decode(store.ids(document), false).expect("decode");
+    assert!(text(0).ends_with("\n\nb\nc"), "{}", text(0));
+    assert!(
+        text(2).ends_with("b<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nc<|eot_id|>"),
+        "{}",
+        text(2)
+    );
 }
 
 #[test]

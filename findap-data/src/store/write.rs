@@ -75,6 +75,7 @@ pub(super) fn write_store(
                     report.unended_replies += num_unended_replies as u64;
                 }
                 Outcome::PackedRow(documents) => {
+                    report.uncontinued_prompts += u64::from(row.record.ends_a_prompt_uncontinued());
                     for document in &documents {
                         writer.push(document, &mut report)?;
                     }

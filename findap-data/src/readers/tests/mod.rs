@@ -52,6 +52,7 @@ fn schemas_are_recognised_by_their_fields() {
                 prompt: Turns::Text("a".into()),
                 chosen: Turns::Text("b".into()),
                 rejected: Turns::Text("c".into()),
+                is_continued: false,
             },
         ),
         (
@@ -60,6 +61,7 @@ fn schemas_are_recognised_by_their_fields() {
                 prompt: Turns::Messages(vec![user("a")]),
                 chosen: Turns::Messages(vec![assistant("b")]),
                 rejected: Turns::Messages(vec![assistant("c")]),
+                is_continued: false,
             },
         ),
         (

@@ -223,6 +223,7 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
             prompt: Turns::Messages(want.clone()),
             chosen: Turns::Messages(vec![Message::assistant("b")]),
             rejected: Turns::Messages(vec![Message::assistant("c")]),
+            is_continued: false,
         };
         assert_eq!(one(&line).expect(&line), want, "{line}");
     }
@@ -230,6 +231,7 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
         prompt: Turns::Text(prompt.into()),
         chosen: Turns::Text(chosen.into()),
         rejected: Turns::Text(rejected.into()),
+        is_continued: false,
     };
     for (line, want) in [
         (r#"{"prompt": "Q: a? A:", "chosen": "Q: a? A: b", "rejected": "Q: a? A: c"}"#, texts("Q: a? A:", " b", " c")),
@@ -241,7 +243,8 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
         (r#"{"chosen": "The sky is blue", "rejected": "The sky is black"}"#, texts("The sky is", " blue", " black")),
         (r#"{"instruction": "a", "chosen": "b", "rejected": "c"}"#, {
             let prompt = Turns::Messages(vec![Message::user("a")]);
-            Record::Preference { prompt, chosen: Turns::Text("b".into()), rejected: Turns::Text("c".into()) }
+            let (chosen, rejected) = (Turns::Text("b".into()), Turns::Text("c".into()));
+            Record::Preference { prompt, chosen, rejected, is_continued: false }
         }),
     ] {
         assert_eq!(one(line).expect(line), want, "{line}");
@@ -294,6 +297,7 @@ fn texts_written_as_turns_are_conversations() {
         prompt: Turns::Messages(turns.to_vec()),
         chosen,
         rejected,
+        is_continued: false,
     };
     let reply = |text: &str| Turns::Messages(vec![Message::assistant(text)]);
     let text = |text: &str| Turns::Text(text.into());
@@ -365,4 +369,57 @@ fn a_key_that_stands_twice_is_refused_by_name() {
     let (_folder, path) = file("a.jsonl", line.as_bytes());
     let (_, value) = read_values(&path, &ReadOptions::default()).expect("open").next().expect("one").expect("row");
     assert_eq!(value, serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+}
+
+#[test]
+fn answers_go_on_with_the_turn_before_them_where_the_row_says_so_and_it_can() {
+    let asked = r#"{"role": "user", "content": "a"}"#;
+    let begun = r#"{"role": "assistant", "content": "b\n"}"#;
+    let says = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
+    let row = |prompt: &str, chosen: &str, flag: &str| {
+        format!(r#"{{"prompt": {prompt}, "chosen": {chosen}, "rejected": "d", "continue_final_message": {flag}}}"#)
+    };
+    let both = format!("[{asked}, {begun}]");
+    for (flag, want) in
+        [("true", true), ("1", true), (r#"" True ""#, true), ("false", false), ("0", false), ("null", false)]
+    {
+        let line = row(&both, "\"c\"", flag);
+        let Record::Preference { is_continued, prompt, .. } = one(&line).expect(&line) else { panic!("{line}") };
+        assert_eq!(
+            (is_continued, prompt),
+            (want, Turns::Messages(vec![Message::user("a"), Message::assistant("b\n")]))
+        );
+    }
+    let turns = format!(
+        r#"{{"chosen": [{asked}, {begun}, {}], "rejected": [{asked}, {begun}, {}], "continue_final_message": true}}"#,
+        says("c"),
+        says("d")
+    );
+    let Record::Preference { is_continued: true, prompt: Turns::Messages(prompt), .. } = one(&turns).expect(&turns)
+    else {
+        panic!("{turns}")
+    };
+    assert_eq!(prompt.len(), 2, "the turns that both begin with");
+    let messages = format!(r#"{{"messages": {both}, "continue_final_message": true}}"#);
+    let two = format!(
+        r#"{{"prompt": {both}, "chosen": [{c}, {asked}, {c}], "rejected": [{c}, {asked}, {c}], "continue_final_message": true}}"#,
+        c = says("c")
+    );
+    for (line, want) in [
+        (row(&both, "\"c\"", "\"maybe\""), "is maybe, and must be true or false"),
+        (row(&both, "\"c\"", "2"), "is 2, and must be true or false"),
+        (row(&format!("[{asked}]"), "\"c\"", "true"), "the prompt ends with a user turn"),
+        (row("\"a\"", "\"c\"", "true"), "the prompt is a text"),
+        (r#"{"chosen": "a b", "rejected": "a c", "continue_final_message": true}"#.to_owned(), "the prompt is a text"),
+        (two, "chosen has 3 turns"),
+        (messages, "only the answers of a pair"),
+        (r#"{"text": "a", "continue_final_message": true}"#.to_owned(), "only the answers of a pair"),
+        (
+            r#"{"prompt": "a", "completion": "b", "continue_final_message": "true"}"#.to_owned(),
+            "only the answers of a pair",
+        ),
+    ] {
+        let error = one(&line).expect_err(&line).to_string();
+        assert!(error.contains("continue_final_message") && error.contains(want), "{line}: {error}");
+    }
 }
