@@ -15,7 +15,16 @@ use findap_data::{
 use findap_model::text_directory;
 
 use crate::error::TrainError;
-use crate::recipe::{AlignStage, DISTILLED, DataTable, Optimization, Recipe, Stage, TrainStage, locate};
+use crate::recipe::{
+    AlignStage, DISTILLED, DataTable, Optimization, RIGHT_SOLUTIONS, Recipe, Stage, TrainStage, locate,
+};
+
+const RESOLVED: &str = "invariant: a resolved recipe has this key";
+
+/// Whether a source is what the run's own distillation makes.
+fn is_distilled(name: &str) -> bool {
+    [DISTILLED, RIGHT_SOLUTIONS].contains(&name)
+}
 
 /// What a stage trains on.
 #[derive(Debug)]
@@ -63,16 +72,21 @@ impl<'a> Sources<'a> {
         &self.tokenizer
     }
 
-    /// The data of a stage; `None` for a distillation, and for pairs that one has yet to write.
+    /// The data of a stage; `None` for a distillation, and for what one has yet to write. What a stage reads beside that is read all the
+    /// same, so that a fault in it is found before the distillation.
     ///
     /// # Errors
     /// As [`Sources::train`].
     pub fn of(&self, stage: &Stage) -> Result<Option<StageData>, TrainError> {
-        let is_distilled = || self.recipe.folder().join("preferences.jsonl").exists();
+        let is_there = |name: &str| self.recipe.folder().join(name).with_extension("jsonl").exists();
         match stage {
-            Stage::Train(stage) => self.train(stage).map(Some),
-            Stage::Align(stage) if !stage.uses_distilled() || is_distilled() => self.align(stage).map(Some),
-            Stage::Align(_) | Stage::Distill(_) => Ok(None),
+            Stage::Train(stage) if !stage.uses_right_solutions() || is_there(RIGHT_SOLUTIONS) => {
+                self.train(stage).map(Some)
+            }
+            Stage::Align(stage) if !stage.uses_distilled() || is_there(DISTILLED) => self.align(stage).map(Some),
+            Stage::Train(stage) => self.read_others(stage.sources().chain(&stage.dev), &stage.optimization),
+            Stage::Align(stage) => self.read_others(stage.pairs.iter().chain(&stage.dev), &stage.optimization),
+            Stage::Distill(_) => Ok(None),
         }
     }
 
@@ -98,11 +112,10 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// As [`Sources::train`].
     pub fn align(&self, stage: &AlignStage) -> Result<StageData, TrainError> {
-        let mut sources = self.named(stage.pairs.iter());
-        if stage.uses_distilled() {
-            let place = stage.pairs.iter().position(|name| name == DISTILLED).unwrap_or(0);
-            sources.insert(place, self.distilled());
-        }
+        let sources = match stage.pairs.as_slice() {
+            [] => vec![self.distilled(DISTILLED, Kind::Preference)],
+            pairs => self.named(pairs.iter()),
+        };
         let mix = MixtureOptions { join: Join::Joint, downsample: false, seed: self.recipe.run.seed };
         let options = self.options(&stage.optimization, None, stage.shuffle);
         let dev = self.named(stage.dev.iter());
@@ -116,12 +129,22 @@ impl<'a> Sources<'a> {
         Ok(data)
     }
 
-    /// The pairs that the distillation of the run makes.
-    fn distilled(&self) -> Source {
+    fn read_others<'n>(
+        &self,
+        names: impl Iterator<Item = &'n String>,
+        keys: &Optimization,
+    ) -> Result<Option<StageData>, TrainError> {
+        let sources = self.named(names.filter(|name| !is_distilled(name)));
+        self.stores(&sources, keys.context_tokens.expect(RESOLVED))?;
+        Ok(None)
+    }
+
+    /// What the distillation of the run makes: pairs, or right solutions.
+    fn distilled(&self, name: &str, kind: Kind) -> Source {
         Source {
-            name: DISTILLED.to_owned(),
-            paths: vec![self.recipe.folder().join("preferences.jsonl")],
-            kind: Kind::Preference,
+            name: name.to_owned(),
+            paths: vec![self.recipe.folder().join(name).with_extension("jsonl")],
+            kind,
             format: Format::Jsonl,
             columns: BTreeMap::new(),
             domain: Domain::Finance,
@@ -132,8 +155,12 @@ impl<'a> Sources<'a> {
     }
 
     fn named<'n>(&self, names: impl Iterator<Item = &'n String>) -> Vec<Source> {
-        let find = |name: &String| self.recipe.data.iter().find(|source| source.name == *name);
-        names.filter_map(find).map(|table| self.source(table)).collect()
+        let of = |name: &String| match name.as_str() {
+            DISTILLED => Some(self.distilled(name, Kind::Preference)),
+            RIGHT_SOLUTIONS => Some(self.distilled(name, Kind::Chat)),
+            name => self.recipe.data.iter().find(|source| source.name == name).map(|table| self.source(table)),
+        };
+        names.filter_map(of).collect()
     }
 
     fn source(&self, table: &DataTable) -> Source {
@@ -151,15 +178,14 @@ impl<'a> Sources<'a> {
     }
 
     fn options(&self, keys: &Optimization, packing: Option<Strategy>, is_shuffled: bool) -> LoaderOptions {
-        let resolved = "invariant: a resolved recipe has this key";
         LoaderOptions {
-            context_tokens: keys.context_tokens.expect(resolved),
-            batch: keys.fill().expect(resolved),
-            micro_batch: keys.micro_fill().expect(resolved),
+            context_tokens: keys.context_tokens.expect(RESOLVED),
+            batch: keys.fill().expect(RESOLVED),
+            micro_batch: keys.micro_fill().expect(RESOLVED),
             packing,
             seed: self.recipe.run.seed,
             is_shuffled,
-            length: keys.length().expect(resolved),
+            length: keys.length().expect(RESOLVED),
         }
     }
 
@@ -218,8 +244,8 @@ impl<'a> Sources<'a> {
         let folder = self.recipe.folder().join("data").join("tokens");
         let open = |source: &Source| {
             let folder = folder.join(format!("{}-{context_tokens}", source.name));
-            // the run's own pairs are written while it goes on
-            let is_fixed = source.name != DISTILLED;
+            // what the run distils is written while it goes on
+            let is_fixed = !is_distilled(&source.name);
             if let Some(store) = self.opened.borrow().get(&folder).filter(|_| is_fixed) {
                 return Ok(Arc::clone(store));
             }

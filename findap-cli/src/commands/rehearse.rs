@@ -141,7 +141,7 @@ fn parts(recipe: &Recipe, small: &Recipe, watched: &Watched, warnings: &mut Vec<
                     small.stage.iter().find(|other| other.name() == stage.name()).context("it was rehearsed")?;
                 let data = small_sources.of(rehearsed)?.context("stand-ins were written")?;
                 let plan = StagePlan::new(small, rehearsed, &config, &data)?;
-                let (tokens, steps) = of_pairs_to_come(recipe, keys, &plan)?;
+                let (tokens, steps) = of_rows_to_come(recipe, stage, keys, &plan)?;
                 (tokens, steps, true)
             }
         };
@@ -159,21 +159,25 @@ fn parts(recipe: &Recipe, small: &Recipe, watched: &Watched, warnings: &mut Vec<
     Ok(parts)
 }
 
-/// Tokens and steps of a stage on pairs that are not there yet, at most; `plan` is that of its stand-ins.
-fn of_pairs_to_come(recipe: &Recipe, keys: &Optimization, plan: &StagePlan) -> Result<(f64, u64)> {
-    let mut num_pairs = 0;
-    for stage in &recipe.stage {
-        if let Stage::Distill(stage) = stage {
-            let each = stage.pairs_per_exercise + stage.corrections_per_exercise;
-            num_pairs += each * distill::exercises(stage, recipe.folder())?.len();
+/// Tokens and steps of a stage on pairs or right solutions that are not there yet, at most; `plan` is that of its stand-ins.
+fn of_rows_to_come(recipe: &Recipe, stage: &Stage, keys: &Optimization, plan: &StagePlan) -> Result<(f64, u64)> {
+    let mut num_rows = plan.rows as usize;
+    for distillation in &recipe.stage {
+        if let Stage::Distill(distillation) = distillation {
+            let each = match stage {
+                Stage::Train(_) => distillation.right_solutions_per_exercise,
+                _ => distillation.pairs_per_exercise + distillation.corrections_per_exercise,
+            };
+            let num_exercises = distill::exercises(distillation, recipe.folder())?.len();
+            num_rows = num_rows.saturating_sub(num_exercises.min(rehearsal::STAND_INS)) + each * num_exercises;
         }
     }
     let tokens_per_step = plan.trained_tokens / plan.steps.max(1) as f64;
-    let tokens_per_pair = plan.tokens as f64 / plan.rows.max(1) as f64;
+    let tokens_per_row = plan.tokens as f64 / plan.rows.max(1) as f64;
     let tokens = match keys.length() {
         Some(Length::Steps(steps)) => return Ok((tokens_per_step * steps as f64, steps)),
         Some(Length::Tokens(tokens)) => tokens as f64,
-        Some(Length::Epochs(epochs)) => epochs * tokens_per_pair * num_pairs as f64,
+        Some(Length::Epochs(epochs)) => epochs * tokens_per_row * num_rows as f64,
         None => 0.0,
     };
     Ok((tokens, (tokens / tokens_per_step).ceil() as u64))

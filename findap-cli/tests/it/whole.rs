@@ -147,6 +147,28 @@ fn a_rehearsal_says_that_a_run_is_safe_to_start_and_leaves_no_trace_in_it() {
     place.on_recipe("rehearse", &[silent]).refusal(&["judge"]);
 }
 
+/// What a stage reads beside what the distillation has yet to write is looked at before anything is trained.
+#[test]
+fn right_solutions_are_rehearsed_with_stand_ins_and_missed_before_they_are_trained_on() {
+    let place = Place::new(&judge());
+    let recipe = fs::read_to_string(place.path("recipe.toml")).expect("the recipe");
+    let again = "[[stage]]\nname = \"again\"\nkind = \"train\"\nchat = [\"right-solutions\", \"own\"]\nepochs = 1.0\nbatch_rows = 2\n\
+                 context_tokens = 64\nlearning_rate = 1e-4\n";
+    let own = format!("[[data]]\nname = \"own\"\npath = {:?}\nkind = \"chat\"\n", place.path("own.jsonl"));
+    let (before, _) = recipe.split_once("[[stage]]\nname = \"align\"").expect("an align stage");
+    let recipe = before.replacen("[[stage]]", &format!("{own}[[stage]]"), 1) + again;
+    fs::write(place.path("recipe.toml"), recipe).expect("it is written");
+    place.on_recipe("run", &[]).refusal(&["own.jsonl"]);
+    assert!(!place.path("run/group1").exists());
+    fs::write(place.path("own.jsonl"), "{\"prompt\": \"What is 1 + 1?\", \"completion\": \"2\"}\n")
+        .expect("it is written");
+    let said = place.on_recipe("rehearse", &[]).success();
+    assert!(said.stdout.contains("safe to start") && said.stdout.contains("again"), "{}", said.stdout);
+    // The model of this test ends no reply within so few tokens.
+    place.on_recipe("run", &[]).refusal(&["no right solution came out of 96 solutions", "`max_new_tokens`"]);
+    assert!(!place.path("run/again").exists());
+}
+
 #[test]
 fn a_run_is_made_again_to_the_bit_and_what_was_changed_is_named() {
     let place = Place::new(&judge());

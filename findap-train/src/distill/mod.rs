@@ -2,8 +2,10 @@
 //!
 //! For each exercise `n` solutions are sampled from the policy. Final-answer preference (FAP): a judge compares each solution's final
 //! answer with the reference; a right solution is chosen over a wrong one. Stepwise corrective preference (SCP): for a wrong
-//! solution the judge names the first wrong step and its correction; the prompt is the question, the right steps so far and a request
-//! for the next step, the correction is chosen over the wrong step.
+//! solution the judge names the first wrong step and its correction, which is chosen over the wrong step. The prompt is the question and
+//! the right steps so far, as the beginning of the policy's own turn or, as in the paper, with a request for the next step.
+//!
+//! The right solutions are written, too, as conversations: plain training on them (rejection sampling) is what preferences are to beat.
 //!
 //! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
 //! resumes after the last line. The pairs follow from these lines alone. A reply of the judge that could not be read makes no label;
@@ -23,10 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use findap_data::journal::Journal;
 use findap_data::reward_model::{Exercise, read_exercises};
 use findap_model::{Device, Dtype, TextModel};
+use serde::Serialize;
 use serde_json::json;
 
 use self::judging::{Bench, Round};
-pub use self::pairs::{NEXT_STEP, Pair, Statistics, pairs};
+pub use self::pairs::{NEXT_STEP, Pair, RightSolution, Statistics, pairs, right_solutions};
 pub use self::record::{Sampled, Solution};
 use self::sampling::sample;
 use crate::error::TrainError;
@@ -42,8 +45,10 @@ const GROUP: usize = 16;
 pub struct DistillContext<'a> {
     /// The stage's folder: `samples.jsonl`, `judge.jsonl`, `statistics.json`.
     pub folder: &'a Path,
-    /// The run folder: `preferences.jsonl`.
+    /// The run folder: `preferences.jsonl`, `right-solutions.jsonl`.
     pub run_folder: &'a Path,
+    /// Whether pairs and right solutions are to be trained on: without any of what is, the distillation has failed.
+    pub trained: [bool; 2],
     /// The policy's folder.
     pub model: &'a Path,
     /// Where the policy is sampled.
@@ -89,7 +94,8 @@ pub fn require_judge(stage: &DistillStage) -> Result<(), TrainError> {
 /// Samples, judges and writes pairs; `false` when it was stopped before the end.
 ///
 /// # Errors
-/// [`TrainError::Data`], [`TrainError::Io`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when no pair came out.
+/// [`TrainError::Data`], [`TrainError::Io`], [`TrainError::Language`], [`TrainError::NothingToTrain`] when nothing came
+/// out of what is to be trained on.
 pub fn run(
     stage: &DistillStage,
     context: &DistillContext<'_>,
@@ -103,17 +109,26 @@ pub fn run(
     let unread = unread_note(&statistics, &sampled);
     let text = serde_json::to_vec_pretty(&statistics).expect("invariant: numbers are JSON");
     write_whole(&context.folder.join("statistics.json"), &text)?;
-    if pairs.is_empty() {
-        let problem = no_pairs(&statistics, unread);
+    let solutions = right_solutions(stage, &exercises, &sampled);
+    let [trains_pairs, trains_solutions] = context.trained;
+    if trains_pairs && pairs.is_empty() {
+        let problem = nothing_came_out("pair", &statistics, unread);
         return Err(TrainError::NothingToTrain { stage: name.clone(), problem });
     }
-    let lines: String = pairs.iter().map(|pair| format!("{}\n", json!(pair))).collect();
-    write_whole(&context.run_folder.join("preferences.jsonl"), lines.as_bytes())?;
-    let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, equal_pairs, uncorrected, .. } = statistics;
+    if trains_solutions && solutions.is_empty() {
+        let problem = nothing_came_out("right solution", &statistics, unread);
+        return Err(TrainError::NothingToTrain { stage: name.clone(), problem });
+    }
+    write_lines(&context.run_folder.join("preferences.jsonl"), &pairs)?;
+    write_lines(&context.run_folder.join("right-solutions.jsonl"), &solutions)?;
+    let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, naive_pairs, equal_pairs, uncorrected, .. } =
+        statistics;
+    let naive = if naive_pairs > 0 { format!(" and {naive_pairs} naive") } else { String::new() };
+    let right_solutions = statistics.right_solutions;
     let equal = if equal_pairs > 0 { format!(", {equal_pairs} pairs of equal texts left out") } else { String::new() };
     observer.event(Event::Note(format!(
-        "{name}: {right} of {solutions} solutions right, {cut_off} cut off; {fap_pairs} final-answer and {scp_pairs} stepwise pairs, \
-         {uncorrected} wrong solutions without a step to correct{equal}"
+        "{name}: {right} of {solutions} solutions right, {cut_off} cut off; {fap_pairs} final-answer and {scp_pairs} stepwise{naive} pairs, \
+         {uncorrected} wrong solutions without a step to correct{equal}; {right_solutions} right solutions to learn from"
     )));
     if let Some(unread) = unread {
         observer.event(Event::Note(format!("{name}: {unread}")));
@@ -191,12 +206,17 @@ fn unread_note(statistics: &Statistics, sampled: &[Sampled]) -> Option<String> {
     Some(format!("{unread_replies} of {judge_replies} replies of the judge could not be read; the first: {first}"))
 }
 
-/// Why there is no pair and what to do: a judge that cannot be read does not read better after more training.
-fn no_pairs(statistics: &Statistics, unread: Option<String>) -> String {
+fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<(), TrainError> {
+    let lines: String = rows.iter().map(|row| format!("{}\n", json!(row))).collect();
+    write_whole(path, lines.as_bytes())
+}
+
+/// Why there is no such thing and what to do: a judge that cannot be read does not read better after more training.
+fn nothing_came_out(what: &str, statistics: &Statistics, unread: Option<String>) -> String {
     let Statistics { solutions, right, wrong, cut_off, unsolved, .. } = statistics;
     let unsolved = if *unsolved > 0 { format!(", {unsolved} exercises without any") } else { String::new() };
     let counts = format!(
-        "no pair came out of {solutions} solutions ({right} right, {wrong} wrong, {cut_off} cut off{unsolved})"
+        "no {what} came out of {solutions} solutions ({right} right, {wrong} wrong, {cut_off} cut off{unsolved})"
     );
     match unread {
         Some(unread) => format!(

@@ -1,16 +1,16 @@
-//! Preference pairs from judged solutions.
+//! Preference pairs from judged solutions, and the right ones alone.
 
 use std::collections::BTreeSet;
 
 use findap_data::Message;
-use findap_data::reward_model::{Correctness, Exercise};
+use findap_data::reward_model::{Correctness, Exercise, ScpVerdict};
 use serde::Serialize;
 use serde_json::json;
 
 use super::record::{Sampled, Solution};
-use crate::recipe::{DistillStage, PairKind};
+use crate::recipe::{DistillStage, PairKind, ScpForm};
 
-/// Ends a prompt of stepwise preference.
+/// Ends a prompt of stepwise preference in the form that asks.
 pub const NEXT_STEP: &str = "What is the next step?";
 
 /// Counts over all exercises.
@@ -42,6 +42,10 @@ pub struct Statistics {
     pub fap_pairs: usize,
     /// Stepwise corrective pairs.
     pub scp_pairs: usize,
+    /// Naive pairs.
+    pub naive_pairs: usize,
+    /// Right solutions that a `train` stage can learn: finished, different, and at most so many of an exercise as the recipe allows.
+    pub right_solutions: usize,
     /// Pairs that were left out because the better answer is the worse one.
     pub equal_pairs: usize,
 }
@@ -49,7 +53,7 @@ pub struct Statistics {
 /// A preference pair: a line of `preferences.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pair {
-    /// `fap` or `scp`.
+    /// `fap`, `scp` or `naive`.
     pub kind: PairKind,
     /// The exercise it came from.
     pub exercise: String,
@@ -59,6 +63,9 @@ pub struct Pair {
     pub chosen: Vec<Message>,
     /// The worse answer.
     pub rejected: Vec<Message>,
+    /// Whether the answers go on with the prompt's last turn, and do not end it. By the name that transformers and TRL have for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub continue_final_message: bool,
     /// The reasons: reference and the judge's words.
     pub evidence: serde_json::Value,
 }
@@ -74,8 +81,7 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
             sampled.solutions.iter().enumerate().filter(|(_, solution)| solution.is_judged(wanted)).collect()
         };
         let (right, wrong) = (of(Correctness::Correct), of(Correctness::Wrong));
-        // A right solution that was cut off would teach to stop there.
-        let chosen = right.iter().filter(|(_, solution)| solution.is_finished);
+        let chosen = right.iter().filter(|(_, solution)| solution.is_right_and_whole());
         statistics.unsolved += usize::from(sampled.problem.is_some());
         statistics.solutions += sampled.solutions.len();
         let count = |is_counted: fn(&Solution) -> bool| {
@@ -116,6 +122,7 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
                     prompt: vec![Message::user(&exercise.question)],
                     chosen: vec![Message::assistant(right.text.trim())],
                     rejected: vec![Message::assistant(wrong.text.trim())],
+                    continue_final_message: false,
                     evidence: json!({
                         "reference": exercise.answer,
                         "chosen_sample": right_index,
@@ -133,25 +140,100 @@ pub fn pairs(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) 
             // The last line of a solution that was cut off is no step.
             for (index, solution) in wrong.iter().filter(|(_, solution)| solution.is_finished) {
                 let Some(correction) = &solution.correction else { continue };
-                let so_far = correction.reasoning_up_to_incorrect.trim();
-                let so_far = if so_far.is_empty() { String::new() } else { format!("\n\n{so_far}") };
-                let pair = Pair {
-                    kind: PairKind::Scp,
-                    exercise: exercise.id.clone(),
-                    prompt: vec![Message::user(format!("{}{so_far}\n\n{NEXT_STEP}", exercise.question))],
-                    chosen: vec![Message::assistant(correction.step_correction.trim())],
-                    rejected: vec![Message::assistant(correction.first_incorrect_step.trim())],
-                    evidence: json!({
-                        "reference": exercise.solution(),
-                        "rejected_sample": index,
-                        "verdict": correction,
-                    }),
-                };
-                add(pair, stage.corrections_per_exercise, &mut taken);
+                add(
+                    stepwise(stage.scp_form, exercise, *index, solution, correction),
+                    stage.corrections_per_exercise,
+                    &mut taken,
+                );
             }
             statistics.scp_pairs += taken;
         }
+        if stage.kinds.contains(&PairKind::Naive) {
+            let mut taken = 0;
+            for (index, solution) in sampled.solutions.iter().enumerate().filter(|(_, solution)| solution.is_finished) {
+                add(naive(exercise, index, solution), stage.pairs_per_exercise, &mut taken);
+            }
+            statistics.naive_pairs += taken;
+        }
     }
     statistics.equal_pairs = equal_pairs;
+    statistics.right_solutions = right_solutions(stage, exercises, sampled).len();
     (pairs, statistics)
+}
+
+/// The correction of a solution's first wrong step over that step.
+fn stepwise(form: ScpForm, exercise: &Exercise, index: usize, solution: &Solution, correction: &ScpVerdict) -> Pair {
+    let (right, wrong) = (correction.step_correction.trim(), correction.first_incorrect_step.trim());
+    let so_far = correction.reasoning_up_to_incorrect.trim();
+    let question = &exercise.question;
+    let (prompt, chosen, rejected) = match form {
+        ScpForm::Ask => {
+            let so_far = if so_far.is_empty() { String::new() } else { format!("\n\n{so_far}") };
+            let asked = format!("{question}{so_far}\n\n{NEXT_STEP}");
+            (vec![Message::user(asked)], right.to_owned(), wrong.to_owned())
+        }
+        ScpForm::Continue => {
+            let text = solution.text.trim_start();
+            let rest = text.strip_prefix(so_far).unwrap_or(text);
+            // The blanks before the step belong to what is there, and those behind it to the step, as the policy wrote them.
+            let (begun, rest) = text.split_at(text.len() - rest.trim_start().len());
+            let behind = rest.strip_prefix(wrong).unwrap_or_default();
+            let line_break = match &behind[..behind.len() - behind.trim_start().len()] {
+                "" => "\n",
+                blanks => blanks,
+            };
+            let prompt = vec![Message::user(question), Message::assistant(begun)];
+            (prompt, format!("{right}{line_break}"), format!("{wrong}{line_break}"))
+        }
+    };
+    Pair {
+        kind: PairKind::Scp,
+        exercise: exercise.id.clone(),
+        prompt,
+        chosen: vec![Message::assistant(chosen)],
+        rejected: vec![Message::assistant(rejected)],
+        continue_final_message: form == ScpForm::Continue,
+        evidence: json!({ "reference": exercise.solution(), "rejected_sample": index, "verdict": correction }),
+    }
+}
+
+/// The reference over a solution of the policy's.
+fn naive(exercise: &Exercise, index: usize, solution: &Solution) -> Pair {
+    Pair {
+        kind: PairKind::Naive,
+        exercise: exercise.id.clone(),
+        prompt: vec![Message::user(&exercise.question)],
+        chosen: vec![Message::assistant(exercise.solution())],
+        rejected: vec![Message::assistant(solution.text.trim())],
+        continue_final_message: false,
+        evidence: json!({ "reference": exercise.answer, "rejected_sample": index, "rejected_verdict": solution.verdict }),
+    }
+}
+
+/// A right solution of the policy's own: a line of `right-solutions.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RightSolution {
+    /// The exercise.
+    pub exercise: String,
+    /// The question, and what the policy answered.
+    pub messages: Vec<Message>,
+}
+
+/// The right solutions of all exercises, of each the first `right_solutions_per_exercise` that are finished and different.
+pub fn right_solutions(stage: &DistillStage, exercises: &[Exercise], sampled: &[Sampled]) -> Vec<RightSolution> {
+    let of_exercise = |(exercise, sampled): (&Exercise, &Sampled)| {
+        let mut texts: Vec<String> = Vec::new();
+        for solution in sampled.solutions.iter().filter(|solution| solution.is_right_and_whole()) {
+            let text = solution.text.trim();
+            if texts.len() < stage.right_solutions_per_exercise && !texts.iter().any(|other| other == text) {
+                texts.push(text.to_owned());
+            }
+        }
+        let (id, question) = (exercise.id.clone(), exercise.question.clone());
+        texts.into_iter().map(move |text| RightSolution {
+            exercise: id.clone(),
+            messages: vec![Message::user(&question), Message::assistant(text)],
+        })
+    };
+    exercises.iter().zip(sampled).flat_map(of_exercise).collect()
 }

@@ -35,8 +35,13 @@ pub struct Solution {
 }
 
 impl Solution {
+    /// Whether it can be learnt from: judged right, and not cut off, which would teach to stop there.
+    pub(super) fn is_right_and_whole(&self) -> bool {
+        self.is_finished && self.is_judged(Correctness::Correct)
+    }
+
     /// Whether the judge said so.
-    pub(crate) fn is_judged(&self, correctness: Correctness) -> bool {
+    pub(super) fn is_judged(&self, correctness: Correctness) -> bool {
         self.verdict.as_ref().is_some_and(|verdict| verdict.correctness == correctness)
     }
 }

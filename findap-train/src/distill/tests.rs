@@ -6,11 +6,11 @@ use std::net::TcpListener;
 use findap_data::llm::{ChatReply, LlmError};
 use findap_data::reward_model::ScpVerdict;
 use findap_data::world::judge::WorldJudge;
-use findap_data::{ChatModel, ChatRequest};
+use findap_data::{ChatModel, ChatRequest, Message};
 
 use super::judging::correction_of;
 use super::*;
-use crate::recipe::{Judge, PairKind, RemoteJudge};
+use crate::recipe::{Judge, PairKind, RemoteJudge, ScpForm};
 
 fn exercise(id: &str) -> Exercise {
     Exercise {
@@ -33,8 +33,10 @@ fn stage() -> DistillStage {
         top_p: 1.0,
         max_new_tokens: 64,
         kinds: vec![PairKind::Fap, PairKind::Scp],
+        scp_form: ScpForm::default(),
         pairs_per_exercise: 2,
         corrections_per_exercise: 2,
+        right_solutions_per_exercise: 2,
         limit: None,
         judge: Judge::default(),
     }
@@ -87,27 +89,88 @@ fn pairs_follow_from_solutions_and_verdicts() {
             mixed_exercises: 1,
             fap_pairs: 1,
             scp_pairs: 2,
+            naive_pairs: 0,
+            right_solutions: 1,
             equal_pairs: 0
         }
     );
     let fap = pairs.iter().find(|pair| pair.kind == PairKind::Fap).unwrap();
     assert_eq!((fap.chosen[0].content.as_str(), fap.rejected[0].content.as_str()), (RIGHT, WRONG_LATE));
     let scp: Vec<&Pair> = pairs.iter().filter(|pair| pair.kind == PairKind::Scp).collect();
-    let all = |pair: &Pair| [&pair.prompt, &pair.chosen, &pair.rejected].map(|turns| turns[0].content.clone());
-    let question = &exercises[0].question;
-    assert_eq!(
-        all(scp[0]),
-        [
-            format!("{question}\n\ncoupons: 6*9=54\n\n{NEXT_STEP}"),
-            "total: 54+100=154".to_owned(),
-            "total: 54+100=155".to_owned()
-        ]
-    );
-    assert_eq!(
-        all(scp[1]),
-        [format!("{question}\n\n{NEXT_STEP}"), "coupons: 6*9=54".to_owned(), "coupons: 6*9=56".to_owned()]
-    );
+    let question = exercises[0].question.as_str();
+    let begun = |text: &str| vec![Message::user(question), Message::assistant(text)];
+    let says = |text: &str| vec![Message::assistant(text)];
+    for (pair, [before, right, wrong]) in scp.iter().zip([
+        ["coupons: 6*9=54\n", "total: 54+100=154\n", "total: 54+100=155\n"],
+        ["", "coupons: 6*9=54\n", "coupons: 6*9=56\n"],
+    ]) {
+        assert_eq!((&pair.prompt, &pair.chosen, &pair.rejected), (&begun(before), &says(right), &says(wrong)));
+        assert_eq!(json!(pair)["continue_final_message"], true);
+    }
+    assert_eq!(json!(fap).get("continue_final_message"), None);
+
+    // From the same verdicts, the form of the paper.
+    let asks = DistillStage { scp_form: ScpForm::Ask, ..stage() };
+    let (asking, same) = super::pairs(&asks, &exercises, &sampled);
+    assert_eq!(same, statistics);
+    let asking: Vec<&Pair> = asking.iter().filter(|pair| pair.kind == PairKind::Scp).collect();
+    for (pair, [so_far, right, wrong]) in asking.iter().zip([
+        ["\n\ncoupons: 6*9=54", "total: 54+100=154", "total: 54+100=155"],
+        ["", "coupons: 6*9=54", "coupons: 6*9=56"],
+    ]) {
+        assert_eq!(pair.prompt, [Message::user(format!("{question}{so_far}\n\n{NEXT_STEP}"))]);
+        assert_eq!((&pair.chosen, &pair.rejected), (&says(right), &says(wrong)));
+        assert_eq!(json!(pair).get("continue_final_message"), None);
+    }
     assert!(pairs.iter().all(|pair| pair.evidence["reference"].is_string()));
+}
+
+#[test]
+fn naive_pairs_set_the_reference_over_what_the_policy_wrote() {
+    let mut sampled = sampled(&[CUT_OFF, RIGHT, TWO_ANSWERS, WRONG_LATE, WRONG_EARLY]);
+    judge(WorldJudge, Round::First, &mut sampled).unwrap();
+    let stage = DistillStage { kinds: vec![PairKind::Naive], ..stage() };
+    let (pairs, statistics) = pairs(&stage, &[exercise("e")], &sampled);
+    let texts: Vec<[&str; 2]> =
+        pairs.iter().map(|pair| [pair.chosen[0].content.as_str(), pair.rejected[0].content.as_str()]).collect();
+    assert_eq!(texts, [[RIGHT, TWO_ANSWERS], [RIGHT, WRONG_LATE]], "none that is cut off or the reference itself");
+    assert_eq!((statistics.naive_pairs, statistics.fap_pairs, statistics.scp_pairs), (2, 0, 0));
+}
+
+/// Blank lines between steps, blanks around the solution and a last step without an answer stay what the policy wrote.
+#[test]
+fn a_step_goes_on_with_the_solution_as_the_policy_wrote_it() {
+    for (text, want) in [
+        ("coupons: 6*9=54\n\ntotal: 54+100=155\n\nAnswer: 155", ["coupons: 6*9=54\n\n", "total: 54+100=155\n\n"]),
+        (" \n coupons: 6*9=54\n  total: 54+100=155\nAnswer: 155", ["coupons: 6*9=54\n  ", "total: 54+100=155\n"]),
+        ("coupons: 6*9=54\ntotal: 54+100=155", ["coupons: 6*9=54\n", "total: 54+100=155\n"]),
+    ] {
+        let mut sampled = sampled(&[RIGHT, text]);
+        sampled[0].solutions[1].is_finished = true;
+        judge(WorldJudge, Round::First, &mut sampled).unwrap();
+        let (pairs, _) = pairs(&stage(), &[exercise("e")], &sampled);
+        let scp = pairs.iter().find(|pair| pair.kind == PairKind::Scp).expect(text);
+        assert_eq!([scp.prompt[1].content.as_str(), scp.rejected[0].content.as_str()], want, "{text:?}");
+    }
+}
+
+#[test]
+fn right_solutions_are_finished_different_and_so_many_of_an_exercise_as_the_recipe_allows() {
+    let short = "total: 54+100=154\nAnswer: 154";
+    let mut sampled = sampled(&[WRONG_LATE, RIGHT, RIGHT, CUT_OFF, short, "Answer: 154"]);
+    judge(WorldJudge, Round::First, &mut sampled).unwrap();
+    let of = |most: usize| {
+        let stage = DistillStage { right_solutions_per_exercise: most, ..stage() };
+        let solutions = right_solutions(&stage, &[exercise("e")], &sampled);
+        assert_eq!(super::pairs(&stage, &[exercise("e")], &sampled).1.right_solutions, solutions.len());
+        solutions.into_iter().map(|solution| solution.messages[1].content.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(9), [RIGHT, short, "Answer: 154"]);
+    assert_eq!(of(2), [RIGHT, short]);
+    assert_eq!(of(0), [""; 0]);
+    sampled[0].solutions[4].is_finished = false;
+    let solutions = right_solutions(&stage(), &[exercise("e")], &sampled);
+    assert_eq!(solutions[1].messages, [Message::user(exercise("e").question), Message::assistant("Answer: 154")]);
 }
 
 #[test]
@@ -134,10 +197,10 @@ fn an_unreadable_verdict_never_becomes_a_label() {
         "{unread}"
     );
     assert!(unread.ends_with("\"It looks right to me.\""), "{unread}");
-    let problem = no_pairs(&statistics, Some(unread));
+    let problem = nothing_came_out("pair", &statistics, Some(unread));
     assert!(problem.contains("Repair the judge") && !problem.contains("train longer"), "{problem}");
-    assert!(no_pairs(&statistics, None).contains("sample more"));
-    assert!(no_pairs(&Statistics { cut_off: 1, ..statistics }, None).contains("`max_new_tokens`"));
+    assert!(nothing_came_out("pair", &statistics, None).contains("sample more"));
+    assert!(nothing_came_out("pair", &Statistics { cut_off: 1, ..statistics }, None).contains("`max_new_tokens`"));
 }
 
 /// A reply that the server refuses costs that solution its label, a server that refuses all ends the stage.
@@ -277,6 +340,7 @@ fn with_nothing_to_sample(folder: &Path) -> DistillContext<'_> {
     DistillContext {
         folder,
         run_folder: folder,
+        trained: [true, false],
         model: Path::new("not asked, since nothing is left to sample"),
         device: &Device::Cpu,
         dtype: Dtype::F32,
@@ -382,7 +446,16 @@ fn an_exercise_is_sampled_the_same_wherever_it_stands_and_no_two_share_their_dra
         fs::write(folder.path().join("exercises.jsonl"), lines).unwrap();
         let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 6, ..stage() };
         let (run_folder, device, dtype, time_seconds) = (folder.path(), &Device::Cpu, Dtype::F32, 1_700_000_000);
-        let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
+        let context = DistillContext {
+            folder: run_folder,
+            trained: [true, false],
+            run_folder,
+            model,
+            device,
+            dtype,
+            seed,
+            time_seconds,
+        };
         let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "a policy that knows nothing: {result:?}");
         let read = Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries;
@@ -409,7 +482,16 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
         let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 5, top_p: 0.9, ..stage() };
         let (run_folder, dtype) = (folder.path(), Dtype::F32);
         let (seed, time_seconds) = (3, 1_700_000_000);
-        let context = DistillContext { folder: run_folder, run_folder, model, device, dtype, seed, time_seconds };
+        let context = DistillContext {
+            folder: run_folder,
+            trained: [true, false],
+            run_folder,
+            model,
+            device,
+            dtype,
+            seed,
+            time_seconds,
+        };
         let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
         Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries

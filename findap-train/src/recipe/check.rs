@@ -10,8 +10,9 @@ use findap_data::world::WorldConfig;
 use findap_data::{Format, Kind};
 use findap_model::Trainable;
 
+use super::distillation::{DistillStage, Judge};
 use super::error::{Origin, RecipeError, join};
-use super::stage::{AlignStage, DISTILLED, DistillStage, Judge, Optimization, Stage, TrainStage};
+use super::stage::{AlignStage, DISTILLED, Optimization, RIGHT_SOLUTIONS, Stage, TrainStage};
 use super::{Compute, DeviceChoice, Recipe, StateKind};
 
 pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
@@ -62,6 +63,7 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         "eval",
         "begun.json",
         "preferences.jsonl",
+        "right-solutions.jsonl",
         "rehearsal",
         "verification",
         "provenance.json",
@@ -106,9 +108,9 @@ fn check_data(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
         origin.require(plain_name(&source.name), &join(&key, "name"), "use letters, digits, '-', '_' and '.' only")?;
         origin.require(names.insert(&source.name), &join(&key, "name"), "two sources have this name")?;
         origin.require(
-            source.name != DISTILLED,
+            ![DISTILLED, RIGHT_SOLUTIONS].contains(&source.name.as_str()),
             &join(&key, "name"),
-            "the name is reserved for the pairs of the run's own distillation",
+            "the name is reserved for what the run's own distillation makes",
         )?;
         check_columns(source.columns.keys().map(String::as_str), &FIELDS, &join(&key, "columns"), origin)?;
         let share = source.share.unwrap_or(1.0);
@@ -130,7 +132,14 @@ fn check_data(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
 
 fn check_train(stage: &TrainStage, key: &str, recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
     check_names(&stage.text, &join(key, "text"), recipe, &[Kind::Text], origin)?;
-    check_names(&stage.chat, &join(key, "chat"), recipe, &[Kind::Chat], origin)?;
+    let own: Vec<String> = stage.chat.iter().filter(|name| *name != RIGHT_SOLUTIONS).cloned().collect();
+    check_names(&own, &join(key, "chat"), recipe, &[Kind::Chat], origin)?;
+    let twice = stage.chat.len() > own.len() + 1;
+    origin.require(!twice, &join(key, "chat"), "it names \"right-solutions\" twice")?;
+    if stage.uses_right_solutions() && recipe.distillation_before(&stage.name).is_none() {
+        let problem = "\"right-solutions\" are what a distill stage before it writes, and there is none";
+        return Err(origin.invalid(&join(key, "chat"), problem.to_owned()));
+    }
     check_names(&stage.rows, &join(key, "rows"), recipe, &[Kind::Tokenized, Kind::Packed], origin)?;
     let trainable = [Kind::Text, Kind::Chat, Kind::Tokenized, Kind::Packed];
     check_names(&stage.dev, &join(key, "dev"), recipe, &trainable, origin)?;
@@ -197,11 +206,22 @@ fn check_distill(stage: &DistillStage, key: &str, recipe: &Recipe, origin: &Orig
     )?;
     origin.require(stage.top_p > 0.0 && stage.top_p <= 1.0, &join(key, "top_p"), "it must be above 0 and at most 1")?;
     origin.require(stage.max_new_tokens >= 1, &join(key, "max_new_tokens"), "allow at least 1 token")?;
-    origin.require(!stage.kinds.is_empty(), &join(key, "kinds"), "name \"fap\", \"scp\" or both")?;
+    origin.require(
+        !stage.kinds.is_empty(),
+        &join(key, "kinds"),
+        "name \"fap\", \"scp\", \"naive\" or several of them",
+    )?;
     origin.require(stage.limit != Some(0), &join(key, "limit"), "it must be above 0")?;
     if let Judge::Remote(judge) = &stage.judge {
         origin.require(judge.max_tokens >= 1, &join(key, "judge.max_tokens"), "allow at least 1 token")?;
     }
+    let uses_solutions = |stage: &Stage| matches!(stage, Stage::Train(stage) if stage.uses_right_solutions());
+    let are_used = recipe.stage.iter().any(uses_solutions);
+    origin.require(
+        stage.right_solutions_per_exercise > 0 || !are_used,
+        &join(key, "right_solutions_per_exercise"),
+        "a train stage learns from \"right-solutions\"; allow at least 1",
+    )?;
     let most = stage.pairs_per_exercise.max(stage.corrections_per_exercise);
     origin.require(most > 0, &join(key, "pairs_per_exercise"), "allow at least 1 pair of either kind")?;
     Ok(())

@@ -28,6 +28,7 @@
 
 mod align_loss;
 mod check;
+mod distillation;
 pub mod draft;
 pub(crate) mod error;
 mod lora;
@@ -53,15 +54,14 @@ pub use crate::device::DeviceChoice;
 use crate::optimizer::StateFormat;
 use crate::trainer::TrainOptions;
 pub use align_loss::AlignLoss;
+pub use distillation::{DistillStage, Judge, JudgeTemperature, PairKind, RemoteJudge, ScpForm};
 pub use error::RecipeError;
 pub use lora::LoraTable;
 pub use overrides::Override;
 pub use parse::{load, parse};
 pub use schema::schema;
-pub(crate) use stage::DISTILLED;
-pub use stage::{
-    AlignStage, DistillStage, Judge, JudgeTemperature, Optimization, PairKind, RemoteJudge, Stage, TrainStage,
-};
+pub use stage::{AlignStage, Optimization, Stage, TrainStage};
+pub(crate) use stage::{DISTILLED, RIGHT_SOLUTIONS};
 
 /// The version of the recipe format that this program reads.
 pub const SCHEMA: u32 = 1;
@@ -295,8 +295,8 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The pairs of a distillation, in the run folder.
-pub(crate) const PREFERENCES_FILE: &str = "preferences.jsonl";
+/// What a distillation writes into the run folder: its pairs, and the policy's right solutions.
+pub(crate) const DISTILLED_FILES: [&str; 2] = ["preferences.jsonl", "right-solutions.jsonl"];
 
 /// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
 pub fn locate(folder: &Path, path: &Path) -> PathBuf {
@@ -380,12 +380,12 @@ impl Recipe {
         Ok(self)
     }
 
-    /// Makes what is read from the run folder be read from this one, so that a run of it in another folder finds it; but for the pairs,
-    /// which such a run makes itself.
+    /// Makes what is read from the run folder be read from this one, so that a run of it in another folder finds it; but for what
+    /// its distillation writes, which such a run makes itself.
     pub(crate) fn point_at(&mut self, folder: &Path) {
         let point = |path: &mut PathBuf| {
             let name = path.to_str().and_then(|path| path.strip_prefix("run:"));
-            if let Some(name) = name.filter(|name| *name != PREFERENCES_FILE) {
+            if let Some(name) = name.filter(|name| !DISTILLED_FILES.contains(name)) {
                 *path = folder.join(name);
             }
         };
@@ -406,6 +406,15 @@ impl Recipe {
     pub fn distillation_before(&self, stage: &str) -> Option<&str> {
         let mut before = self.stage.iter().take_while(|other| other.name() != stage);
         before.find(|other| matches!(other, Stage::Distill(_))).map(Stage::name)
+    }
+
+    /// Which of the files that a distillation writes are trained on: its pairs, its right solutions. Where no stage reads either, the pairs
+    /// are what it is for.
+    pub fn trained_of_distillation(&self) -> [bool; 2] {
+        let of_solutions = |stage: &Stage| matches!(stage, Stage::Train(stage) if stage.uses_right_solutions());
+        let of_pairs = |stage: &Stage| matches!(stage, Stage::Align(stage) if stage.uses_distilled());
+        let solutions = self.stage.iter().any(of_solutions);
+        [!solutions || self.stage.iter().any(of_pairs), solutions]
     }
 
     /// How the stages keep gradients, moments and weights.

@@ -10,9 +10,10 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::check::check;
+use super::distillation::DistillStage;
 use super::error::{Origin, RecipeError, join, kind_of};
 use super::overrides::Override;
-use super::stage::{AlignStage, DistillStage, Optimization, Stage, TrainStage};
+use super::stage::{AlignStage, Optimization, Stage, TrainStage};
 use super::{EvalTable, ModelTable, Recipe, RunTable, SCHEMA};
 
 /// Reads a recipe and applies `overrides`, one after the other.

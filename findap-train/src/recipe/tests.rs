@@ -482,3 +482,25 @@ fn a_rank_that_a_gpu_cannot_multiply_by_is_refused_with_the_recipe() {
     resolve(&gpu[1..]).unwrap();
     resolve(&[gpu[0], ("run.device", "cpu"), lora]).unwrap();
 }
+
+#[test]
+fn a_train_stage_learns_the_right_solutions_of_the_distillation_before_it() {
+    let chat = |stage: &str, names: &str| {
+        let own = "\n[[stage]]\nname = \"again\"\nkind = \"train\"\nchat = [\"talk\"]\nsteps = 1\nbatch_tokens = 64\nlearning_rate = 1e-3\n";
+        let text = format!("{GOOD}{own}");
+        read(&text, &[(&format!("stage.{stage}.chat"), names)])
+    };
+    let recipe = chat("again", "[\"talk\", \"right-solutions\"]").expect("right solutions beside other data");
+    assert_eq!(recipe.trained_of_distillation(), [true, true]);
+    assert_eq!(chat("again", "[\"talk\"]").expect("plain").trained_of_distillation(), [true, false]);
+    for (stage, names, want) in [
+        ("group1", "[\"right-solutions\"]", "a distill stage before it"),
+        ("again", "[\"right-solutions\", \"right-solutions\"]", "twice"),
+        ("again", "[\"right-solution\"]", "no [[data]] is named \"right-solution\""),
+    ] {
+        let error = chat(stage, names).expect_err(names).to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    let text = GOOD.replace("name = \"talk\"", "name = \"right-solutions\"");
+    assert!(read(&text, &[]).expect_err("reserved").to_string().contains("reserved"));
+}

@@ -14,7 +14,7 @@ use crate::error::{TrainError, io};
 use crate::folder::{read_json, require_space};
 use crate::identity::{Identity, require_same};
 use crate::plan::{self, StageDisk};
-use crate::recipe::{DISTILLED, EvalTable, Recipe, Stage};
+use crate::recipe::{DISTILLED, EvalTable, RIGHT_SOLUTIONS, Recipe, Stage};
 use crate::sources::{Sources, StageData};
 
 /// A function that finds out whether tasks can be asked: that they exist, and that their data are there and can be read. It returns what
@@ -67,15 +67,17 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Refuses a stage whose files have changed since it made something of them. The run's own pairs are not among them: what makes
-    /// them may yet make the same ones again.
+    /// Refuses a stage whose files have changed since it made something of them. What the run itself distils is not among them:
+    /// what makes it may yet make the same again.
     fn require_same_files(&self, stage: &Stage, mut files: Identity) -> Result<(), TrainError> {
         let folder = self.recipe.folder().join(stage.name());
         if !has_produced(&folder) {
             return Ok(());
         }
         let Some(mut was) = read_json::<Identity>(&folder.join("identity.json"))? else { return Ok(()) };
-        files.remove(&format!("data.{DISTILLED}"));
+        for name in [DISTILLED, RIGHT_SOLUTIONS] {
+            files.remove(&format!("data.{name}"));
+        }
         was.retain(|key, _| files.contains_key(key));
         require_same(&folder, stage.name(), &was, &files)
     }

@@ -372,15 +372,16 @@ impl Run<'_, '_> {
                 let (seed, time_seconds) = (self.recipe.run.seed, self.time_seconds);
                 let (device, dtype) = self.answers_on()?;
                 let (model, device) = (&current.folder, &device);
+                let (folder, trained) = (&folder, self.recipe.trained_of_distillation());
                 let context =
-                    distill::DistillContext { folder: &folder, run_folder, model, device, dtype, seed, time_seconds };
+                    distill::DistillContext { folder, run_folder, trained, model, device, dtype, seed, time_seconds };
                 let finished = distill::run(stage, &context, self.hooks.observer, self.hooks.stop)?;
                 finished.then_some((0, None))
             }
             (stage, Some(data)) => self.train(stage, data, current, &folder, identity.clone())?,
-            // an align stage before its distillation, which a run never comes to
+            // a stage before its distillation, which a run never comes to
             (stage, None) => {
-                let problem = "there are no pairs yet; run the distill stage before it".to_owned();
+                let problem = "what it trains on is not there yet; run the distill stage before it".to_owned();
                 return Err(TrainError::NothingToTrain { stage: stage.name().to_owned(), problem });
             }
         };

@@ -21,11 +21,12 @@ pub fn made_from(folder: &Path, stage: &str) -> Result<Vec<PathBuf>, TrainError>
         return Err(TrainError::NothingToTrain { stage: stage.to_owned(), problem });
     }
     let distills = stages.iter().any(|stage| matches!(stage, Stage::Distill(_)));
-    let pairs = distills.then(|| folder.join("preferences.jsonl"));
+    let distilled = ["preferences.jsonl", "right-solutions.jsonl"].into_iter().filter(|_| distills);
+    let distilled = distilled.map(|name| folder.join(name));
     // The last first, and of a stage its measurement before its model: a kill leaves a run whose first stages are whole.
     let made =
         stages.iter().rev().flat_map(|stage| [folder.join("eval").join(stage.name()), folder.join(stage.name())]);
-    Ok(pairs.into_iter().chain(made).filter(|path| path.exists()).collect())
+    Ok(distilled.chain(made).filter(|path| path.exists()).collect())
 }
 
 /// Removes a stage of a run and everything made from it; what was removed. The next `run` makes them again.

@@ -41,7 +41,8 @@ pub(super) fn has_produced(folder: &Path) -> bool {
 /// The part of an identity that must be unchanged for a stage to be resumed. How pairs are chosen may change: the samples are used
 /// again.
 pub(super) fn at_the_beginning(mut identity: Identity) -> Identity {
-    const OF_PAIRS: [&str; 3] = [".kinds", ".pairs_per_exercise", ".corrections_per_exercise"];
+    const OF_PAIRS: [&str; 5] =
+        [".kinds", ".scp_form", ".pairs_per_exercise", ".corrections_per_exercise", ".right_solutions_per_exercise"];
     identity.retain(|key, _| !OF_PAIRS.iter().any(|end| key.ends_with(end)));
     identity
 }

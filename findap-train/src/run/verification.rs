@@ -13,14 +13,14 @@ use super::Done;
 use crate::error::{TrainError, io};
 use crate::folder::read_json;
 use crate::identity::Identity;
-use crate::recipe::{self, Judge, PREFERENCES_FILE, Recipe, Stage};
+use crate::recipe::{self, DISTILLED_FILES, Judge, Recipe, Stage};
 
 /// A part of a run, made again and compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compared {
     /// The stage, or `base`.
     pub stage: String,
-    /// What of it: `files`, `training`, `model`, `samples`, `pairs`, `scores`.
+    /// What of it: `files`, `training`, `model`, `samples`, `pairs`, `right solutions`, `scores`.
     pub part: &'static str,
     /// What was compared.
     pub what: String,
@@ -76,7 +76,9 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
         return Err(nothing(only.unwrap_or(&names[0]), problem));
     }
     if only.is_some() {
-        copy_if_there(&folder.join(PREFERENCES_FILE), &place.join(PREFERENCES_FILE))?;
+        for name in DISTILLED_FILES {
+            copy_if_there(&folder.join(name), &place.join(name))?;
+        }
     }
     recipe.stage = finished;
     for stage in &mut recipe.stage {
@@ -104,6 +106,8 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
     Ok(Verification { folder: folder.to_path_buf(), recipe, seconds, provenance })
 }
 
+const PAIRS: &str = DISTILLED_FILES[0];
+const SOLUTIONS: &str = DISTILLED_FILES[1];
 /// The file in the folder of a verification that says that it was compared.
 const COMPARED: &str = "compared.json";
 
@@ -122,7 +126,10 @@ impl Verification {
         for stage in &self.recipe.stage {
             compared.push(self.files(stage.name())?);
             match stage {
-                Stage::Distill(_) => compared.extend([self.samples(stage.name())?, self.pairs(stage.name())?]),
+                Stage::Distill(_) => {
+                    compared.extend([self.samples(stage.name())?, self.pairs(stage.name())?]);
+                    compared.extend(self.right_solutions(stage.name())?);
+                }
                 Stage::Train(_) | Stage::Align(_) => {
                     compared.extend([self.training(stage.name())?, self.model(stage.name())?]);
                     if is_measured(stage.name()) {
@@ -219,10 +226,21 @@ impl Verification {
     }
 
     fn pairs(&self, stage: &str) -> Result<Compared, TrainError> {
-        let [was, now] = self.both(Path::new(PREFERENCES_FILE)).map(|path| lines(&path, |_| ()));
+        let [was, now] = self.both(Path::new(PAIRS)).map(|path| lines(&path, |_| ()));
         let (was, now) = (was?, now?);
         let difference = first_difference(&was, &now).map(|index| format!("from pair {} on", index + 1));
         Ok(compared(stage, "pairs", format!("{} pairs", was.len()), difference))
+    }
+
+    /// The right solutions; none of a run that was made before there were any.
+    fn right_solutions(&self, stage: &str) -> Result<Option<Compared>, TrainError> {
+        let [was, now] = self.both(Path::new(SOLUTIONS));
+        if !was.exists() {
+            return Ok(None);
+        }
+        let (was, now) = (lines(&was, |_| ())?, lines(&now, |_| ())?);
+        let difference = first_difference(&was, &now).map(|index| format!("from solution {} on", index + 1));
+        Ok(Some(compared(stage, "right solutions", format!("{} right solutions", was.len()), difference)))
     }
 
     /// The answers to every question, which decide the scores.
