@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::case::{Scope, case_exercise};
 use super::chat::{Form, form_request};
 use super::draw::Draw;
 use super::exercise::{Level, Topic, exam_exercise, open_word_problem};
@@ -22,6 +23,8 @@ pub(super) struct Exam<'a> {
     /// User turns of the training conversations.
     pub(super) seen: &'a BTreeSet<String>,
     pub(super) num_items: usize,
+    /// Whether there are case exercises.
+    pub(super) has_cases: bool,
 }
 
 impl Exam<'_> {
@@ -39,6 +42,10 @@ impl Exam<'_> {
             files.push((format!("{prefix}_chat"), self.forms(domain, populations)));
         }
         files.push(("finance_stance".to_owned(), self.stances()));
+        if self.has_cases {
+            files.push(("finance_case".to_owned(), self.cases(Scope::Usual)));
+            files.push(("finance_case_longer".to_owned(), self.cases(Scope::Longer)));
+        }
         files
     }
 
@@ -95,6 +102,17 @@ impl Exam<'_> {
                     exam_exercise(&mut draw, id, &company, Topic::ALL[count % Topic::ALL.len()], level)
                 }
             };
+            (exercise.question.clone(), json!(exercise))
+        })
+    }
+
+    fn cases(&self, scope: Scope) -> Vec<Value> {
+        let mut draw = self.draw(&format!("cases {scope:?}"));
+        let mut count = 0;
+        self.unseen(|| {
+            count += 1;
+            let company = draw.pick(self.companies).clone();
+            let exercise = case_exercise(&mut draw, format!("case-{count}"), &company, count, scope);
             (exercise.question.clone(), json!(exercise))
         })
     }

@@ -46,12 +46,12 @@ impl Sum {
 
 /// Writes the steps of a solution while computing it.
 #[derive(Default)]
-struct Working {
-    steps: Vec<String>,
+pub(super) struct Working {
+    pub(super) steps: Vec<String>,
 }
 
 impl Working {
-    fn step(&mut self, label: &str, left: i64, operator: char, right: i64) -> i64 {
+    pub(super) fn step(&mut self, label: &str, left: i64, operator: char, right: i64) -> i64 {
         let result = match operator {
             '+' => left + right,
             '-' => left - right,
@@ -167,13 +167,7 @@ pub(super) enum Level {
 
 /// A finance exercise with options A to C and three to five steps; one more on the hard level.
 pub(super) fn exam_exercise(draw: &mut Draw, id: String, company: &str, topic: Topic, level: Level) -> Exercise {
-    let (mut question, mut working, mut result) = match topic {
-        Topic::Profit => profit(draw, company),
-        Topic::BreakEven => break_even(draw, company),
-        Topic::Interest => interest(draw, company),
-        Topic::Growth => growth(draw, company),
-        Topic::AveragePrice => average_price(draw, company),
-    };
+    let (mut question, mut working, mut result) = story(draw, company, topic);
     if level == Level::Hard {
         let fee = draw.between(2, 9);
         question = question.replacen(" What", &format!(" A fee of {fee} is added at the end. What"), 1);
@@ -184,6 +178,17 @@ pub(super) fn exam_exercise(draw: &mut Draw, id: String, company: &str, topic: T
     let choices: Vec<String> = options.iter().map(ToString::to_string).collect();
     let question = format!("{question}\n{}", lettered(&choices));
     Exercise { id, question, choices, answer: result.to_string(), steps: working.steps }
+}
+
+/// The question of a finance exercise without options, its steps and the result.
+pub(super) fn story(draw: &mut Draw, company: &str, topic: Topic) -> (String, Working, i64) {
+    match topic {
+        Topic::Profit => profit(draw, company),
+        Topic::BreakEven => break_even(draw, company),
+        Topic::Interest => interest(draw, company),
+        Topic::Growth => growth(draw, company),
+        Topic::AveragePrice => average_price(draw, company),
+    }
 }
 
 fn profit(draw: &mut Draw, company: &str) -> (String, Working, i64) {

@@ -12,11 +12,13 @@
 //! | `finance_books.jsonl`, `finance_exercises.jsonl` | what the second curriculum group adds: texts, solved exercises |
 //! | `*_dev.jsonl` | the same for the development loss |
 //! | `exercises.jsonl` | [`Exercise`]s for preference distillation |
+//! | `finance_cases.jsonl`, `cases.jsonl` | where the sizes ask for them: harder exercises, solved and for preference distillation |
 //! | `eval/*.jsonl` | one file per evaluation task |
 //!
 //! Design: Allen-Zhu and Li, "Physics of language models" part 3.1 (knowledge must be told in several wordings, and asking
 //! must be learnt on other facts of the same kind, before it can be asked for).
 
+mod case;
 mod chat;
 mod document;
 mod draw;
@@ -38,6 +40,7 @@ pub use tokenizer::{SPECIAL_TOKENS, train_tokenizer};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use case::{Scope, case_exercise};
 use chat::{Talk, conversation, solved};
 use draw::Draw;
 use evaluation::Exam;
@@ -77,10 +80,22 @@ pub struct WorldConfig {
     pub finance_exercises: usize,
     /// Exercises for preference distillation.
     pub distill_exercises: usize,
+    /// Case exercises with solutions: harder ones, with four to seven steps, larger numbers, tables, and numbers that are beside the
+    /// point. With any cases there are two more evaluation files, of cases as in training and of longer ones. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub finance_cases: usize,
+    /// Case exercises for preference distillation. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub distill_cases: usize,
     /// Rows of each development file.
     pub dev_rows: usize,
     /// Most questions per evaluation file.
     pub eval_items: usize,
+}
+
+/// A size that is not asked for is not written down, so that a world made before there was this key is the same world.
+fn is_zero(size: &usize) -> bool {
+    *size == 0
 }
 
 impl Default for WorldConfig {
@@ -96,6 +111,8 @@ impl Default for WorldConfig {
             finance_books: 600,
             finance_exercises: 2000,
             distill_exercises: 150,
+            finance_cases: 0,
+            distill_cases: 0,
             dev_rows: 60,
             eval_items: 100,
         }
@@ -228,6 +245,14 @@ pub fn files(config: &WorldConfig) -> Result<Vec<WorldFile>, WorldError> {
         name: name.to_owned(),
         rows: exercises(name, num).iter().map(|exercise| json!({"messages": solved(exercise)})).collect(),
     };
+    let cases = |name: &str, num: usize| -> Vec<Exercise> {
+        let mut draw = draw(name);
+        let mut make = |count: usize| {
+            let company = draw.pick(&train_companies).clone();
+            case_exercise(&mut draw, format!("{name}-{count}"), &company, count, Scope::Usual)
+        };
+        (0..num).map(&mut make).collect()
+    };
     let books = |name: &str, num: usize| {
         let mut draw = draw(name);
         text_file(name, (0..num).map(|_| document::book_page(&mut draw, &train_companies)).collect())
@@ -254,6 +279,15 @@ pub fn files(config: &WorldConfig) -> Result<Vec<WorldFile>, WorldError> {
         chats("finance_chat_dev.jsonl", Domain::Finance, finance, Split::Dev, config.dev_rows),
         solutions("finance_exercises_dev.jsonl", config.dev_rows),
     ];
+    if config.finance_cases > 0 {
+        let rows = cases("finance_cases.jsonl", config.finance_cases);
+        let rows = rows.iter().map(|exercise| json!({"messages": solved(exercise)})).collect();
+        files.push(WorldFile { name: "finance_cases.jsonl".to_owned(), rows });
+    }
+    if config.distill_cases > 0 {
+        let rows = cases("cases.jsonl", config.distill_cases).iter().map(|exercise| json!(exercise)).collect();
+        files.push(WorldFile { name: "cases.jsonl".to_owned(), rows });
+    }
     let seen = user_turns(&files);
     let exam = Exam {
         seed: config.seed,
@@ -262,6 +296,7 @@ pub fn files(config: &WorldConfig) -> Result<Vec<WorldFile>, WorldError> {
         companies: &test_companies,
         seen: &seen,
         num_items: config.eval_items,
+        has_cases: config.finance_cases + config.distill_cases > 0,
     };
     files.extend(exam.files().into_iter().map(|(name, rows)| WorldFile { name: format!("eval/{name}.jsonl"), rows }));
     Ok(files)

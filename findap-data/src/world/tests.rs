@@ -304,3 +304,35 @@ fn a_size_that_leaves_a_part_empty_is_named() {
     std::fs::write(&file, "").unwrap();
     assert!(matches!(generate(&small(), &file), Err(WorldError::Io { .. })));
 }
+
+/// A world without cases has no trace of them, and its other files are the same with them.
+#[test]
+fn cases_change_no_other_file_and_their_steps_hold() {
+    let plain = files(&small()).unwrap();
+    let with = files(&WorldConfig { finance_cases: 40, distill_cases: 30, ..small() }).unwrap();
+    let names = |files: &[WorldFile]| files.iter().map(|file| file.name.clone()).collect::<BTreeSet<_>>();
+    let added: Vec<String> = names(&with).difference(&names(&plain)).cloned().collect();
+    assert_eq!(
+        added,
+        ["cases.jsonl", "eval/finance_case.jsonl", "eval/finance_case_longer.jsonl", "finance_cases.jsonl"]
+    );
+    let (plain, with) = (by_name(&plain), by_name(&with));
+    assert!(plain.iter().all(|(name, rows)| with[name] == *rows), "another file has changed");
+    assert!(!json!(small()).to_string().contains("cases"), "a world without cases is written down as before");
+    let exercises = |name: &str| -> Vec<Exercise> {
+        with[name].iter().map(|row| serde_json::from_value(row.clone()).unwrap()).collect()
+    };
+    let (usual, longer) = (exercises("cases.jsonl"), exercises("eval/finance_case_longer.jsonl"));
+    for (exercises, steps) in [(&usual, 4..=7), (&exercises("eval/finance_case.jsonl"), 4..=7), (&longer, 6..=8)] {
+        for exercise in exercises {
+            let sums: Vec<Sum> = exercise.steps.iter().map(|step| Sum::parse(step).unwrap()).collect();
+            assert!(sums.iter().all(Sum::holds) && steps.contains(&sums.len()), "{exercise:?}");
+            assert_eq!(exercise.answer, sums.last().unwrap().result.to_string());
+            assert_eq!(fap(exercise, &exercise.solution()), Correctness::Correct);
+        }
+    }
+    assert_eq!(with["finance_cases.jsonl"].len(), 40);
+    let held_out: BTreeSet<String> = longer.iter().map(|exercise| exercise.question.clone()).collect();
+    assert!(usual.iter().all(|exercise| !held_out.contains(&exercise.question)));
+    assert!(usual.iter().any(|exercise| exercise.question.contains("shares | price")), "no table");
+}

@@ -29,6 +29,8 @@ files![
     "world/finance_stance.toml",
     "world/finance_reasoning.toml",
     "world/finance_reasoning_hard.toml",
+    "world/finance_case.toml",
+    "world/finance_case_longer.toml",
     "real/fpb.toml",
     "real/ner.toml",
     "real/ner_conll.toml",
