@@ -4,12 +4,14 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program: printing is its work
 
+mod align_study;
 mod api;
 mod bench;
 mod bundle;
 mod guide;
 mod kernels;
 mod profile;
+mod results;
 mod study;
 mod test;
 
@@ -46,7 +48,7 @@ enum Chore {
     Kernels(kernels::Arguments),
     /// Make a folder that tests and measures a GPU machine on which nothing is installed but the driver
     Bundle(bundle::Arguments),
-    /// Run the demonstration's recipes with several seeds and write docs/demo-study.md
+    /// Run the demonstration's recipes with several seeds and write docs/demo-study.md, or docs/alignment-study.md
     Study(study::Arguments),
 }
 

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{build, built, workspace_root};
+use crate::results::newest_results;
+use crate::{align_study, build, built, workspace_root};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -18,6 +19,9 @@ pub(crate) struct Arguments {
     /// Where the runs lie; finished ones are not run again
     #[arg(long, value_name = "DIR", default_value = "runs/study")]
     folder: PathBuf,
+    /// Compare what alignment learns from, and write docs/alignment-study.md
+    #[arg(long)]
+    alignment: bool,
 }
 
 const ALIGNED: &str = "eval.stages=[\"base\", \"group2\", \"align\"]";
@@ -56,6 +60,11 @@ const CELLS: [&str; 8] = [
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     build(&["--bin", "findap"])?;
     let folder = workspace_root().join(&arguments.folder);
+    if arguments.alignment {
+        align_study::run(&folder, arguments.seeds)?;
+        println!("docs/alignment-study.md");
+        return Ok(ExitCode::SUCCESS);
+    }
     for seed in 1..=arguments.seeds {
         for (name, recipe, settings) in RUNS {
             let status = built("findap")
@@ -117,13 +126,7 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
 
 /// The `groups` of the newest results in a folder.
 fn scores(folder: &Path) -> Result<Value> {
-    let entries = fs::read_dir(folder).with_context(|| format!("{} is missing", folder.display()))?;
-    let names = entries.flatten().map(|entry| entry.path());
-    let newest =
-        names.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("results_"))).max();
-    let path = newest.with_context(|| format!("{} holds no results", folder.display()))?;
-    let mut results: Value = serde_json::from_slice(&fs::read(path)?)?;
-    Ok(results["groups"].take())
+    Ok(newest_results(folder)?["groups"].take())
 }
 
 fn number(groups: &Value, cell: &str, key: &str) -> f64 {
