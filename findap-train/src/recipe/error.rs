@@ -94,7 +94,7 @@ pub enum RecipeError {
         /// The stage.
         stage: String,
         /// The model's words.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// A run folder whose name no recipe can hold.
     #[error("{}: the name of a run folder must be UTF-8", folder.display())]

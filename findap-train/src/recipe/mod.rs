@@ -374,7 +374,7 @@ impl Recipe {
             let trained = keys.trained();
             Trained::of(config, &trained)
                 .and_then(|_| trained.lora().map_or(Ok(()), |lora| lora.check_on(kind, dtype)))
-                .map_err(|source| RecipeError::Trainable { stage: name.clone(), source })?;
+                .map_err(|source| RecipeError::Trainable { stage: name.clone(), source: Box::new(source) })?;
         }
         self.run.folder = Some(folder);
         Ok(self)
