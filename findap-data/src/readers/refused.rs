@@ -109,7 +109,9 @@ fn is_figure(value: &Value) -> bool {
 
 /// Refuses fields that belong to another form of row than this one: what they say would be lost.
 pub(super) fn check_beside(fields: &Fields<'_>, strangers: &[&str]) -> Result<(), RecordProblem> {
-    match strangers.iter().find(|field| fields.says(field)) {
+    // A column that is mapped to another field is read there.
+    let is_read = |field: &str| fields.options.columns.values().any(|theirs| *theirs == fields.column(field));
+    match strangers.iter().find(|field| fields.says(field) && !is_read(field)) {
         Some(field) => Err(not_honoured(
             *field,
             "is not read in rows of this form, and what it says would be lost; map it by `columns` to a field that is, \

@@ -18,7 +18,7 @@ pub struct LoraTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// The linear layers of every block that have an adapter, by their names: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`,
-    /// `up_proj`, `down_proj`. Default all seven.
+    /// `up_proj`, `down_proj`.
     #[serde(default = "all_targets")]
     pub targets: Vec<String>,
     /// Scale by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023), for ranks of 64 and more. Default false.

@@ -474,7 +474,8 @@ fn an_adapter_is_read_with_its_defaults_and_refused_where_it_cannot_be_trained()
 #[test]
 fn a_rank_that_a_gpu_cannot_multiply_by_is_refused_with_the_recipe() {
     let config = Config::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/tiny-instruct"))).unwrap();
-    let resolve = |set: &[(&str, &str)]| read(GOOD, set).unwrap().resolve(None, &config);
+    let judge = ("stage.distill.judge", "{ url = \"http://h/v1\", model = \"m\" }");
+    let resolve = |set: &[(&str, &str)]| read(GOOD, &[set, &[judge]].concat()).unwrap().resolve(None, &config);
     let lora = ("stage.group1.lora", "{ rank = 4 }");
     let gpu = [("model.compute", "bf16"), ("run.device", "cuda:0"), lora];
     let error = resolve(&gpu).unwrap_err().to_string();

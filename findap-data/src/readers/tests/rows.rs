@@ -410,7 +410,10 @@ fn answers_go_on_with_the_turn_before_them_where_the_row_says_so_and_it_can() {
         (row(&both, "\"c\"", "2"), "is 2, and must be true or false"),
         (row(&format!("[{asked}]"), "\"c\"", "true"), "the prompt ends with a user turn"),
         (row("\"a\"", "\"c\"", "true"), "the prompt is a text"),
-        (r#"{"chosen": "a b", "rejected": "a c", "continue_final_message": true}"#.to_owned(), "the prompt is a text"),
+        (
+            r#"{"chosen": "a b c d", "rejected": "a b c e", "continue_final_message": true}"#.to_owned(),
+            "the prompt is a text",
+        ),
         (two, "chosen has 3 turns"),
         (messages, "only the answers of a pair"),
         (r#"{"text": "a", "continue_final_message": true}"#.to_owned(), "only the answers of a pair"),
