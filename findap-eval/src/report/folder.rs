@@ -150,6 +150,16 @@ impl RunFolder {
         let changes = results.iter().enumerate().map(|(index, after)| {
             let before = results.first().filter(|_| index > 0)?;
             match compare(before, after, CompareOptions::default()) {
+                Ok(Comparison { settings, prompts, .. }) if !settings.is_empty() || !prompts.is_empty() => {
+                    let settings = settings.iter().map(ToString::to_string);
+                    let told: Vec<String> = settings.chain(prompts.iter().map(ToString::to_string)).collect();
+                    let [stage, first] = [&scores[index].stage, &scores[0].stage];
+                    notes.push(format!(
+                        "{stage} is not compared with {first}, as it was measured otherwise: {}",
+                        told.join("; ")
+                    ));
+                    None
+                }
                 Ok(comparison) => Some(comparison),
                 Err(error) => {
                     notes.push(format!("{} is not compared: {error}", scores[index].stage));

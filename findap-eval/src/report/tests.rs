@@ -98,6 +98,26 @@ fn assert_well_formed(page: &str) {
 }
 
 #[test]
+fn what_was_measured_otherwise_is_told_and_makes_no_verdict() {
+    let folder = fixture();
+    let page =
+        |folder: &std::path::Path| std::fs::read_to_string(write(folder, false).expect("writes")).expect("reads");
+    assert!(page(folder.path()).contains("From base to align"));
+    let evaluation = folder.path().join("eval/align");
+    let entries = std::fs::read_dir(&evaluation).expect("lists").map(|entry| entry.expect("an entry").path());
+    let is_result =
+        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("results_"));
+    let path = entries.into_iter().find(is_result).expect("results");
+    let mut results: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+    let version = results.pointer_mut("/findap/info/scoring_version").expect("a version");
+    *version = serde_json::json!(1);
+    std::fs::write(&path, results.to_string()).expect("writes");
+    let page = page(folder.path());
+    assert!(page.contains("align is not compared with base, as it was measured otherwise"), "{page}");
+    assert!(!page.contains("From base to align"));
+}
+
+#[test]
 fn the_page_is_well_formed_escaped_and_alone() {
     let folder = fixture();
     let path = write(folder.path(), false).expect("writes");
