@@ -127,13 +127,17 @@ pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<BTreeMap<String, BTree
         let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
         let rows = loaded.rows.iter().chain(loaded.fewshot.values().flatten());
         files.insert(task.name.clone(), rows.map(|row| row.path.clone()).collect());
+        let mut subsets = BTreeSet::new();
         for row in &loaded.rows {
             question(task, row)?;
             opening(task, row)?;
             ask(task, row, task.chat)?;
+            if subsets.insert(&row.subset) {
+                choose_examples(task, &loaded, row, PromptOptions::default())?;
+            }
         }
-        for example in loaded.fewshot.values().flatten() {
-            solution(task, example)?;
+        for example in loaded.fewshot.values().chain(loaded.pool.values()).flatten() {
+            solved(task, example)?;
         }
     }
     Ok(files)

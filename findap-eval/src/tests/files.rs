@@ -136,3 +136,20 @@ fn rows_that_a_key_of_the_task_cannot_use_are_named() {
         assert!(error.contains(want), "{dataset}: {error}");
     }
 }
+
+#[test]
+fn solved_examples_are_looked_at_before_anything_is_asked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows = "{\"q\": \"x\", \"a\": \"yes\", \"why\": \"so\"}\n{\"q\": \"y\", \"a\": \"no\"}\n";
+    let check = |keys: &str| {
+        let body = REPLY.replace("ROWS", keys).replace("gold = \"{a}\"", "gold = \"{a}\"\nfewshot_answer = \"{why}\"");
+        let task = task_on(folder.path(), rows, &body);
+        crate::prompt::check(&[task], &options(folder.path()).data_roots).map_err(|error| error.to_string())
+    };
+    check("[dataset]\npath = \"data:rows.jsonl\"\n").expect("without examples");
+    let [few, many] = [1, 2].map(|count| {
+        check(&format!("num_fewshot = {count}\n[dataset]\npath = \"data:rows.jsonl\"\n")).expect_err("examples")
+    });
+    assert!(few.contains("rows.jsonl:2") && few.contains("why"), "{few}");
+    assert!(many.contains("asks for 2 solved examples, there are 1"), "{many}");
+}
