@@ -22,19 +22,10 @@ pub(crate) fn survey(name: String, path: &str, kind: Kind, encoder: Option<Recor
     let first = files.first().with_context(|| format!("{path}: no file"))?;
     let columns = columns(first, kind)?;
     let options = ReadOptions { kind: Some(kind), columns: columns.clone(), ..ReadOptions::default() };
-    let mut source = DraftSource {
-        name,
-        path: path.to_owned(),
-        kind,
-        columns,
-        num_rows: 0,
-        is_whole: true,
-        num_tokens: 0,
-        row_tokens: Vec::new(),
-    };
+    let mut source = DraftSource { name, path: path.to_owned(), kind, columns, row_tokens: Vec::new(), is_whole: true };
     for file in &files {
         for row in readers::read(file, &options)? {
-            if source.num_rows == MOST_ROWS {
+            if source.num_rows() == MOST_ROWS {
                 source.is_whole = false;
                 return Ok(source);
             }
@@ -43,8 +34,6 @@ pub(crate) fn survey(name: String, path: &str, kind: Kind, encoder: Option<Recor
                 Some(encoder) => num_tokens(&encoder, &record, kind).map_err(|error| error.at(file, location))?,
                 None => guessed_tokens(&record),
             };
-            source.num_rows += 1;
-            source.num_tokens += num_tokens;
             source.row_tokens.push(num_tokens);
         }
     }
@@ -226,7 +215,7 @@ mod tests {
             let found = survey("x".to_owned(), path.to_str().unwrap(), kind, None);
             let found = found.unwrap_or_else(|error| panic!("{row}: {error:#}"));
             let want: BTreeMap<String, String> = want.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-            assert_eq!((found.columns, found.num_rows), (want, 2), "{row}");
+            assert_eq!((found.columns.clone(), found.num_rows()), (want, 2), "{row}");
         }
     }
 

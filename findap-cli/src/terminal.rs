@@ -195,10 +195,12 @@ const HELD: &str = "\u{a0}";
 /// Holds a number and its unit together.
 fn unbroken(cell: &str) -> String {
     const UNITS: [&str; 6] = ["GiB", "MiB", "KiB", "B", "k", "M"];
-    UNITS.iter().fold(cell.to_owned(), |cell, unit| match cell.strip_suffix(&format!(" {unit}")) {
-        Some(number) if number.parse::<f64>().is_ok() => format!("{number}{HELD}{unit}"),
-        _ => cell,
-    })
+    match cell.rsplit_once(' ') {
+        Some((number, unit)) if UNITS.contains(&unit) && number.parse::<f64>().is_ok() => {
+            format!("{number}{HELD}{unit}")
+        }
+        _ => cell.to_owned(),
+    }
 }
 
 /// Draws a table whose columns behind the first are aligned as is said.

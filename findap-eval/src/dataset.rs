@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use findap_data::readers::paths::{expand, missing_shard};
+use findap_data::readers::paths::{expand, is_pattern, missing_shard};
 use findap_data::readers::read_values;
 use findap_data::{Location, ReadOptions};
 use serde_json::Value;
@@ -149,14 +149,13 @@ fn files(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> R
     }
 }
 
-fn is_pattern(path: &str) -> bool {
-    path.contains(['*', '?', '['])
-}
-
 /// A folder before a pattern, whose own name is none: `runs[1]` is `runs[[]1]` there.
 fn literal(folder: &Path) -> PathBuf {
-    let Some(text) = folder.to_str().filter(|text| is_pattern(text)) else { return folder.to_owned() };
-    let escape = |c: char| if is_pattern(c.encode_utf8(&mut [0; 4])) { format!("[{c}]") } else { c.to_string() };
+    let Some(text) = folder.to_str().filter(|_| is_pattern(folder)) else { return folder.to_owned() };
+    let escape = |c: char| {
+        let written = c.to_string();
+        if is_pattern(Path::new(&written)) { format!("[{c}]") } else { written }
+    };
     text.chars().map(escape).collect::<String>().into()
 }
 
@@ -239,7 +238,7 @@ fn resolve(task: &Task, path: &str, roots: &DataRoots) -> Result<PathBuf, EvalEr
     match path.split_once(':').filter(|(root, _)| root.len() > 1) {
         None => Ok(PathBuf::from(path)),
         Some((root, rest)) => match roots.get(root) {
-            Some(folder) if is_pattern(rest) => Ok(literal(folder).join(rest)),
+            Some(folder) if is_pattern(Path::new(rest)) => Ok(literal(folder).join(rest)),
             Some(folder) => Ok(folder.join(rest)),
             None => Err(EvalError::UnknownDataRoot {
                 task: task.name.clone(),

@@ -116,7 +116,7 @@ impl Loss {
     pub fn name(&self) -> &'static str {
         match self {
             Loss::CrossEntropy => "cross-entropy",
-            Loss::Preference(preference) => preference.name(),
+            Loss::Preference(preference) => preference.names()[0],
         }
     }
 
@@ -138,7 +138,7 @@ impl Loss {
             Loss::CrossEntropy => Vec::new(),
             Loss::Preference(preference) => vec![
                 ("pairs", totals.rows as f64),
-                (preference.metric(), stats.pair_loss),
+                (preference.names()[1], stats.pair_loss),
                 ("nll_loss", stats.nll_loss),
                 ("reward_chosen", stats.reward_chosen),
                 ("reward_rejected", stats.reward_rejected),
@@ -205,26 +205,15 @@ impl Objective {
 }
 
 impl Preference {
-    fn name(&self) -> &'static str {
+    /// The name of the loss of pairs in recipes, and of its mean among the metrics.
+    fn names(&self) -> [&'static str; 2] {
         match self.pair_loss {
-            PairLoss::Dpo { .. } => "dpo",
-            PairLoss::Robust { .. } => "robust",
-            PairLoss::Hinge => "hinge",
-            PairLoss::Ipo => "ipo",
-            PairLoss::Simpo { .. } => "simpo",
-            PairLoss::Orpo => "orpo",
-        }
-    }
-
-    /// The metric of the mean over pairs.
-    fn metric(&self) -> &'static str {
-        match self.pair_loss {
-            PairLoss::Dpo { .. } => "dpo_loss",
-            PairLoss::Robust { .. } => "robust_loss",
-            PairLoss::Hinge => "hinge_loss",
-            PairLoss::Ipo => "ipo_loss",
-            PairLoss::Simpo { .. } => "simpo_loss",
-            PairLoss::Orpo => "orpo_loss",
+            PairLoss::Dpo { .. } => ["dpo", "dpo_loss"],
+            PairLoss::Robust { .. } => ["robust", "robust_loss"],
+            PairLoss::Hinge => ["hinge", "hinge_loss"],
+            PairLoss::Ipo => ["ipo", "ipo_loss"],
+            PairLoss::Simpo { .. } => ["simpo", "simpo_loss"],
+            PairLoss::Orpo => ["orpo", "orpo_loss"],
         }
     }
 

@@ -2,7 +2,7 @@
 
 use findap_data::store::rows::RowsReport;
 use findap_model::session::{SessionOptions, activation_dtype, memory_bytes};
-use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Trainable, Trained};
+use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Lora, Trainable, Trained};
 use serde::Serialize;
 
 use crate::error::TrainError;
@@ -164,7 +164,7 @@ pub fn training_memory(
         max_tokens: tokens.max(dev_tokens),
         max_positions: positions.max(dev_positions),
         recompute: options.recompute,
-        gradients: Some(options.state.dtype(trained_dtype(kind, dtype, &options.trainable))),
+        gradients: Some(options.state.dtype(trained_dtype(kind, dtype, options.trainable.lora()))),
         frozen_blocks: trained.frozen_blocks(),
         lora: options.trainable.lora().copied(),
     };
@@ -172,8 +172,8 @@ pub fn training_memory(
 }
 
 /// The format of what is trained beside weights in `dtype`: theirs, or that of the activations, which an adapter has.
-fn trained_dtype(kind: DeviceKind, dtype: Dtype, trainable: &Trainable) -> Dtype {
-    if trainable.lora().is_some() { activation_dtype(kind, dtype) } else { dtype }
+fn trained_dtype(kind: DeviceKind, dtype: Dtype, lora: Option<&Lora>) -> Dtype {
+    if lora.is_some() { activation_dtype(kind, dtype) } else { dtype }
 }
 
 /// Bytes in memory by purpose while a session with these options and AdamW train `num_trained` parameters on a device of this kind.
@@ -185,7 +185,7 @@ pub fn step_memory(
     options: SessionOptions,
 ) -> Vec<(&'static str, usize)> {
     let weights = Decoder::num_parameters(config) * options.dtype.size_bytes();
-    let trained_dtype = if options.lora.is_some() { activation_dtype(kind, options.dtype) } else { options.dtype };
+    let trained_dtype = trained_dtype(kind, options.dtype, options.lora.as_ref());
     let gradient_dtype = options.gradients.unwrap_or(trained_dtype);
     let gradients = num_trained * gradient_dtype.size_bytes();
     let mut memory = vec![("weights", weights)];
@@ -212,6 +212,14 @@ pub struct StageDisk {
 }
 
 impl StageDisk {
+    /// The disk of every stage that makes a model, of those whose data are yet to come, too.
+    ///
+    /// # Errors
+    /// As [`StageDisk::new`].
+    pub fn of_all(recipe: &Recipe, config: &Config) -> Result<Vec<Self>, TrainError> {
+        recipe.stage.iter().filter_map(|stage| Self::new(recipe, stage, config).transpose()).collect()
+    }
+
     /// What a stage takes beside its data; none for a distillation.
     ///
     /// # Errors
@@ -219,7 +227,7 @@ impl StageDisk {
     pub fn new(recipe: &Recipe, stage: &Stage, config: &Config) -> Result<Option<Self>, TrainError> {
         let Some((keys, _)) = stage.trained() else { return Ok(None) };
         let trainable = recipe.train_options(keys).trainable;
-        let trained_dtype = trained_dtype(recipe.device_kind(), recipe.model.compute.into(), &trainable);
+        let trained_dtype = trained_dtype(recipe.device_kind(), recipe.model.compute.into(), trainable.lora());
         let trained = Trained::of(config, &trainable)?.num_parameters() as u64;
         let checkpoint_bytes = 3 * trained * recipe.state_format().dtype(trained_dtype).size_bytes() as u64;
         let adapter_bytes = if trainable.lora().is_some() { 4 * trained } else { 0 };
@@ -285,7 +293,7 @@ fn meminfo_bytes(field: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use findap_model::{Lora, Recompute, Targets};
+    use findap_model::{Recompute, Targets};
     use serde_json::json;
 
     use super::*;

@@ -141,14 +141,14 @@ fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
         println!(
             "{:<10} {path}: rows{which}: {}, tokens: {}, in the longest row: {}{guessed}",
             kind.name(),
-            source.num_rows,
-            source.num_tokens,
+            source.num_rows(),
+            source.num_tokens(),
             source.longest_tokens()
         );
         for (ours, theirs) in &source.columns {
             println!("           its column `{theirs}` is taken as `{ours}`");
         }
-        if source.num_tokens == 0 {
+        if source.num_tokens() == 0 {
             bail!("{path}: its rows are empty");
         }
         found.push(source);
@@ -204,7 +204,7 @@ fn advise(draft: &Draft, output: &Path) {
     let path = output.display();
     println!("\nwrote {path}");
     let of = |kind| draft.sources.iter().filter(move |source| source.kind == kind);
-    let rows = |kind| of(kind).map(|source| source.num_rows).sum::<u64>();
+    let rows = |kind| of(kind).map(|source| source.num_rows()).sum::<u64>();
     let (texts, chats) = (rows(Kind::Text), rows(Kind::Chat));
     let mut notes = Vec::new();
     if draft.model.is_none() || (draft.sources.is_empty() && draft.exercises.is_none()) {
@@ -220,7 +220,7 @@ fn advise(draft: &Draft, output: &Path) {
         let context = draft.context_of(source.kind);
         let num_too_long = source.num_too_long(context);
         if num_too_long > 0 {
-            let (name, of) = (&source.name, source.num_rows);
+            let (name, of) = (&source.name, source.num_rows());
             notes.push(format!(
                 "{name}: {num_too_long} of {of} rows are longer than the context of {context} tokens and are left out"
             ));

@@ -1,7 +1,6 @@
 //! `findap plan`: what a recipe asks for, before anything is trained.
 
 use std::hint::black_box;
-use std::ops::Not;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -50,7 +49,9 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             }
             Err(error) => {
                 let told = serde_json::json!({ "problem": terminal::error_text(&error) });
-                found.extend(is_elsewhere(&recipe).not().then_some(error));
+                if !is_elsewhere(&recipe) {
+                    found.push(error);
+                }
                 told
             }
         };
@@ -121,9 +122,7 @@ fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
 
 /// Tells the disk of all stages, of those whose pairs are yet to come, too.
 fn show_disk(recipe: &Recipe) -> Result<()> {
-    let config = findap_train::run::base_config(recipe)?;
-    let stages = recipe.stage.iter().map(|stage| StageDisk::new(recipe, stage, &config));
-    let disk: Vec<StageDisk> = stages.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let disk = StageDisk::of_all(recipe, &findap_train::run::base_config(recipe)?)?;
     let models = disk.iter().map(|stage| stage.model_bytes).sum();
     let need = plan::disk_bytes(&disk);
     let free_bytes = folder::free_bytes(recipe.folder());

@@ -249,9 +249,7 @@ fn show(recipe: &Recipe, parts: &[Part]) -> Result<()> {
     let mut rows: Vec<Vec<String>> = parts.iter().map(row).collect();
     rows.push(vec!["all".to_owned(), String::new(), clock(parts.iter().map(|part| part.seconds).sum())]);
     println!("{}\n", terminal::table(&["part", "size", "about"], &rows));
-    let config = base_config(recipe)?;
-    let stages = recipe.stage.iter().map(|stage| StageDisk::new(recipe, stage, &config));
-    let disk: Vec<StageDisk> = stages.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let disk = StageDisk::of_all(recipe, &base_config(recipe)?)?;
     let free = folder::free_bytes(recipe.folder()).map_or_else(|| "unknown".to_owned(), terminal::bytes);
     println!("disk: {} for models and checkpoints, free {free}", terminal::bytes(plan::disk_bytes(&disk)));
     if let Some(peak) = peak_memory_bytes() {

@@ -31,7 +31,7 @@ pub(super) fn rows(
         record_bytes: record_bytes.clone(),
         limit_bytes: max_record_bytes as u64,
     };
-    let mut reader = csv::ReaderBuilder::new().has_headers(header.is_none()).from_reader(watched);
+    let mut reader = csv::ReaderBuilder::new().has_headers(header.is_none()).flexible(true).from_reader(watched);
     let header = match header {
         Some(names) => csv::StringRecord::from(names),
         None => reader.headers().map_err(&as_error)?.clone(),
@@ -57,7 +57,6 @@ pub(super) fn rows(
             Ok(record) => record,
             Err(error) => return Some(Err(as_error(error))),
         };
-        // With a header the library compares each row with it, without one only with the first.
         let line = record.position().map_or(0, csv::Position::line);
         if record.len() != header.len() {
             let problem = RecordProblem::Ragged { want: header.len() as u64, got: record.len() as u64 };
@@ -83,9 +82,6 @@ fn explain(path: &Path, error: csv::Error) -> DataError {
     let of_record = |problem| DataError::Record { path: path.to_path_buf(), location: Location::Line(line), problem };
     let of_file = |detail: String| DataError::File { path: path.to_path_buf(), problem: FileProblem::Csv { detail } };
     match error.into_kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            of_record(RecordProblem::Ragged { want: expected_len, got: len })
-        }
         csv::ErrorKind::Utf8 { err, .. } => of_record(RecordProblem::NotUtf8 { byte: err.valid_up_to() + 1 }),
         csv::ErrorKind::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>()) {
             Some(fault) => of_file(fault.to_string()),

@@ -131,6 +131,21 @@ pub enum Turns {
     Messages(Vec<Message>),
 }
 
+impl Turns {
+    /// The last turn; none of plain text.
+    pub(crate) fn last_message(&self) -> Option<&Message> {
+        match self {
+            Turns::Text(_) => None,
+            Turns::Messages(messages) => messages.last(),
+        }
+    }
+
+    /// Whether the last turn is the assistant's.
+    pub(crate) fn ends_with_answer(&self) -> bool {
+        self.last_message().is_some_and(|last| last.role == Role::Assistant)
+    }
+}
+
 /// Turns, and which answers of them are not learnt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
@@ -205,10 +220,7 @@ impl Record {
 
     /// Whether it is a pair whose answers follow a turn of the assistant, and are turns of their own.
     pub(crate) fn ends_a_prompt_uncontinued(&self) -> bool {
-        let Record::Preference { prompt: Turns::Messages(prompt), is_continued: false, .. } = self else {
-            return false;
-        };
-        prompt.last().is_some_and(|last| last.role == Role::Assistant)
+        matches!(self, Record::Preference { prompt, is_continued: false, .. } if prompt.ends_with_answer())
     }
 
     /// Bytes of text or ids, for limits and rates.

@@ -72,7 +72,8 @@ fn fail(path: &Path, problem: FileProblem) -> DataError {
     DataError::File { path: path.to_path_buf(), problem }
 }
 
-fn is_pattern(path: &Path) -> bool {
+/// Whether a path is a pattern, where no file has it as its name.
+pub fn is_pattern(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.contains(['*', '?', '[']))
 }
 

@@ -45,17 +45,13 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
             return Err(RecordProblem::WrongType { field: "rejected".into(), want, got });
         }
     };
-    let explicit = ["prompt", "conversations"].into_iter().find(|field| fields.has(field));
+    let explicit = ["prompt", "conversations", "messages"].into_iter().find(|field| fields.has(field));
+    let explicit = explicit.map(|field| Ok::<_, RecordProblem>((field, turns(fields, field)?))).transpose()?;
     // A whole conversation beside the pair is for those who learn only the better answer.
-    let ends_with_answer = || {
-        Ok(turns(fields, "messages")?.is_none_or(|turns| matches!(&turns, Turns::Messages(turns) if turns.last().is_some_and(|turn| turn.role == Role::Assistant))))
-    };
-    let explicit = match explicit {
-        None if fields.has("messages") && !ends_with_answer()? => Some("messages"),
-        explicit => explicit,
-    };
+    let explicit = explicit
+        .filter(|(field, turns)| *field != "messages" || turns.as_ref().is_some_and(|turns| !turns.ends_with_answer()));
     let (prompt, chosen, rejected) = match explicit {
-        Some(field) => match turns(fields, field)? {
+        Some((field, prompt)) => match prompt {
             Some(Turns::Text(prompt)) if transcript::is_transcript(&prompt) => {
                 with_prompt(Turns::Messages(transcript::prompt(&prompt, field)?), answers.trimmed())?
             }
@@ -91,12 +87,9 @@ pub(super) fn is_continued(fields: &Fields<'_>) -> Result<bool, RecordProblem> {
 
 /// Refuses a row that goes on with a turn which is not there, or by more than one piece of it.
 fn check_continued(prompt: &Turns, answers: [(&str, &Turns); 2]) -> Result<(), RecordProblem> {
-    let last = match prompt {
-        Turns::Text(_) => None,
-        Turns::Messages(messages) => messages.last(),
-    };
-    if last.is_none_or(|last| last.role != Role::Assistant) {
-        let got = last.map_or("is a text".to_owned(), |last| format!("ends with a {} turn", last.role));
+    if !prompt.ends_with_answer() {
+        let got =
+            prompt.last_message().map_or("is a text".to_owned(), |last| format!("ends with a {} turn", last.role));
         let why = format!(
             "is true, but the prompt {got}; what the answers go on with must be its last turn, of the assistant"
         );

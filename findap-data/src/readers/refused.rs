@@ -7,7 +7,7 @@ use crate::error::RecordProblem;
 
 const TOOLS: &str =
     "is not handed to the chat template; write it into a system turn as the template prints it, or remove the field";
-const PARTS: &str = "is no text, and only text is trained on; remove it or the row";
+pub(super) const PARTS: &str = "is no text, and only text is trained on; remove it or the row";
 const MASKS: &str = "is not understood beside turns; say per turn what is learnt, with weight = 0 or 1";
 const REASONING: &str = "stands beside the turns and is not learnt; write it into the answer as the template prints it, or remove the field";
 

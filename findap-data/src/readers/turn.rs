@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::{is_void, names, not_honoured, text, wrong_type};
-use super::refused;
+use super::refused::{self, PARTS};
 use crate::error::RecordProblem;
 use crate::message::{Message, Role};
 
@@ -49,7 +49,6 @@ const REFUSED: [(&str, &str); 17] = [
 const TOOLS: &str = "is not handed to the chat template; write the call into the content as the template prints it, or remove the field";
 const REASONING: &str =
     "is not handed to the chat template; write it into the content as the template prints it, or remove the field";
-const PARTS: &str = "is no text, and only text is trained on; remove it or the row";
 const MASKS: &str =
     "is not understood here; say per turn what is learnt, with weight = 0 or 1, or give ids and mask as a row";
 

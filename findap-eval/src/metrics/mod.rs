@@ -126,6 +126,16 @@ fn f1(matched: usize, gold: usize, predicted: usize) -> f64 {
     if gold + predicted == 0 { 0.0 } else { 2.0 * matched as f64 / (gold + predicted) as f64 }
 }
 
+/// How many elements two lists share, counted with repetition.
+fn num_shared<T: Ord>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> usize {
+    let mut left: BTreeMap<T, usize> = BTreeMap::new();
+    for element in one {
+        *left.entry(element).or_default() += 1;
+    }
+    let mut take = |element: &T| left.get_mut(element).filter(|left| **left > 0).map(|left| *left -= 1).is_some();
+    other.filter(|element| take(element)).count()
+}
+
 /// A missing answer misses its gold label and is no label of its own.
 fn count_labels<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> BTreeMap<&'a str, LabelCounts> {
     let mut counts: BTreeMap<&str, LabelCounts> = BTreeMap::new();
@@ -201,15 +211,8 @@ pub fn entity_f1(rows: impl Iterator<Item = EntityCounts>) -> f64 {
 /// Counts the `name, TYPE` lines of two answers. Case of the name, spacing, bullets and emphasis do not matter, and types may
 /// be written out (`Organization`); other lines are ignored.
 pub fn count_entities(gold: &str, predicted: &str) -> EntityCounts {
-    let (gold, mut predicted) = (entities(gold), entities(predicted));
-    let mut counts = EntityCounts { matched: 0, gold: gold.len(), predicted: predicted.len() };
-    for entity in gold {
-        if let Some(at) = predicted.iter().position(|other| *other == entity) {
-            predicted.swap_remove(at);
-            counts.matched += 1;
-        }
-    }
-    counts
+    let (gold, predicted) = (entities(gold), entities(predicted));
+    EntityCounts { matched: num_shared(gold.iter(), predicted.iter()), gold: gold.len(), predicted: predicted.len() }
 }
 
 fn entities(answer: &str) -> Vec<(String, String)> {

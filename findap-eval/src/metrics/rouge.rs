@@ -1,10 +1,8 @@
 //! ROUGE: how much of a text's words, pairs of words or order of words another text has. Lower case, letters and digits only, as
 //! `rouge_score` counts.
 
-use std::collections::BTreeMap;
-
-use super::f1;
 use super::stem::stem;
+use super::{f1, num_shared};
 
 /// F1 of the words that two texts share, counted with repetition; by their stems where asked for.
 pub fn rouge1(gold: &str, predicted: &str, by_stem: bool) -> f64 {
@@ -24,18 +22,8 @@ pub fn rouge_l(gold: &str, predicted: &str, by_stem: bool) -> f64 {
 
 fn of_runs(gold: &str, predicted: &str, by_stem: bool, length: usize) -> f64 {
     let (gold, predicted) = (words(gold, by_stem), words(predicted, by_stem));
-    let mut left: BTreeMap<&[String], usize> = BTreeMap::new();
-    for run in gold.windows(length) {
-        *left.entry(run).or_default() += 1;
-    }
-    let mut matched = 0;
-    for run in predicted.windows(length) {
-        if let Some(left) = left.get_mut(run).filter(|left| **left > 0) {
-            *left -= 1;
-            matched += 1;
-        }
-    }
-    f1(matched, gold.windows(length).count(), predicted.windows(length).count())
+    let (gold, predicted) = (gold.windows(length), predicted.windows(length));
+    f1(num_shared(gold.clone(), predicted.clone()), gold.count(), predicted.count())
 }
 
 fn words(text: &str, by_stem: bool) -> Vec<String> {

@@ -1,8 +1,6 @@
 //! Words of answers as SQuAD's own program compares them.
 
-use std::collections::BTreeMap;
-
-use super::f1;
+use super::{f1, num_shared};
 
 /// The words of a text in lower case, without ASCII punctuation and without `a`, `an` and `the`.
 pub fn squad_words(text: &str) -> Vec<String> {
@@ -17,18 +15,7 @@ pub(crate) fn is_article(word: &str) -> bool {
 /// F1 of the words that an answer shares with a right answer, counted with repetition.
 pub fn token_f1(gold: &str, predicted: &str) -> f64 {
     let (gold, predicted) = (squad_words(gold), squad_words(predicted));
-    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
-    for word in &gold {
-        *left.entry(word).or_default() += 1;
-    }
-    let mut matched = 0;
-    for word in &predicted {
-        if let Some(left) = left.get_mut(word.as_str()).filter(|left| **left > 0) {
-            *left -= 1;
-            matched += 1;
-        }
-    }
-    f1(matched, gold.len(), predicted.len())
+    f1(num_shared(gold.iter(), predicted.iter()), gold.len(), predicted.len())
 }
 
 #[cfg(test)]

@@ -102,10 +102,9 @@ impl Registry {
     ) -> Result<(Vec<Task>, Vec<Task>), EvalError> {
         let selected = self.select(names.clone())?;
         let (refused, runnable): (Vec<Task>, Vec<Task>) = selected.into_iter().partition(|task| task.refused.is_some());
-        match refused.iter().find(|task| names.clone().into_iter().any(|name| name.trim() == task.name)) {
-            Some(named) => named.refuse().map(|()| (runnable, refused.clone())),
-            None => Ok((runnable, refused)),
-        }
+        let is_named = |task: &&Task| names.clone().into_iter().any(|name| name.trim() == task.name);
+        refused.iter().find(is_named).map_or(Ok(()), Task::refuse)?;
+        Ok((runnable, refused))
     }
 }
 

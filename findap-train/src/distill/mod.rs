@@ -35,7 +35,7 @@ use self::sampling::sample;
 use crate::error::TrainError;
 use crate::event::{Event, Observer};
 use crate::folder::write_whole;
-use crate::recipe::DistillStage;
+use crate::recipe::{DistillStage, PREFERENCES_FILE, RIGHT_SOLUTIONS_FILE};
 
 /// Exercises that are sampled and judged together, and then on disk.
 const GROUP: usize = 16;
@@ -119,8 +119,8 @@ pub fn run(
         let problem = nothing_came_out("right solution", &statistics, unread);
         return Err(TrainError::NothingToTrain { stage: name.clone(), problem });
     }
-    write_lines(&context.run_folder.join("preferences.jsonl"), &pairs)?;
-    write_lines(&context.run_folder.join("right-solutions.jsonl"), &solutions)?;
+    write_lines(&context.run_folder.join(PREFERENCES_FILE), &pairs)?;
+    write_lines(&context.run_folder.join(RIGHT_SOLUTIONS_FILE), &solutions)?;
     let Statistics { right, solutions, cut_off, fap_pairs, scp_pairs, naive_pairs, equal_pairs, uncorrected, .. } =
         statistics;
     let naive = if naive_pairs > 0 { format!(" and {naive_pairs} naive") } else { String::new() };

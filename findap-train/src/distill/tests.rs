@@ -437,6 +437,12 @@ fn samples_are_continued_after_the_last_whole_line() {
 }
 
 /// The same question under two ids: each has draws of its own, which neither the order of the file nor its neighbours change.
+/// A distillation of a model in one folder, whose pairs are to be trained on.
+fn context<'a>(folder: &'a Path, model: &'a Path, device: &'a Device, seed: u64) -> DistillContext<'a> {
+    let (run_folder, trained, dtype, time_seconds) = (folder, [true, false], Dtype::F32, 1_700_000_000);
+    DistillContext { folder, run_folder, trained, model, device, dtype, seed, time_seconds }
+}
+
 #[test]
 fn an_exercise_is_sampled_the_same_wherever_it_stands_and_no_two_share_their_draws() {
     let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden/models/tiny"));
@@ -445,18 +451,12 @@ fn an_exercise_is_sampled_the_same_wherever_it_stands_and_no_two_share_their_dra
         let lines: String = ids.iter().map(|id| format!("{}\n", json!(exercise(id)))).collect();
         fs::write(folder.path().join("exercises.jsonl"), lines).unwrap();
         let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 6, ..stage() };
-        let (run_folder, device, dtype, time_seconds) = (folder.path(), &Device::Cpu, Dtype::F32, 1_700_000_000);
-        let context = DistillContext {
-            folder: run_folder,
-            trained: [true, false],
-            run_folder,
-            model,
-            device,
-            dtype,
-            seed,
-            time_seconds,
-        };
-        let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
+        let result = run(
+            &stage,
+            &context(folder.path(), model, &Device::Cpu, seed),
+            &mut |_: Event| {},
+            &AtomicBool::new(false),
+        );
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "a policy that knows nothing: {result:?}");
         let read = Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries;
         let texts = |sampled: Sampled| sampled.solutions.into_iter().map(|solution| solution.text).collect::<Vec<_>>();
@@ -480,19 +480,8 @@ fn a_policy_on_a_device_draws_what_it_draws_on_the_cpu() {
         let line = json!({"id": "e", "question": "What is a bond?", "answer": "154"});
         fs::write(folder.path().join("exercises.jsonl"), format!("{line}\n")).unwrap();
         let stage = DistillStage { samples_per_exercise: 3, max_new_tokens: 5, top_p: 0.9, ..stage() };
-        let (run_folder, dtype) = (folder.path(), Dtype::F32);
-        let (seed, time_seconds) = (3, 1_700_000_000);
-        let context = DistillContext {
-            folder: run_folder,
-            trained: [true, false],
-            run_folder,
-            model,
-            device,
-            dtype,
-            seed,
-            time_seconds,
-        };
-        let result = run(&stage, &context, &mut |_: Event| {}, &AtomicBool::new(false));
+        let result =
+            run(&stage, &context(folder.path(), model, device, 3), &mut |_: Event| {}, &AtomicBool::new(false));
         assert!(matches!(result, Err(TrainError::NothingToTrain { .. })), "{result:?}");
         Journal::read::<Sampled>(&folder.path().join("samples.jsonl")).unwrap().entries
     };

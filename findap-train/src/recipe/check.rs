@@ -13,7 +13,7 @@ use findap_model::Trainable;
 use super::distillation::{DistillStage, Judge};
 use super::error::{Origin, RecipeError, join};
 use super::stage::{AlignStage, DISTILLED, Optimization, RIGHT_SOLUTIONS, Stage, TrainStage};
-use super::{Compute, DeviceChoice, Recipe, StateKind};
+use super::{Compute, DeviceChoice, PREFERENCES_FILE, RIGHT_SOLUTIONS_FILE, Recipe, StateKind};
 
 pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeError> {
     origin.require(
@@ -62,8 +62,8 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
         "data",
         "eval",
         "begun.json",
-        "preferences.jsonl",
-        "right-solutions.jsonl",
+        PREFERENCES_FILE,
+        RIGHT_SOLUTIONS_FILE,
         "rehearsal",
         "verification",
         "provenance.json",

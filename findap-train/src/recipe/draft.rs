@@ -52,17 +52,23 @@ pub struct DraftSource {
     pub kind: Kind,
     /// Our names to the file's, where they differ.
     pub columns: BTreeMap<String, String>,
-    /// Rows that were read.
-    pub num_rows: u64,
+    /// Tokens of each row that was read.
+    pub row_tokens: Vec<u64>,
     /// Whether these are all.
     pub is_whole: bool,
-    /// Tokens of these rows.
-    pub num_tokens: u64,
-    /// Tokens of each of these rows.
-    pub row_tokens: Vec<u64>,
 }
 
 impl DraftSource {
+    /// Rows that were read.
+    pub fn num_rows(&self) -> u64 {
+        self.row_tokens.len() as u64
+    }
+
+    /// Tokens of these rows.
+    pub fn num_tokens(&self) -> u64 {
+        self.row_tokens.iter().sum()
+    }
+
     /// Tokens of the longest row.
     pub fn longest_tokens(&self) -> u64 {
         self.row_tokens.iter().copied().max().unwrap_or(0)
@@ -129,10 +135,8 @@ impl Draft {
             path: path.to_owned(),
             kind,
             columns: BTreeMap::new(),
-            num_rows: 0,
-            is_whole: false,
-            num_tokens: 0,
             row_tokens: Vec::new(),
+            is_whole: false,
         };
         vec![source("texts", "data/texts-*.jsonl", Kind::Text), source("chats", "data/chats.jsonl", Kind::Chat)]
     }
@@ -175,7 +179,7 @@ impl Draft {
 
     fn source(&self, source: &DraftSource, text: &mut String) {
         text.push_str("\n[[data]]\n");
-        if source.num_rows == 0 {
+        if source.row_tokens.is_empty() {
             let rows = match source.kind {
                 Kind::Chat => "conversations: messages, conversations, alpaca, prompt and completion",
                 _ => "one document in the column `text` of each row",
@@ -183,7 +187,7 @@ impl Draft {
             let _ = writeln!(text, "# EDIT: {rows}; JSONL, JSON, CSV, Parquet or text files");
         } else {
             let which = if source.is_whole { "" } else { " in the first rows" };
-            let (rows, tokens, longest) = (source.num_rows, source.num_tokens, source.longest_tokens());
+            let (rows, tokens, longest) = (source.num_rows(), source.num_tokens(), source.longest_tokens());
             let _ = writeln!(text, "# rows{which}: {rows}, tokens: {tokens}, tokens of the longest row: {longest}");
         }
         let _ = writeln!(text, "name = {}", quoted(&source.name));
@@ -225,7 +229,7 @@ impl Draft {
     /// Tokens per optimizer step: FinDAP's, and fewer where the data would give too few steps.
     fn batch_tokens(&self, sources: &[&DraftSource], most: u64, context_tokens: u64) -> u64 {
         const LEAST_STEPS: u64 = 64;
-        let num_tokens: u64 = sources.iter().map(|source| source.num_tokens).sum();
+        let num_tokens: u64 = sources.iter().map(|source| source.num_tokens()).sum();
         let is_known = num_tokens > 0 && sources.iter().all(|source| source.is_whole);
         let wanted = if is_known { (num_tokens / LEAST_STEPS).max(1).next_power_of_two() } else { most };
         wanted.clamp(context_tokens, most.max(context_tokens))
@@ -345,11 +349,10 @@ mod tests {
     use super::*;
     use crate::recipe::{Compute, Recipe, Stage, StateKind, parse};
 
-    fn source(name: &str, kind: Kind, num_rows: u64, num_tokens: u64, longest_tokens: u64) -> DraftSource {
+    fn source(name: &str, kind: Kind, row_tokens: Vec<u64>) -> DraftSource {
         let columns = BTreeMap::from([("text".to_owned(), "the \"body\"".to_owned())]);
         let path = format!("data/{name}.jsonl");
-        let row_tokens = vec![longest_tokens];
-        DraftSource { name: name.to_owned(), path, kind, columns, num_rows, is_whole: true, num_tokens, row_tokens }
+        DraftSource { name: name.to_owned(), path, kind, columns, row_tokens, is_whole: true }
     }
 
     fn model(num_parameters: usize) -> Option<DraftModel> {
@@ -367,7 +370,7 @@ mod tests {
         let kinds = [Kind::Text, Kind::Chat, Kind::Preference];
         for present in 0..1 << 6 {
             let has = |bit: u32| present >> bit & 1 == 1;
-            let of = |(bit, kind): (u32, Kind)| has(bit).then(|| source(kind.name(), kind, 10, 9000, 700));
+            let of = |(bit, kind): (u32, Kind)| has(bit).then(|| source(kind.name(), kind, vec![700; 10]));
             let draft = Draft {
                 name: "first".to_owned(),
                 model: if has(3) { model(8_000_000_000) } else { None },
@@ -394,7 +397,7 @@ mod tests {
             let draft = Draft {
                 name: "sized".to_owned(),
                 model: model(num_parameters),
-                sources: vec![source("chats", Kind::Chat, 1000, 1 << 20, 900)],
+                sources: vec![source("chats", Kind::Chat, [vec![900], vec![512; 2046], vec![124]].concat())],
                 gpu_memory_bytes: gpu,
                 ..Draft::default()
             };

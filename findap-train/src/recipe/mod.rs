@@ -295,8 +295,14 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What a distillation writes into the run folder: its pairs, and the policy's right solutions.
-pub(crate) const DISTILLED_FILES: [&str; 2] = ["preferences.jsonl", "right-solutions.jsonl"];
+/// The pairs of a distillation in the run folder.
+pub(crate) const PREFERENCES_FILE: &str = "preferences.jsonl";
+
+/// The policy's right solutions in the run folder.
+pub(crate) const RIGHT_SOLUTIONS_FILE: &str = "right-solutions.jsonl";
+
+/// All that a distillation writes into the run folder.
+pub(crate) const DISTILLED_FILES: [&str; 2] = [PREFERENCES_FILE, RIGHT_SOLUTIONS_FILE];
 
 /// Where a path of a recipe leads: `world:NAME` and `run:NAME` lie in the run folder.
 pub fn locate(folder: &Path, path: &Path) -> PathBuf {

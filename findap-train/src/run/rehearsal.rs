@@ -8,6 +8,7 @@ use findap_data::reward_model::Exercise;
 use findap_data::{Capability, Domain, Format, Kind};
 use serde_json::{Value, json};
 
+use super::begun_file;
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::folder::write_whole;
@@ -51,13 +52,13 @@ pub fn prepare(recipe: &Recipe) -> Result<Recipe, TrainError> {
     }
     let link = place.join("data");
     std::os::unix::fs::symlink("../data", &link).map_err(io("link", &link))?;
-    let begun = recipe.folder().join("begun.json");
-    if begun.exists() {
-        fs::copy(&begun, place.join("begun.json")).map_err(io("copy", &begun))?;
-    }
     let mut small = recipe.clone();
     small.point_at(recipe.folder());
     small.run.folder = Some(place.clone());
+    let begun = begun_file(recipe);
+    if begun.exists() {
+        fs::copy(&begun, begun_file(&small)).map_err(io("copy", &begun))?;
+    }
     if let Some(eval) = &mut small.eval {
         eval.limit = Some(QUESTIONS.min(eval.limit.unwrap_or(usize::MAX)));
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{TrainError, io};
 use crate::folder::FolderLock;
-use crate::recipe::{self, Stage};
+use crate::recipe::{self, DISTILLED_FILES, Stage};
 
 /// What of a run folder a stage and everything made from it are: folders and files that are there, in the order in which they are
 /// removed.
@@ -21,7 +21,7 @@ pub fn made_from(folder: &Path, stage: &str) -> Result<Vec<PathBuf>, TrainError>
         return Err(TrainError::NothingToTrain { stage: stage.to_owned(), problem });
     }
     let distills = stages.iter().any(|stage| matches!(stage, Stage::Distill(_)));
-    let distilled = ["preferences.jsonl", "right-solutions.jsonl"].into_iter().filter(|_| distills);
+    let distilled = DISTILLED_FILES.into_iter().filter(|_| distills);
     let distilled = distilled.map(|name| folder.join(name));
     // The last first, and of a stage its measurement before its model: a kill leaves a run whose first stages are whole.
     let made =

@@ -13,7 +13,7 @@ use super::Done;
 use crate::error::{TrainError, io};
 use crate::folder::read_json;
 use crate::identity::Identity;
-use crate::recipe::{self, DISTILLED_FILES, Judge, Recipe, Stage};
+use crate::recipe::{self, DISTILLED_FILES, Judge, PREFERENCES_FILE, RIGHT_SOLUTIONS_FILE, Recipe, Stage};
 
 /// A part of a run, made again and compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +106,6 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
     Ok(Verification { folder: folder.to_path_buf(), recipe, seconds, provenance })
 }
 
-const PAIRS: &str = DISTILLED_FILES[0];
-const SOLUTIONS: &str = DISTILLED_FILES[1];
 /// The file in the folder of a verification that says that it was compared.
 const COMPARED: &str = "compared.json";
 
@@ -226,7 +224,7 @@ impl Verification {
     }
 
     fn pairs(&self, stage: &str) -> Result<Compared, TrainError> {
-        let [was, now] = self.both(Path::new(PAIRS)).map(|path| lines(&path, |_| ()));
+        let [was, now] = self.both(Path::new(PREFERENCES_FILE)).map(|path| lines(&path, |_| ()));
         let (was, now) = (was?, now?);
         let difference = first_difference(&was, &now).map(|index| format!("from pair {} on", index + 1));
         Ok(compared(stage, "pairs", format!("{} pairs", was.len()), difference))
@@ -234,7 +232,7 @@ impl Verification {
 
     /// The right solutions; none of a run that was made before there were any.
     fn right_solutions(&self, stage: &str) -> Result<Option<Compared>, TrainError> {
-        let [was, now] = self.both(Path::new(SOLUTIONS));
+        let [was, now] = self.both(Path::new(RIGHT_SOLUTIONS_FILE));
         if !was.exists() {
             return Ok(None);
         }

@@ -3,23 +3,13 @@
 use super::*;
 use crate::recipe::Override;
 
-const RECIPE: &str = r#"schema = 1
+const RUN: &str = r#"schema = 1
 [run]
 name = "adapters"
 seed = 3
-device = "cpu"
-[model]
-base = "GOLDEN/models/tiny"
-save_dtype = "f32"
-[[data]]
-name = "news"
-path = "FOLDER/news.jsonl"
-kind = "text"
-[[data]]
-name = "pairs"
-path = "FOLDER/pairs.jsonl"
-kind = "preference"
-[[stage]]
+device = "cpu""#;
+
+const STAGES: &str = r#"[[stage]]
 name = "group1"
 kind = "train"
 text = ["news"]
@@ -44,8 +34,7 @@ lora = { rank = 2, targets = ["q_proj", "v_proj"], rslora = true }
 
 /// Runs the recipe in `folder`/`name` with some keys set, and stops after this many steps of all stages.
 fn run_in(folder: &Path, name: &str, set: &[Override], stop_after: usize) -> (Ended, PathBuf) {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden");
-    let text = RECIPE.replace("GOLDEN", golden).replace("FOLDER", folder.to_str().unwrap());
+    let text = recipe_text(RUN, STAGES, folder);
     let recipe = crate::recipe::parse(&text, Path::new("adapters.toml"), set).unwrap();
     let run_folder = folder.join(name);
     let recipe = recipe.clone().resolve(Some(&run_folder), &base_config(&recipe).unwrap()).unwrap();
@@ -62,14 +51,6 @@ fn run_in(folder: &Path, name: &str, set: &[Override], stop_after: usize) -> (En
         provenance: Map::new(),
     };
     (super::run(&recipe, &text, None, &mut hooks).unwrap(), run_folder)
-}
-
-fn data() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "news.jsonl", &json!({"text": "A bond pays a coupon. A share pays none."}));
-    let pair = json!({"prompt_ids": [2037, 5, 6], "chosen_ids": [7, 8, 9], "rejected_ids": [10, 11]});
-    write(folder.path(), "pairs.jsonl", &pair);
-    folder
 }
 
 fn parameters(folder: &Path) -> Vec<f64> {

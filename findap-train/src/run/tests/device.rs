@@ -5,21 +5,11 @@ use findap_tensor::EmulatorOptions;
 
 use super::*;
 
-const RECIPE: &str = r#"schema = 1
+const RUN: &str = r#"schema = 1
 [run]
-name = "emulated"
-[model]
-base = "GOLDEN/models/tiny"
-save_dtype = "f32"
-[[data]]
-name = "news"
-path = "FOLDER/news.jsonl"
-kind = "text"
-[[data]]
-name = "pairs"
-path = "FOLDER/pairs.jsonl"
-kind = "preference"
-[[stage]]
+name = "emulated""#;
+
+const STAGES: &str = r#"[[stage]]
 name = "group1"
 kind = "train"
 text = ["news"]
@@ -43,12 +33,8 @@ stages = ["base", "align"]
 /// Trains and measures on one device, and checks that the model measured there is the one that the CPU finds in the folder.
 #[test]
 fn a_run_trains_and_measures_on_its_device() {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), "news.jsonl", &json!({"text": "A bond pays a coupon. A share pays none."}));
-    let pair = json!({"prompt_ids": [2037, 5, 6], "chosen_ids": [7, 8, 9], "rejected_ids": [10, 11]});
-    write(folder.path(), "pairs.jsonl", &pair);
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../findap-model/testdata/golden");
-    let text = RECIPE.replace("GOLDEN", golden).replace("FOLDER", folder.path().to_str().unwrap());
+    let folder = data();
+    let text = recipe_text(RUN, STAGES, folder.path());
     let recipe = crate::recipe::parse(&text, Path::new("emulated.toml"), &[]).unwrap();
     let config = base_config(&recipe).unwrap();
     let recipe = recipe.resolve(Some(&folder.path().join("run")), &config).unwrap();

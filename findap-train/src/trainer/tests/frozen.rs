@@ -53,18 +53,8 @@ fn the_first_step_of_a_part_is_that_of_the_whole() {
 fn a_stopped_run_of_a_part_goes_on_bit_for_bit_from_checkpoints_of_that_part() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let options = TrainOptions { evaluate_every_steps: Some(2), dev_tokens: 2000, ..last_block() };
-        let run = |folder: &Path, stop_after: Option<u64>| {
-            let mut model = Decoder::load(&golden("models/tiny"), dtype).unwrap();
-            let stop = AtomicBool::new(false);
-            let mut observer = |event: Event| {
-                let done = matches!(event, Event::Step { step, .. } if stop_after == Some(step));
-                stop.fetch_or(done, Ordering::Relaxed);
-            };
-            let dev = loader(&packed_rows(), Kind::Packed, 2, 2, Length::Epochs(1.0));
-            let job = job(folder, options.clone(), Loss::CrossEntropy.into());
-            train(&mut model, &mut train_loader(5), Some(&dev), &job, &stop, &mut observer).unwrap();
-            model
-        };
+        let model = || Decoder::load(&golden("models/tiny"), dtype).unwrap();
+        let run = |folder: &Path, stop_after| run_model(model(), folder, 5, &options, stop_after).unwrap().0;
         let (whole_folder, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let whole = run(whole_folder.path(), None);
         run(folder.path(), Some(3));

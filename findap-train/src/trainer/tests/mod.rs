@@ -118,7 +118,17 @@ fn run(
     options: &TrainOptions,
     stop_after: Option<u64>,
 ) -> Result<(Decoder, Outcome, Vec<Event>), TrainError> {
-    let mut model = tiny();
+    run_model(tiny(), folder, steps, options, stop_after)
+}
+
+/// Trains a model, or stops after a step, and returns it.
+fn run_model(
+    mut model: Decoder,
+    folder: &Path,
+    steps: u64,
+    options: &TrainOptions,
+    stop_after: Option<u64>,
+) -> Result<(Decoder, Outcome, Vec<Event>), TrainError> {
     let stop = AtomicBool::new(false);
     let mut events = Vec::new();
     let mut observer = |event: Event| {
