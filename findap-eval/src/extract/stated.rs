@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::answer::first_line;
-use super::figure::{Figure, figures, plain};
+use super::figure::{Figure, figures, plain, whole_figure};
 
 /// The figure that an answer states; `None` where it states none or several between which nothing decides.
 ///
@@ -84,14 +84,13 @@ fn only_figure(text: &str) -> Option<Figure> {
     (is_one && !is_joined(figure)).then(|| (*figure).clone())
 }
 
-/// A text without the mark of a list before a figure: `1. 18`, `1) 18`.
+/// A text without the mark of a list before a figure: `1) 18 clips`, `1. 18`. Behind a full stop there may be no word, for it may end a
+/// sentence: `5. 3 of them are red.` states 5.
 fn without_list_mark(text: &str) -> &str {
     static MARK: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"^\s*\d[.)]\s+[-$(\u{2212}]*\d").expect("invariant: a valid constant pattern"));
-    if !MARK.is_match(text) {
-        return text;
-    }
-    text.trim_start().get(2..).unwrap_or(text)
+        LazyLock::new(|| Regex::new(r"^\s*\d([.)])\s+([-$(]*\d.*)").expect("invariant: a valid constant pattern"));
+    let Some((_, [mark, rest])) = MARK.captures(text).map(|found| found.extract()) else { return text };
+    if mark == ")" || whole_figure(rest).is_some() { rest } else { text }
 }
 
 /// A text whose leading minus stands directly before its figure: `- 5` where the text begins is -5.

@@ -160,6 +160,8 @@ fn an_answer_states_the_figure_it_opens_with_or_the_one_behind_the_last_equals_s
         ("the total is 15", Some("15")),
         ("about 15 pens", Some("15")),
         ("1. 15", Some("15")),
+        ("1. $15.", Some("15")),
+        ("5. 3 of them are red.", Some("5")),
         ("1) $15", Some("15")),
         ("3 tins of 5 = 15", Some("15")),
         ("15\u{b2}", None),
