@@ -1,7 +1,7 @@
 //! `cargo xtask study --alignment`: what each kind of preference pairs does to one policy, over several seeds.
 //!
-//! The policy and its samples are made once a seed. Every other arm begins with a copy of them: how pairs are chosen may change without
-//! sampling again, so that the arms differ in nothing but what is learnt.
+//! The policy and its samples are made once a seed, by the first arm. Most others begin with a copy of them: how pairs are chosen may
+//! change without sampling again, so that these arms differ in nothing but what is learnt.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,38 +18,82 @@ struct Arm {
     title: &'static str,
     recipe: &'static str,
     settings: &'static [&'static str],
+    start: Start,
 }
 
-/// The first makes the policy and the samples.
-const ARMS: [Arm; 7] = [
-    Arm { name: "fap-scp", title: "FAP and SCP, `continue`", recipe: "demo-align", settings: &[] },
-    Arm { name: "fap", title: "FAP", recipe: "demo-align", settings: &["stage.distill.kinds=[\"fap\"]"] },
-    Arm { name: "scp", title: "SCP, `continue`", recipe: "demo-align", settings: &["stage.distill.kinds=[\"scp\"]"] },
+/// What an arm begins with.
+enum Start {
+    /// Nothing: it trains the policy.
+    Nothing,
+    /// The policy, its samples and their verdicts.
+    Samples,
+    /// The model that an arm has left.
+    Aligned(&'static str),
+    /// The model that the policy was trained from.
+    Base,
+}
+
+impl Arm {
+    const fn of_samples(name: &'static str, title: &'static str, settings: &'static [&'static str]) -> Self {
+        Self { name, title, recipe: "demo-align", settings, start: Start::Samples }
+    }
+}
+
+const ARMS: [Arm; 16] = [
+    Arm { start: Start::Nothing, ..Arm::of_samples("fap-scp", "FAP and SCP, `continue`", &[]) },
+    Arm::of_samples("fap", "FAP", &["stage.distill.kinds=[\"fap\"]"]),
+    Arm::of_samples("scp", "SCP, `continue`", &["stage.distill.kinds=[\"scp\"]"]),
+    Arm::of_samples("scp-ask", "SCP, `ask`", &["stage.distill.kinds=[\"scp\"]", "stage.distill.scp_form=\"ask\""]),
+    Arm::of_samples("fap-scp-ask", "FAP and SCP, `ask`", &["stage.distill.scp_form=\"ask\""]),
+    Arm::of_samples(
+        "naive",
+        "naive pairs: the reference over a sample",
+        &["stage.distill.kinds=[\"naive\"]", "stage.distill.pairs_per_exercise=2"],
+    ),
+    Arm { recipe: "demo-rejection", ..Arm::of_samples("rejection", "plain training on own right answers", &[]) },
     Arm {
-        name: "scp-ask",
-        title: "SCP, `ask`",
-        recipe: "demo-align",
-        settings: &["stage.distill.kinds=[\"scp\"]", "stage.distill.scp_form=\"ask\""],
-    },
-    Arm {
-        name: "naive",
-        title: "naive pairs: the reference over a sample",
-        recipe: "demo-align",
-        settings: &["stage.distill.kinds=[\"naive\"]"],
-    },
-    Arm { name: "rejection", title: "plain training on own right answers", recipe: "demo-rejection", settings: &[] },
-    Arm {
-        name: "rejection-4x",
-        title: "the same at four times the learning rate",
         recipe: "demo-rejection",
-        settings: &["stage.align.learning_rate=2e-4"],
+        ..Arm::of_samples(
+            "rejection-4x",
+            "the same at four times the learning rate",
+            &["stage.align.learning_rate=2e-4"],
+        )
+    },
+    Arm::of_samples("fap-scp-4x", "FAP and SCP at four times the learning rate", &["stage.align.learning_rate=2e-4"]),
+    Arm::of_samples("fap-scp-twice", "FAP and SCP, two epochs", &["stage.align.epochs=2.0"]),
+    Arm {
+        recipe: "demo-align-again",
+        start: Start::Aligned("fap-scp"),
+        ..Arm::of_samples("again", "FAP and SCP, a second round on samples of the aligned model", &[])
+    },
+    Arm::of_samples("no-nll", "FAP and SCP, DPO without the likelihood term", &["stage.align.nll_weight=0.0"]),
+    Arm::of_samples("ipo", "FAP and SCP, IPO", &["stage.align.loss=\"ipo\""]),
+    Arm::of_samples(
+        "simpo",
+        "FAP and SCP, SimPO (beta 2, margin 1, no likelihood term)",
+        &[
+            "stage.align.loss=\"simpo\"",
+            "stage.align.beta=2.0",
+            "stage.align.simpo_gamma=1.0",
+            "stage.align.nll_weight=0.0",
+        ],
+    ),
+    Arm::of_samples(
+        "lora",
+        "FAP and SCP, LoRA of rank 16 at ten times the learning rate",
+        &["stage.align.lora={ rank = 16 }", "stage.align.learning_rate=5e-4"],
+    ),
+    Arm {
+        recipe: "demo-align-again",
+        start: Start::Base,
+        ..Arm::of_samples("from-base", "FAP and SCP of the base model's samples, from the base model", &[])
     },
 ];
 
 /// Columns: tasks, whose mean is shown, and their title.
 const COLUMNS: [(&[&str], &str); 4] = [
     (&["finance_case"], "cases"),
-    (&["finance_case_longer"], "longer cases"),
+    (&["finance_case_harder"], "harder cases"),
     (&["general_reasoning"], "general reasoning"),
     (&["general_choose_sort", "general_name_in_sentence"], "general tasks"),
 ];
@@ -57,15 +101,20 @@ const COLUMNS: [(&[&str], &str); 4] = [
 /// Runs the arms that are not there yet, and writes `docs/alignment-study.md` after each seed.
 pub(crate) fn run(folder: &Path, seeds: u64) -> Result<()> {
     for seed in 1..=seeds {
-        let policy = folder.join(format!("{}-{seed}", ARMS[0].name));
+        let of_arm = |name: &str| folder.join(format!("{name}-{seed}"));
         for arm in &ARMS {
-            let place = folder.join(format!("{}-{seed}", arm.name));
-            if !place.exists() && arm.name != ARMS[0].name {
-                copy_policy(&policy, &place)?;
+            let place = of_arm(arm.name);
+            let base = match arm.start {
+                Start::Aligned(of) => Some(of_arm(of).join("align/model")),
+                Start::Nothing | Start::Samples | Start::Base => None,
+            };
+            if matches!(arm.start, Start::Samples) && !place.exists() {
+                copy_policy(&of_arm(ARMS[0].name), &place)?;
             }
+            let base = base.map(|base| format!("model.base={:?}", base.display().to_string()));
             let status = built("findap")
                 .args(["run", &format!("recipes/{}.toml", arm.recipe), "--set", &format!("run.seed={seed}")])
-                .args(arm.settings.iter().flat_map(|setting| ["--set", setting]))
+                .args(arm.settings.iter().copied().chain(base.as_deref()).flat_map(|setting| ["--set", setting]))
                 .arg("--run-dir")
                 .arg(&place)
                 .status()
@@ -104,9 +153,10 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
         ),
     };
     let mut page = format!(
-        "# What alignment comes to\n\nMade by `cargo xtask study --alignment --seeds {seeds}` from recipes/demo-align.toml and \
-         recipes/demo-rejection.toml, on the closed world of seed 1. Scores in percent of 200 held-out questions a task. {over}. Every arm learns \
-         what comes of the same samples, for one epoch.\n\n| learnt |"
+        "# What alignment comes to\n\nMade by `cargo xtask study --alignment --seeds {seeds}` from recipes/demo-align.toml, \
+         recipes/demo-align-again.toml and recipes/demo-rejection.toml, on the closed world of seed 1. Scores in percent of 200 held-out \
+         questions a task. {over}. All arms but the second round and the one from the base model learn what comes of the same samples; each \
+         for one epoch, where it does not say otherwise.\n\n| learnt |"
     );
     for (_, title) in COLUMNS {
         write!(page, " {title} |")?;

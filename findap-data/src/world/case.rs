@@ -8,10 +8,10 @@ use crate::reward_model::Exercise;
 /// How far a case goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// As in training: one or two turns behind the story.
+    /// As in training: one or two turns behind the story, and in most of them one sentence beside the point.
     Usual,
-    /// Three turns, which training never has.
-    Longer,
+    /// Two turns in each, and two sentences beside the point, which training never has.
+    Harder,
 }
 
 /// What a case begins with.
@@ -41,12 +41,16 @@ pub(super) fn case_exercise(draw: &mut Draw, id: String, company: &str, count: u
     };
     let (told, asked) = question.rsplit_once(" What").expect("invariant: every story ends with a question");
     let mut told = told.to_owned();
-    if draw.chance(60) {
+    let num_beside = match scope {
+        Scope::Usual => usize::from(draw.chance(60)),
+        Scope::Harder => 2,
+    };
+    for _ in 0..num_beside {
         told = beside_the_point(draw, company, &told);
     }
     let num_turns = match scope {
         Scope::Usual => 1 + draw.below(2),
-        Scope::Longer => 3,
+        Scope::Harder => 2,
     };
     for _ in 0..num_turns {
         told.push_str(&turn(draw, &mut working, &mut result));

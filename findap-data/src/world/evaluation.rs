@@ -44,7 +44,7 @@ impl Exam<'_> {
         files.push(("finance_stance".to_owned(), self.stances()));
         if self.has_cases {
             files.push(("finance_case".to_owned(), self.cases(Scope::Usual)));
-            files.push(("finance_case_longer".to_owned(), self.cases(Scope::Longer)));
+            files.push(("finance_case_harder".to_owned(), self.cases(Scope::Harder)));
         }
         files
     }

@@ -81,7 +81,7 @@ pub struct WorldConfig {
     /// Exercises for preference distillation.
     pub distill_exercises: usize,
     /// Case exercises with solutions: harder ones, with four to seven steps, larger numbers, tables, and numbers that are beside the
-    /// point. With any cases there are two more evaluation files, of cases as in training and of longer ones. Default 0.
+    /// point. With any cases there are two more evaluation files, of cases as in training and of harder ones. Default 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub finance_cases: usize,
     /// Case exercises for preference distillation. Default 0.

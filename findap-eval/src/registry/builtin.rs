@@ -30,7 +30,7 @@ files![
     "world/finance_reasoning.toml",
     "world/finance_reasoning_hard.toml",
     "world/finance_case.toml",
-    "world/finance_case_longer.toml",
+    "world/finance_case_harder.toml",
     "real/fpb.toml",
     "real/ner.toml",
     "real/ner_conll.toml",
