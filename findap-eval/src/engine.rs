@@ -72,8 +72,8 @@ pub fn run(
         }
     }
 
-    let (mut journal, mut known) = open_journal(options.journal.as_deref())?;
-    let mut answers: Vec<Option<Answer>> = questions.iter().map(|question| known.remove(&question.key)).collect();
+    let (mut journal, known) = open_journal(options.journal.as_deref())?;
+    let mut answers: Vec<Option<Answer>> = questions.iter().map(|question| known.get(&question.key).cloned()).collect();
     let mut num_done = answers.iter().flatten().count();
     let open: Vec<usize> = (0..questions.len()).filter(|index| answers[*index].is_none()).collect();
     // Both kinds in turn: a call holds requests of one kind.
@@ -123,6 +123,7 @@ pub fn run(
             seed: options.seed,
             chat: options.chat,
             num_fewshot: options.num_fewshot,
+            rescored_from: None,
             started_unix: started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             seconds: clock.elapsed().as_secs_f64(),
         },

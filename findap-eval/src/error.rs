@@ -117,6 +117,14 @@ pub enum EvalError {
         /// Its own message.
         reason: String,
     },
+    /// Saved answers cannot be scored by a task.
+    #[error("task {task} {problem}: its saved answers cannot be scored anew; ask the model")]
+    Rescore {
+        /// Name of the task.
+        task: String,
+        /// What differs.
+        problem: String,
+    },
     /// A results folder, samples file or run folder does not hold what it should.
     #[error("{}: {problem}", path.display())]
     Results {

@@ -14,6 +14,7 @@ pub mod prompt;
 pub mod registry;
 pub mod report;
 pub mod require;
+pub mod rescore;
 pub mod results;
 pub mod sample;
 pub mod scripted;

@@ -4,7 +4,7 @@ use findap_data::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::extract::answer_start;
+use crate::extract::{answer_start, closes_reasoning, opens_reasoning};
 
 /// A continuation to be scored after a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,33 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// The reply ends after this many tokens.
     pub max_new_tokens: usize,
+}
+
+/// A written reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenReply")]
+pub struct Reply {
+    /// What was written, up to the first stop text.
+    pub text: String,
+    /// Whether it ends at the most tokens that it may have; `None` where that is not known.
+    pub is_cut_off: Option<bool>,
+}
+
+/// A reply on disk. Earlier versions kept the text alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenReply {
+    Text(String),
+    Whole { text: String, is_cut_off: Option<bool> },
+}
+
+impl From<WrittenReply> for Reply {
+    fn from(written: WrittenReply) -> Self {
+        match written {
+            WrittenReply::Text(text) => Self { text, is_cut_off: None },
+            WrittenReply::Whole { text, is_cut_off } => Self { text, is_cut_off },
+        }
+    }
 }
 
 /// A language model as evaluation sees it: text in, log-probabilities or text out.
@@ -86,11 +113,11 @@ pub trait LanguageModel {
     /// [`EvalError::ContinuationTooLong`], [`EvalError::Model`].
     fn score(&self, requests: &[ScoreRequest]) -> Result<Vec<Score>, EvalError>;
 
-    /// Continues prompts greedily, in the order of the requests; a reply holds none of its stop strings.
+    /// Continues prompts greedily, in the order of the requests; a reply ends before its first stop text, and no more is written.
     ///
     /// # Errors
     /// [`EvalError::NoRoomForPrompt`], [`EvalError::Model`].
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError>;
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Reply>, EvalError>;
 }
 
 /// Moves white space at the end of the context to the continuation, where tokenizers join it to the next word.
@@ -120,12 +147,21 @@ pub fn fit_context(context: &[u32], continuation: &[u32], max_tokens: usize) -> 
     Ok(context[context.len().saturating_sub(room)..].to_vec())
 }
 
-/// Cuts a reply before the first of the request's stop strings. In a conversation those count that stand in its answer, not
-/// in the reasoning and the white space before it.
+/// Where the first of the request's stop texts stands in a reply, whole or growing. In a conversation those count that stand in its
+/// answer, not in the reasoning and the white space before it.
+pub fn stop_place(reply: &str, request: &GenerateRequest) -> Option<usize> {
+    let start = match request.is_rendered {
+        true if opens_reasoning(&request.prompt) && !closes_reasoning(reply) => return None,
+        true => answer_start(reply),
+        false => 0,
+    };
+    let end = request.stop.iter().filter_map(|stop| reply[start..].find(stop.as_str())).min()?;
+    Some(start + end)
+}
+
+/// Cuts a reply before the first of the request's stop texts that [counts](stop_place).
 pub fn cut_at_stop<'a>(reply: &'a str, request: &GenerateRequest) -> &'a str {
-    let start = if request.is_rendered { answer_start(reply) } else { 0 };
-    let end = request.stop.iter().filter_map(|stop| reply[start..].find(stop.as_str())).min();
-    &reply[..end.map_or(reply.len(), |end| start + end)]
+    &reply[..stop_place(reply, request).unwrap_or(reply.len())]
 }
 
 #[cfg(test)]
@@ -178,5 +214,12 @@ mod tests {
         ] {
             assert_eq!(cut_at_stop(reply, &request), want, "{reply:?}");
         }
+        // Reasoning that the prompt opens lasts until the reply closes it.
+        request.prompt = "<user>x</user><think>\n".to_owned();
+        for (reply, want) in [("a\n\nb", "a\n\nb"), ("a\n\nb</think>yes\n\nno", "a\n\nb</think>yes")] {
+            assert_eq!(cut_at_stop(reply, &request), want, "{reply:?}");
+        }
+        request.prompt = "<user><think></user><think></think>".to_owned();
+        assert_eq!(cut_at_stop("yes\n\nno", &request), "yes");
     }
 }

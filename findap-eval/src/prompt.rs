@@ -9,7 +9,7 @@ use findap_data::{Message, Role};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
@@ -76,20 +76,15 @@ pub struct FilledBlank {
 }
 
 impl Item {
-    /// What identifies question and answers; equal keys may share an answer of one model.
+    /// What identifies what a model is asked: equal keys may share an answer. How the answer is scored is no part of it.
     pub fn key(&self, task: &Task) -> String {
-        let mut choices = match &self.ask {
-            Ask::Choices { texts, prefix, .. } => format!("{prefix}\u{1}{}", texts.join("\u{1}")),
-            Ask::Reply { .. } => String::new(),
+        let asked = match &task.kind {
+            Kind::Generate(generate) => json!([self.prompt, generate.stop, generate.max_new_tokens]),
+            Kind::MultipleChoice(_) => json!(self.scored()),
         };
-        if let Ask::Choices { blank: Some(blank), .. } = &self.ask {
-            choices += &format!("\u{1}{}\u{1}{}", blank.contexts.join("\u{1}"), blank.rest);
-        }
-        sha256(format!("{}\u{1}{}\u{1}{}\u{1}{choices}", task.hash, self.is_rendered, self.prompt).as_bytes())
+        sha256(json!([self.is_rendered, asked]).to_string().as_bytes())
     }
-}
 
-impl Item {
     /// Context and continuation of each choice; none of a question that asks for a reply.
     pub(crate) fn scored(&self) -> Vec<(&str, String)> {
         match &self.ask {
@@ -196,6 +191,14 @@ pub fn prepare_row(
         is_rendered: is_chat,
         ask,
     })
+}
+
+/// What a row is asked, for a prompt that was written before: the texts that stand in it, and what is asked.
+pub(crate) fn asked_again(task: &Task, row: &Row, is_chat: bool) -> Result<([String; 3], Ask), EvalError> {
+    let Opening { system, description } = opening(task, row)?;
+    let ask = ask(task, row, is_chat)?;
+    // In plain text there is no system turn.
+    Ok(([if is_chat { system } else { String::new() }, description, question(task, row)?], ask))
 }
 
 /// What stands before the first question.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::error::EvalError;
 use crate::metrics::{Outcome, aggregate, standard_error};
 use crate::options::Options;
-use crate::sample::Sample;
+use crate::sample::{Answer, Sample};
 use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
 
 /// Raised whenever a reply that tasks extract answers from may be scored otherwise than before, so that results of two versions are
@@ -47,6 +47,9 @@ pub struct RunInfo {
     pub chat: Option<bool>,
     /// Whether the tasks' own number of solved examples was overruled.
     pub num_fewshot: Option<usize>,
+    /// The earlier results whose answers were scored anew; none where a model was asked.
+    #[serde(default)]
+    pub rescored_from: Option<String>,
     /// Start, seconds since 1970 UTC.
     pub started_unix: f64,
     /// Duration.
@@ -104,6 +107,10 @@ pub struct TaskSummary {
     /// count them.
     #[serde(default)]
     pub num_cut_prompts: Option<usize>,
+    /// Replies that end at the most tokens that they may have; `None` where the task has none, and in results of versions that did not
+    /// count them.
+    #[serde(default)]
+    pub num_cut_replies: Option<usize>,
     /// The accuracy of always giving the most frequent right answer; `None` where right answers are no labels, and in results of
     /// versions that did not count it.
     #[serde(default)]
@@ -187,26 +194,30 @@ impl TaskResult {
             chat: options.chat.unwrap_or(task.chat),
             num_rows: samples.len(),
             num_original,
-            num_cut_prompts: count_cut_prompts(&samples),
+            num_cut_prompts: count(samples.iter().map(|sample| sample.num_cut_tokens.map(|tokens| tokens > 0))),
+            num_cut_replies: count(samples.iter().map(Sample::is_cut_off)),
             majority: task.metrics.iter().any(|metric| metric.compares_labels()).then(|| majority(&outcomes)),
             metrics: values.collect(),
             subset_mean: task.dataset.subset_mean,
             subsets,
         };
-        let gen_kwargs = match &task.kind {
-            Kind::Generate(generate) => {
-                json!({ "until": generate.stop, "do_sample": false, "max_gen_toks": generate.max_new_tokens })
-            }
-            Kind::MultipleChoice(_) => Value::Null,
-        };
-        Self { summary, gen_kwargs, samples }
+        Self { summary, gen_kwargs: gen_kwargs(task), samples }
     }
 }
 
-/// `None` where the samples do not say.
-fn count_cut_prompts(samples: &[Sample]) -> Option<usize> {
-    let is_cut = |sample: &Sample| sample.num_cut_tokens.map(|tokens| usize::from(tokens > 0));
-    samples.iter().map(is_cut).sum()
+/// How a task asks for replies, in lm-eval's keys; null where it asks for none.
+pub(crate) fn gen_kwargs(task: &Task) -> Value {
+    match &task.kind {
+        Kind::Generate(generate) => {
+            json!({ "until": generate.stop, "do_sample": false, "max_gen_toks": generate.max_new_tokens })
+        }
+        Kind::MultipleChoice(_) => Value::Null,
+    }
+}
+
+/// How many are true; `None` where the samples do not all say.
+fn count(mut samples: impl Iterator<Item = Option<bool>>) -> Option<usize> {
+    samples.try_fold(0, |sum, is_so| Some(sum + usize::from(is_so?)))
 }
 
 /// The share of the most frequent right answer.
@@ -355,6 +366,7 @@ impl Results {
                 .map(|value| (value.metric.name().to_owned(), json!(value.metric.higher_is_better()))).collect::<Map<_, _>>().into()),
             "n-samples": per_task(&|task| json!({ "original": task.num_original, "effective": task.num_rows })),
             "n-cut-prompts": per_task(&|task| json!(task.num_cut_prompts)),
+            "n-cut-replies": per_task(&|task| json!(task.num_cut_replies)),
             "config": { "model": "findap", "model_args": info.model_name, "limit": info.limit, "random_seed": info.seed,
                 "fewshot_seed": info.seed, "bootstrap_iters": crate::metrics::BOOTSTRAP_RESAMPLES },
             "date": info.started_unix,
@@ -381,8 +393,8 @@ impl Results {
         let stamp = name.trim_start_matches("results_").trim_end_matches(".json");
         let mut tasks = Vec::new();
         for summary in summaries {
-            let samples = load_samples(&folder.join(format!("samples_{}_{stamp}.jsonl", summary.name)))?;
-            tasks.push(TaskResult { summary, gen_kwargs: Value::Null, samples });
+            let (samples, gen_kwargs) = read_samples(&folder.join(format!("samples_{}_{stamp}.jsonl", summary.name)))?;
+            tasks.push(TaskResult { summary, gen_kwargs, samples });
         }
         Ok(Self { info, tasks })
     }
@@ -422,19 +434,28 @@ pub fn load_summaries(folder: &Path) -> Result<(PathBuf, RunInfo, Vec<TaskSummar
 /// # Errors
 /// [`EvalError::Io`]; [`EvalError::Results`] with the line.
 pub fn load_samples(path: &Path) -> Result<Vec<Sample>, EvalError> {
+    Ok(read_samples(path)?.0)
+}
+
+/// The samples, and how their replies were asked for.
+fn read_samples(path: &Path) -> Result<(Vec<Sample>, Value), EvalError> {
+    let mut gen_kwargs = Value::Null;
     let text = std::fs::read_to_string(path).map_err(EvalError::io(path))?;
     let problem = |line: usize, what: String| EvalError::Results {
         path: path.to_owned(),
         problem: format!("line {line}: {what}"),
     };
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| {
-            let value: Value =
-                serde_json::from_str(line).map_err(|error| problem(index + 1, plain_words(&error.to_string())))?;
-            Sample::from_json(&value).map_err(|key| problem(index + 1, format!("{key} is absent or of the wrong type")))
-        })
-        .collect()
+    let samples = text.lines().enumerate().map(|(index, line)| {
+        let value: Value =
+            serde_json::from_str(line).map_err(|error| problem(index + 1, plain_words(&error.to_string())))?;
+        let sample = Sample::from_json(&value)
+            .map_err(|key| problem(index + 1, format!("{key} is absent or of the wrong type")))?;
+        if index == 0 && matches!(sample.answer, Answer::Reply(_)) {
+            gen_kwargs = value["arguments"]["gen_args_0"]["arg_1"].clone();
+        }
+        Ok(sample)
+    });
+    Ok((samples.collect::<Result<_, EvalError>>()?, gen_kwargs))
 }
 
 fn metrics_json(alias: &str, num_rows: usize, metrics: &[MetricValue]) -> Value {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::extract::{extract, normalize_number, with_labels, without_reasoning};
 use crate::flare;
 use crate::metrics::{EntityCounts, Outcome, count_entities, is_article, rouge_l, rouge1, rouge2, token_f1};
-use crate::model::Score;
+use crate::model::{Reply, Score};
 use crate::prompt::{Ask, Item, before_next_question};
 use crate::task::{Generate, Kind, Metric, Task};
 use crate::template::Fields;
@@ -21,7 +21,7 @@ pub enum Answer {
     /// One score per choice.
     Scores(Vec<Score>),
     /// A written reply.
-    Reply(String),
+    Reply(Reply),
 }
 
 /// One question, its answer and its outcome.
@@ -52,8 +52,8 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let outcome = match (&item.ask, &answer, &task.kind) {
         (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => judge_choice(texts, scores, *gold),
         (Ask::Reply { golds, checks, labels, lines }, Answer::Reply(reply), Kind::Generate(generate)) => {
-            let mut outcome = judge_reply(task, generate, &Right { golds, labels, lines }, reply);
-            let shown = without_reasoning(reply);
+            let mut outcome = judge_reply(task, generate, &Right { golds, labels, lines }, &reply.text);
+            let shown = without_reasoning(&reply.text);
             let kept = checks.iter().all(|check| check.passes(&shown));
             outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
             outcome
@@ -199,14 +199,22 @@ fn half_last_decimal(number: &str) -> f64 {
 }
 
 impl Sample {
+    /// Whether its reply ends at the most tokens that it may have; `None` where there is no reply, and where that is not known.
+    pub fn is_cut_off(&self) -> Option<bool> {
+        match &self.answer {
+            Answer::Reply(reply) => reply.is_cut_off,
+            Answer::Scores(_) => None,
+        }
+    }
+
     /// The text of a choice for readers: what was scored, and with a blank what stands before it, too.
     pub fn choice(&self, index: usize) -> Option<String> {
         let continuation = self.continuations.get(index)?;
         Some(format!("{}{continuation}", self.contexts.get(index).map_or("", String::as_str)))
     }
 
-    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`, and
-    /// `prompt` where the arguments hold it with the choices put in).
+    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`,
+    /// `is_cut_off`, and `prompt` where the arguments hold it with the choices put in).
     pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
         let argument = |index: usize, second: Value| {
             let first = self.contexts.get(index).unwrap_or(&self.prompt);
@@ -220,7 +228,7 @@ impl Sample {
             ),
             Answer::Reply(reply) => (
                 [argument(0, gen_kwargs.clone())].into_iter().collect(),
-                json!([[reply]]),
+                json!([[reply.text]]),
                 json!([self.outcome.predicted.as_deref().unwrap_or("[missing]")]),
             ),
         };
@@ -243,6 +251,7 @@ impl Sample {
             "flare": self.outcome.flare,
             "entities": self.outcome.entities,
             "num_cut_tokens": self.num_cut_tokens,
+            "is_cut_off": self.is_cut_off(),
         });
         if !self.contexts.is_empty() {
             line["prompt"] = json!(self.prompt);
@@ -271,7 +280,8 @@ impl Sample {
         let resps = line["resps"].as_array().ok_or("resps")?;
         let is_reply = resps.first().is_some_and(|resp| resp[0].is_string());
         let (continuations, answer) = if is_reply {
-            (Vec::new(), Answer::Reply(text(resps[0].get(0)).ok_or("resps")?))
+            let text = text(resps[0].get(0)).ok_or("resps")?;
+            (Vec::new(), Answer::Reply(Reply { text, is_cut_off: line["is_cut_off"].as_bool() }))
         } else {
             let score = |resp: &Value| Some(Score { logp: resp[0][0].as_f64()?, is_greedy: resp[0][1].as_bool()? });
             let scores = resps.iter().map(score).collect::<Option<Vec<_>>>().ok_or("resps")?;

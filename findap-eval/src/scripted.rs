@@ -5,7 +5,7 @@ use std::cell::Cell;
 use findap_data::{Message, Role};
 
 use crate::error::EvalError;
-use crate::model::{GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop};
+use crate::model::{GenerateRequest, LanguageModel, Reply, Score, ScoreRequest, cut_at_stop};
 
 type LogpRule = Box<dyn Fn(&str, &str) -> f64>;
 type ReplyRule = Box<dyn Fn(&str) -> String>;
@@ -100,8 +100,16 @@ impl LanguageModel for ScriptedModel {
         Ok(requests.iter().map(score).collect())
     }
 
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
+    /// A word is a token.
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Reply>, EvalError> {
         self.count(requests.len())?;
-        Ok(requests.iter().map(|request| cut_at_stop(&(self.reply)(&request.prompt), request).to_owned()).collect())
+        let reply = |request: &GenerateRequest| {
+            let reply = (self.reply)(&request.prompt);
+            let most = reply.split_inclusive(char::is_whitespace).take(request.max_new_tokens).collect::<String>();
+            let cut = cut_at_stop(&most, request);
+            let is_cut_off = cut.len() == most.len() && most.len() < reply.len();
+            Reply { text: cut.to_owned(), is_cut_off: Some(is_cut_off) }
+        };
+        Ok(requests.iter().map(reply).collect())
     }
 }

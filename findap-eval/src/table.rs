@@ -5,6 +5,9 @@ use findap_data::{Capability, Domain};
 use crate::results::{RunInfo, TaskSummary, cell_scores};
 use crate::task::Metric;
 
+/// The share of missing answers that is told of only in its own column.
+const TOLERATED_MISSING: f64 = 0.05;
+
 /// The numbers of one stage of a run.
 #[derive(Debug, Clone)]
 pub struct StageScores {
@@ -157,33 +160,39 @@ pub fn text_table(stages: &[StageScores], lines: &[ScoreLine]) -> TextTable {
     TextTable { header, rows }
 }
 
-/// A sentence about the prompts that lost their beginning, for under a table; `None` where none did.
-pub fn cut_note<'a>(tasks: impl Iterator<Item = &'a TaskSummary>, max_tokens: usize) -> Option<String> {
-    let cut: Vec<String> = tasks
-        .filter_map(|task| {
-            let count = task.num_cut_prompts.filter(|count| *count > 0)?;
-            Some(format!("{} {count} of {}", task.name, task.num_rows))
-        })
-        .collect();
-    let told = format!(
-        "prompts that lost their beginning, being longer than the {max_tokens} tokens of the model: {}",
-        cut.join(", ")
-    );
-    (!cut.is_empty()).then_some(told)
-}
-
-/// A sentence about the tasks whose accuracy one constant answer reaches, for under a table; `None` where there are none.
-pub fn constant_note<'a>(tasks: impl Iterator<Item = &'a TaskSummary>) -> Option<String> {
-    let reached: Vec<String> = tasks
-        .filter_map(|task| {
-            let acc = task.metrics.iter().find(|value| value.metric == Metric::Acc)?.value;
-            let majority = task.majority.filter(|majority| acc <= *majority)?;
-            Some(format!("{} {} of {}", task.name, percent(acc), percent(majority)))
-        })
-        .collect();
-    let told =
-        format!("accuracy no better than that of always giving the most frequent answer: {}", reached.join(", "));
-    (!reached.is_empty()).then_some(told)
+/// What one has to know beside the scores of some tasks, a sentence each, for under a table: prompts and replies that were cut, missing
+/// answers, and scores that a constant answer reaches.
+pub fn notes<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone, max_tokens: usize) -> Vec<String> {
+    type Told<'n> = &'n dyn Fn(&TaskSummary) -> Option<String>;
+    let of_rows = |count: Option<usize>, task: &TaskSummary| {
+        count.filter(|count| *count > 0).map(|count| format!("{count} of {}", task.num_rows))
+    };
+    let cut_prompts = |task: &TaskSummary| of_rows(task.num_cut_prompts, task);
+    let cut_replies = |task: &TaskSummary| of_rows(task.num_cut_replies, task);
+    let value =
+        |task: &TaskSummary, metric| task.metrics.iter().find(|value| value.metric == metric).map(|value| value.value);
+    let missing = |task: &TaskSummary| {
+        let missing = value(task, Metric::Missing).filter(|missing| *missing > TOLERATED_MISSING)?;
+        Some(format!("{} %", percent(missing)))
+    };
+    let constant = |task: &TaskSummary| {
+        let acc = value(task, Metric::Acc)?;
+        let majority = task.majority.filter(|majority| acc <= *majority)?;
+        Some(format!("{} of {}", percent(acc), percent(majority)))
+    };
+    let lost = format!("prompts that lost their beginning, being longer than the {max_tokens} tokens of the model");
+    let kinds: [(&str, Told<'_>); 4] = [
+        (&lost, &cut_prompts),
+        ("replies cut off at the task's `max_new_tokens`", &cut_replies),
+        ("replies in which no answer is found, which count as wrong", &missing),
+        ("accuracy no better than that of always giving the most frequent answer", &constant),
+    ];
+    let note = |(told, of_task): &(&str, Told<'_>)| {
+        let tasks: Vec<String> =
+            tasks.clone().filter_map(|task| Some(format!("{} {}", task.name, of_task(task)?))).collect();
+        (!tasks.is_empty()).then(|| format!("{told}: {}", tasks.join(", ")))
+    };
+    kinds.iter().filter_map(note).collect()
 }
 
 /// `43.2` for 0.432.

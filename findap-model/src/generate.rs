@@ -36,7 +36,7 @@ pub struct GenerateRequest {
 /// Why a continuation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// A stop token was drawn.
+    /// A stop token was drawn, or who watched ended it.
     Stop,
     /// `max_new` tokens were made, or the cache was full.
     Length,
@@ -51,6 +51,17 @@ pub struct Generated {
     pub logprobs: Vec<f64>,
     /// Why it ended.
     pub stop: StopReason,
+}
+
+/// Whether a generation goes on after a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It does.
+    GoOn,
+    /// The continuation that has the token ends with it, as with a stop token.
+    End,
+    /// All continuations end where they are.
+    EndAll,
 }
 
 /// The cache and buffers of a generation.
@@ -112,11 +123,11 @@ impl Generator {
     /// [`ModelError::TooLong`] for a prompt that leaves no room for a token; [`ModelError::Kernel`] for ids past the
     /// vocabulary or impossible sampling settings; [`ModelError::Device`].
     pub fn generate(&mut self, model: &Decoder, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
-        self.generate_while(model, requests, &mut |_| true)
+        self.generate_while(model, requests, &mut |_, _| Next::GoOn)
     }
 
-    /// As [`Generator::generate`]; after each token of the running sequences `goes_on` sees what there is of all results, and ends
-    /// the generation with these by returning `false`.
+    /// As [`Generator::generate`]; after each token `watch` sees the number of the request and what there is of its continuation, and
+    /// says whether to go on.
     ///
     /// # Errors
     /// As [`Generator::generate`].
@@ -124,7 +135,7 @@ impl Generator {
         &mut self,
         model: &Decoder,
         requests: &[GenerateRequest],
-        goes_on: &mut dyn FnMut(&[Generated]) -> bool,
+        watch: &mut dyn FnMut(usize, &Generated) -> Next,
     ) -> Result<Vec<Generated>, ModelError> {
         let mut results: Vec<Generated> = requests
             .iter()
@@ -157,17 +168,20 @@ impl Generator {
                 tokens += len;
                 held_back = waiting.next();
             }
-            if !admitted.is_empty() {
+            let goes_on = if !admitted.is_empty() {
                 self.prefill(model, requests, &mut admitted)?;
                 self.choose(requests, &mut admitted, &mut results)?;
+                let goes_on = watch_newest(&admitted, &mut results, watch);
                 running.append(&mut admitted);
+                goes_on
             } else if !running.is_empty() {
                 self.decode(model, &mut running)?;
                 self.choose(requests, &mut running, &mut results)?;
+                watch_newest(&running, &mut results, watch)
             } else {
-                return Ok(results);
-            }
-            if !goes_on(&results) {
+                false
+            };
+            if !goes_on {
                 return Ok(results);
             }
             running.retain(|r| {
@@ -236,4 +250,20 @@ impl Generator {
         }
         Ok(())
     }
+}
+
+/// Shows the continuations that have a new token to `watch`; `false` ends the generation.
+fn watch_newest(
+    newest: &[Running],
+    results: &mut [Generated],
+    watch: &mut dyn FnMut(usize, &Generated) -> Next,
+) -> bool {
+    for Running { request, .. } in newest {
+        match watch(*request, &results[*request]) {
+            Next::GoOn => {}
+            Next::End => results[*request].stop = StopReason::Stop,
+            Next::EndAll => return false,
+        }
+    }
+    true
 }

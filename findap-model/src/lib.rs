@@ -48,7 +48,7 @@ pub use error::ModelError;
 pub use findap_tensor::ops::sample::Sampling;
 pub use findap_tensor::{Arena, Device, DeviceKind, Dtype};
 pub use fingerprint::{fingerprint, tokenizer_fingerprint};
-pub use generate::{GenerateRequest, Generated, Generator, StopReason};
+pub use generate::{GenerateRequest, Generated, Generator, Next, StopReason};
 pub use lora::{Lora, Targets};
 pub use score::Likelihood;
 pub use session::{Pass, Recompute, Scored, Session, Tokens};

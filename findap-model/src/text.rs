@@ -15,7 +15,7 @@ use findap_tensor::{Device, Dtype, TensorError};
 use crate::adapter_folder::text_directory;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::generate::{GenerateRequest, Generated, Generator, StopReason};
+use crate::generate::{GenerateRequest, Generated, Generator, Next, StopReason};
 use crate::score::{Likelihood, Scorer, longest_read};
 
 /// How much one pass does at most.
@@ -137,13 +137,48 @@ impl TextModel {
     /// # Errors
     /// [`ModelError::TooLong`], [`ModelError::Kernel`], [`ModelError::Device`].
     pub fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Generated>, ModelError> {
-        self.generate_while(requests, &mut |_| true)
+        self.generate_while(requests, &mut |_, _| Next::GoOn)
+    }
+
+    /// As [`TextModel::generate`]; a continuation also ends once its text holds one of the texts that `stops` has for its request, and
+    /// `is_end` agrees, which sees the number of the request and the text.
+    ///
+    /// # Errors
+    /// As [`TextModel::generate`].
+    pub fn generate_until(
+        &self,
+        requests: &[GenerateRequest],
+        stops: &[&[String]],
+        is_end: &dyn Fn(usize, &str) -> bool,
+    ) -> Result<Vec<Generated>, ModelError> {
+        let watch = &mut |request: usize, generated: &Generated| match self
+            .text_with_stop(generated, stops[request])
+            .is_some_and(|text| is_end(request, &text))
+        {
+            true => Next::End,
+            false => Next::GoOn,
+        };
+        self.generate_while(requests, watch)
+    }
+
+    /// The text of a continuation, if one of these texts has just come to stand in it.
+    fn text_with_stop(&self, generated: &Generated, stops: &[String]) -> Option<String> {
+        /// Tokens of half a character at the beginning of what is looked at.
+        const MARGIN_TOKENS: usize = 4;
+        // Most tokens end nothing: of a long text its last tokens are enough to tell, each of which is at least a byte.
+        let longest = stops.iter().map(String::len).max()?;
+        let last = &generated.ids[generated.ids.len().saturating_sub(longest + MARGIN_TOKENS)..];
+        let has_stop = |text: &String| stops.iter().any(|stop| text.contains(stop.as_str()));
+        // What cannot be decoded is told once the text is whole.
+        let decoded = |ids: &[u32]| self.tokenizer.decode(ids, true).ok();
+        decoded(last).filter(has_stop)?;
+        decoded(&generated.ids).filter(has_stop)
     }
 
     fn generate_while(
         &self,
         requests: &[GenerateRequest],
-        goes_on: &mut dyn FnMut(&[Generated]) -> bool,
+        watch: &mut dyn FnMut(usize, &Generated) -> Next,
     ) -> Result<Vec<Generated>, ModelError> {
         let needed = requests.iter().map(|request| request.prompt.len() + request.max_new + 1).max().unwrap_or(0);
         let length = needed.min(self.max_tokens());
@@ -153,7 +188,7 @@ impl TextModel {
             buffers.generator = Some((self.generator(length)?, length));
         }
         let (generator, _) = buffers.generator.as_mut().expect("invariant: just built");
-        generator.generate_while(&self.decoder, requests, goes_on)
+        generator.generate_while(&self.decoder, requests, watch)
     }
 
     /// Makes a generator for as many sequences as the device has memory for.
@@ -204,6 +239,7 @@ impl ChatModel for TextModel {
     fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
         let failed = |error: &dyn Display| LlmError::Model { model: ChatModel::name(self), detail: error.to_string() };
         let mut continuations = Vec::new();
+        let mut stops = Vec::new();
         let mut begun = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
             let first = match self.continuation(request, index as u64) {
@@ -218,8 +254,9 @@ impl ChatModel for TextModel {
                 seed: first.seed.wrapping_add((sample as u64) << 32),
                 ..first.clone()
             }));
+            stops.resize(continuations.len(), request.sampling.stop.as_slice());
         }
-        let mut generated = match self.generate(&continuations) {
+        let mut generated = match self.generate_until(&continuations, &stops, &|_, _| true) {
             Ok(generated) => generated.into_iter(),
             Err(error) => return vec![Err(failed(&error)); requests.len()],
         };
@@ -248,11 +285,13 @@ impl TextModel {
     ) -> Result<Choice, ModelError> {
         let continuation = self.continuation(request, 0)?;
         let mut failure = None;
-        let generated = self.generate_while(&[continuation], &mut |results| match self.decode(&results[0]) {
-            Ok(text) => goes_on(&text),
+        let generated = self.generate_while(&[continuation], &mut |_, generated| match self.decode(generated) {
+            Ok(text) if !goes_on(&text) => Next::EndAll,
+            Ok(text) if request.sampling.stop.iter().any(|stop| text.contains(stop.as_str())) => Next::End,
+            Ok(_) => Next::GoOn,
             Err(error) => {
                 failure = Some(error);
-                false
+                Next::EndAll
             }
         })?;
         match failure {
@@ -290,7 +329,12 @@ impl TextModel {
         let is_stopped = cut.is_some() || generated.stop == StopReason::Stop;
         text.truncate(cut.unwrap_or(text.len()));
         let logprobs = request.sampling.logprobs.then(|| {
-            let tokens = generated.ids.iter().zip(&generated.logprobs);
+            // The token with which the text ends is the last one.
+            let covers = |len: &usize| {
+                self.tokenizer.decode(&generated.ids[..*len], true).is_ok_and(|begun| begun.len() >= text.len())
+            };
+            let of_text = cut.and_then(|_| (0..generated.ids.len()).find(covers));
+            let tokens = generated.ids.iter().zip(&generated.logprobs).take(of_text.unwrap_or(usize::MAX));
             let entry = |(id, logprob): (&u32, &f64)| TokenLogprob {
                 token: self.tokenizer.decode(&[*id], false).unwrap_or_default(),
                 logprob: *logprob,

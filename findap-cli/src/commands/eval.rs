@@ -1,10 +1,12 @@
 //! `findap eval`: tasks asked of one model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use findap_data::chat_template::day_seconds;
-use findap_eval::table::{constant_note, cut_note, percent};
+use findap_eval::dataset::DataRoots;
+use findap_eval::rescore::rescore;
+use findap_eval::table::{notes, percent};
 use findap_eval::{Options, Registry, Results, Task};
 
 use super::device::DeviceArguments;
@@ -17,10 +19,16 @@ Examples:
   findap eval models/base --tasks gsm8k,mmlu_finance \\
       --data data=eval-data --output scores/base
   findap eval models/base --tasks own_task --task-folder tasks \\
-      --data own=own-data --output scores/own")]
+      --data own=own-data --output scores/own
+  findap eval --rescore scores/own --tasks own_task --task-folder tasks \\
+      --data own=own-data --output scores/own-again")]
 pub(crate) struct Arguments {
     /// Model folder (Hugging Face layout)
-    model: PathBuf,
+    #[arg(required_unless_present = "rescore")]
+    model: Option<PathBuf>,
+    /// Score the saved answers of these results as the tasks would today, asking no model
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "num_fewshot", "seed", "date"])]
+    rescore: Option<PathBuf>,
     /// Task names, globs and @groups, separated by commas
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
     tasks: Vec<String>,
@@ -75,44 +83,59 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if tasks.is_empty() {
         bail!("--tasks names no task");
     }
-    let model = arguments.device.load(&arguments.model)?;
+    let data_roots: DataRoots = arguments.data.iter().cloned().collect();
+    let results = match (&arguments.rescore, &arguments.model) {
+        (Some(folder), _) => {
+            let earlier = Results::load(folder)?;
+            rescore(&earlier, &folder.display().to_string(), &tasks, &data_roots)?
+        }
+        (None, Some(model)) => ask(arguments, model, &tasks, data_roots)?,
+        (None, None) => bail!("name a model folder, or results to --rescore"),
+    };
+    let path = results.write(&arguments.output)?;
+    // What it holds stands in the results by now.
+    std::fs::remove_file(journal(arguments)).ok();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&results.to_json())?);
+    } else {
+        println!("{}\n", table(&results));
+        for told in notes(results.tasks.iter().map(|task| &task.summary), results.info.max_tokens) {
+            println!("{told}\n");
+        }
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Answers on their way to the results.
+fn journal(arguments: &Arguments) -> PathBuf {
+    arguments.output.join("journal.jsonl")
+}
+
+fn ask(arguments: &Arguments, model: &Path, tasks: &[Task], data_roots: DataRoots) -> Result<Results> {
+    let model = arguments.device.load(model)?;
     let model = match arguments.date {
         Some(seconds) => model.with_time(seconds),
         None => model,
     };
     std::fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot create the folder {}", arguments.output.display()))?;
-    let journal = arguments.output.join("journal.jsonl");
     let options = Options {
-        data_roots: arguments.data.iter().cloned().collect(),
+        data_roots,
         limit: arguments.limit,
         seed: arguments.seed,
         num_fewshot: arguments.num_fewshot,
-        journal: Some(journal.clone()),
+        journal: Some(journal(arguments)),
         ..Options::default()
     };
     let mut progress = Progress::new();
     progress.prepare("eval");
-    let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
+    let results = findap_eval::run(&model, tasks, &options, &mut |now| {
         progress.count("eval", "questions", now.num_done as u64, now.num_total as u64, now.task);
         true
     })?;
     progress.clear();
-    let path = results.write(&arguments.output)?;
-    std::fs::remove_file(&journal).ok();
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&results.to_json())?);
-    } else {
-        println!("{}\n", table(&results));
-        if let Some(told) = cut_note(results.tasks.iter().map(|task| &task.summary), results.info.max_tokens) {
-            println!("{told}\n");
-        }
-        if let Some(told) = constant_note(results.tasks.iter().map(|task| &task.summary)) {
-            println!("{told}\n");
-        }
-        println!("{}", path.display());
-    }
-    Ok(())
+    Ok(results)
 }
 
 /// Says that a task of a group is not run.

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use findap_data::files::{file_sha256, sha256};
 use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
 use findap_eval::results::SCORING_VERSION;
-use findap_eval::table::{capability_lines, cut_note, text_table};
+use findap_eval::table::{capability_lines, notes, text_table};
 use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_train::Event;
@@ -236,7 +236,7 @@ fn finish(recipe: &Recipe, model: &Path, took: Duration) -> Result<()> {
         let table = text_table(scores, &capability_lines(scores));
         println!("{}\n", terminal::table(&table.header.iter().map(String::as_str).collect::<Vec<_>>(), &table.rows));
         for stage in scores {
-            if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
+            for told in notes(stage.tasks.iter(), stage.info.max_tokens) {
                 println!("{}: {told}\n", stage.stage);
             }
         }

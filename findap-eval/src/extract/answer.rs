@@ -56,6 +56,17 @@ pub(crate) fn answer_start(reply: &str) -> usize {
     end + (reply[end..].len() - reply[end..].trim_start().len())
 }
 
+/// Whether a prompt ends within reasoning, as those of templates do that open it for the model.
+pub(crate) fn opens_reasoning(prompt: &str) -> bool {
+    let last = tags(prompt).last().filter(|tag| !tag.is_end);
+    last.is_some_and(|tag| prompt[tag.place.end..].trim().is_empty())
+}
+
+/// Whether a reply has a tag that closes reasoning.
+pub(crate) fn closes_reasoning(reply: &str) -> bool {
+    tags(reply).any(|tag| tag.is_end)
+}
+
 /// What a reply states as its answer, the likeliest first: each one line, without emphasis, quotes and formula signs around it.
 ///
 /// Strong marks are `\boxed{72}`, `#### 72`, `<answer>72</answer>` and, where a line or sentence begins, `Answer:` in any case

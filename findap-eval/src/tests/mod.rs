@@ -2,6 +2,7 @@
 
 mod files;
 mod paper;
+mod replies;
 
 use std::path::{Path, PathBuf};
 
@@ -507,10 +508,10 @@ fn prompts_that_lose_their_beginning_are_counted_and_told() {
         let read = Results::load(folder.path()).expect("loads");
         assert_eq!(read.tasks[0].samples, cut.tasks[0].samples);
 
-        let note = |results: &Results| crate::table::cut_note(results.tasks.iter().map(|task| &task.summary), 6);
-        let told = note(&cut).expect("a note");
-        assert!(told.ends_with("the 6 tokens of the model: t 1 of 2"), "{told}");
-        assert_eq!(note(&whole), None);
+        let told =
+            |results: &Results| crate::table::notes(results.tasks.iter().map(|task| &task.summary), 6).join("\n");
+        assert!(told(&cut).contains("the 6 tokens of the model: t 1 of 2"), "{}", told(&cut));
+        assert!(!told(&whole).contains("lost their beginning"), "{}", told(&whole));
 
         let between = |first, second| {
             let found = crate::compare::compare(first, second, crate::compare::CompareOptions::default());
@@ -524,7 +525,7 @@ fn prompts_that_lose_their_beginning_are_counted_and_told() {
 #[test]
 fn a_next_question_that_the_model_makes_up_is_no_part_of_its_reply() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let task = REPLY.replace("prompt = \"{q}\"", "prompt = \"Solve step by step.\\n{q}\"");
+    let task = REPLY.replace("prompt = \"{q}\"", "prompt = \"Solve step by step.\\n{q}\"").replace("= 4", "= 40");
     let task = task_on(folder.path(), "{\"q\": \"1\", \"a\": \"5\"}\n", &task);
     for (reply, want) in [
         ("Answer: 5\n\nSolve step by step.\n2 and 2?\n\nAnswer: 4", 1.0),

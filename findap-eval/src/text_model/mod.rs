@@ -1,11 +1,12 @@
 //! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own decoder.
 
 use findap_data::{DataError, Message, Tokenizer};
-use findap_model::{DeviceKind, Sampling, TextModel};
+use findap_model::{DeviceKind, Sampling, StopReason, TextModel};
 
 use crate::error::EvalError;
 use crate::model::{
-    GenerateRequest, LanguageModel, Score, ScoreRequest, cut_at_stop, fit_context, move_trailing_space, split_tokens,
+    GenerateRequest, LanguageModel, Reply, Score, ScoreRequest, cut_at_stop, fit_context, move_trailing_space,
+    split_tokens, stop_place,
 };
 
 impl LanguageModel for TextModel {
@@ -54,7 +55,7 @@ impl LanguageModel for TextModel {
         Ok(scores.into_iter().map(|score| Score { logp: score.logp, is_greedy: score.is_greedy }).collect())
     }
 
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<String>, EvalError> {
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Reply>, EvalError> {
         let prompts = requests
             .iter()
             .map(|request| {
@@ -67,14 +68,17 @@ impl LanguageModel for TextModel {
                 })
             })
             .collect::<Result<Vec<_>, EvalError>>()?;
+        let stops: Vec<&[String]> = requests.iter().map(|request| request.stop.as_slice()).collect();
+        let is_end = |index: usize, text: &str| stop_place(text, &requests[index]).is_some();
         let generated =
-            TextModel::generate(self, &prompts).map_err(|error| failed(self, "generate replies", &error))?;
+            self.generate_until(&prompts, &stops, &is_end).map_err(|error| failed(self, "generate replies", &error))?;
         generated
             .iter()
             .zip(requests)
             .map(|(generated, request)| {
                 let text = self.decode(generated).map_err(|error| failed(self, "decode", &error))?;
-                Ok(cut_at_stop(&text, request).to_owned())
+                let is_cut_off = generated.stop == StopReason::Length;
+                Ok(Reply { text: cut_at_stop(&text, request).to_owned(), is_cut_off: Some(is_cut_off) })
             })
             .collect()
     }

@@ -66,7 +66,8 @@ fn plain_prompts_score_as_in_lm_eval() {
         assert_eq!(Some(sample.outcome.values[&Metric::AccNorm]), want["acc_norm"].as_f64());
     }
     for (sample, want) in results.tasks[1].samples.iter().zip(want["samples"]["fingen"].as_array().expect("samples")) {
-        assert_eq!(sample.answer, crate::sample::Answer::Reply(want["resps"][0].as_str().expect("text").to_owned()));
+        let crate::sample::Answer::Reply(reply) = &sample.answer else { panic!("a written answer has a reply") };
+        assert_eq!(Some(reply.text.as_str()), want["resps"][0].as_str());
         assert_eq!(Some(sample.outcome.values[&Metric::ExactMatch]), want["exact_match"].as_f64());
     }
     let value = |task: usize, metric: usize| results.tasks[task].summary.metrics[metric].value;
@@ -133,7 +134,7 @@ fn chat_prompts_with_two_examples_score_as_in_lm_eval() {
                         max_new_tokens: 24,
                     };
                     let replies = LanguageModel::generate(&model, &[request]).expect("replies");
-                    assert_eq!(Some(replies[0].as_str()), want["resps"][0].as_str());
+                    assert_eq!(Some(replies[0].text.as_str()), want["resps"][0].as_str());
                 }
             }
         }
@@ -182,4 +183,40 @@ fn what_does_not_fit_is_refused_or_cut_from_the_left() {
     assert_eq!(cut, num_context + num_continuation - max_tokens - 1);
     assert_eq!(num_cut("profit").0, 0);
     assert!(generate(4).is_ok());
+}
+
+#[test]
+fn a_stop_text_ends_the_generation_and_not_the_text_alone() {
+    let model = model();
+    let request = |stop: &[&str]| GenerateRequest {
+        prompt: "Question: what is a bond?\nAnswer:".to_owned(),
+        is_rendered: false,
+        stop: stop.iter().map(|text| (*text).to_owned()).collect(),
+        max_new_tokens: 60,
+    };
+    let generate = |request: GenerateRequest| LanguageModel::generate(&model, &[request]).expect("replies").remove(0);
+    let whole = generate(request(&[]));
+    assert_eq!(whole.is_cut_off, Some(true));
+    // What the model writes in the middle of its reply, whatever that is.
+    let middle: Vec<char> = whole.text.chars().collect();
+    let stop: String = middle[middle.len() / 2..middle.len() / 2 + 3].iter().collect();
+    let place = whole.text.find(&stop).expect("it is there");
+    let stopped = generate(request(&[&stop]));
+    assert_eq!((stopped.text.as_str(), stopped.is_cut_off), (&whole.text[..place], Some(false)));
+
+    let ids = encode(model.tokenizer(), &request(&[]).prompt, false).expect("tokens");
+    let asked = findap_model::GenerateRequest {
+        prompt: ids,
+        max_new: 60,
+        sampling: Sampling::GREEDY,
+        seed: 0,
+        stop_ids: Vec::new(),
+    };
+    let stops = [stop.clone()];
+    let ended = model.generate_until(std::slice::from_ref(&asked), &[&stops], &|_, _| true).expect("tokens").remove(0);
+    assert_eq!(ended.stop, StopReason::Stop);
+    let text_of = |num_tokens: usize| model.tokenizer().decode(&ended.ids[..num_tokens], true).expect("text");
+    assert!(text_of(ended.ids.len()).contains(&stop) && !text_of(ended.ids.len() - 1).contains(&stop));
+    let refused = model.generate_until(&[asked], &[&stops], &|_, _| false).expect("tokens").remove(0);
+    assert_eq!((refused.ids.len(), refused.stop), (60, StopReason::Length), "who watches decides");
 }

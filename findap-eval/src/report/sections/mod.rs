@@ -10,9 +10,7 @@ use super::folder::{RunFolder, StageLog};
 use super::html::{Cell, details, escape, grouped, note, paragraph, section, table};
 use crate::compare::{CellDelta, Comparison, Delta};
 use crate::results::iso_time;
-use crate::table::{
-    ScoreLine, StageScore, StageScores, capability_lines, constant_note, cut_note, percent, task_lines,
-};
+use crate::table::{ScoreLine, StageScore, StageScores, capability_lines, notes, percent, task_lines};
 
 mod head;
 mod pairs;
@@ -75,10 +73,7 @@ fn scores(run: &RunFolder) -> String {
         body.push_str(&note(&format!("Only the first {limit} rows of each task were asked.")));
     }
     for stage in stages {
-        if let Some(told) = cut_note(stage.tasks.iter(), stage.info.max_tokens) {
-            body.push_str(&note(&format!("{}: {told}.", stage.stage)));
-        }
-        if let Some(told) = constant_note(stage.tasks.iter()) {
+        for told in notes(stage.tasks.iter(), stage.info.max_tokens) {
             body.push_str(&note(&format!("{}: {told}.", stage.stage)));
         }
     }

@@ -96,9 +96,9 @@ pub fn learnt_answer(run: &RunFolder) -> Option<LearntAnswer> {
     pairs.find_map(|(first, last)| {
         let (Answer::Reply(before), Answer::Reply(after)) = (&first.answer, &last.answer) else { return None };
         let question = only_turn(&last.prompt)?;
-        let is_short = question.len() <= LONGEST_CHARACTERS && after.len() <= LONGEST_CHARACTERS;
+        let is_short = question.len() <= LONGEST_CHARACTERS && after.text.len() <= LONGEST_CHARACTERS;
         let is_fit = is_short && is_plain(question) && change(Metric::ExactMatch, first, last) > 0.0;
-        let texts = [question, before, after].map(|text| text.trim().replace('\n', " "));
+        let texts = [question, &before.text, &after.text].map(|text| text.trim().replace('\n', " "));
         let [question, before, after] = texts;
         is_fit.then_some(LearntAnswer { question, before, after })
     })
@@ -138,8 +138,8 @@ fn question(prompt: &str) -> String {
 
 fn said(sample: &Sample) -> String {
     match &sample.answer {
-        Answer::Reply(reply) if reply.trim().is_empty() => "(nothing)".to_owned(),
-        Answer::Reply(reply) => reply.trim().to_owned(),
+        Answer::Reply(reply) if reply.text.trim().is_empty() => "(nothing)".to_owned(),
+        Answer::Reply(reply) => reply.text.trim().to_owned(),
         Answer::Scores(_) => choice(sample, sample.outcome.predicted.as_deref()),
     }
 }

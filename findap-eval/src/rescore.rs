@@ -1,0 +1,79 @@
+//! Saved answers scored anew: after a change of a task's extraction or metrics no model has to be asked again.
+
+use std::collections::HashMap;
+use std::time::{Instant, SystemTime};
+
+use crate::dataset::{self, DataRoots, Row};
+use crate::error::EvalError;
+use crate::options::Options;
+use crate::prompt::{Item, asked_again};
+use crate::results::{Results, RunInfo, SCORING_VERSION, TaskResult, gen_kwargs};
+use crate::sample::{Sample, grade};
+use crate::task::Task;
+
+/// Scores the answers of earlier results by `tasks` as they are now. `from` names these results. Every prompt is the one that was asked
+/// then: solved examples that a task would show now are not looked at.
+///
+/// # Errors
+/// [`EvalError::Rescore`] where a task was not asked, or asks something else by now; as [`dataset::load`].
+pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataRoots) -> Result<Results, EvalError> {
+    let (started, clock) = (SystemTime::now(), Instant::now());
+    let of_task = |task: &Task| {
+        task.refuse()?;
+        let found = earlier.tasks.iter().find(|result| result.summary.name == task.name);
+        let changed = |problem: String| EvalError::Rescore { task: task.name.clone(), problem };
+        let result = found.ok_or_else(|| changed("was not asked".to_owned()))?;
+        let loaded = dataset::load(task, data_roots, earlier.info.limit, 0)?;
+        if loaded.rows.len() != result.samples.len() {
+            let (rows, samples) = (loaded.rows.len(), result.samples.len());
+            return Err(changed(format!("has {rows} rows where {samples} were asked; its data have changed")));
+        }
+        if gen_kwargs(task) != result.gen_kwargs {
+            return Err(changed("has another `stop` or `max_new_tokens` by now".to_owned()));
+        }
+        let rows: HashMap<usize, &Row> = loaded.rows.iter().map(|row| (row.id, row)).collect();
+        let rescored = result.samples.iter().map(|sample| {
+            let row = rows.get(&sample.row_id).filter(|row| row.fields == sample.fields);
+            let row = row.ok_or_else(|| changed(format!("has another row {} by now", sample.row_id)))?;
+            let problem = || changed(format!("asks row {} something else by now", sample.row_id));
+            let item = item_of(task, row, sample, result.summary.chat)?.ok_or_else(problem)?;
+            Ok(Sample { num_cut_tokens: sample.num_cut_tokens, ..grade(task, &item, sample.answer.clone()) })
+        });
+        let options = Options {
+            seed: earlier.info.seed,
+            chat: Some(result.summary.chat),
+            num_fewshot: Some(result.summary.num_fewshot),
+            ..Options::default()
+        };
+        let rescored = rescored.collect::<Result<Vec<_>, EvalError>>()?;
+        Ok(TaskResult::new(task, rescored, loaded.num_original, &options))
+    };
+    let tasks = tasks.iter().map(of_task).collect::<Result<Vec<_>, EvalError>>()?;
+    Ok(Results {
+        info: RunInfo {
+            scoring_version: SCORING_VERSION,
+            rescored_from: Some(from.to_owned()),
+            started_unix: started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            seconds: clock.elapsed().as_secs_f64(),
+            ..earlier.info.clone()
+        },
+        tasks,
+    })
+}
+
+/// The question of a sample with the right answer that its row has now; `None` where the row would not be asked so.
+fn item_of(task: &Task, row: &Row, sample: &Sample, is_chat: bool) -> Result<Option<Item>, EvalError> {
+    let (texts, ask) = asked_again(task, row, is_chat)?;
+    // A chat template may trim what it prints.
+    let is_in_prompt = texts.iter().all(|text| sample.prompt.contains(text.trim()));
+    let item = Item {
+        row_id: row.id,
+        subset: row.subset.clone(),
+        fields: row.fields.clone(),
+        prompt: sample.prompt.clone(),
+        is_rendered: is_chat,
+        ask,
+    };
+    let continuations: Vec<String> = item.scored().into_iter().map(|(_, continuation)| continuation).collect();
+    Ok((is_in_prompt && continuations == sample.continuations).then_some(item))
+}
