@@ -18,7 +18,7 @@ fn main() -> Result<(), EvalError> {
     let tasks = Registry::builtin()?.select(["fpb"])?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let options = Options { data_roots: DataRoots::from([("data".to_owned(), folder)]), ..Options::default() };
-    let results = run(&model, &tasks, &options, &mut |_progress| true)?;
+    let results = run(&model, None, &tasks, &options, &mut |_progress| true)?;
     for task in &results.tasks {
         println!("{} on {} rows:", task.summary.title, task.summary.num_rows);
         for metric in &task.summary.metrics {

@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use findap_data::Message;
 use findap_data::journal::Journal;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset;
 use crate::error::EvalError;
-use crate::model::{GenerateRequest, LanguageModel, ScoreRequest};
+use crate::judge::{Case, Judge, judge as ask_judge};
+use crate::model::{GenerateRequest, LanguageModel, Reply, ScoreRequest, Turn};
 use crate::options::Options;
 use crate::prompt::{Ask, Item, PromptOptions, prepare};
 use crate::results::{Results, RunInfo, SCORING_VERSION, TaskResult};
@@ -39,15 +41,17 @@ struct Question<'a> {
     num_cut_tokens: usize,
 }
 
-/// Runs the tasks and scores the answers. Nothing is written but the journal; see [`Results::write`].
+/// Runs the tasks and scores the answers, those of tasks with a judge by what it says. Nothing is written but the journal; see
+/// [`Results::write`].
 ///
-/// `progress` is told after each call of the model and answers whether to go on.
+/// `progress` is told after each call of the model or the judge and answers whether to go on.
 ///
 /// # Errors
-/// Bad data is found before the model is asked anything; then the model's own errors; [`EvalError::Stopped`] when `progress` says
-/// so, with every answer in the journal.
+/// Bad data is found before the model is asked anything; then the errors of the model and the judge; [`EvalError::Stopped`] when
+/// `progress` says so, with every answer in the journal.
 pub fn run(
     model: &dyn LanguageModel,
+    judge: Option<&Judge<'_>>,
     tasks: &[Task],
     options: &Options,
     progress: &mut dyn FnMut(Progress) -> bool,
@@ -60,7 +64,7 @@ pub fn run(
     let mut questions = Vec::new();
     let mut num_original = Vec::new();
     for (task_index, task) in tasks.iter().enumerate() {
-        task.refuse()?;
+        task.refuse(judge.is_some())?;
         let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);
@@ -74,6 +78,8 @@ pub fn run(
 
     let (mut journal, known) = open_journal(options.journal.as_deref())?;
     let mut answers: Vec<Option<Answer>> = questions.iter().map(|question| known.get(&question.key).cloned()).collect();
+    let is_judged = |question: &Question<'_>| judge.is_some() && question.task.judge.is_some();
+    let num_total = questions.len() + questions.iter().filter(|question| is_judged(question)).count();
     let mut num_done = answers.iter().flatten().count();
     let open: Vec<usize> = (0..questions.len()).filter(|index| answers[*index].is_none()).collect();
     // Both kinds in turn: a call holds requests of one kind.
@@ -98,17 +104,33 @@ pub fn run(
             }
             num_done += group.len();
             let task = group.last().map_or("", |index| questions[*index].task.name.as_str());
-            if !progress(Progress { num_done, num_total: questions.len(), task }) {
+            if !progress(Progress { num_done, num_total, task }) {
                 return Err(EvalError::Stopped);
             }
         }
     }
 
-    let mut samples: Vec<Vec<_>> = tasks.iter().map(|_| Vec::new()).collect();
-    for (question, answer) in questions.iter().zip(answers) {
+    let graded = questions.iter().zip(answers).map(|(question, answer)| {
         let answer = answer.expect("invariant: every open question was asked");
-        let sample = grade(question.task, &question.item, answer);
-        samples[question.task_index].push(Sample { num_cut_tokens: Some(question.num_cut_tokens), ..sample });
+        let num_cut_tokens = question.num_cut_tokens.max(answer.num_cut_tokens());
+        Sample { num_cut_tokens: Some(num_cut_tokens), ..grade(question.task, &question.item, answer) }
+    });
+    let mut graded: Vec<Sample> = graded.collect();
+    if let Some(judge) = judge {
+        let cases = questions.iter().zip(&mut graded).filter_map(|(question, sample)| match &question.item.ask {
+            Ask::Reply { judged: Some(judged), .. } => {
+                Some(Case { asks: question.task.judge.as_ref()?.asks, judged, sample })
+            }
+            _ => None,
+        });
+        ask_judge(judge, cases.collect(), &mut |more| {
+            num_done += more;
+            progress(Progress { num_done, num_total, task: "judged" })
+        })?;
+    }
+    let mut samples: Vec<Vec<_>> = tasks.iter().map(|_| Vec::new()).collect();
+    for (question, sample) in questions.iter().zip(graded) {
+        samples[question.task_index].push(sample);
     }
     let results = tasks.iter().zip(samples).zip(num_original);
     Ok(Results {
@@ -123,6 +145,7 @@ pub fn run(
             seed: options.seed,
             chat: options.chat,
             num_fewshot: options.num_fewshot,
+            judge: judge.filter(|_| tasks.iter().any(|task| task.judge.is_some())).map(|judge| judge.model.name()),
             rescored_from: None,
             started_unix: started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             seconds: clock.elapsed().as_secs_f64(),
@@ -204,12 +227,55 @@ fn ask_scores(model: &dyn LanguageModel, questions: &[Question], group: &[usize]
 fn ask_replies(model: &dyn LanguageModel, questions: &[Question], group: &[usize]) -> Result<Vec<Answer>, EvalError> {
     let requests: Vec<GenerateRequest> =
         group.iter().filter_map(|index| generate_request(questions[*index].task, &questions[*index].item)).collect();
-    let replies = model.generate(&requests)?;
+    let mut replies = generate(model, &requests)?;
+    ask_further(model, questions, group, &mut replies)?;
+    Ok(replies.into_iter().map(Answer::Reply).collect())
+}
+
+/// Goes on with the conversations of the questions that have follow-ups, turn by turn.
+fn ask_further(
+    model: &dyn LanguageModel,
+    questions: &[Question],
+    group: &[usize],
+    replies: &mut [Reply],
+) -> Result<(), EvalError> {
+    let mut conversations: Vec<Vec<Message>> =
+        group.iter().map(|index| questions[*index].item.messages.clone()).collect();
+    for turn in 0.. {
+        let mut requests = Vec::new();
+        let mut asked = Vec::new();
+        for (place, index) in group.iter().enumerate() {
+            let Question { task, item, .. } = &questions[*index];
+            let Some(follow_up) = item.follow_ups().get(turn) else { continue };
+            let said = match turn {
+                0 => &replies[place].text,
+                _ => &replies[place].further[turn - 1].text,
+            };
+            conversations[place].extend([Message::assistant(said.clone()), Message::user(follow_up.clone())]);
+            let prompt = model.render_chat(&conversations[place])?;
+            requests.extend(generate_request(task, &Item { prompt, ..item.clone() }));
+            asked.push(place);
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let answered = generate(model, &requests)?;
+        for ((place, request), Reply { text, is_cut_off, .. }) in asked.into_iter().zip(requests).zip(answered) {
+            let num_cut_tokens = model.num_cut_to_generate(&request)?;
+            replies[place].further.push(Turn { prompt: request.prompt, num_cut_tokens, text, is_cut_off });
+        }
+    }
+    Ok(())
+}
+
+/// One reply for each request.
+fn generate(model: &dyn LanguageModel, requests: &[GenerateRequest]) -> Result<Vec<Reply>, EvalError> {
+    let replies = model.generate(requests)?;
     if replies.len() != requests.len() {
         let reason = format!("{} replies for {} prompts", replies.len(), requests.len());
         return Err(EvalError::Model { model: model.name(), operation: "generate replies", reason });
     }
-    Ok(replies.into_iter().map(Answer::Reply).collect())
+    Ok(replies)
 }
 
 /// An answer on disk.

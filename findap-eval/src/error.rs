@@ -117,6 +117,20 @@ pub enum EvalError {
         /// Its own message.
         reason: String,
     },
+    /// The replies of a task are judged, and there is no judge.
+    #[error("task {task} is not run: {}", crate::task::NEEDS_JUDGE)]
+    NoJudge {
+        /// Name of the task.
+        task: String,
+    },
+    /// The judge failed.
+    #[error("judge {judge}: {problem}")]
+    Judge {
+        /// Name of the judge.
+        judge: String,
+        /// What went wrong.
+        problem: String,
+    },
     /// Saved answers cannot be scored by a task.
     #[error("task {task} {problem}: its saved answers cannot be scored anew; ask the model")]
     Rescore {

@@ -7,6 +7,7 @@ pub mod engine;
 mod error;
 pub mod extract;
 mod flare;
+pub mod judge;
 pub mod metrics;
 pub mod model;
 pub mod options;

@@ -47,6 +47,29 @@ pub struct Reply {
     pub text: String,
     /// Whether it ends at the most tokens that it may have; `None` where that is not known.
     pub is_cut_off: Option<bool>,
+    /// The turns behind it, where a task goes on with the conversation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Turn>,
+}
+
+/// A further turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The whole text before the reply, earlier turns included.
+    pub prompt: String,
+    /// Tokens that the prompt lost at its beginning.
+    pub num_cut_tokens: usize,
+    /// What was written.
+    pub text: String,
+    /// As [`Reply::is_cut_off`].
+    pub is_cut_off: Option<bool>,
+}
+
+impl Reply {
+    /// A reply without further turns.
+    pub fn new(text: impl Into<String>, is_cut_off: Option<bool>) -> Self {
+        Self { text: text.into(), is_cut_off, further: Vec::new() }
+    }
 }
 
 /// A reply on disk. Earlier versions kept the text alone.
@@ -54,14 +77,19 @@ pub struct Reply {
 #[serde(untagged)]
 enum WrittenReply {
     Text(String),
-    Whole { text: String, is_cut_off: Option<bool> },
+    Whole {
+        text: String,
+        is_cut_off: Option<bool>,
+        #[serde(default)]
+        further: Vec<Turn>,
+    },
 }
 
 impl From<WrittenReply> for Reply {
     fn from(written: WrittenReply) -> Self {
         match written {
-            WrittenReply::Text(text) => Self { text, is_cut_off: None },
-            WrittenReply::Whole { text, is_cut_off } => Self { text, is_cut_off },
+            WrittenReply::Text(text) => Self::new(text, None),
+            WrittenReply::Whole { text, is_cut_off, further } => Self { text, is_cut_off, further },
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
 use crate::extract::{as_answer, extract, with_labels};
+use crate::judge::{Asks, JudgeRule, Judged};
 use crate::model::LanguageModel;
 use crate::task::{FewshotRule, Generate, GoldIs, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, gather, letter, lookup, scalar};
@@ -35,6 +36,8 @@ pub struct Item {
     pub prompt: String,
     /// Whether the prompt was written by a chat template.
     pub is_rendered: bool,
+    /// The conversation that the prompt shows, where it goes on behind the reply; else empty.
+    pub messages: Vec<Message>,
     /// What is asked.
     pub ask: Ask,
 }
@@ -63,6 +66,10 @@ pub enum Ask {
         labels: Vec<String>,
         /// The lines that a reply of 0s and 1s picks from; none where the task has no such replies.
         lines: Vec<String>,
+        /// What the user says after the reply, and after that to it.
+        follow_ups: Vec<String>,
+        /// What a judge sees beside the reply; none where no judge is asked.
+        judged: Option<Judged>,
     },
 }
 
@@ -79,10 +86,18 @@ impl Item {
     /// What identifies what a model is asked: equal keys may share an answer. How the answer is scored is no part of it.
     pub fn key(&self, task: &Task) -> String {
         let asked = match &task.kind {
-            Kind::Generate(generate) => json!([self.prompt, generate.stop, generate.max_new_tokens]),
+            Kind::Generate(generate) => json!([self.prompt, generate.stop, generate.max_new_tokens, self.follow_ups()]),
             Kind::MultipleChoice(_) => json!(self.scored()),
         };
         sha256(json!([self.is_rendered, asked]).to_string().as_bytes())
+    }
+
+    /// What the user says after the reply, and after that to it.
+    pub(crate) fn follow_ups(&self) -> &[String] {
+        match &self.ask {
+            Ask::Reply { follow_ups, .. } => follow_ups,
+            Ask::Choices { .. } => &[],
+        }
     }
 
     /// Context and continuation of each choice; none of a question that asks for a reply.
@@ -118,7 +133,7 @@ pub struct PromptOptions {
 pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, EvalError> {
     let mut files: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
     for task in tasks {
-        task.refuse()?;
+        task.refuse(true)?;
         let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
         let rows = loaded.rows.iter().chain(loaded.fewshot.values().flatten());
         files.insert(task.name.clone(), rows.map(|row| row.path.clone()).collect());
@@ -175,7 +190,10 @@ pub fn prepare_row(
     let solved = examples.iter().map(|example| solved(task, example)).collect::<Result<Vec<_>, _>>()?;
     let opening = opening(task, row)?;
     let ask = ask(task, row, is_chat)?;
-    let whole = |question: &str| whole_prompt(task, &opening, &solved, question, is_chat.then_some(model));
+    let whole = |question: &str| match is_chat {
+        true => model.render_chat(&conversation(task, &opening, &solved, question)),
+        false => Ok(opening.description.clone() + &plain_prompt(task, &solved, question)),
+    };
     let ask = match ask {
         Ask::Choices { texts, prefix, gold, blank: Some(blank) } => {
             let contexts = blank.contexts.iter().map(|context| whole(context)).collect::<Result<_, _>>()?;
@@ -189,6 +207,10 @@ pub fn prepare_row(
         fields: row.fields.clone(),
         prompt: whole(&question)?,
         is_rendered: is_chat,
+        messages: match &ask {
+            Ask::Reply { follow_ups, .. } if !follow_ups.is_empty() => conversation(task, &opening, &solved, &question),
+            _ => Vec::new(),
+        },
         ask,
     })
 }
@@ -224,21 +246,8 @@ fn solved(task: &Task, row: &Row) -> Result<(String, String), EvalError> {
     Ok((question(task, row)?, solution(task, row)?))
 }
 
-/// The text before the answer; through the chat template of a model where one is given.
-fn whole_prompt(
-    task: &Task,
-    opening: &Opening,
-    solved: &[(String, String)],
-    question: &str,
-    chat: Option<&dyn LanguageModel>,
-) -> Result<String, EvalError> {
-    let delimiter = match &task.kind {
-        Kind::MultipleChoice(choice) => &choice.answer_prefix,
-        Kind::Generate(generate) => &generate.answer_prefix,
-    };
-    let Some(model) = chat else {
-        return Ok(opening.description.clone() + &plain_prompt(solved, delimiter, question));
-    };
+/// What the chat template is given.
+fn conversation(task: &Task, opening: &Opening, solved: &[(String, String)], question: &str) -> Vec<Message> {
     let mut messages = Vec::new();
     let system = [opening.system.as_str(), opening.description.trim_end()];
     let system: Vec<&str> = system.into_iter().filter(|text| !text.is_empty()).collect();
@@ -252,16 +261,21 @@ fn whole_prompt(
         }
         messages.push(message(Role::User, question.to_owned()));
     } else {
-        messages.push(message(Role::User, plain_prompt(solved, delimiter, question)));
+        messages.push(message(Role::User, plain_prompt(task, solved, question)));
     }
-    model.render_chat(&messages)
+    messages
 }
 
 fn message(role: Role, content: String) -> Message {
     Message { role, content }
 }
 
-fn plain_prompt(solved: &[(String, String)], delimiter: &str, question: &str) -> String {
+/// Solved examples and the question, without a chat template.
+fn plain_prompt(task: &Task, solved: &[(String, String)], question: &str) -> String {
+    let delimiter = match &task.kind {
+        Kind::MultipleChoice(choice) => &choice.answer_prefix,
+        Kind::Generate(generate) => &generate.answer_prefix,
+    };
     let mut prompt = String::new();
     for (question, answer) in solved {
         prompt.push_str(&format!("{question}{delimiter}{answer}{FEWSHOT_DELIMITER}"));
@@ -369,9 +383,25 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
             if let Some(field) = &generate.checks_from {
                 checks.extend(row_checks(field, row)?);
             }
-            Ok(Ask::Reply { golds, checks, labels, lines })
+            let follow_ups = generate.follow_ups.iter().map(|text| render(row, text)).collect::<Result<Vec<_>, _>>()?;
+            let judged = task.judge.as_ref().map(|rule| judged(task, rule, row, &follow_ups)).transpose()?;
+            Ok(Ask::Reply { golds, checks, labels, lines, follow_ups, judged })
         }
     }
+}
+
+/// What the judge sees of a row.
+fn judged(task: &Task, rule: &JudgeRule, row: &Row, follow_ups: &[String]) -> Result<Judged, EvalError> {
+    let first = match &rule.question {
+        Some(template) => render(row, template)?,
+        None => question(task, row)?,
+    };
+    let reference = rule.reference.as_ref().map(|template| render(row, template)).transpose()?;
+    let reference = reference.filter(|text| !text.trim().is_empty());
+    if rule.asks == Asks::Agreement && reference.is_none() {
+        return Err(row.error("judge.reference", "is empty, so that there is nothing to agree with"));
+    }
+    Ok(Judged { questions: std::iter::once(first).chain(follow_ups.iter().cloned()).collect(), reference })
 }
 
 /// The right answers as the row has them.

@@ -19,7 +19,7 @@ use crate::task::Task;
 pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataRoots) -> Result<Results, EvalError> {
     let (started, clock) = (SystemTime::now(), Instant::now());
     let of_task = |task: &Task| {
-        task.refuse()?;
+        task.refuse(true)?;
         let found = earlier.tasks.iter().find(|result| result.summary.name == task.name);
         let changed = |problem: String| EvalError::Rescore { task: task.name.clone(), problem };
         let result = found.ok_or_else(|| changed("was not asked".to_owned()))?;
@@ -37,7 +37,14 @@ pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataR
             let row = row.ok_or_else(|| changed(format!("has another row {} by now", sample.row_id)))?;
             let problem = || changed(format!("asks row {} something else by now", sample.row_id));
             let item = item_of(task, row, sample, result.summary.chat)?.ok_or_else(problem)?;
-            Ok(Sample { num_cut_tokens: sample.num_cut_tokens, ..grade(task, &item, sample.answer.clone()) })
+            let mut scored = grade(task, &item, sample.answer.clone());
+            scored.num_cut_tokens = sample.num_cut_tokens;
+            if let Some(rule) = &task.judge {
+                // What the judge said is an answer, too.
+                scored.judgements.clone_from(&sample.judgements);
+                scored.count_judgements(rule.asks.metric());
+            }
+            Ok(scored)
         });
         let options = Options {
             seed: earlier.info.seed,
@@ -72,6 +79,7 @@ fn item_of(task: &Task, row: &Row, sample: &Sample, is_chat: bool) -> Result<Opt
         fields: row.fields.clone(),
         prompt: sample.prompt.clone(),
         is_rendered: is_chat,
+        messages: Vec::new(),
         ask,
     };
     let continuations: Vec<String> = item.scored().into_iter().map(|(_, continuation)| continuation).collect();

@@ -47,6 +47,9 @@ pub struct RunInfo {
     pub chat: Option<bool>,
     /// Whether the tasks' own number of solved examples was overruled.
     pub num_fewshot: Option<usize>,
+    /// Who judged the replies of tasks with a judge; none where there are no such tasks.
+    #[serde(default)]
+    pub judge: Option<String>,
     /// The earlier results whose answers were scored anew; none where a model was asked.
     #[serde(default)]
     pub rescored_from: Option<String>,
@@ -111,6 +114,9 @@ pub struct TaskSummary {
     /// count them.
     #[serde(default)]
     pub num_cut_replies: Option<usize>,
+    /// Replies of which the judge gave no verdict that can be read; `None` where no judge was asked.
+    #[serde(default)]
+    pub num_unjudged: Option<usize>,
     /// The accuracy of always giving the most frequent right answer; `None` where right answers are no labels, and in results of
     /// versions that did not count it.
     #[serde(default)]
@@ -196,6 +202,9 @@ impl TaskResult {
             num_original,
             num_cut_prompts: count(samples.iter().map(|sample| sample.num_cut_tokens.map(|tokens| tokens > 0))),
             num_cut_replies: count(samples.iter().map(Sample::is_cut_off)),
+            num_unjudged: task.judge.as_ref().map(|rule| {
+                samples.iter().filter(|sample| !sample.outcome.values.contains_key(&rule.asks.metric())).count()
+            }),
             majority: task.metrics.iter().any(|metric| metric.compares_labels()).then(|| majority(&outcomes)),
             metrics: values.collect(),
             subset_mean: task.dataset.subset_mean,
@@ -366,6 +375,7 @@ impl Results {
                 .map(|value| (value.metric.name().to_owned(), json!(value.metric.higher_is_better()))).collect::<Map<_, _>>().into()),
             "n-samples": per_task(&|task| json!({ "original": task.num_original, "effective": task.num_rows })),
             "n-cut-prompts": per_task(&|task| json!(task.num_cut_prompts)),
+            "n-unjudged": per_task(&|task| json!(task.num_unjudged)),
             "n-cut-replies": per_task(&|task| json!(task.num_cut_replies)),
             "config": { "model": "findap", "model_args": info.model_name, "limit": info.limit, "random_seed": info.seed,
                 "fewshot_seed": info.seed, "bootstrap_iters": crate::metrics::BOOTSTRAP_RESAMPLES },

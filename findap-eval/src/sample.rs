@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use findap_data::files::sha256;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::extract::{extract, normalize_number, with_labels, without_reasoning};
 use crate::flare;
+use crate::judge::Judgement;
 use crate::metrics::{EntityCounts, Outcome, count_entities, is_article, rouge_l, rouge1, rouge2, token_f1};
-use crate::model::{Reply, Score};
+use crate::model::{Reply, Score, Turn};
 use crate::prompt::{Ask, Item, before_next_question};
 use crate::task::{Generate, Kind, Metric, Task};
 use crate::template::Fields;
@@ -22,6 +24,16 @@ pub enum Answer {
     Scores(Vec<Score>),
     /// A written reply.
     Reply(Reply),
+}
+
+impl Answer {
+    /// The most tokens that the prompt of a further turn lost at its beginning.
+    pub(crate) fn num_cut_tokens(&self) -> usize {
+        match self {
+            Answer::Scores(_) => 0,
+            Answer::Reply(reply) => reply.further.iter().map(|turn| turn.num_cut_tokens).max().unwrap_or(0),
+        }
+    }
 }
 
 /// One question, its answer and its outcome.
@@ -45,13 +57,15 @@ pub struct Sample {
     pub outcome: Outcome,
     /// Tokens that the prompt lost at its beginning, being longer than the model reads; `None` where that was not counted.
     pub num_cut_tokens: Option<usize>,
+    /// What the judge said of each turn; empty where none was asked.
+    pub judgements: Vec<Judgement>,
 }
 
 /// Scores one answer; the caller knows whether the prompt was cut.
 pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let outcome = match (&item.ask, &answer, &task.kind) {
         (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => judge_choice(texts, scores, *gold),
-        (Ask::Reply { golds, checks, labels, lines }, Answer::Reply(reply), Kind::Generate(generate)) => {
+        (Ask::Reply { golds, checks, labels, lines, .. }, Answer::Reply(reply), Kind::Generate(generate)) => {
             let mut outcome = judge_reply(task, generate, &Right { golds, labels, lines }, &reply.text);
             let shown = without_reasoning(&reply.text);
             let kept = checks.iter().all(|check| check.passes(&shown));
@@ -74,6 +88,7 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
         answer,
         outcome,
         num_cut_tokens: None,
+        judgements: Vec::new(),
     }
 }
 
@@ -202,7 +217,10 @@ impl Sample {
     /// Whether its reply ends at the most tokens that it may have; `None` where there is no reply, and where that is not known.
     pub fn is_cut_off(&self) -> Option<bool> {
         match &self.answer {
-            Answer::Reply(reply) => reply.is_cut_off,
+            Answer::Reply(reply) => reply
+                .further
+                .iter()
+                .fold(reply.is_cut_off, |is_cut_off, turn| is_cut_off.zip(turn.is_cut_off).map(|(a, b)| a || b)),
             Answer::Scores(_) => None,
         }
     }
@@ -214,7 +232,7 @@ impl Sample {
     }
 
     /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`,
-    /// `is_cut_off`, and `prompt` where the arguments hold it with the choices put in).
+    /// `is_cut_off`, `judgements`, `further`, and `prompt` where the arguments hold it with the choices put in).
     pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
         let argument = |index: usize, second: Value| {
             let first = self.contexts.get(index).unwrap_or(&self.prompt);
@@ -227,8 +245,16 @@ impl Sample {
                 scores.iter().map(|score| json!([score.logp, score.is_greedy])).collect(),
             ),
             Answer::Reply(reply) => (
-                [argument(0, gen_kwargs.clone())].into_iter().collect(),
-                json!([[reply.text]]),
+                std::iter::once(argument(0, gen_kwargs.clone()))
+                    .chain(reply.further.iter().enumerate().map(|(index, turn)| {
+                        let argument = json!({ "arg_0": turn.prompt, "arg_1": gen_kwargs });
+                        (format!("gen_args_{}", index + 1), argument)
+                    }))
+                    .collect(),
+                std::iter::once(&reply.text)
+                    .chain(reply.further.iter().map(|turn| &turn.text))
+                    .map(|text| json!([text]))
+                    .collect(),
                 json!([self.outcome.predicted.as_deref().unwrap_or("[missing]")]),
             ),
         };
@@ -251,8 +277,16 @@ impl Sample {
             "flare": self.outcome.flare,
             "entities": self.outcome.entities,
             "num_cut_tokens": self.num_cut_tokens,
-            "is_cut_off": self.is_cut_off(),
         });
+        if !self.judgements.is_empty() {
+            line["judgements"] = json!(self.judgements);
+        }
+        if let Answer::Reply(reply) = &self.answer {
+            line["is_cut_off"] = json!(reply.is_cut_off);
+            if !reply.further.is_empty() {
+                line["further"] = json!(reply.further);
+            }
+        }
         if !self.contexts.is_empty() {
             line["prompt"] = json!(self.prompt);
         }
@@ -281,7 +315,8 @@ impl Sample {
         let is_reply = resps.first().is_some_and(|resp| resp[0].is_string());
         let (continuations, answer) = if is_reply {
             let text = text(resps[0].get(0)).ok_or("resps")?;
-            (Vec::new(), Answer::Reply(Reply { text, is_cut_off: line["is_cut_off"].as_bool() }))
+            let further: Vec<Turn> = listed(line, "further")?;
+            (Vec::new(), Answer::Reply(Reply { text, is_cut_off: line["is_cut_off"].as_bool(), further }))
         } else {
             let score = |resp: &Value| Some(Score { logp: resp[0][0].as_f64()?, is_greedy: resp[0][1].as_bool()? });
             let scores = resps.iter().map(score).collect::<Option<Vec<_>>>().ok_or("resps")?;
@@ -305,6 +340,23 @@ impl Sample {
         let num_cut_tokens: Option<usize> =
             serde_json::from_value(line["num_cut_tokens"].clone()).map_err(|_| "num_cut_tokens")?;
         let subset = text(line.get("subset"));
-        Ok(Self { row_id, subset, fields, prompt, continuations, contexts, answer, outcome, num_cut_tokens })
+        let judgements = listed(line, "judgements")?;
+        Ok(Self {
+            row_id,
+            subset,
+            fields,
+            prompt,
+            continuations,
+            contexts,
+            answer,
+            outcome,
+            num_cut_tokens,
+            judgements,
+        })
     }
+}
+
+/// A list of a line that need not be there.
+fn listed<T: DeserializeOwned>(line: &Value, key: &'static str) -> Result<Vec<T>, &'static str> {
+    line.get(key).map_or(Ok(Vec::new()), |value| serde_json::from_value(value.clone()).map_err(|_| key))
 }

@@ -108,7 +108,7 @@ impl LanguageModel for ScriptedModel {
             let most = reply.split_inclusive(char::is_whitespace).take(request.max_new_tokens).collect::<String>();
             let cut = cut_at_stop(&most, request);
             let is_cut_off = cut.len() == most.len() && most.len() < reply.len();
-            Reply { text: cut.to_owned(), is_cut_off: Some(is_cut_off) }
+            Reply::new(cut, Some(is_cut_off))
         };
         Ok(requests.iter().map(reply).collect())
     }

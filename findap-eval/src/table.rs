@@ -171,6 +171,7 @@ pub fn notes<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone, max_token
     let cut_replies = |task: &TaskSummary| of_rows(task.num_cut_replies, task);
     let value =
         |task: &TaskSummary, metric| task.metrics.iter().find(|value| value.metric == metric).map(|value| value.value);
+    let unjudged = |task: &TaskSummary| of_rows(task.num_unjudged, task);
     let missing = |task: &TaskSummary| {
         let missing = value(task, Metric::Missing).filter(|missing| *missing > TOLERATED_MISSING)?;
         Some(format!("{} %", percent(missing)))
@@ -181,9 +182,10 @@ pub fn notes<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone, max_token
         Some(format!("{} of {}", percent(acc), percent(majority)))
     };
     let lost = format!("prompts that lost their beginning, being longer than the {max_tokens} tokens of the model");
-    let kinds: [(&str, Told<'_>); 4] = [
+    let kinds: [(&str, Told<'_>); 5] = [
         (&lost, &cut_prompts),
         ("replies cut off at the task's `max_new_tokens`", &cut_replies),
+        ("replies without a verdict of the judge, which are left out of its metric", &unjudged),
         ("replies in which no answer is found, which count as wrong", &missing),
         ("accuracy no better than that of always giving the most frequent answer", &constant),
     ];

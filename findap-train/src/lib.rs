@@ -25,6 +25,7 @@ pub mod error;
 pub mod event;
 pub mod folder;
 pub mod identity;
+mod judge;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use findap_data::chat_template::day_seconds;
+use findap_data::{ChatModel, Sampling};
 use findap_eval::dataset::DataRoots;
+use findap_eval::judge::Judge;
 use findap_eval::rescore::rescore;
 use findap_eval::table::{notes, percent};
-use findap_eval::{Options, Registry, Results, Task};
+use findap_eval::{EvalError, Options, Registry, Results, Task};
+use findap_train::recipe::RemoteJudge;
 
 use super::device::DeviceArguments;
 use crate::terminal::{self, Progress};
@@ -54,11 +57,42 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DAY", value_parser = day)]
     date: Option<u64>,
     #[command(flatten)]
+    judge: JudgeArguments,
+    #[command(flatten)]
     device: DeviceArguments,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
+
+/// Who judges the replies of tasks that need a judge.
+#[derive(clap::Args)]
+struct JudgeArguments {
+    /// A model folder that judges the replies of tasks that need a judge
+    #[arg(long, value_name = "MODEL", conflicts_with = "judge_url")]
+    judge: Option<PathBuf>,
+    /// An OpenAI-compatible server that judges them, up to and including `/v1`
+    #[arg(long, value_name = "URL", requires = "judge_model")]
+    judge_url: Option<String>,
+    /// The name of the judge on that server
+    #[arg(long, value_name = "NAME", requires = "judge_url")]
+    judge_model: Option<String>,
+    /// The environment variable with the server's key
+    #[arg(long, value_name = "VARIABLE", requires = "judge_url")]
+    judge_key_env: Option<String>,
+    /// Tokens of a judge's reply at most
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    judge_max_tokens: usize,
+}
+
+impl JudgeArguments {
+    fn is_some(&self) -> bool {
+        self.judge.is_some() || self.judge_url.is_some()
+    }
+}
+
+/// Replies of a judge that are kept beside the results.
+pub(super) const JUDGE_FILE: &str = "judge.jsonl";
 
 fn day(text: &str) -> Result<u64, String> {
     day_seconds(text).ok_or_else(|| "write a day since 1970 as 2026-11-28".to_owned())
@@ -76,9 +110,11 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if let Some(folder) = &arguments.task_folder {
         registry.add_folder(folder)?;
     }
-    let (tasks, refused) = registry.select_runnable(arguments.tasks.iter().map(String::as_str))?;
-    for task in &refused {
-        eprintln!("{}", left_out(task));
+    // Saved answers have their verdicts.
+    let has_judge = arguments.judge.is_some() || arguments.rescore.is_some();
+    let (tasks, refused) = registry.select_runnable(arguments.tasks.iter().map(String::as_str), has_judge)?;
+    for refusal in &refused {
+        eprintln!("{}", left_out(refusal));
     }
     if tasks.is_empty() {
         bail!("--tasks names no task");
@@ -112,6 +148,30 @@ fn journal(arguments: &Arguments) -> PathBuf {
     arguments.output.join("journal.jsonl")
 }
 
+/// The judge that the arguments name, with how its replies are drawn. What a server replies is kept beside the results.
+fn judge(arguments: &Arguments) -> Result<Option<(Box<dyn ChatModel>, Sampling)>> {
+    let JudgeArguments { judge, judge_url, judge_model, judge_key_env, judge_max_tokens } = &arguments.judge;
+    match (judge, judge_url, judge_model) {
+        (Some(folder), ..) => {
+            let sampling = Sampling { max_tokens: *judge_max_tokens, ..Sampling::default() };
+            Ok(Some((Box::new(arguments.device.load(folder)?), sampling)))
+        }
+        (None, Some(url), Some(model)) => {
+            let remote = RemoteJudge {
+                url: url.clone(),
+                model: model.clone(),
+                key_env: judge_key_env.clone(),
+                max_tokens: *judge_max_tokens,
+                max_tokens_field: None,
+                temperature: None,
+                recorded: None,
+            };
+            Ok(Some((remote.kept_in(&arguments.output.join(JUDGE_FILE))?, remote.sampling())))
+        }
+        _ => Ok(None),
+    }
+}
+
 fn ask(arguments: &Arguments, model: &Path, tasks: &[Task], data_roots: DataRoots) -> Result<Results> {
     let model = arguments.device.load(model)?;
     let model = match arguments.date {
@@ -128,19 +188,24 @@ fn ask(arguments: &Arguments, model: &Path, tasks: &[Task], data_roots: DataRoot
         journal: Some(journal(arguments)),
         ..Options::default()
     };
+    let judge = judge(arguments)?;
+    let judge = judge.as_ref().map(|(model, sampling)| Judge { model: model.as_ref(), sampling: sampling.clone() });
     let mut progress = Progress::new();
     progress.prepare("eval");
-    let results = findap_eval::run(&model, tasks, &options, &mut |now| {
+    let results = findap_eval::run(&model, judge.as_ref(), tasks, &options, &mut |now| {
         progress.count("eval", "questions", now.num_done as u64, now.num_total as u64, now.task);
         true
-    })?;
+    });
     progress.clear();
-    Ok(results)
+    for note in judge.iter().flat_map(|judge| judge.model.take_notes()) {
+        eprintln!("the judge: {note}");
+    }
+    Ok(results?)
 }
 
 /// Says that a task of a group is not run.
-pub(super) fn left_out(task: &Task) -> String {
-    format!("left out: {}: {}", task.name, task.refused.as_deref().unwrap_or_default())
+pub(super) fn left_out(refusal: &EvalError) -> String {
+    format!("left out: {refusal}")
 }
 
 fn table(results: &Results) -> String {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use findap_data::files::{file_sha256, sha256};
+use findap_eval::judge::Judge;
 use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
 use findap_eval::results::SCORING_VERSION;
 use findap_eval::table::{capability_lines, notes, text_table};
@@ -19,7 +20,7 @@ use findap_train::recipe::{EvalTable, Recipe};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
-use super::eval::left_out;
+use super::eval::{JUDGE_FILE, left_out};
 use super::recipe::Common;
 use crate::signals::{self, Work};
 use crate::terminal::{self, Progress};
@@ -121,7 +122,10 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
 /// its own hash and those of its files. `say` is told of tasks that are left out.
 fn check_tasks(eval: &EvalTable, say: &mut dyn FnMut(&str)) -> Result<Identity, Box<dyn Error + Send + Sync>> {
     let (tasks, refused) = tasks(eval)?;
-    refused.iter().for_each(|task| say(&left_out(task)));
+    refused.iter().for_each(|refusal| say(&left_out(refusal)));
+    if let Some(judge) = &eval.judge {
+        judge.client()?;
+    }
     let files = findap_eval::prompt::check(&tasks, &eval.data)?;
     let mut identity = Identity::from([("scoring".to_owned(), SCORING_VERSION.to_string())]);
     for task in tasks {
@@ -183,10 +187,16 @@ fn evaluate(
     };
     let stage = format!("eval {}", asked.stage);
     signals::set_work(Work::Questions);
-    let results = findap_eval::run(&model, &tasks, &options, &mut |now| {
+    let judge = eval.judge.as_ref().map(|judge| judge.kept_in(&asked.output.join(JUDGE_FILE))).transpose()?;
+    let judge = judge.as_deref().zip(eval.judge.as_ref());
+    let judge = judge.map(|(model, remote)| Judge { model, sampling: remote.sampling() });
+    let results = findap_eval::run(&model, judge.as_ref(), &tasks, &options, &mut |now| {
         progress.count(&stage, "questions", now.num_done as u64, now.num_total as u64, now.task);
         !stop.load(Ordering::Relaxed)
     });
+    for note in judge.iter().flat_map(|judge| judge.model.take_notes()) {
+        progress.line(&format!("{stage}: the judge: {note}"));
+    }
     let results = match results {
         Err(EvalError::Stopped) => return Ok(false),
         other => other?,
@@ -206,12 +216,12 @@ fn refresh_report(run: &Path, progress: &Progress) {
 }
 
 /// The tasks that a recipe names, and those of its groups that cannot be run.
-pub(super) fn tasks(eval: &EvalTable) -> Result<(Vec<Task>, Vec<Task>), EvalError> {
+pub(super) fn tasks(eval: &EvalTable) -> Result<(Vec<Task>, Vec<EvalError>), EvalError> {
     let mut registry = Registry::builtin()?;
     if let Some(folder) = &eval.task_folder {
         registry.add_folder(folder)?;
     }
-    registry.select_runnable(eval.tasks.iter().map(String::as_str))
+    registry.select_runnable(eval.tasks.iter().map(String::as_str), eval.judge.is_some())
 }
 
 /// The facts about this program and machine for `provenance.json`.

@@ -2,10 +2,11 @@
 //! distillation (FinDAP paper, appendix H) in our own words, with the paper's JSON keys.
 //!
 //! Final-answer preference (FAP) compares final answers; stepwise corrective preference (SCP) names the first wrong step and
-//! its correction. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
+//! its correction. A third prompt asks for a grade, which evaluation needs where no right answer can be compared with. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
 mod exercises;
+mod grade;
 mod json;
 mod reasoning;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod verdict;
 use serde::{Deserialize, Serialize};
 
 pub use self::exercises::{EXERCISE_FIELDS, ExerciseFiles, read_exercises};
+pub use self::grade::{GradeVerdict, HIGHEST_GRADE, grade_prompt};
 pub use self::verdict::{Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
 
 const QUESTION: &str = "### Question";
@@ -113,12 +115,20 @@ pub fn scp_prompt(question: &str, reference: &str, incorrect: &str) -> String {
     )
 }
 
-/// Whether a prompt is one of [`scp_prompt`] or, with `false`, of [`fap_prompt`]. Both begin with words of ours: what the exercise
-/// and the solution say comes after.
-fn is_scp_prompt(prompt: &str) -> Option<bool> {
+/// What a prompt of this module asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    FinalAnswer,
+    FirstWrongStep,
+    Grade,
+}
+
+/// What a prompt asks for; `None` for any other text. All begin with words of ours: what the exercise and the solution say comes after.
+fn wanted(prompt: &str) -> Option<Wanted> {
     match prompt {
-        _ if prompt.starts_with(SCP_TASK) => Some(true),
-        _ if prompt.starts_with(FAP_TASK) => Some(false),
+        _ if prompt.starts_with(FAP_TASK) => Some(Wanted::FinalAnswer),
+        _ if prompt.starts_with(SCP_TASK) => Some(Wanted::FirstWrongStep),
+        _ if prompt.starts_with(grade::GRADE_TASK) => Some(Wanted::Grade),
         _ => None,
     }
 }
@@ -139,7 +149,11 @@ impl<'a> Asked<'a> {
         let after = |text: &'a str, mark: &str| text.split_once(&format!("{mark}\n"));
         let (_, rest) = after(prompt, QUESTION)?;
         let (question, rest) = after(rest, REFERENCE)?;
-        let is_stepwise = is_scp_prompt(prompt)?;
+        let is_stepwise = match wanted(prompt)? {
+            Wanted::FinalAnswer => false,
+            Wanted::FirstWrongStep => true,
+            Wanted::Grade => return None,
+        };
         let (reference, rest) = after(rest, if is_stepwise { INCORRECT } else { PROPOSED })?;
         let solution = &rest[..rest.rfind(END)?];
         let bare = |text: &'a str| text.strip_suffix("\n\n").unwrap_or(text);

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::json::{Json, NoObject};
 use super::reasoning::{answer, aside};
-use super::{Correctness, FapVerdict, ScpVerdict, is_scp_prompt};
+use super::{Correctness, FapVerdict, GradeVerdict, ScpVerdict, Wanted, wanted};
 use crate::llm::{ChatReply, ChatRequest, FinishReason};
 
 /// Why a reply has no verdict.
@@ -50,7 +50,7 @@ pub enum VerdictError {
     },
 }
 
-/// What a judge decides: [`FapVerdict`] or [`ScpVerdict`], and nothing else.
+/// What a judge decides: [`FapVerdict`], [`ScpVerdict`] or [`GradeVerdict`], and nothing else.
 pub trait Verdict: Decision {}
 
 impl<V: Decision> Verdict for V {}
@@ -79,7 +79,7 @@ impl Object<'_> {
         self.0.iter().any(|(name, _)| is_key(name, key))
     }
 
-    fn get(&self, key: &'static str) -> Result<&Json, VerdictError> {
+    pub(super) fn get(&self, key: &'static str) -> Result<&Json, VerdictError> {
         let mut values = self.0.iter().filter(|(name, _)| is_key(name, key)).map(|(_, value)| value);
         let value = values.next().ok_or(VerdictError::BadValue { key })?;
         if values.any(|other| other != value) {
@@ -98,7 +98,7 @@ impl Object<'_> {
     }
 
     /// The reason, which decides nothing.
-    fn justification(&self) -> String {
+    pub(super) fn justification(&self) -> String {
         self.text("Justification").unwrap_or_default()
     }
 }
@@ -221,11 +221,12 @@ fn verdict_of<V: Verdict>(prompt: &str, reply: &str) -> Result<V, VerdictError> 
     Ok(verdict)
 }
 
-/// Whether the reply to one of the two prompts of a reward model has a verdict; replies to other prompts need none.
+/// Whether the reply to one of the prompts of a reward model has a verdict; replies to other prompts need none.
 pub fn has_verdict(request: &ChatRequest, reply: &ChatReply) -> bool {
-    match request.messages.last().and_then(|message| is_scp_prompt(&message.content)) {
-        Some(true) => read_verdict::<ScpVerdict>(request, reply).is_ok(),
-        Some(false) => read_verdict::<FapVerdict>(request, reply).is_ok(),
+    match request.messages.last().and_then(|message| wanted(&message.content)) {
+        Some(Wanted::FirstWrongStep) => read_verdict::<ScpVerdict>(request, reply).is_ok(),
+        Some(Wanted::FinalAnswer) => read_verdict::<FapVerdict>(request, reply).is_ok(),
+        Some(Wanted::Grade) => read_verdict::<GradeVerdict>(request, reply).is_ok(),
         None => true,
     }
 }

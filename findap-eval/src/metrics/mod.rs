@@ -47,7 +47,7 @@ pub struct EntityCounts {
 /// The value of a metric over some rows; 0 for no rows.
 pub fn aggregate(metric: Metric, rows: &[&Outcome]) -> f64 {
     if metric.is_mean() {
-        return mean(rows.iter().map(|row| row.values.get(&metric).copied().unwrap_or(0.0)));
+        return mean(values(metric, rows).into_iter());
     }
     let pairs = || rows.iter().map(|row| (row.gold.as_str(), row.predicted.as_deref()));
     let flare = || rows.iter().map(|row| (row.gold.as_str(), row.flare.as_deref()));
@@ -69,8 +69,8 @@ pub fn standard_error(metric: Metric, rows: &[&Outcome], seed: u64) -> Option<f6
         return None;
     }
     if metric.is_mean() {
-        let values: Vec<f64> = rows.iter().map(|row| row.values.get(&metric).copied().unwrap_or(0.0)).collect();
-        return Some(mean_standard_error(&values));
+        let values = values(metric, rows);
+        return (values.len() > 1).then(|| mean_standard_error(&values));
     }
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut resample = Vec::with_capacity(rows.len());
@@ -82,6 +82,15 @@ pub fn standard_error(metric: Metric, rows: &[&Outcome], seed: u64) -> Option<f6
         })
         .collect();
     Some(sample_deviation(&values))
+}
+
+/// The rows' values of a metric that is a mean; of one that a judge gives, those that there are.
+fn values(metric: Metric, rows: &[&Outcome]) -> Vec<f64> {
+    let of_row = |row: &&Outcome| match row.values.get(&metric) {
+        None if metric.is_judged() => None,
+        value => Some(value.copied().unwrap_or(0.0)),
+    };
+    rows.iter().filter_map(of_row).collect()
 }
 
 /// `count` row indices drawn with replacement.

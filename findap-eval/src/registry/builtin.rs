@@ -56,6 +56,7 @@ files![
     "paper/mathqa.toml",
     "paper/mlesg.toml",
     "paper/mt_bench.toml",
+    "real/financebench_numbers.toml",
     "paper/nq_open.toml",
     "paper/openbookqa.toml",
     "paper/piqa.toml",

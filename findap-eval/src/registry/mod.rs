@@ -99,12 +99,17 @@ impl Registry {
     pub fn select_runnable<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str> + Clone,
-    ) -> Result<(Vec<Task>, Vec<Task>), EvalError> {
-        let selected = self.select(names.clone())?;
-        let (refused, runnable): (Vec<Task>, Vec<Task>) = selected.into_iter().partition(|task| task.refused.is_some());
-        let is_named = |task: &&Task| names.clone().into_iter().any(|name| name.trim() == task.name);
-        refused.iter().find(is_named).map_or(Ok(()), Task::refuse)?;
-        Ok((runnable, refused))
+        has_judge: bool,
+    ) -> Result<(Vec<Task>, Vec<EvalError>), EvalError> {
+        let (mut runnable, mut left_out) = (Vec::new(), Vec::new());
+        for task in self.select(names.clone())? {
+            match task.refuse(has_judge) {
+                Ok(()) => runnable.push(task),
+                Err(refusal) if names.clone().into_iter().any(|name| name.trim() == task.name) => return Err(refusal),
+                Err(refusal) => left_out.push(refusal),
+            }
+        }
+        Ok((runnable, left_out))
     }
 }
 
@@ -182,11 +187,15 @@ mod tests {
     fn a_task_that_cannot_be_run_is_left_out_of_groups_and_refused_by_name() {
         let registry = Registry::builtin().expect("built-in tasks parse");
         let names = |tasks: &[Task]| tasks.iter().map(|task| task.name.clone()).collect::<Vec<_>>();
-        let (runnable, refused) = registry.select_runnable(["@paper", "gsm8k"]).expect("a group");
-        assert_eq!((runnable.len(), names(&refused)), (35, vec!["mt_bench".to_owned()]));
+        let (runnable, left_out) = registry.select_runnable(["@paper", "gsm8k"], false).expect("a group");
+        assert_eq!((runnable.len(), left_out.len()), (34, 2));
         assert!(!names(&runnable).contains(&"mt_bench".to_owned()));
-        let error = registry.select_runnable(["gsm8k", "mt_bench"]).expect_err("by name").to_string();
-        assert!(error.starts_with("task mt_bench is not run: ") && error.contains("judge"), "{error}");
+        let told = left_out[1].to_string();
+        assert!(told.starts_with("task mt_bench is not run: ") && told.contains("judge"), "{told}");
+        let error = registry.select_runnable(["gsm8k", "mt_bench"], false).expect_err("by name").to_string();
+        assert_eq!(error, told);
+        let (runnable, left_out) = registry.select_runnable(["@paper", "gsm8k"], true).expect("a group");
+        assert_eq!((runnable.len(), left_out.len()), (36, 0));
     }
 
     #[test]

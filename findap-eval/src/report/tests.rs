@@ -70,7 +70,7 @@ fn fixture() -> tempfile::TempDir {
         Options { data_roots: DataRoots::from([("data".to_owned(), folder.path().to_owned())]), ..Options::default() };
     for (stage, reply) in [("align", "yes"), ("base", HOSTILE), ("group1", "no")] {
         let model = ScriptedModel::new(|_, _| 0.0, move |_| reply.to_owned());
-        let results = run(&model, &tasks, &options, &mut |_| true).expect("runs");
+        let results = run(&model, None, &tasks, &options, &mut |_| true).expect("runs");
         results.write(&folder.path().join("eval").join(stage)).expect("writes");
     }
     folder

@@ -82,6 +82,10 @@ pub struct Generate {
     /// The reply ends before the first of these.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What the user says after the reply, and after that to it, each a template: the conversation goes on. Only a judge looks at what is
+    /// replied then. Default `[]`.
+    #[serde(default)]
+    pub follow_ups: Vec<Template>,
     /// The reply ends after this many tokens.
     pub max_new_tokens: usize,
     /// Answers are compared in lower case.

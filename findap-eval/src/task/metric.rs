@@ -35,6 +35,10 @@ pub enum Metric {
     Checks,
     /// Share of rows where no answer could be extracted; lower is better.
     Missing,
+    /// Share of rows whose reply the judge calls right.
+    JudgedRight,
+    /// Mean of the judge's grades of all turns, divided by the highest one: 0.73 is 7.3 of 10.
+    Grade,
     /// As `acc`, with the label that FLARE's own scoring reads in the reply: see `generate.flare`.
     FlareAcc,
     /// Mean of the F1 of each gold label, of the labels that FLARE's own scoring reads.
@@ -46,7 +50,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Acc,
         Self::AccNorm,
         Self::AccBytes,
@@ -61,6 +65,8 @@ impl Metric {
         Self::RougeL,
         Self::Checks,
         Self::Missing,
+        Self::JudgedRight,
+        Self::Grade,
         Self::FlareAcc,
         Self::FlareMacroF1,
         Self::FlareWeightedF1,
@@ -91,6 +97,8 @@ impl Metric {
             Self::RougeL => "rouge_l",
             Self::Checks => "checks",
             Self::Missing => "missing",
+            Self::JudgedRight => "judged_right",
+            Self::Grade => "grade",
             Self::FlareAcc => "flare_acc",
             Self::FlareMacroF1 => "flare_macro_f1",
             Self::FlareWeightedF1 => "flare_weighted_f1",
@@ -111,6 +119,11 @@ impl Metric {
     /// Whether the metric is a mean over rows (else it is one number computed from all rows together).
     pub fn is_mean(self) -> bool {
         !self.compares_labels() && self != Self::EntityF1
+    }
+
+    /// Whether a judge gives it. Of rows without a verdict it has no value.
+    pub fn is_judged(self) -> bool {
+        matches!(self, Self::JudgedRight | Self::Grade)
     }
 
     /// Whether it is computed from the labels of all rows together, of which each row has one that is right.

@@ -65,7 +65,12 @@ pub use self::published::{Paper, PaperAnswers, Published, RowsRead};
 pub use self::source::{Dataset, Format, ListPattern, SubsetMean};
 use crate::error::EvalError;
 use crate::extract::{Step, parse_regex};
+use crate::judge::{Asks, JudgeRule};
 use crate::template::Template;
+
+/// Why a task with a judge is not run without one.
+pub(crate) const NEEDS_JUDGE: &str =
+    "a judge has to read its replies; name one by `judge` of [eval], or by --judge or --judge-url of `findap eval`";
 
 /// The schema version this crate reads.
 pub const SCHEMA: u32 = 1;
@@ -111,6 +116,8 @@ pub struct Task {
     pub dataset: Dataset,
     /// How the model is asked and scored.
     pub kind: Kind,
+    /// How a judge is asked about the replies.
+    pub judge: Option<JudgeRule>,
     /// Where the rows are published.
     pub published: Option<Published>,
     /// What the FinDAP paper says of the benchmark.
@@ -240,6 +247,8 @@ struct TaskFile {
     multiple_choice: Option<MultipleChoice>,
     /// A written answer. Exactly one of `multiple_choice`, `generate`.
     generate: Option<Generate>,
+    /// How a judge is asked about the replies. Without one no judge is.
+    judge: Option<JudgeRule>,
     /// Where the rows are published, and what is known of them.
     published: Option<Published>,
     /// What the FinDAP paper says of this benchmark.
@@ -294,6 +303,7 @@ impl Task {
             },
             dataset: written.dataset,
             kind,
+            judge: written.judge,
             published: written.published,
             paper: written.paper,
             refused: written.refused,
@@ -312,10 +322,13 @@ impl Task {
     }
 
     /// # Errors
-    /// [`EvalError::TaskRefused`] for a task that is described only.
-    pub fn refuse(&self) -> Result<(), EvalError> {
+    /// [`EvalError::TaskRefused`] for a task that is described only; [`EvalError::NoJudge`] for one that needs a judge where there is
+    /// none.
+    pub fn refuse(&self, has_judge: bool) -> Result<(), EvalError> {
+        let task = self.name.clone();
         match &self.refused {
-            Some(reason) => Err(EvalError::TaskRefused { task: self.name.clone(), reason: reason.clone() }),
+            Some(reason) => Err(EvalError::TaskRefused { task, reason: reason.clone() }),
+            None if self.judge.is_some() && !has_judge => Err(EvalError::NoJudge { task }),
             None => Ok(()),
         }
     }
@@ -349,10 +362,38 @@ impl Task {
         if self.dataset.columns.is_some() && self.dataset.format != Format::Csv {
             return Err(("dataset.columns", "only CSV files have columns".to_owned()));
         }
+        self.check_judge()?;
         match &self.kind {
             Kind::MultipleChoice(choice) => self.check_multiple_choice(choice),
             Kind::Generate(generate) => self.check_generate(generate),
         }
+    }
+
+    fn check_judge(&self) -> Result<(), (&'static str, String)> {
+        let of_judge = self.metrics.iter().find(|metric| metric.is_judged());
+        let problem = |field, problem: &str| Err((field, problem.to_owned()));
+        let Some(rule) = &self.judge else {
+            return match of_judge {
+                Some(metric) => Err(("judge", format!("the metric `{}` needs it", metric.name()))),
+                None => Ok(()),
+            };
+        };
+        let Kind::Generate(generate) = &self.kind else {
+            return problem("judge", "only written answers are judged");
+        };
+        if !self.metrics.contains(&rule.asks.metric()) {
+            return Err((
+                "metrics",
+                format!("the judge gives `{}`, which is not among them", rule.asks.metric().name()),
+            ));
+        }
+        if rule.asks == Asks::Agreement && rule.reference.is_none() {
+            return problem("judge.reference", "an agreement needs a right answer to agree with");
+        }
+        if rule.asks == Asks::Agreement && !generate.follow_ups.is_empty() {
+            return problem("generate.follow_ups", "a final answer stands in one reply; take `asks = \"grade\"`");
+        }
+        Ok(())
     }
 
     fn check_multiple_choice(&self, choice: &MultipleChoice) -> Result<(), (&'static str, String)> {
@@ -385,6 +426,10 @@ impl Task {
         self.check_metrics(&Metric::of_replies())?;
         if generate.max_new_tokens == 0 {
             return Err(("generate.max_new_tokens", "is 0".to_owned()));
+        }
+        if !generate.follow_ups.is_empty() && (self.judge.is_none() || !self.chat || self.fewshot.num > 0) {
+            let problem = "they need a judge, chat = true, and no solved examples".to_owned();
+            return Err(("generate.follow_ups", problem));
         }
         if generate.stop.iter().any(String::is_empty) {
             return Err(("generate.stop", "an empty stop string would end every reply at once".to_owned()));
@@ -427,7 +472,7 @@ impl Task {
             return Err(("generate.gold_from", "give one of gold and gold_from".to_owned()));
         }
         let has_gold = generate.gold.is_some() || generate.gold_from.is_some();
-        let needs_gold = |metric: &&Metric| !matches!(metric, Metric::Checks | Metric::Missing);
+        let needs_gold = |metric: &&Metric| !metric.is_judged() && !matches!(metric, Metric::Checks | Metric::Missing);
         if let Some(metric) = self.metrics.iter().find(needs_gold).filter(|_| !has_gold) {
             return Err(("generate.gold", format!("the metric `{}` needs a right answer", metric.name())));
         }

@@ -1,6 +1,7 @@
 //! The engine end to end, with scripted models in place of weights.
 
 mod files;
+mod judged;
 mod paper;
 mod replies;
 
@@ -23,14 +24,19 @@ fn options(root: &Path) -> Options {
     Options { data_roots: DataRoots::from([("data".to_owned(), root.to_owned())]), ..Options::default() }
 }
 
-/// Built-in tasks, but for those that are not run.
+/// Built-in tasks, but for those that need a judge.
 fn builtin(names: &[&str]) -> Vec<Task> {
-    let selected = Registry::builtin().and_then(|registry| registry.select_runnable(names.iter().copied()));
+    let selected = Registry::builtin().and_then(|registry| registry.select_runnable(names.iter().copied(), false));
     selected.expect("built-in tasks").0
 }
 
+fn builtin_judged(name: &str) -> Task {
+    let selected = Registry::builtin().and_then(|registry| registry.select_runnable([name], true));
+    selected.expect("a built-in task").0.remove(0)
+}
+
 fn evaluate(model: &ScriptedModel, tasks: &[Task], options: &Options) -> Result<Results, EvalError> {
-    run(model, tasks, options, &mut |_| true)
+    run(model, None, tasks, options, &mut |_| true)
 }
 
 fn value(results: &Results, task: &str, metric: Metric) -> f64 {
@@ -233,7 +239,7 @@ fn a_stopped_run_asks_only_what_is_missing() {
 
     let model = fixed("positive");
     let mut seen = Vec::new();
-    let resumed = run(&model, &tasks, &options, &mut |progress: Progress| {
+    let resumed = run(&model, None, &tasks, &options, &mut |progress: Progress| {
         seen.push(progress.num_done);
         true
     })

@@ -78,7 +78,7 @@ impl LanguageModel for TextModel {
             .map(|(generated, request)| {
                 let text = self.decode(generated).map_err(|error| failed(self, "decode", &error))?;
                 let is_cut_off = generated.stop == StopReason::Length;
-                Ok(Reply { text: cut_at_stop(&text, request).to_owned(), is_cut_off: Some(is_cut_off) })
+                Ok(Reply::new(cut_at_stop(&text, request), Some(is_cut_off)))
             })
             .collect()
     }

@@ -50,7 +50,7 @@ fn plain_prompts_score_as_in_lm_eval() {
     let model = model();
     let data_roots = DataRoots::from([("golden".to_owned(), golden())]);
     let options = Options { data_roots, ..Options::default() };
-    let results = run(&model, &tasks(false), &options, &mut |_| true).expect("runs");
+    let results = run(&model, None, &tasks(false), &options, &mut |_| true).expect("runs");
     for (sample, want) in results.tasks[0].samples.iter().zip(want["samples"]["finmc"].as_array().expect("samples")) {
         let crate::sample::Answer::Scores(scores) = &sample.answer else { panic!("a choice has scores") };
         let expected: Vec<f64> =
@@ -77,7 +77,7 @@ fn plain_prompts_score_as_in_lm_eval() {
 
     // One request per call gives the same answers.
     let single = Options { requests_per_call: 1, limit: Some(6), ..options };
-    let again = run(&model, &tasks(false), &single, &mut |_| true).expect("runs");
+    let again = run(&model, None, &tasks(false), &single, &mut |_| true).expect("runs");
     for (single, batched) in again.tasks.iter().zip(&results.tasks) {
         for (single, batched) in single.samples.iter().zip(&batched.samples) {
             assert_eq!(single.outcome, batched.outcome);

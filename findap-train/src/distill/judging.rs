@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use findap_data::llm::{Cassette, ChatReply, HttpChatModel, HttpOptions, LlmError, one_line};
+use findap_data::llm::{ChatReply, HttpChatModel, LlmError, one_line};
 use findap_data::reward_model::{
-    ANSWER_MARK, Correctness, Exercise, FapVerdict, ScpVerdict, Verdict, VerdictError, fap_prompt, has_verdict,
-    read_verdict, scp_prompt,
+    ANSWER_MARK, Correctness, Exercise, FapVerdict, ScpVerdict, Verdict, VerdictError, fap_prompt, read_verdict,
+    scp_prompt,
 };
 use findap_data::world::judge::WorldJudge;
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
@@ -14,7 +14,7 @@ use findap_data::{ChatModel, ChatRequest, Message, Sampling};
 use super::record::{Sampled, Solution};
 use crate::error::{TrainError, io};
 use crate::event::{Event, Observer};
-use crate::recipe::{DistillStage, Judge, JudgeTemperature, PairKind, RemoteJudge};
+use crate::recipe::{DistillStage, Judge, PairKind, RemoteJudge};
 
 /// Whether the judge has not been asked about these solutions before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,16 +56,7 @@ impl<'a> Bench<'a> {
     pub(super) fn new(stage: &'a DistillStage, folder: &Path, stop: &'a AtomicBool) -> Result<Bench<'a>, TrainError> {
         let (judge, sampling): (Box<dyn ChatModel>, _) = match &stage.judge {
             Judge::Named(_) => (Box::new(WorldJudge), Sampling::default()),
-            Judge::Remote(remote) => {
-                let own = folder.join("judge.jsonl");
-                let judge: Box<dyn ChatModel> = match &remote.recorded {
-                    Some(path) => {
-                        Box::new(Cassette::open(path, Some(Unasked(server(remote)?)))?.only_useful(has_verdict))
-                    }
-                    None => Box::new(Cassette::open(&own, Some(server(remote)?))?.only_useful(has_verdict)),
-                };
-                (judge, sampling(remote))
-            }
+            Judge::Remote(remote) => (remote.kept_in(&folder.join("judge.jsonl"))?, remote.sampling()),
         };
         Ok(Bench { stage, judge, sampling, stop, has_shown_unread: false })
     }
@@ -179,38 +170,6 @@ fn read<V: Verdict>(request: &ChatRequest, reply: &Result<ChatReply, LlmError>) 
     })
 }
 
-/// A judge that is not asked: only its recorded replies count.
-struct Unasked(HttpChatModel);
-
-impl ChatModel for Unasked {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
-        vec![Err(LlmError::BadRequest { problem: "it is not among the judge's recorded replies" }); requests.len()]
-    }
-}
-
-fn server(remote: &RemoteJudge) -> Result<HttpChatModel, LlmError> {
-    HttpChatModel::new(HttpOptions {
-        url: remote.url.clone(),
-        model: remote.model.clone(),
-        key_env: remote.key_env.clone().filter(|_| remote.recorded.is_none()),
-        max_tokens_field: remote.max_tokens_field,
-        sends_temperature: remote.temperature.map(|temperature| temperature != JudgeTemperature::Default),
-        ..HttpOptions::default()
-    })
-}
-
-fn sampling(remote: &RemoteJudge) -> Sampling {
-    let temperature = match remote.temperature {
-        Some(JudgeTemperature::Number(temperature)) => temperature,
-        Some(JudgeTemperature::Default) | None => 0.0,
-    };
-    Sampling { temperature, max_tokens: remote.max_tokens, ..Sampling::default() }
-}
-
 /// A client of the judge, which could be asked; none of a judge that is a rule or a recording. Nothing is sent.
 ///
 /// # Errors
@@ -220,7 +179,7 @@ pub(super) fn client(stage: &DistillStage) -> Result<Option<(&RemoteJudge, HttpC
     if let Some(path) = &remote.recorded {
         std::fs::metadata(path).map_err(io("read", path))?;
     }
-    let client = server(remote).map_err(|source| TrainError::Judge { stage: stage.name.clone(), source })?;
+    let client = remote.client().map_err(|source| TrainError::Judge { stage: stage.name.clone(), source })?;
     Ok(remote.recorded.is_none().then_some((remote, client)))
 }
 
@@ -233,7 +192,7 @@ pub(super) fn try_judge(stage: &DistillStage, exercise: &Exercise) -> Result<Opt
     let Some((remote, client)) = client(stage)? else { return Ok(None) };
     let solution = exercise.solution();
     let messages = vec![Message::user(fap_prompt(&exercise.question, &solution, &solution))];
-    let request = ChatRequest { messages, sampling: sampling(remote) };
+    let request = ChatRequest { messages, sampling: remote.sampling() };
     let replies = client.chat(std::slice::from_ref(&request));
     let reply = replies.into_iter().next().expect("invariant: one reply for each request");
     if let Err(source) = reply {

@@ -92,6 +92,9 @@ pub(super) fn check(recipe: &Recipe, origin: &Origin<'_>) -> Result<(), RecipeEr
     }
     if let Some(eval) = &recipe.eval {
         origin.require(eval.limit != Some(0), "eval.limit", "it must be above 0")?;
+        if let Some(judge) = &eval.judge {
+            origin.require(judge.max_tokens >= 1, "eval.judge.max_tokens", "allow at least 1 token")?;
+        }
         origin.require(!eval.tasks.is_empty(), "eval.tasks", "name at least one task or @group")?;
         for name in eval.stages.iter().flatten() {
             let known = name == "base" || recipe.stage.iter().any(|stage| stage.name() == name && stage.makes_model());

@@ -328,6 +328,9 @@ pub struct EvalTable {
     /// A folder of further task files. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_folder: Option<PathBuf>,
+    /// Who judges the replies of tasks that need a judge: a table as `judge` of a `distill` stage. Default none: such tasks are not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<RemoteJudge>,
     /// Where the tasks' data sets lie: the first part of their paths to a folder. Default: `world` to the generated world, where
     /// there is one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
