@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::prompt::{Ask, Item, PromptOptions, prepare};
 use crate::results::{Results, RunInfo, SCORING_VERSION, TaskResult};
 use crate::sample::{Answer, Sample, grade};
-use crate::task::{Kind, Task};
+use crate::task::{Kind, MultipleChoice, Task};
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,11 +178,13 @@ fn group_requests(indices: impl Iterator<Item = usize>, questions: &[Question], 
 }
 
 /// One request per choice; none for a question that asks for a reply.
-fn score_requests(item: &Item) -> Vec<ScoreRequest> {
+fn score_requests(task: &Task, item: &Item) -> Vec<ScoreRequest> {
+    let Kind::MultipleChoice(MultipleChoice { token_border: border, .. }) = task.kind else { return Vec::new() };
     let request = |(context, continuation): (&str, String)| ScoreRequest {
         context: context.to_owned(),
         continuation,
         is_rendered: item.is_rendered,
+        border,
     };
     item.scored().into_iter().map(request).collect()
 }
@@ -198,17 +200,30 @@ fn generate_request(task: &Task, item: &Item) -> Option<GenerateRequest> {
 }
 
 fn num_cut_tokens(model: &dyn LanguageModel, task: &Task, item: &Item) -> Result<usize, EvalError> {
-    if let Some(request) = generate_request(task, item) {
-        return model.num_cut_to_generate(&request);
-    }
-    score_requests(item).iter().try_fold(0, |most, request| Ok(most.max(model.num_cut_to_score(request)?)))
+    let counted = match generate_request(task, item) {
+        Some(request) => model.num_cut_to_generate(&request),
+        None => score_requests(task, item)
+            .iter()
+            .try_fold(0, |most, request| Ok(most.max(model.num_cut_to_score(request)?))),
+    };
+    // A model knows no task.
+    counted.map_err(|error| match error {
+        EvalError::NoRoomForPrompt { max_new_tokens, max_tokens, .. } => {
+            EvalError::NoRoomForPrompt { task: task.name.clone(), max_new_tokens, max_tokens }
+        }
+        EvalError::NoContinuationToken { continuation, .. } => {
+            let place = format!("task {}, row {}: ", task.name, item.row_id);
+            EvalError::NoContinuationToken { place, continuation }
+        }
+        error => error,
+    })
 }
 
 fn ask_scores(model: &dyn LanguageModel, questions: &[Question], group: &[usize]) -> Result<Vec<Answer>, EvalError> {
     let mut requests = Vec::new();
     let mut counts = Vec::new();
     for index in group {
-        let of_question = score_requests(&questions[*index].item);
+        let of_question = score_requests(questions[*index].task, &questions[*index].item);
         counts.push(of_question.len());
         requests.extend(of_question);
     }

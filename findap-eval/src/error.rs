@@ -99,9 +99,25 @@ pub enum EvalError {
         /// Its first characters.
         text: String,
     },
+    /// A choice has no token of its own behind its context: its score would be 0, that of what is certain.
+    #[error(
+        "{place}the choice {continuation:?} is part of the last token before it, so that nothing of it is left to score; separate \
+         the two, by `answer_prefix` or in the prompt"
+    )]
+    NoContinuationToken {
+        /// Task and row, `task t, row 3: `; empty where a request was made without one.
+        place: String,
+        /// The choice.
+        continuation: String,
+    },
     /// A task asks for as many new tokens as the context holds, leaving none for the prompt.
-    #[error("{max_new_tokens} new tokens leave no room for a prompt in a context of {max_tokens}")]
+    #[error(
+        "task {task}: generate.max_new_tokens: {max_new_tokens} new tokens leave no room for a prompt in the model's context of \
+         {max_tokens}"
+    )]
     NoRoomForPrompt {
+        /// Name of the task; empty where a request was made without one.
+        task: String,
         /// New tokens asked for.
         max_new_tokens: usize,
         /// Tokens that the model can read.

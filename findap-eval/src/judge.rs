@@ -8,14 +8,12 @@ use findap_data::reward_model::{
     Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, fap_prompt, grade_prompt, read_verdict,
 };
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 use crate::extract::without_reasoning;
-use crate::sample::{Answer, Sample};
-use crate::task::Metric;
-use crate::template::Template;
+use crate::prompt::Judged;
+use crate::sample::{Answer, Judgement, Sample};
+use crate::task::Asks;
 
 /// Requests given to the judge at once; between them a run can be stopped.
 const AT_ONCE: usize = 16;
@@ -27,56 +25,6 @@ pub struct Judge<'a> {
     pub model: &'a dyn ChatModel,
     /// How its replies are drawn.
     pub sampling: Sampling,
-}
-
-/// How a judge is asked about the replies of a task.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct JudgeRule {
-    /// What the judge says of a reply. Required.
-    pub asks: Asks,
-    /// The question that the judge sees: a template as `prompt`. Default: the prompt.
-    pub question: Option<Template>,
-    /// A right answer for the judge to compare with: a template as `prompt`. Required for `agreement`; default none.
-    pub reference: Option<Template>,
-}
-
-/// What a judge says of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Asks {
-    /// Whether its final answer is that of the reference: the metric `judged_right`.
-    Agreement,
-    /// A grade from 1 to 10 for each turn: the metric `grade`.
-    Grade,
-}
-
-impl Asks {
-    /// The metric that it gives.
-    pub fn metric(self) -> Metric {
-        match self {
-            Self::Agreement => Metric::JudgedRight,
-            Self::Grade => Metric::Grade,
-        }
-    }
-}
-
-/// What the judge of a row sees beside the replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judged {
-    /// The question of each turn.
-    pub questions: Vec<String>,
-    /// The right answer.
-    pub reference: Option<String>,
-}
-
-/// What a judge said of one turn.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
-    /// 1 for right and 0 for wrong, or the grade divided by the highest one; none where its reply has no verdict.
-    pub value: Option<f64>,
-    /// Its reason, or why there is no verdict.
-    pub why: String,
 }
 
 /// A reply to be judged.
@@ -164,14 +112,4 @@ fn prompts(case: &Case<'_>) -> Vec<String> {
         Asks::Agreement => fap_prompt(turns[end - 1].0, reference.unwrap_or_default(), turns[end - 1].1),
     };
     (1..=turns.len()).map(of_turn).collect()
-}
-
-impl Sample {
-    /// Takes the mean of the judge's values of all turns for the value of its metric; none where one of them is missing.
-    pub(crate) fn count_judgements(&mut self, metric: Metric) {
-        let values: Option<Vec<f64>> = self.judgements.iter().map(|judgement| judgement.value).collect();
-        if let Some(values) = values.filter(|values| !values.is_empty()) {
-            self.outcome.values.insert(metric, values.iter().sum::<f64>() / values.len() as f64);
-        }
-    }
 }

@@ -1,10 +1,23 @@
 //! What the engine needs from a language model, and the token arithmetic that makes two harnesses agree.
 
 use findap_data::Message;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 use crate::extract::{answer_start, closes_reasoning, opens_reasoning};
+
+/// Which tokens of context and continuation together are the continuation's, where a token of the two together spans the border.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenBorder {
+    /// The model reads the tokens of both together, as it has in training; those beyond the number of the context's own are scored.
+    #[default]
+    Joint,
+    /// As lm-eval: the model reads the context's own tokens, and behind them those of both together beyond their number. Where a token
+    /// spans the border, what it has of the continuation is read and scored nowhere.
+    LmEval,
+}
 
 /// A continuation to be scored after a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +28,8 @@ pub struct ScoreRequest {
     pub continuation: String,
     /// Whether the context was written by a chat template: special tokens in it count and no BOS is added.
     pub is_rendered: bool,
+    /// Where the continuation begins.
+    pub border: TokenBorder,
 }
 
 /// The score of a continuation.
@@ -154,12 +169,13 @@ pub fn move_trailing_space(context: &str, continuation: &str) -> (String, String
     (kept.to_owned(), format!("{}{continuation}", &context[kept.len()..]))
 }
 
-/// Splits the tokens of context + continuation at the length of the context alone. Both are tokenised together because a
-/// token may span the border; then the border falls where the context's own tokens end.
-pub fn split_tokens(whole: Vec<u32>, num_context: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut context = whole;
-    let continuation = context.split_off(num_context.min(context.len()));
-    (context, continuation)
+/// Splits the tokens of context and continuation together at the number of those of the context alone.
+pub fn split_tokens(mut whole: Vec<u32>, context: Vec<u32>, border: TokenBorder) -> (Vec<u32>, Vec<u32>) {
+    let continuation = whole.split_off(context.len().min(whole.len()));
+    match border {
+        TokenBorder::Joint => (whole, continuation),
+        TokenBorder::LmEval => (context, continuation),
+    }
 }
 
 /// Drops tokens of the context from the left until context and continuation fit. The last token of the continuation is
@@ -216,9 +232,14 @@ mod tests {
 
     #[test]
     fn the_border_falls_where_the_context_ends() {
-        assert_eq!(split_tokens(vec![1, 2, 3], 2), (vec![1, 2], vec![3]));
-        // A merge across the border can leave the continuation without a token of its own.
-        assert_eq!(split_tokens(vec![1, 2], 3), (vec![1, 2], vec![]));
+        for border in [TokenBorder::Joint, TokenBorder::LmEval] {
+            assert_eq!(split_tokens(vec![1, 2, 3], vec![1, 2], border), (vec![1, 2], vec![3]));
+        }
+        // 7 spans the border.
+        assert_eq!(split_tokens(vec![1, 7, 3], vec![1, 2], TokenBorder::Joint), (vec![1, 7], vec![3]));
+        assert_eq!(split_tokens(vec![1, 7, 3], vec![1, 2], TokenBorder::LmEval), (vec![1, 2], vec![3]));
+        // A merge can leave the continuation without a token of its own.
+        assert_eq!(split_tokens(vec![1, 2], vec![1, 3, 4], TokenBorder::Joint), (vec![1, 2], vec![]));
     }
 
     #[test]

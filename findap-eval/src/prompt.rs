@@ -15,9 +15,8 @@ use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
 use crate::extract::{as_answer, extract, with_labels};
-use crate::judge::{Asks, JudgeRule, Judged};
 use crate::model::LanguageModel;
-use crate::task::{FewshotRule, Generate, GoldIs, Kind, MultipleChoice, Task};
+use crate::task::{Asks, FewshotRule, Generate, GoldIs, JudgeRule, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, gather, letter, lookup, scalar};
 
 /// Between one solved example and the next, in plain text.
@@ -73,6 +72,15 @@ pub enum Ask {
     },
 }
 
+/// What the judge of a row sees beside the replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The question of each turn.
+    pub questions: Vec<String>,
+    /// The right answer.
+    pub reference: Option<String>,
+}
+
 /// A prompt with a blank, for each choice.
 #[derive(Debug, Clone)]
 pub struct FilledBlank {
@@ -87,7 +95,7 @@ impl Item {
     pub fn key(&self, task: &Task) -> String {
         let asked = match &task.kind {
             Kind::Generate(generate) => json!([self.prompt, generate.stop, generate.max_new_tokens, self.follow_ups()]),
-            Kind::MultipleChoice(_) => json!(self.scored()),
+            Kind::MultipleChoice(choice) => json!([self.scored(), choice.token_border]),
         };
         sha256(json!([self.is_rendered, asked]).to_string().as_bytes())
     }
@@ -101,7 +109,7 @@ impl Item {
     }
 
     /// Context and continuation of each choice; none of a question that asks for a reply.
-    pub(crate) fn scored(&self) -> Vec<(&str, String)> {
+    pub fn scored(&self) -> Vec<(&str, String)> {
         match &self.ask {
             Ask::Reply { .. } => Vec::new(),
             Ask::Choices { texts, prefix, blank: None, .. } => {

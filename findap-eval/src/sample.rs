@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::extract::{extract, normalize_number, with_labels, without_reasoning};
 use crate::flare;
-use crate::judge::Judgement;
 use crate::metrics::{EntityCounts, Outcome, count_entities, is_article, rouge_l, rouge1, rouge2, token_f1};
 use crate::model::{Reply, Score, Turn};
 use crate::prompt::{Ask, Item, before_next_question};
@@ -34,6 +33,15 @@ impl Answer {
             Answer::Reply(reply) => reply.further.iter().map(|turn| turn.num_cut_tokens).max().unwrap_or(0),
         }
     }
+}
+
+/// What a judge said of one turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// 1 for right and 0 for wrong, or the grade divided by the highest one; none where its reply has no verdict.
+    pub value: Option<f64>,
+    /// Its reason, or why there is no verdict.
+    pub why: String,
 }
 
 /// One question, its answer and its outcome.
@@ -214,6 +222,14 @@ fn half_last_decimal(number: &str) -> f64 {
 }
 
 impl Sample {
+    /// Takes the mean of the judge's values of all turns for the value of its metric; none where one of them is missing.
+    pub(crate) fn count_judgements(&mut self, metric: Metric) {
+        let values: Option<Vec<f64>> = self.judgements.iter().map(|judgement| judgement.value).collect();
+        if let Some(values) = values.filter(|values| !values.is_empty()) {
+            self.outcome.values.insert(metric, values.iter().sum::<f64>() / values.len() as f64);
+        }
+    }
+
     /// Whether its reply ends at the most tokens that it may have; `None` where there is no reply, and where that is not known.
     pub fn is_cut_off(&self) -> Option<bool> {
         match &self.answer {

@@ -126,14 +126,13 @@ pub(crate) fn run(folder: &Path, seeds: u64) -> Result<()> {
     Ok(())
 }
 
-/// Copies a run without what is made from its pairs.
+/// Copies a run without what is made from its pairs, which are chosen anew where an arm wants others.
 fn copy_policy(from: &Path, to: &Path) -> Result<()> {
-    const OF_PAIRS: [&str; 4] = ["align", "preferences.jsonl", "right-solutions.jsonl", "report.html"];
+    const OF_PAIRS: [&str; 2] = ["align", "report.html"];
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("{} is missing", from.display()))? {
         let entry = entry?;
         let name = entry.file_name();
-        // The stores of pairs are named after their source.
         let is_of_pairs = OF_PAIRS.iter().any(|of_pairs| name == *of_pairs);
         match entry.file_type()?.is_dir() {
             _ if is_of_pairs => {}

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use findap_data::chat_template::day_seconds;
 use findap_data::{ChatModel, Sampling};
-use findap_eval::dataset::DataRoots;
+use findap_eval::dataset::{self, DataRoots};
 use findap_eval::judge::Judge;
+use findap_eval::prompt::{Ask, PromptOptions, prepare};
 use findap_eval::rescore::rescore;
 use findap_eval::table::{notes, percent};
 use findap_eval::{EvalError, Options, Registry, Results, Task};
+use findap_model::TextModel;
 use findap_train::recipe::RemoteJudge;
 
 use super::device::DeviceArguments;
@@ -30,14 +32,20 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "rescore")]
     model: Option<PathBuf>,
     /// Score the saved answers of these results as the tasks would today, asking no model
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "num_fewshot", "seed", "date"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "num_fewshot", "chat", "seed", "date"])]
     rescore: Option<PathBuf>,
     /// Task names, globs and @groups, separated by commas
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
     tasks: Vec<String>,
     /// Folder for results and samples
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "preview")]
+    output: Option<PathBuf>,
+    /// Show the first N prompts of each task as the model would read them, with the right answers, and ask nothing
+    #[arg(long, value_name = "N", conflicts_with_all = ["output", "rescore", "json", "limit"])]
+    preview: Option<usize>,
+    /// Whether prompts go through the chat template, whatever the task says
+    #[arg(long, value_name = "BOOL")]
+    chat: Option<bool>,
     /// Ask only the first N rows of each task
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -110,8 +118,8 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     if let Some(folder) = &arguments.task_folder {
         registry.add_folder(folder)?;
     }
-    // Saved answers have their verdicts.
-    let has_judge = arguments.judge.is_some() || arguments.rescore.is_some();
+    // Saved answers have their verdicts, and a prompt needs none.
+    let has_judge = arguments.judge.is_some() || arguments.rescore.is_some() || arguments.preview.is_some();
     let (tasks, refused) = registry.select_runnable(arguments.tasks.iter().map(String::as_str), has_judge)?;
     for refusal in &refused {
         eprintln!("{}", left_out(refusal));
@@ -120,17 +128,31 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         bail!("--tasks names no task");
     }
     let data_roots: DataRoots = arguments.data.iter().cloned().collect();
-    let results = match (&arguments.rescore, &arguments.model) {
-        (Some(folder), _) => {
-            let earlier = Results::load(folder)?;
-            rescore(&earlier, &folder.display().to_string(), &tasks, &data_roots)?
-        }
-        (None, Some(model)) => ask(arguments, model, &tasks, data_roots)?,
-        (None, None) => bail!("name a model folder, or results to --rescore"),
+    let model = || arguments.model.as_deref().context("name a model folder, or results to --rescore");
+    let Some(output) = &arguments.output else {
+        return preview(arguments, &load(arguments, model()?)?, &tasks, &data_roots);
     };
-    let path = results.write(&arguments.output)?;
+    let journal = output.join("journal.jsonl");
+    let results = match &arguments.rescore {
+        Some(folder) => rescore(&Results::load(folder)?, &folder.display().to_string(), &tasks, &data_roots)?,
+        None => {
+            std::fs::create_dir_all(output)
+                .with_context(|| format!("cannot create the folder {}", output.display()))?;
+            let options = Options {
+                data_roots,
+                limit: arguments.limit,
+                seed: arguments.seed,
+                chat: arguments.chat,
+                num_fewshot: arguments.num_fewshot,
+                journal: Some(journal.clone()),
+                ..Options::default()
+            };
+            ask(&load(arguments, model()?)?, judge(arguments, output)?, &tasks, &options)?
+        }
+    };
+    let path = results.write(output)?;
     // What it holds stands in the results by now.
-    std::fs::remove_file(journal(arguments)).ok();
+    std::fs::remove_file(journal).ok();
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&results.to_json())?);
     } else {
@@ -143,13 +165,44 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Answers on their way to the results.
-fn journal(arguments: &Arguments) -> PathBuf {
-    arguments.output.join("journal.jsonl")
+fn load(arguments: &Arguments, folder: &Path) -> Result<TextModel> {
+    let model = arguments.device.load(folder)?;
+    Ok(match arguments.date {
+        Some(seconds) => model.with_time(seconds),
+        None => model,
+    })
+}
+
+/// Prints the first prompts of each task.
+fn preview(arguments: &Arguments, model: &TextModel, tasks: &[Task], data_roots: &DataRoots) -> Result<()> {
+    let options = PromptOptions { chat: arguments.chat, num_fewshot: arguments.num_fewshot, seed: arguments.seed };
+    for task in tasks {
+        let num_fewshot = arguments.num_fewshot.unwrap_or(task.fewshot.num);
+        let loaded = dataset::load(task, data_roots, arguments.preview, num_fewshot)?;
+        for item in prepare(task, &loaded, model, options)? {
+            let subset = item.subset.as_ref().map(|subset| format!(" of {subset}")).unwrap_or_default();
+            println!("--- {}, row {}{subset}\n{}", task.name, item.row_id, item.prompt);
+            match &item.ask {
+                Ask::Choices { gold, .. } => {
+                    for (index, (context, continuation)) in item.scored().into_iter().enumerate() {
+                        // Where the choice is put into the prompt, the text before what is scored differs.
+                        let before = if context == item.prompt { "" } else { context };
+                        let which = if index == *gold { ", the right one" } else { "" };
+                        println!("--- choice{which}\n{before}{continuation}");
+                    }
+                }
+                Ask::Reply { golds, follow_ups, .. } => {
+                    follow_ups.iter().for_each(|text| println!("--- then, behind its reply\n{text}"));
+                    golds.iter().for_each(|gold| println!("--- right\n{gold}"));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The judge that the arguments name, with how its replies are drawn. What a server replies is kept beside the results.
-fn judge(arguments: &Arguments) -> Result<Option<(Box<dyn ChatModel>, Sampling)>> {
+fn judge(arguments: &Arguments, output: &Path) -> Result<Option<(Box<dyn ChatModel>, Sampling)>> {
     let JudgeArguments { judge, judge_url, judge_model, judge_key_env, judge_max_tokens } = &arguments.judge;
     match (judge, judge_url, judge_model) {
         (Some(folder), ..) => {
@@ -166,33 +219,22 @@ fn judge(arguments: &Arguments) -> Result<Option<(Box<dyn ChatModel>, Sampling)>
                 temperature: None,
                 recorded: None,
             };
-            Ok(Some((remote.kept_in(&arguments.output.join(JUDGE_FILE))?, remote.sampling())))
+            Ok(Some((remote.kept_in(&output.join(JUDGE_FILE))?, remote.sampling())))
         }
         _ => Ok(None),
     }
 }
 
-fn ask(arguments: &Arguments, model: &Path, tasks: &[Task], data_roots: DataRoots) -> Result<Results> {
-    let model = arguments.device.load(model)?;
-    let model = match arguments.date {
-        Some(seconds) => model.with_time(seconds),
-        None => model,
-    };
-    std::fs::create_dir_all(&arguments.output)
-        .with_context(|| format!("cannot create the folder {}", arguments.output.display()))?;
-    let options = Options {
-        data_roots,
-        limit: arguments.limit,
-        seed: arguments.seed,
-        num_fewshot: arguments.num_fewshot,
-        journal: Some(journal(arguments)),
-        ..Options::default()
-    };
-    let judge = judge(arguments)?;
+fn ask(
+    model: &TextModel,
+    judge: Option<(Box<dyn ChatModel>, Sampling)>,
+    tasks: &[Task],
+    options: &Options,
+) -> Result<Results> {
     let judge = judge.as_ref().map(|(model, sampling)| Judge { model: model.as_ref(), sampling: sampling.clone() });
     let mut progress = Progress::new();
     progress.prepare("eval");
-    let results = findap_eval::run(&model, judge.as_ref(), tasks, &options, &mut |now| {
+    let results = findap_eval::run(model, judge.as_ref(), tasks, options, &mut |now| {
         progress.count("eval", "questions", now.num_done as u64, now.num_total as u64, now.task);
         true
     });

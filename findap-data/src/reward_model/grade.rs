@@ -3,9 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::Json;
-use super::verdict::{Decision, Object, VerdictError};
-
 pub(super) const GRADE_TASK: &str = "Grade the assistant's last reply";
 
 /// The highest grade; the lowest is 1.
@@ -38,26 +35,6 @@ pub fn grade_prompt(turns: &[(&str, &str)], reference: Option<&str>) -> String {
         prompt.push_str(&format!("\n\n### Reference answer\n{reference}"));
     }
     prompt + "\n\n### End"
-}
-
-impl Decision for GradeVerdict {
-    const KEY: &'static str = "Grade";
-
-    fn from_object(object: &Object<'_>) -> Result<GradeVerdict, VerdictError> {
-        let key = GradeVerdict::KEY;
-        let text = match object.get(key)? {
-            Json::Number(text) | Json::Text(text) => text.trim(),
-            _ => return Err(VerdictError::BadValue { key }),
-        };
-        let text = text.strip_suffix("/10").unwrap_or(text);
-        let grade = text.trim().parse().ok().filter(|grade| (1.0..=HIGHEST_GRADE).contains(grade));
-        let grade = grade.ok_or(VerdictError::BadValue { key })?;
-        Ok(GradeVerdict { justification: object.justification(), grade })
-    }
-
-    fn agrees(&self, other: &GradeVerdict) -> bool {
-        self.grade == other.grade
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::json::{Json, NoObject};
 use super::reasoning::{answer, aside};
-use super::{Correctness, FapVerdict, GradeVerdict, ScpVerdict, Wanted, wanted};
+use super::{Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, ScpVerdict, Wanted, wanted};
 use crate::llm::{ChatReply, ChatRequest, FinishReason};
 
 /// Why a reply has no verdict.
@@ -79,7 +79,7 @@ impl Object<'_> {
         self.0.iter().any(|(name, _)| is_key(name, key))
     }
 
-    pub(super) fn get(&self, key: &'static str) -> Result<&Json, VerdictError> {
+    fn get(&self, key: &'static str) -> Result<&Json, VerdictError> {
         let mut values = self.0.iter().filter(|(name, _)| is_key(name, key)).map(|(_, value)| value);
         let value = values.next().ok_or(VerdictError::BadValue { key })?;
         if values.any(|other| other != value) {
@@ -98,7 +98,7 @@ impl Object<'_> {
     }
 
     /// The reason, which decides nothing.
-    pub(super) fn justification(&self) -> String {
+    fn justification(&self) -> String {
         self.text("Justification").unwrap_or_default()
     }
 }
@@ -166,6 +166,26 @@ impl Decision for ScpVerdict {
                 .map(|text| text.trim().to_owned())
         };
         parts(self) == parts(other)
+    }
+}
+
+impl Decision for GradeVerdict {
+    const KEY: &'static str = "Grade";
+
+    fn from_object(object: &Object<'_>) -> Result<GradeVerdict, VerdictError> {
+        let key = GradeVerdict::KEY;
+        let text = match object.get(key)? {
+            Json::Number(text) | Json::Text(text) => text.trim(),
+            _ => return Err(VerdictError::BadValue { key }),
+        };
+        let text = text.strip_suffix("/10").unwrap_or(text);
+        let grade = text.trim().parse().ok().filter(|grade| (1.0..=HIGHEST_GRADE).contains(grade));
+        let grade = grade.ok_or(VerdictError::BadValue { key })?;
+        Ok(GradeVerdict { justification: object.justification(), grade })
+    }
+
+    fn agrees(&self, other: &GradeVerdict) -> bool {
+        self.grade == other.grade
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::check::Check;
 use crate::extract::Step;
+use crate::model::TokenBorder;
 use crate::template::Template;
 
 /// How the model is asked and scored.
@@ -38,6 +39,9 @@ pub struct MultipleChoice {
     /// Each choice is put into the prompt in the place of this text, and what follows it there is scored: WinoGrande's `_`. Not
     /// where absent: then the choice itself is scored, after the prompt.
     pub blank: Option<String>,
+    /// Where a choice begins, if a token spans the border to the prompt. Default `joint`.
+    #[serde(default)]
+    pub token_border: TokenBorder,
     /// Between prompt and choice in plain text; in chat there is nothing between them.
     #[serde(default = "one_space")]
     pub answer_prefix: String,

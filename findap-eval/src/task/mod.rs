@@ -46,6 +46,7 @@
 //! checks_from = "checks"            # a field with one rule or a list of rules per row
 //! ```
 
+mod judge;
 mod kind;
 mod metric;
 mod published;
@@ -59,13 +60,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::judge::{Asks, JudgeRule};
 pub use self::kind::{FlareRule, Generate, GoldIs, Kind, MultipleChoice};
 pub use self::metric::Metric;
 pub use self::published::{Paper, PaperAnswers, Published, RowsRead};
 pub use self::source::{Dataset, Format, ListPattern, SubsetMean};
 use crate::error::EvalError;
 use crate::extract::{Step, parse_regex};
-use crate::judge::{Asks, JudgeRule};
 use crate::template::Template;
 
 /// Why a task with a judge is not run without one.

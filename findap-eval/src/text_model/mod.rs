@@ -95,6 +95,12 @@ fn fit_pair(model: &TextModel, request: &ScoreRequest) -> Result<FittedPair, Eva
     let max_tokens = TextModel::max_tokens(model);
     let (context, continuation) =
         tokenize(model.tokenizer(), request).map_err(|error| failed(model, "tokenize", &error))?;
+    if continuation.is_empty() {
+        return Err(EvalError::NoContinuationToken {
+            place: String::new(),
+            continuation: request.continuation.clone(),
+        });
+    }
     match fit_context(&context, &continuation, max_tokens) {
         Ok(kept) => Ok(FittedPair { num_cut: context.len() - kept.len(), context: kept, continuation }),
         Err(tokens) => {
@@ -108,7 +114,11 @@ fn fit_pair(model: &TextModel, request: &ScoreRequest) -> Result<FittedPair, Eva
 fn fit_prompt(model: &TextModel, request: &GenerateRequest) -> Result<(Vec<u32>, usize), EvalError> {
     let max_tokens = TextModel::max_tokens(model);
     let Some(room) = max_tokens.checked_sub(request.max_new_tokens).filter(|room| *room > 0) else {
-        return Err(EvalError::NoRoomForPrompt { max_new_tokens: request.max_new_tokens, max_tokens });
+        return Err(EvalError::NoRoomForPrompt {
+            task: String::new(),
+            max_new_tokens: request.max_new_tokens,
+            max_tokens,
+        });
     };
     let ids = encode(model.tokenizer(), &request.prompt, request.is_rendered)
         .map_err(|error| failed(model, "tokenize", &error))?;
@@ -136,8 +146,8 @@ fn tokenize(tokenizer: &Tokenizer, request: &ScoreRequest) -> Result<(Vec<u32>, 
     }
     let (context, continuation) = move_trailing_space(&request.context, &request.continuation);
     let whole = encode(tokenizer, &format!("{context}{continuation}"), request.is_rendered)?;
-    let num_context = encode(tokenizer, &context, request.is_rendered)?.len();
-    Ok(split_tokens(whole, num_context))
+    let context = encode(tokenizer, &context, request.is_rendered)?;
+    Ok(split_tokens(whole, context, request.border))
 }
 
 #[cfg(test)]

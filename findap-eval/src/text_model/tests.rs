@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::dataset::DataRoots;
 use crate::engine::run;
+use crate::model::TokenBorder;
 use crate::options::Options;
 use crate::prompt::{PromptOptions, prepare_row};
 use crate::task::{Metric, Task};
@@ -115,6 +116,7 @@ fn chat_prompts_with_two_examples_score_as_in_lm_eval() {
                         context: item.prompt.clone(),
                         continuation: format!("{prefix}{text}"),
                         is_rendered: true,
+                        border: TokenBorder::default(),
                     };
                     let requests: Vec<ScoreRequest> = texts.iter().map(request).collect();
                     let scores = LanguageModel::score(&model, &requests).expect("scores");
@@ -146,7 +148,10 @@ fn what_does_not_fit_is_refused_or_cut_from_the_left() {
     let model = model();
     let max_tokens = LanguageModel::max_tokens(&model);
     let score = |context: String, continuation: String| {
-        LanguageModel::score(&model, &[ScoreRequest { context, continuation, is_rendered: false }])
+        LanguageModel::score(
+            &model,
+            &[ScoreRequest { context, continuation, is_rendered: false, border: TokenBorder::default() }],
+        )
     };
     let long = "profit ".repeat(max_tokens);
     assert!(matches!(score("x".to_owned(), long.clone()), Err(EvalError::ContinuationTooLong { .. })));
@@ -171,8 +176,12 @@ fn what_does_not_fit_is_refused_or_cut_from_the_left() {
     assert_eq!(num_cut(&long), num_tokens + 4 - max_tokens);
     assert_eq!(num_cut("profit"), 0);
     let num_cut = |context: &str| {
-        let request =
-            ScoreRequest { context: context.to_owned(), continuation: " rose".to_owned(), is_rendered: false };
+        let request = ScoreRequest {
+            context: context.to_owned(),
+            continuation: " rose".to_owned(),
+            is_rendered: false,
+            border: TokenBorder::default(),
+        };
         let num_continuation = tokenize(model.tokenizer(), &request).expect("tokens").1.len();
         (LanguageModel::num_cut_to_score(&model, &request).expect("counts"), num_continuation)
     };
@@ -219,4 +228,42 @@ fn a_stop_text_ends_the_generation_and_not_the_text_alone() {
     assert!(text_of(ended.ids.len()).contains(&stop) && !text_of(ended.ids.len() - 1).contains(&stop));
     let refused = model.generate_until(&[asked], &[&stops], &|_, _| false).expect("tokens").remove(0);
     assert_eq!((refused.ids.len(), refused.stop), (60, StopReason::Length), "who watches decides");
+}
+
+#[test]
+fn a_token_across_the_border_is_read_as_the_task_says_and_never_scored_as_nothing() {
+    let model = model();
+    let tokens = |text: &str| encode(model.tokenizer(), text, false).expect("tokens");
+    let split = |context: &str, continuation: &str, border| {
+        let (context, continuation) = (context.to_owned(), continuation.to_owned());
+        tokenize(model.tokenizer(), &ScoreRequest { context, continuation, is_rendered: false, border })
+            .expect("tokens")
+    };
+    // A blank behind a number begins a token: nothing is joined there.
+    assert_eq!(split("a 1", " bond", TokenBorder::Joint), split("a 1", " bond", TokenBorder::LmEval));
+    let words = ["profit", "the price of the bond", "company", "shares", "interest"];
+    let mut joined = words.iter().flat_map(|word| (1..word.len()).map(|at| word.split_at(at)));
+    let (before, after) = joined
+        .find(|(before, after)| tokens(&format!("{before}{after}"))[..tokens(before).len()] != tokens(before))
+        .expect("some word is one token, and its beginning another");
+    let after = format!("{after} rose");
+    let (context, continuation) = split(before, &after, TokenBorder::Joint);
+    assert_eq!([context, continuation].concat(), tokens(&format!("{before}{after}")), "all that is written is read");
+    let (context, _) = split(before, &after, TokenBorder::LmEval);
+    assert_eq!(context, tokens(before));
+
+    let mut parts = words
+        .iter()
+        .flat_map(|word| (2..=word.len()).flat_map(move |end| (1..end).map(move |at| (&word[..at], &word[at..end]))));
+    let (before, after) = parts
+        .find(|(before, after)| tokens(&format!("{before}{after}")).len() == tokens(before).len())
+        .expect("some part of a word is one token, and so is its beginning");
+    let request = ScoreRequest {
+        context: before.to_owned(),
+        continuation: (*after).to_owned(),
+        is_rendered: false,
+        border: TokenBorder::Joint,
+    };
+    let outcome = LanguageModel::score(&model, &[request]);
+    assert!(matches!(&outcome, Err(EvalError::NoContinuationToken { continuation, .. }) if continuation == after));
 }
