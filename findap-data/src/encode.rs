@@ -352,10 +352,16 @@ pub enum RecordError {
 impl From<DataError> for RecordError {
     /// A template that refuses a conversation is a problem of that record, which the caller can name.
     fn from(error: DataError) -> Self {
-        use TemplateProblem::{ControlTextRead, LimitExceeded, Render, TurnNotFound};
+        use TemplateProblem::{ControlTextRead, LimitExceeded, Render, SpanOfNoReply, SpansUnknown, TurnNotFound};
         match error {
             DataError::Template {
-                problem: Render { .. } | LimitExceeded { .. } | TurnNotFound { .. } | ControlTextRead { .. },
+                problem:
+                    Render { .. }
+                    | LimitExceeded { .. }
+                    | TurnNotFound { .. }
+                    | ControlTextRead { .. }
+                    | SpansUnknown
+                    | SpanOfNoReply { .. },
                 ..
             }
             | DataError::Tokenizer { problem: TokenizerProblem::ControlTokenInText { .. }, .. } => {

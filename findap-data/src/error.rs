@@ -519,6 +519,21 @@ mask is unknown; use a template that prints each turn once"
         /// Index of the message, from zero.
         message: usize,
     },
+    /// What the template marks with `{% generation %}` is not found in the rendered text.
+    #[error(
+        "what it marks with {{% generation %}} is looked into or cut before it is printed, so that the loss mask is unknown; mark \
+what is printed as it stands"
+    )]
+    SpansUnknown,
+    /// A span that the template marks belongs to no reply.
+    #[error(
+        "it marks {span:?} with {{% generation %}}, which stands beside no reply, so that it is unknown whether a conversation in \
+which some replies are not learnt learns it; mark replies only, or train on all replies"
+    )]
+    SpanOfNoReply {
+        /// Its text.
+        span: String,
+    },
 }
 
 /// What is wrong with a token store.

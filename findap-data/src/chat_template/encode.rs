@@ -40,10 +40,12 @@ impl ChatTemplate {
         Ok(encode(tokenizer, &layout.text, &control)?.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Ids and loss mask of a whole conversation: every assistant turn's content and end-of-turn token are targets.
+    /// Ids and loss mask of a whole conversation: every assistant turn's content and end-of-turn token are targets, or what the
+    /// template marks with `{% generation %}`.
     ///
     /// # Errors
-    /// As [`ChatTemplate::encode_prompt`]; [`TemplateProblem::TurnNotFound`] if an assistant turn cannot be located.
+    /// As [`ChatTemplate::encode_prompt`]; [`TemplateProblem::TurnNotFound`] if an assistant turn cannot be located,
+    /// [`TemplateProblem::SpansUnknown`] or [`TemplateProblem::SpanOfNoReply`] if what the template marks cannot.
     pub fn encode_conversation(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<TokenizedRow, DataError> {
         self.encode_conversation_where(tokenizer, messages, |_| true)
     }
@@ -72,17 +74,38 @@ impl ChatTemplate {
         let layout = self.layout(tokenizer, messages, false)?;
         let control = self.control_tokens(tokenizer, messages, &layout, false)?;
         let ends_of_turn = self.ends_of_turn(tokenizer, messages, &layout, &control)?;
-        let mut targets = Vec::new();
-        let mut num_unended = 0;
-        for (message, reply) in layout.replies.iter().enumerate() {
-            if messages[message].role == Role::Assistant && is_target(message) {
-                let reply = reply.clone().ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
-                let end = ends_of_turn.behind(&layout.text, reply.end, &control);
-                num_unended += usize::from(end.is_none());
-                targets.push(reply.start..end.unwrap_or(reply.end));
+        let is_learnt = |message: usize| messages[message].role == Role::Assistant && is_target(message);
+        let learnt: Vec<usize> = (0..messages.len()).filter(|&message| is_learnt(message)).collect();
+        let (targets, num_unended) = match self.marked_spans(messages, &layout.text)? {
+            None => {
+                let mut targets = Vec::with_capacity(learnt.len());
+                let mut num_unended = 0;
+                for &message in &learnt {
+                    let reply = layout.replies[message].clone();
+                    let reply = reply.ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
+                    let end = ends_of_turn.behind(&layout.text, reply.end, &control);
+                    num_unended += usize::from(end.is_none());
+                    targets.push(reply.start..end.unwrap_or(reply.end));
+                }
+                targets.sort_by_key(|target| target.start);
+                (targets, num_unended)
             }
-        }
-        targets.sort_by_key(|target| target.start);
+            Some(mut spans) => {
+                let num_replies = messages.iter().filter(|message| message.role == Role::Assistant).count();
+                if learnt.len() < num_replies {
+                    spans = self.spans_of_replies(&layout, spans, is_learnt)?;
+                }
+                let is_unended = |&&message: &&usize| {
+                    layout.replies[message].as_ref().is_some_and(|reply| {
+                        let end = ends_of_turn.behind(&layout.text, reply.end, &control);
+                        let is_end_marked = |end| spans.iter().any(|span| span.start < end && end <= span.end);
+                        spans.iter().any(|span| do_touch(span, reply)) && !end.is_some_and(is_end_marked)
+                    })
+                };
+                let num_unended = learnt.iter().filter(is_unended).count();
+                (spans, num_unended)
+            }
+        };
 
         let tokens = encode(tokenizer, &layout.text, &control)?;
         let mut row = TokenizedRow { ids: Vec::with_capacity(tokens.len()), mask: Vec::with_capacity(tokens.len()) };
@@ -91,11 +114,25 @@ impl ChatTemplate {
             while targets.get(next_target).is_some_and(|target| target.end <= range.start) {
                 next_target += 1;
             }
-            let is_touched = |target: &Range<usize>| range.start < target.end && target.start < range.end;
             row.ids.push(id);
-            row.mask.push(targets.get(next_target).is_some_and(is_touched));
+            row.mask.push(targets.get(next_target).is_some_and(|target| do_touch(target, &range)));
         }
         Ok((row, num_unended))
+    }
+
+    /// Those of the spans that a template marks which belong to replies that are learnt.
+    fn spans_of_replies(
+        &self,
+        layout: &Layout,
+        mut spans: Vec<Range<usize>>,
+        is_learnt: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Range<usize>>, DataError> {
+        let is_alone = |span: &&Range<usize>| layout.replies_beside(span).is_empty();
+        if let Some(span) = spans.iter().find(is_alone) {
+            return Err(self.fail(TemplateProblem::SpanOfNoReply { span: layout.text[span.clone()].to_owned() }));
+        }
+        spans.retain(|span| layout.replies_beside(span).into_iter().all(&is_learnt));
+        Ok(spans)
     }
 
     /// The control tokens of a rendered conversation, ascending: what the template writes. What contents spell is text, but for tokens
@@ -246,6 +283,10 @@ pub(super) fn encode(
         }
     }
     Ok(tokens)
+}
+
+fn do_touch(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
 }
 
 fn num_shared_bytes(a: &str, b: &str) -> usize {

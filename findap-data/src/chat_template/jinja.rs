@@ -8,8 +8,8 @@ use std::io;
 
 use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
-use regex::Regex;
 
+use super::generation::{add_filter, with_filter_blocks};
 use super::lexer::pieces;
 use super::limits::{charge, charge_replacement, check_nesting, check_size, checked_width, limit_filters, limited};
 use super::python::{format_filter, is_python_space, method, percent, repr, str_of, tojson};
@@ -55,7 +55,8 @@ pub(super) fn environment(name: &'static str, source: &str) -> Result<Environmen
     environment.add_filter("format", |text: &str, arguments: Rest<Value>| format_filter(text, &arguments));
     environment.add_filter("escape", escape);
     environment.add_filter("e", escape);
-    let source = without_generation_tags(source);
+    add_filter(&mut environment);
+    let source = with_filter_blocks(source);
     check_nesting(&pieces(&source)).map_err(|detail| Error::new(ErrorKind::SyntaxError, detail))?;
     environment.add_template_owned(name, as_minijinja_reads_it(&source))?;
     Ok(environment)
@@ -172,19 +173,6 @@ fn join(values: &Value, separator: Option<&Value>, options: Kwargs) -> Result<St
         check_size(joined.len())?;
     }
     Ok(joined)
-}
-
-/// transformers marks the assistant's text with `{% generation %}`; an `if` with the same blank control prints the same.
-fn without_generation_tags(source: &str) -> String {
-    let replace = |name: &str, with: &str, text: &str| {
-        let pattern = format!(r"\{{%([-+]?)\s*{name}\s*([-+]?)%\}}");
-        Regex::new(&pattern)
-            .expect("invariant: the pattern is constant")
-            .replace_all(text, format!("{{%$1 {with} $2%}}"))
-            .into_owned()
-    };
-    let opened = replace("generation", "if true", source);
-    replace("endgeneration", "endif", &opened)
 }
 
 pub(super) fn message_of(error: &Error) -> String {

@@ -55,6 +55,26 @@ impl Layout {
         self.replies.iter().flatten().any(|reply| reply.start <= piece.start && piece.end <= reply.end)
     }
 
+    /// The replies that a span of the text touches; where it touches no content at all, the one before it or else behind it, if no
+    /// other content stands between.
+    pub(super) fn replies_beside(&self, span: &Range<usize>) -> Vec<usize> {
+        let replies = self.replies.iter().enumerate().filter_map(|(message, reply)| Some((reply.clone()?, message)));
+        let replies: Vec<(Range<usize>, usize)> = replies.collect();
+        let pieces = || self.contents.iter().chain(&replies);
+        let mut beside: Vec<usize> = pieces()
+            .filter(|(piece, _)| piece.start < span.end && span.start < piece.end)
+            .map(|(_, message)| *message)
+            .collect();
+        if beside.is_empty() {
+            let before = pieces().filter(|(piece, _)| piece.end <= span.start).max_by_key(|(piece, _)| piece.end);
+            let behind = pieces().filter(|(piece, _)| piece.start >= span.end).min_by_key(|(piece, _)| piece.start);
+            let neighbours = before.into_iter().chain(behind).map(|(_, message)| *message);
+            beside = neighbours.filter(|&message| self.replies[message].is_some()).take(1).collect();
+        }
+        beside.retain(|&message| self.replies[message].is_some());
+        beside
+    }
+
     /// Whose content a piece of the text touches.
     pub(super) fn owner(&self, piece: &Range<usize>) -> Option<usize> {
         let next = self.contents.partition_point(|(content, _)| content.end <= piece.start);

@@ -5,11 +5,12 @@
 //! `rewrite` (on the tokens of `lexer`) and `python` what minijinja reads otherwise than Jinja2.
 //!
 //! The loss mask covers, in each assistant turn, what the template prints of its content and the end-of-turn token behind it, and
-//! nothing of the next turn's header. `layout` finds the contents in the text, `encode` makes ids and mask: control tokens are those
+//! nothing of the next turn's header; or, where the template marks what the assistant says, these spans (`generation`). `layout` finds the contents in the text, `encode` makes ids and mask: control tokens are those
 //! that the template writes, and what contents spell stays text. `continuation` makes ids of a reply that is not ended.
 
 mod continuation;
 mod encode;
+mod generation;
 mod jinja;
 mod layout;
 mod lexer;
@@ -53,6 +54,8 @@ pub struct ChatTemplate {
     is_content_trusted: bool,
     /// Whether the template asks for `add_generation_prompt`.
     has_generation_prompt: bool,
+    /// Whether the template marks what is learnt with `{% generation %}`.
+    marks_spans: bool,
     /// SHA-256 over the template and its special tokens, in hex.
     digest: String,
     /// What `strftime_now` tells, in seconds since 1970; `None` where the template does not ask.
@@ -116,6 +119,11 @@ impl ChatTemplate {
         for (field, tokens) in &special_tokens {
             hasher.update(format!("\0{field}\0{}", tokens.join("\0")));
         }
+        let marks_spans = generation::has_tags(source);
+        if marks_spans {
+            // Token stores of a time when these tags were not read have another loss mask.
+            hasher.update("\0generation");
+        }
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let template = ChatTemplate {
             path: path.to_path_buf(),
@@ -123,6 +131,7 @@ impl ChatTemplate {
             special_tokens,
             is_content_trusted: false,
             has_generation_prompt: source.contains("add_generation_prompt"),
+            marks_spans,
             digest: hex(&hasher.finalize()),
             time_seconds: source.contains("strftime_now").then_some(now_seconds),
         };
@@ -216,6 +225,8 @@ impl ChatTemplate {
     }
 }
 
+#[cfg(test)]
+mod generation_tests;
 #[cfg(test)]
 mod reply_tests;
 #[cfg(test)]
