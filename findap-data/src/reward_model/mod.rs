@@ -5,6 +5,7 @@
 //! its correction. A third prompt asks for a grade, which evaluation needs where no right answer can be compared with. Any [`ChatModel`](crate::ChatModel) can be asked; the closed world has one that works by rule
 //! ([`crate::world::judge`]).
 
+mod claim;
 mod exercises;
 mod grade;
 mod json;

@@ -89,6 +89,27 @@ fn a_verdict_that_is_denied_quoted_taken_back_or_of_something_else_is_none() {
 }
 
 #[test]
+fn a_verdict_that_the_judge_s_own_words_contradict_or_suppose_is_none() {
+    let right = "{\"Correctness\": \"correct\"}";
+    for reply in [
+        format!("The proposed answer is wrong since it counts the fee twice.\n\n{right}"),
+        format!("The proposed answer is wrong.\n\nMy verdict:\n\n{right}"),
+        format!("The two do not match:\n{right}\n{right}"),
+        format!("If the answer were 12.1, I'd say:\n\n{right}"),
+        format!("Suppose it says 121, then the verdict is:\n\n{right}"),
+        format!("Both say 121.\n{WRONG}\nOn reflection they match exactly."),
+        format!("{WRONG}\nThe two are identical."),
+        format!("They agree.\n{WRONG}"),
+        "{\"Justification\": \"The final answers differ.\", \"Correctness\": \"correct\"}".to_owned(),
+        "{\"Justification\": \"...\", \"Correctness\": \"correct\"}".to_owned(),
+        "{\"Justification\": \"\u{2026}\", \"Correctness\": \"wrong\"}".to_owned(),
+    ] {
+        let read = parse_verdict::<FapVerdict>(&reply);
+        assert!(matches!(read, Err(VerdictError::Doubtful { .. })), "{reply} gave {read:?}");
+    }
+}
+
+#[test]
 fn a_reply_without_one_whole_verdict_has_none() {
     let quoted_and_cut = format!("{{\"Justification\": \"It printed {RIGHT} and then");
     let cases = [
@@ -126,7 +147,6 @@ fn readable_verdicts_are_read_however_they_are_written() {
         ("{\"correctness\": \"CORRECT\",}", Correctness::Correct),
         ("{\"Correctness\": true}", Correctness::Correct),
         ("{\"Justification\": null, \"Correctness\": \"correct\"}", Correctness::Correct),
-        ("{\"Justification\": \"...\", \"Correctness\": \"wrong\"}", Correctness::Wrong),
         ("{\"Justification\": \"7.5\nis\tnot 8\", \"Correctness\": \"wrong\"}", Correctness::Wrong),
         (r#"{"Justification": "\(\frac{15}{2}\) is \$7.5", "Correctness": "correct"}"#, Correctness::Correct),
         ("```json\n{\"Correctness\": \"wrong\"}\n```", Correctness::Wrong),
@@ -137,6 +157,10 @@ fn readable_verdicts_are_read_however_they_are_written() {
         ("As the two would agree only on A, here is the verdict: {\"Correctness\": \"wrong\"}", Correctness::Wrong),
         ("The two answers do not match:\n\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
         ("The proposed answer is not 8. They differ.\n\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("The solution is correct because both say 7.5.\n{\"Correctness\": \"correct\"}", Correctness::Correct),
+        ("Step 1 is right, but the answers differ.\n\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("The correct answer is A.\nThe proposed one is B.\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
+        ("{\"Justification\": \"It does not match the reference.\", \"Correctness\": \"wrong\"}", Correctness::Wrong),
         ("Reference answer: A\nProposed answer: B\n{\"Correctness\": \"wrong\"}", Correctness::Wrong),
         ("## Verdict\n```json\n[{\"Correctness\": \"wrong\"}]\n```\n", Correctness::Wrong),
         ("**Verdict:** {\"Correctness\": \"wrong\"}", Correctness::Wrong),

@@ -1,14 +1,15 @@
 //! The verdict in a judge's reply.
 //!
 //! The reply's answer gives one object with the verdict's keys, or several that decide the same: at top level, in a code block, alone
-//! in a list or as the only member of another object. Before it stands at most a text that leads in, and no text behind it judges
-//! again or takes it back. Everything else is no verdict: a solution that was judged without a label costs a pair, one with a wrong
+//! in a list or as the only member of another object. Before it stands at most a text that leads in, neither that text nor its own
+//! reason says the contrary, and no text behind it judges again or takes it back. Everything else is no verdict: a solution that was judged without a label costs a pair, one with a wrong
 //! label teaches what is false.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
+use super::claim::{contradicts, ends_in_supposition};
 use super::json::{Json, NoObject};
 use super::reasoning::{answer, aside};
 use super::{Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, ScpVerdict, Wanted, wanted};
@@ -68,6 +69,9 @@ pub trait Decision: Sized {
 
     /// Whether both decide the same, whatever reason they give.
     fn agrees(&self, other: &Self) -> bool;
+
+    /// Whether the judge's own words say something else.
+    fn is_contradicted_by(&self, prose: &str) -> bool;
 }
 
 /// An object of a reply. Its keys are found in any case and with `_` or `-` between their words, too.
@@ -146,6 +150,10 @@ impl Decision for FapVerdict {
     fn agrees(&self, other: &FapVerdict) -> bool {
         self.correctness == other.correctness
     }
+
+    fn is_contradicted_by(&self, prose: &str) -> bool {
+        contradicts(prose, self.correctness) || contradicts(&self.justification, self.correctness)
+    }
 }
 
 impl Decision for ScpVerdict {
@@ -167,6 +175,11 @@ impl Decision for ScpVerdict {
         };
         parts(self) == parts(other)
     }
+
+    /// It says of no solution whether it is right.
+    fn is_contradicted_by(&self, _: &str) -> bool {
+        false
+    }
 }
 
 impl Decision for GradeVerdict {
@@ -186,6 +199,11 @@ impl Decision for GradeVerdict {
 
     fn agrees(&self, other: &GradeVerdict) -> bool {
         self.grade == other.grade
+    }
+
+    /// Good words may go with a low grade.
+    fn is_contradicted_by(&self, _: &str) -> bool {
+        false
     }
 }
 
@@ -232,13 +250,23 @@ fn verdict_of<V: Verdict>(prompt: &str, reply: &str) -> Result<V, VerdictError> 
     if !is_lead_in(before) {
         return doubt("the text before it does not lead in to a verdict");
     }
-    if has_words(before) && has_placeholder(value) {
+    if has_placeholder(value) {
         return doubt("it has a placeholder, as a template has");
+    }
+    if verdict.is_contradicted_by(&prose_before(&answer.text, &objects)) {
+        return doubt("the judge's own words say the contrary");
     }
     if judges_again(after) {
         return doubt("the text behind it judges again, or takes it back");
     }
     Ok(verdict)
+}
+
+/// What stands before each of these objects, and not within them.
+fn prose_before(text: &str, objects: &[&(Range<usize>, Json)]) -> String {
+    let starts = std::iter::once(0).chain(objects.iter().map(|(range, _)| range.end));
+    let gaps = starts.zip(objects).map(|(start, (range, _))| &text[start..range.start]);
+    gaps.collect::<Vec<_>>().join("\n")
 }
 
 /// Whether the reply to one of the prompts of a reward model has a verdict; replies to other prompts need none.
@@ -284,7 +312,7 @@ fn verdict_in<V: Verdict>(value: &Json) -> Result<V, VerdictError> {
 /// Whether a text before a verdict ends before it: with a sentence, a colon, a paragraph, a heading or an item. A sentence that goes
 /// on with the verdict may deny it, and one whose last clause announces an example or a refusal gives none.
 fn is_lead_in(before: &str) -> bool {
-    const OF_MENTIONS: [&str; 14] = [
+    const OF_MENTIONS: [&str; 15] = [
         "example",
         "instance",
         "such as",
@@ -297,6 +325,7 @@ fn is_lead_in(before: &str) -> bool {
         "won't",
         "not say",
         "would",
+        "'d ",
         "refuse",
         "reply with",
     ];
@@ -321,12 +350,33 @@ fn is_lead_in(before: &str) -> bool {
     let clause = clause.rsplit(['.', ',', ';', '!', '?']).next().unwrap_or(clause);
     let is_mention =
         OF_MENTIONS.iter().any(|words| clause.contains(words)) || QUOTING.iter().any(|word| clause.ends_with(word));
-    has_ended && !is_mention && !own_line.starts_with('>')
+    has_ended && !is_mention && !ends_in_supposition(&line) && !own_line.starts_with('>')
 }
 
 /// Whether a text behind a verdict judges once more or takes it back.
 fn judges_again(after: &str) -> bool {
-    const STEMS: [&str; 8] = ["right", "wrong", "correct", "incorrect", "mistak", "error", "refus", "retract"];
+    const STEMS: [&str; 20] = [
+        "right",
+        "wrong",
+        "correct",
+        "incorrect",
+        "mistak",
+        "error",
+        "refus",
+        "retract",
+        "match",
+        "agree",
+        "disagree",
+        "same",
+        "identical",
+        "equal",
+        "equivalen",
+        "differ",
+        "mismatch",
+        "reconsider",
+        "reflect",
+        "revis",
+    ];
     const WORDS: [&str; 10] =
         ["no", "not", "never", "cannot", "but", "however", "wait", "actually", "instead", "would"];
     let text = after.to_lowercase().replace('\u{2019}', "'");
@@ -341,7 +391,8 @@ fn has_placeholder(value: &Json) -> bool {
         // With a number in it, it is a step in brackets.
         let has_number = text.contains(char::is_numeric);
         let is_in = |open, close| text.starts_with(open) && text.ends_with(close) && !has_number;
-        text == "..." || text == "\u{2026}" || is_in('<', '>') || is_in('[', ']')
+        let is_dots = !text.is_empty() && text.chars().all(|c| matches!(c, '.' | '\u{2026}'));
+        is_dots || is_in('<', '>') || is_in('[', ']')
     };
     match value {
         Json::Text(text) => is_placeholder(text),
