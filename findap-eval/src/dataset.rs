@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use findap_data::readers::paths::{expand, is_pattern, missing_shard};
+use findap_data::readers::paths::{expand, format_of_name, is_pattern, missing_shard};
 use findap_data::readers::read_values;
 use findap_data::{Location, ReadOptions};
 use serde_json::Value;
@@ -103,6 +103,30 @@ pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>, num_fewshot: u
     Ok(loaded)
 }
 
+/// Finds out whether the files of all tasks are there, those of solved examples where tasks show some.
+///
+/// # Errors
+/// [`EvalError::MissingData`] with all that are not; as [`load`] for what is there and no set of files.
+pub fn require(tasks: &[Task], roots: &DataRoots, num_fewshot: Option<usize>) -> Result<(), EvalError> {
+    let mut missing = Vec::new();
+    for task in tasks {
+        let dataset = &task.dataset;
+        let shows_examples = num_fewshot.unwrap_or(task.fewshot.num) > 0;
+        let places = std::iter::once(&dataset.path).chain(dataset.fewshot_path.iter().filter(|_| shows_examples));
+        let subset = dataset.subsets.first().map(String::as_str);
+        for place in places {
+            match files(task, place, subset, roots) {
+                Ok(_) => continue,
+                Err(EvalError::MissingData { missing: files }) => missing.extend(files),
+                Err(error @ EvalError::UnknownDataRoot { .. }) => missing.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+            break;
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(EvalError::MissingData { missing }) }
+}
+
 fn read_subset(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<Row>, EvalError> {
     let dataset = &task.dataset;
     let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
@@ -123,7 +147,6 @@ fn files(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> R
     let dataset = &task.dataset;
     let others: &[String] = if place == dataset.path { &dataset.also_at } else { &[] };
     let mut found: Option<(PathBuf, Vec<PathBuf>)> = None;
-    let mut absent = None;
     for place in std::iter::once(place).chain(others.iter().map(String::as_str)) {
         let path = resolve(task, &place.replace("{subset}", subset.unwrap_or_default()), roots)?;
         match (expand(std::slice::from_ref(&path), data_format(dataset.format)), &found) {
@@ -132,19 +155,21 @@ fn files(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> R
                 return Err(row_error(other, 0, "dataset.path", problem));
             }
             (Ok(paths), None) => found = Some((path, paths)),
-            (Err(error), _) if error.is_absent() => drop(absent.get_or_insert(error)),
+            (Err(error), _) if error.is_absent() => {}
             (Err(error), _) => return Err(EvalError::Data(error)),
         }
     }
-    match (found, absent) {
-        (Some((path, paths)), _) => match missing_shard(&paths).filter(|_| !path.is_file()) {
+    match found {
+        Some((path, paths)) => match missing_shard(&paths).filter(|_| !path.is_file()) {
             Some(problem) => Err(row_error(&path, 0, "dataset.path", problem)),
             None => Ok(paths),
         },
-        (None, Some(error)) if others.is_empty() => Err(EvalError::Data(error)),
-        (None, _) => {
-            let path = resolve(task, place, roots)?;
-            Err(row_error(&path, 0, "dataset.path", format!("nothing is there, nor at {}", others.join(", "))))
+        None => {
+            let others = if others.is_empty() { String::new() } else { format!(", nor at {}", others.join(", ")) };
+            let place = resolve(task, &place.replace("{subset}", subset.unwrap_or_default()), roots)?;
+            Err(EvalError::MissingData {
+                missing: vec![format!("{}: nothing is at {}{others}", task.name, place.display())],
+            })
         }
     }
 }
@@ -256,6 +281,11 @@ fn read(path: &Path, dataset: &Dataset) -> Result<Vec<(usize, Fields)>, EvalErro
         Format::Tatqa => read_tatqa(path),
         format => {
             let header = dataset.columns.clone().filter(|_| format == Format::Csv);
+            let format = match (format, format_of_name(path)) {
+                // A text file has no fields of its own.
+                (Format::Auto, None | Some(findap_data::Format::Txt)) => Format::Jsonl,
+                (format, _) => format,
+            };
             read_rows(path, data_format(format), header)
         }
     }

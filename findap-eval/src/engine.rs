@@ -63,8 +63,9 @@ pub fn run(
 
     let mut questions = Vec::new();
     let mut num_original = Vec::new();
+    tasks.iter().try_for_each(|task| task.refuse(judge.is_some()))?;
+    dataset::require(tasks, &options.data_roots, options.num_fewshot)?;
     for (task_index, task) in tasks.iter().enumerate() {
-        task.refuse(judge.is_some())?;
         let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         num_original.push(loaded.num_original);

@@ -77,6 +77,17 @@ pub enum EvalError {
         /// The roots that were given, comma separated.
         known: String,
     },
+    /// Files of some tasks are not there.
+    #[error(
+        "the data of {} of the tasks are missing: {}. Say where they lie: `NAME = \"FOLDER\"` in the table `eval.data` of a recipe, or \
+`--data NAME=FOLDER`, for a path `NAME:FILE` of a task; `findap tasks TASK` shows its path",
+        missing.len(),
+        missing.join("; ")
+    )]
+    MissingData {
+        /// Task and file, one for each task.
+        missing: Vec<String>,
+    },
     /// A row of a dataset cannot be used.
     #[error("{}:{line}: {field}: {problem}", path.display())]
     Row {

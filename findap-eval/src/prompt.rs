@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
-use crate::extract::{as_answer, extract, with_labels};
+use crate::extract::{as_answer, empty_label, extract_gold, with_labels};
 use crate::model::LanguageModel;
 use crate::task::{Asks, FewshotRule, Generate, GoldIs, JudgeRule, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, gather, letter, lookup, scalar};
@@ -137,11 +137,12 @@ pub struct PromptOptions {
 /// files that were read for each task, by its name.
 ///
 /// # Errors
-/// [`EvalError::TaskRefused`]; as [`dataset::load`] and [`prepare`].
+/// [`EvalError::TaskRefused`], [`EvalError::MissingData`]; as [`dataset::load`] and [`prepare`].
 pub fn check(tasks: &[Task], roots: &DataRoots) -> Result<BTreeMap<String, BTreeSet<PathBuf>>, EvalError> {
     let mut files: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    tasks.iter().try_for_each(|task| task.refuse(true))?;
+    dataset::require(tasks, roots, None)?;
     for task in tasks {
-        task.refuse(true)?;
         let loaded = dataset::load(task, roots, None, task.fewshot.num)?;
         let rows = loaded.rows.iter().chain(loaded.fewshot.values().flatten());
         files.insert(task.name.clone(), rows.map(|row| row.path.clone()).collect());
@@ -353,7 +354,7 @@ fn solution(task: &Task, row: &Row) -> Result<String, EvalError> {
             Ok(texts[gold].clone())
         }
         Kind::Generate(generate) => match generate.fewshot_answer.as_ref().or(generate.gold.as_ref()) {
-            Some(template) => render(row, template),
+            Some(template) => Ok(cleaned(task, render(row, template)?)),
             None => match written_golds(generate, row)?.into_iter().next() {
                 Some(gold) => Ok(gold),
                 None => Err(row.error("generate.gold", "solved examples need an answer to show")),
@@ -376,10 +377,13 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
                 Some(field) => texts_of(field, row, "labels")?,
                 None => Vec::new(),
             };
+            if let Some(problem) = empty_label(&labels) {
+                return Err(row.error(generate.labels_from.as_deref().unwrap_or("labels"), problem));
+            }
             let steps = with_labels(&generate.extract, &labels);
             let golds = written_golds(generate, row)?.into_iter().map(|written| {
-                let gold = extract(&generate.gold_extract, &written)
-                    .ok_or_else(|| row.error("generate.gold_extract", format!("finds nothing in {written:?}")))?;
+                let gold = extract_gold(&generate.gold_extract, &written)
+                    .map_err(|problem| row.error("generate.gold_extract", problem))?;
                 as_answer(&steps, &gold).map_err(|problem| row.error("generate.gold", format!("{gold:?} {problem}")))
             });
             let golds = golds.collect::<Result<Vec<_>, EvalError>>()?;

@@ -17,7 +17,7 @@ use crate::task::{Kind, Metric, Similarity, SubsetMean, Task};
 
 /// Raised whenever a reply that tasks extract answers from may be scored otherwise than before, so that results of two versions are
 /// not compared.
-pub const SCORING_VERSION: u32 = 2;
+pub const SCORING_VERSION: u32 = 3;
 
 /// What was run and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

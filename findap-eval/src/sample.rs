@@ -138,15 +138,11 @@ fn judge_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &str)
     let answer = extracted.as_deref().unwrap_or_default();
     let matched = right.golds.iter().find(|gold| extracted.is_some() && same_answer(generate, gold, answer));
     let is_right = f64::from(u8::from(matched.is_some()));
-    // What equals a right answer counts as its label, however it is spelt.
     let shown = match matched {
         Some(gold) => comparable(generate, gold),
         None => right.golds.iter().map(|gold| comparable(generate, gold)).collect::<Vec<_>>().join(" / "),
     };
-    let predicted = extracted.as_deref().map(|answer| match matched {
-        Some(_) => shown.clone(),
-        None => comparable(generate, answer),
-    });
+    let predicted = extracted.as_deref().map(|answer| comparable(generate, answer));
     let nearest = |metric: &dyn Fn(&str) -> f64| right.golds.iter().map(|gold| metric(gold)).fold(0.0, f64::max);
     let by_stem = generate.rouge_stemming;
     let mut values = BTreeMap::from([

@@ -7,7 +7,7 @@
 //!   a minus only where an answer begins. A hyphen after a letter, digit or hyphen is none: `2019-2020`, `10-K`, `16-3`.
 //! - Parentheses around a figure make it negative where a value begins or a loss is told, `(1,234)`, `Net: (5)`, `a loss of
 //!   (5)`; behind other words they hold a remark: `forty-two (42)`, `step (2)`. `minus 5` and `negative 5` are negative too.
-//! - What is no decimal number as a whole, `10:30`, `1.27:1`, `1 1/2` or a fraction of a formula, is unreadable too.
+//! - What is no decimal number as a whole, `10:30`, `1.27:1`, `1 1/2`, `2^5`, `2 dozen` or a fraction of a formula, is unreadable too.
 //! - A percent sign and a currency sign are no part of the number: `12.6%` is 12.6, as in the gold answers of the tasks.
 //! - `1.2e3` and `1.2 x 10^3` are 1200. Scale words (`3 million`, `3m`, `3bn`) count where a step asks for them.
 //! - Full-width digits and signs, and the LaTeX spellings `\$`, `\%`, `{,}`, are read as the plain ones.
@@ -35,6 +35,11 @@ pub(super) struct Figure {
 }
 
 impl Figure {
+    /// Whether a scale word stands behind it.
+    pub(super) fn has_scale(&self) -> bool {
+        self.scale_exponent != 0
+    }
+
     /// As written, without currency and percent: `-1,234.5` for `-$1,234.5` and for `(1,234.5)`.
     pub(super) fn written(&self) -> String {
         let sign = if self.is_negative { "-" } else { "" };
@@ -106,6 +111,9 @@ pub(super) fn figures(text: &str) -> Vec<Option<Figure>> {
             | \d[\d.,]*(?::\d[\d.]*)+
             # powers in raised digits,
             | \d[\d.,]*[\u{b2}\u{b3}\u{b9}\u{2070}-\u{2079}]
+            # or written with a sign, and dozens,
+            | \d[\d.,]*\^\{?[-+]?\d+\}?
+            | \d[\d.,]*[\ \u{a0}-]?(?i:dozens?)\b
             # and groups with blanks between them, which may be several figures.
             | \b\d{1,3}(?:\ \d{3})+\b(?:[.,]\d+)?
             # A number, from its point or first digit to its last digit.
@@ -289,9 +297,9 @@ fn unit(after: &str) -> (i32, usize) {
             r"(?ix)^(?:
                 # Words and short forms, also behind a blank,
                 [\ \u{a0}-]?(hundred|thousand|lakh|million|crore|billion|trillion|mill?|mln|bil|bln|mn|bn|tn|mm)s?
-                # letters directly behind the digits, and capital ones behind a blank.
+                # letters directly behind the digits, and capital ones behind a blank, where a `b` is a list's mark before a word.
               | (k|m|b|t)
-              | [\ \u{a0}]((?-i:[KMBT]))
+              | [\ \u{a0}]((?-i:[KMBTb]))
             )\b",
         )
         .expect("invariant: a valid constant pattern")
@@ -308,6 +316,12 @@ fn unit(after: &str) -> (i32, usize) {
     });
     let (mut scale, mut length) = (0, 0);
     while let Some(found) = SCALE.captures(&after[length..]) {
+        let rest = &after[length + found[0].len()..];
+        let is_list_mark = found.get(3).is_some_and(|letter| letter.as_str() == "b")
+            && rest.chars().any(|c| c.is_alphanumeric() || c == ')');
+        if is_list_mark {
+            break;
+        }
         let word = (1..=3).find_map(|group| found.get(group)).map_or("", |word| word.as_str()).to_ascii_lowercase();
         scale += match word.as_str() {
             "hundred" => 2,
@@ -342,6 +356,6 @@ pub(super) fn whole_figure(text: &str) -> Option<Figure> {
 /// One spelling per number (see [`super::Step::NormalizeNumber`]); text that is not a number is returned trimmed.
 pub fn normalize_number(text: &str) -> String {
     // A scale word is no decoration: `3 million` is left as it is, not made 3.
-    let figure = whole_figure(text).filter(|figure| figure.scale_exponent == 0);
+    let figure = whole_figure(text).filter(|figure| !figure.has_scale());
     figure.map_or_else(|| text.trim().to_owned(), |figure| figure.normal(false))
 }

@@ -34,7 +34,7 @@ pub enum LabelMatch {
     /// clause that the rest explains (`It is negative, although ...`). Questions name none. Labels that are negated in their
     /// clause (`not positive`, `far from positive`) are left out, a label inside a longer one (`very positive`) is not named
     /// by it, and a reply that still names several labels names none. Labels that are single
-    /// letters are looked for as [`super::Step::LeadingLetter`] does, since `a` is a word.
+    /// letters are looked for as the step `leading_letter` does, since `a` is a word.
     FirstWord,
 }
 

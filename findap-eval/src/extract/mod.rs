@@ -52,7 +52,8 @@ pub enum Step {
     /// `#### 72`, `\boxed{72}`. The last mark counts behind which the steps that follow find something; one of prose (`the
     /// answer is`) only where there is no other.
     Answer,
-    /// The first number with its sign, e.g. `-1,234.5`; how numbers are read is told in `extract/figure.rs`.
+    /// The first number with its sign, e.g. `-1,234.5`. Commas group thousands and a point opens decimals; a number in parentheses where
+    /// a value begins is negative; currency, percent and scale words are no part of it; `1,23`, `10:30`, `3/4` and `2 dozen` are none.
     FirstNumber,
     /// The last number of the text, whatever it says; directly after `regex` the number that the captured answer states. Behind
     /// another answer mark `stated_number` is the step to take.
@@ -123,11 +124,11 @@ pub struct NumberStep {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhichNumber {
-    /// As [`Step::FirstNumber`].
+    /// As the step `first_number`.
     First,
-    /// As [`Step::LastNumber`] on a whole reply.
+    /// As the step `last_number` on a whole reply.
     Last,
-    /// As [`Step::StatedNumber`].
+    /// As the step `stated_number`.
     #[default]
     Stated,
 }
@@ -181,11 +182,43 @@ fn run(steps: &[Step], text: &str) -> Option<String> {
     })
 }
 
+/// A right answer by its own steps.
+///
+/// # Errors
+/// Why there is none: the steps find nothing, or leave out a scale word, so that `1.2 million` would equal `1.2 billion`.
+pub(crate) fn extract_gold(steps: &[Step], written: &str) -> Result<String, String> {
+    let gold = extract(steps, written).ok_or_else(|| format!("finds nothing in {written:?}"))?;
+    let [plain, scaled] = [false, true].map(|scale| extract(&as_numbers(steps, scale), written));
+    if steps.iter().any(Step::leaves_scale_out) && plain != scaled {
+        return Err(format!("{written:?} {UNCOUNTED_SCALE}"));
+    }
+    Ok(gold)
+}
+
+const UNCOUNTED_SCALE: &str = "has a scale word that does not count; take `{ number = { scale = true } }` as the step for right answers and \
+replies, or write the number out";
+
+/// The steps with every number in one spelling, with or without its scale words.
+fn as_numbers(steps: &[Step], scale: bool) -> Vec<Step> {
+    let number = |which| Step::Number(NumberStep { which, scale });
+    let as_number = |step: &Step| match step {
+        Step::FirstNumber => number(WhichNumber::First),
+        Step::LastNumber => number(WhichNumber::Last),
+        Step::StatedNumber => number(WhichNumber::Stated),
+        Step::Number(step) => number(step.which),
+        step => step.clone(),
+    };
+    steps.iter().map(as_number).collect()
+}
+
 /// The right answer as the steps would give it, so that both are compared in one spelling: a label, a letter or a number
 /// where they end in one. The error says what it is not; it would count every answer as wrong.
 pub(crate) fn as_answer(steps: &[Step], gold: &str) -> Result<String, String> {
     let normalizes = steps.iter().any(|step| matches!(step, Step::NormalizeNumber));
     let last = steps.iter().rev().find(|step| !matches!(step, Step::Default(_) | Step::NormalizeNumber));
+    if last.is_some_and(Step::leaves_scale_out) && whole_figure(gold).is_some_and(|figure| figure.has_scale()) {
+        return Err(UNCOUNTED_SCALE.to_owned());
+    }
     let found = match last {
         Some(Step::Label(step)) => {
             let none = || format!("is none of the task's labels ({})", step.labels.join(", "));
@@ -215,6 +248,29 @@ pub(crate) fn with_labels(steps: &[Step], labels: &[String]) -> Vec<Step> {
 }
 
 impl Step {
+    /// Whether it takes a number without its scale words.
+    pub(crate) fn leaves_scale_out(&self) -> bool {
+        match self {
+            Self::FirstNumber | Self::LastNumber | Self::StatedNumber => true,
+            Self::Number(step) => !step.scale,
+            _ => false,
+        }
+    }
+
+    /// What is wrong with its arguments; `None` where nothing is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Regex(RegexStep { pattern, group: Some(group), .. }) if *group >= pattern.captures_len() => {
+                let num_groups = pattern.captures_len() - 1;
+                Some(format!(
+                    "the regular expression {pattern} has {num_groups} groups, and group = {group} is none of them"
+                ))
+            }
+            Self::Label(step) => empty_label(&step.labels),
+            _ => None,
+        }
+    }
+
     fn run(&self, text: &str) -> Option<String> {
         match self {
             Self::Strip => non_empty(text.trim()),
@@ -283,6 +339,12 @@ impl JsonStep {
             },
         }
     }
+}
+
+/// What is wrong with labels of which one is empty: it would stand in every reply.
+pub(crate) fn empty_label(labels: &[String]) -> Option<String> {
+    let place = labels.iter().position(|label| label.trim().is_empty())?;
+    Some(format!("label {} of {labels:?} is empty; take it out", place + 1))
 }
 
 fn non_empty(text: &str) -> Option<String> {

@@ -25,12 +25,20 @@ pub struct Outcome {
     pub values: BTreeMap<Metric, f64>,
     /// The right answer.
     pub gold: String,
-    /// The model's answer; `None` where none could be extracted.
+    /// The model's answer as it was extracted; `None` where none could be.
     pub predicted: Option<String>,
     /// The label that FLARE's own scoring reads; `None` where it reads none, and for tasks without that scoring.
     pub flare: Option<String>,
     /// What the row adds to the entity F1.
     pub entities: Option<EntityCounts>,
+}
+
+impl Outcome {
+    /// What the answer counts as: the right answer where it equals that, however it is spelt.
+    pub(crate) fn label(&self) -> Option<&str> {
+        let is_right = self.values.get(&Metric::Acc).is_some_and(|value| *value == 1.0);
+        if is_right { Some(&self.gold) } else { self.predicted.as_deref() }
+    }
 }
 
 /// Entities of one row, counted with repetition.
@@ -49,7 +57,7 @@ pub fn aggregate(metric: Metric, rows: &[&Outcome]) -> f64 {
     if metric.is_mean() {
         return mean(values(metric, rows).into_iter());
     }
-    let pairs = || rows.iter().map(|row| (row.gold.as_str(), row.predicted.as_deref()));
+    let pairs = || rows.iter().map(|row| (row.gold.as_str(), row.label()));
     let flare = || rows.iter().map(|row| (row.gold.as_str(), row.flare.as_deref()));
     match metric {
         Metric::MacroF1 => macro_f1(pairs()),

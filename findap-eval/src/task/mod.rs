@@ -20,7 +20,7 @@
 //!
 //! [dataset]
 //! path = "world:eval/company_sector.jsonl"   # ROOT:PATH, also a pattern; `{subset}` where there are subsets
-//! format = "jsonl"                  # jsonl | json | csv | parquet | auto | conll | tatqa
+//! format = "jsonl"                  # jsonl | json | csv | parquet | conll | tatqa; by the file's name where absent
 //!
 //! [multiple_choice]                 # exactly one of [multiple_choice] and [generate]
 //! choices_from = "choices"          # a list in the row, or: choices = ["{A}", "{B}"]
@@ -66,7 +66,7 @@ pub use self::metric::Metric;
 pub use self::published::{Paper, PaperAnswers, Published, RowsRead};
 pub use self::source::{Dataset, Format, ListPattern, SubsetMean};
 use crate::error::EvalError;
-use crate::extract::{Step, parse_regex};
+use crate::extract::{Step, empty_label, parse_regex};
 use crate::template::Template;
 
 /// Why a task with a judge is not run without one.
@@ -109,7 +109,7 @@ pub struct Task {
     pub description: Option<Template>,
     /// The question.
     pub prompt: Template,
-    /// What is replaced in rendered prompts and choices.
+    /// What is replaced in rendered prompts, choices and answers of solved examples.
     pub replace: Vec<Replace>,
     /// Where solved examples come from, if any are shown.
     pub fewshot: Fewshot,
@@ -229,7 +229,8 @@ struct TaskFile {
     /// `{text:stripped}` without white space at its ends, `{text:capitalized}` with its first letter alone as a capital, `{{` and `}}`
     /// for braces. Required.
     prompt: Template,
-    /// Regular expressions and what takes the place of their matches, one after another, in every rendered prompt and choice.
+    /// Regular expressions and what takes the place of their matches, one after another, in every rendered prompt and choice, and in the
+    /// answers of solved examples.
     /// Default `[]`.
     #[serde(default)]
     replace: Vec<Replace>,
@@ -446,8 +447,28 @@ impl Task {
         if generate.rouge_stemming && !self.metrics.iter().any(is_rouge) {
             return Err(("generate.rouge_stemming", "no metric of the task is a ROUGE".to_owned()));
         }
+        self.check_steps(generate)?;
         self.check_labels(generate)?;
         self.check_gold(generate)
+    }
+
+    /// Steps can do what they say, and read numbers of replies as those of right answers.
+    fn check_steps(&self, generate: &Generate) -> Result<(), (&'static str, String)> {
+        let of = |field: &'static str, steps: &[Step]| {
+            steps.iter().find_map(Step::problem).map_or(Ok(()), |problem| Err((field, problem)))
+        };
+        of("generate.extract", &generate.extract)?;
+        of("generate.gold_extract", &generate.gold_extract)?;
+        if let Some(problem) = generate.flare.as_ref().and_then(|rule| empty_label(&rule.labels)) {
+            return Err(("generate.flare", problem));
+        }
+        let counts_scale = |step: &Step| matches!(step, Step::Number(step) if step.scale);
+        if generate.gold_extract.iter().any(counts_scale) && generate.extract.iter().any(Step::leaves_scale_out) {
+            let problem = "a step takes numbers without the scale words that generate.gold_extract counts; write it as \
+                           `{ number = { scale = true } }`";
+            return Err(("generate.extract", problem.to_owned()));
+        }
+        Ok(())
     }
 
     /// Who looks for labels knows which.

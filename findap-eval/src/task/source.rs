@@ -21,7 +21,7 @@ pub struct Dataset {
     pub also_at: Vec<String>,
     /// The file with solved examples; the questions' own file, without the question, where absent.
     pub fewshot_path: Option<String>,
-    /// The file's format. Default `jsonl`.
+    /// The file's format. Default `auto`.
     #[serde(default)]
     pub format: Format,
     /// Column names of a CSV file without header.
@@ -73,7 +73,6 @@ fn test_split() -> String {
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object per line.
-    #[default]
     Jsonl,
     /// A JSON array of objects.
     Json,
@@ -85,7 +84,9 @@ pub enum Format {
     Tatqa,
     /// Apache Parquet, as data sets on the Hugging Face hub are stored.
     Parquet,
-    /// By the file's name: .jsonl, .json (lines or an array), .csv with a header, .parquet; behind it may stand .gz or .zst.
+    /// By the file's name: .jsonl, .json (lines or an array), .csv with a header, .parquet; behind it may stand .gz or .zst. A name
+    /// that tells none is read as `jsonl`.
+    #[default]
     Auto,
 }
 

@@ -74,6 +74,13 @@ fn impossible_tasks_are_refused_by_field() {
     let generate = |from: &str, to: &str| generate().replace(from, to);
     let cases = [
         (choice("schema = 1", "schema = 2"), "schema"),
+        (generate("\"last_number\"", "{ regex = { pattern = \"(a)\", group = 2 } }"), "generate.extract"),
+        (generate("\"last_number\"", "{ label = { labels = [\"\", \"a\"], how = \"strict\" } }"), "generate.extract"),
+        (
+            generate("extract =", "gold_extract = [{ regex = { pattern = \"a\", group = 1 } }]\nextract ="),
+            "generate.gold_extract",
+        ),
+        (generate("extract =", "gold_extract = [{ number = { scale = true } }]\nextract ="), "generate.extract"),
         (choice("name = \"t\"", "name = \"a/b\""), "name"),
         (choice("[\"acc\", \"acc_norm\"]", "[]"), "metrics"),
         (choice("\"acc_norm\"", "\"rouge1\""), "metrics"),

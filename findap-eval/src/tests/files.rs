@@ -153,3 +153,35 @@ fn solved_examples_are_looked_at_before_anything_is_asked() {
     assert!(few.contains("rows.jsonl:2") && few.contains("why"), "{few}");
     assert!(many.contains("asks for 2 solved examples, there are 1"), "{many}");
 }
+
+#[test]
+fn all_missing_sets_are_named_at_once_with_their_tasks_and_what_to_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for roots in [DataRoots::new(), options(folder.path()).data_roots] {
+        let error =
+            crate::prompt::check(&builtin(&["gsm8k", "fpb"]), &roots).expect_err("nothing is there").to_string();
+        for want in ["gsm8k", "fpb", "2 of the tasks", "eval.data", "--data"] {
+            assert!(error.contains(want), "{error}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_read_by_the_name_of_their_file_where_a_task_names_no_format() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let row = r#"{"q": "x", "c": ["a", "b"], "a": 1}"#;
+    let files = [
+        ("r.jsonl", row.to_owned()),
+        ("r.json", format!("[{row}]")),
+        ("r.txt", row.to_owned()),
+        ("r", row.to_owned()),
+        ("r.csv", "q,a,b\nx,1,2\n".to_owned()),
+    ];
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).expect("writes");
+        let mut task = task_on(folder.path(), "", if name == "r.csv" { REPLY } else { CHOICE });
+        task.dataset.path = format!("data:{name}");
+        let results = evaluate(&fixed(""), &[task], &options(folder.path())).expect(name);
+        assert_eq!(results.tasks[0].summary.num_rows, 1, "{name}");
+    }
+}

@@ -68,6 +68,9 @@ fn figures_are_read_by_one_set_of_rules_behind_every_step() {
         ("2019\u{2013}2020", Some("2020")),
         ("the 10-K", Some("10")),
         ("mid-2019", Some("2019")),
+        ("2 dozen", None),
+        ("2-dozen", None),
+        ("2^5", None),
         ("no figure", None),
     ] {
         for steps in [r#"["last_number", "normalize_number"]"#, r#"[{number = {which = "last"}}]"#, BEHIND_MARK] {
@@ -130,6 +133,8 @@ fn scale_words_count_where_a_step_asks_for_them() {
         ("$1.2 M", "1200000", "1.2"),
         ("1.2 mil", "1200000", "1.2"),
         ("1.2bln", "1200000000", "1.2"),
+        ("3 b", "3000000000", "3"),
+        ("3 b)", "3", "3"),
         ("7 meters", "7", "7"),
         ("7 m", "7", "7"),
         ("10-K", "10", "10"),

@@ -65,7 +65,7 @@ pub(super) fn section_of(run: &RunFolder) -> String {
 fn change(metric: Metric, before: &Sample, after: &Sample) -> f64 {
     let score = |sample: &Sample| match sample.outcome.values.get(&metric) {
         Some(value) => *value,
-        None => f64::from(u8::from(sample.outcome.predicted.as_deref() == Some(&sample.outcome.gold))),
+        None => f64::from(u8::from(sample.outcome.label() == Some(sample.outcome.gold.as_str()))),
     };
     score(after) - score(before)
 }
