@@ -172,10 +172,10 @@ impl RecordEncoder<'_> {
                     rejected_mask: vec![true; rejected.len()],
                 })
             }
-            Record::Preference { prompt, chosen, rejected, is_continued: false } => {
+            Record::Preference { prompt, chosen, rejected, is_continued: false, .. } => {
                 Ok(self.preference_of_turns(prompt, chosen, rejected)?)
             }
-            Record::Preference { prompt, chosen, rejected, is_continued: true } => {
+            Record::Preference { prompt, chosen, rejected, is_continued: true, .. } => {
                 Ok(self.preference_within_a_turn(prompt, chosen, rejected)?)
             }
             other => {

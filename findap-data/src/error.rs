@@ -324,10 +324,22 @@ pub enum RecordProblem {
     /// No field by which the schema can be recognised.
     #[error(
         "cannot tell the schema from the fields {found}; expected text, messages, conversations, instruction + output, \
-         prompt + completion, chosen + rejected, ids + mask, or docs; map other names with columns = {{ text = \"...\" }}"
+         prompt + completion, chosen + rejected, ids + mask, or docs; map other names with columns = {{ {columns} }}"
     )]
     UnknownSchema {
         /// The fields that are there.
+        found: String,
+        /// How to map others, as the rows are meant.
+        columns: &'static str,
+    },
+    /// A field is mapped to a column that is not there.
+    #[error("`{theirs}`, which `columns` names for `{ours}`, is no column here; there are {found}")]
+    NoSuchColumn {
+        /// The field.
+        ours: String,
+        /// The column.
+        theirs: String,
+        /// The columns that are there.
         found: String,
     },
     /// Ids and mask of different length.

@@ -53,6 +53,8 @@ pub struct Mixture {
     pub report: MixtureReport,
     /// What became of the rows of each source.
     pub rows: Vec<SourceRows>,
+    /// Shares that are not those asked for.
+    pub notes: Vec<String>,
 }
 
 /// Realised amounts.
@@ -151,10 +153,10 @@ impl MixtureReport {
 
 /// Chooses the rows of a stage from its data sets; `stores[i]` belongs to `sources[i]`.
 ///
-/// Shares are met by leaving rows out, never by repeating them.
+/// Shares are met by leaving rows out, never by repeating them. Where all sets of a side have one, they are relative to their sum.
 ///
 /// # Errors
-/// [`DataError::BadOption`] if shares are not in (0, 1) or add up to more than 1.
+/// [`DataError::BadOption`] if shares are not in (0, 1), add up to more than 1, or leave a set none of its rows.
 pub fn plan(
     sources: &[Source],
     stores: &[std::sync::Arc<TokenStore>],
@@ -167,8 +169,10 @@ pub fn plan(
         |wants_text: bool| -> Vec<usize> { (0..sources.len()).filter(|&set| is_text[set] == wants_text).collect() };
     let (texts, chats) = (group(true), group(false));
     let mut counts = available.clone();
+    let mut notes = Vec::new();
     for members in [&texts, &chats] {
         apply_shares(sources, &available, members, &mut counts)?;
+        notes.extend(unmet_shares(sources, members, &counts));
     }
     let mut kept: Vec<Vec<RowRef>> = (0..sources.len())
         .map(|set| {
@@ -218,7 +222,7 @@ pub fn plan(
         Join::Joint => vec![collect(&(0..sources.len()).collect::<Vec<_>>())],
         Join::Sequential => vec![collect(&texts), collect(&chats)],
     };
-    Ok(Mixture { phases: phases.into_iter().filter(|phase| !phase.is_empty()).collect(), report, rows })
+    Ok(Mixture { phases: phases.into_iter().filter(|phase| !phase.is_empty()).collect(), report, rows, notes })
 }
 
 /// Lowers `counts` until each set with a share has that share of its group.
@@ -261,7 +265,33 @@ fn apply_shares(
             counts[set] = ((available[set] as f64 * keep).round() as usize).min(available[set]);
         }
     }
-    Ok(())
+    match members.iter().find(|&&set| available[set] > 0 && counts[set] == 0) {
+        Some(&set) => Err(DataError::BadOption {
+            option: "share",
+            got: format!("{:?}", with_share.iter().map(|(_, share)| share).collect::<Vec<_>>()),
+            want: format!("shares that leave `{}` at least one of its {} rows", sources[set].name, available[set]),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// What is said of sets whose part of the rows of their side is another than their share by more than half a percent of these rows.
+fn unmet_shares(sources: &[Source], members: &[usize], counts: &[usize]) -> Vec<String> {
+    let total: usize = members.iter().map(|&set| counts[set]).sum();
+    let of_set = |&set: &usize| {
+        let source = &sources[set];
+        let (share, part) = (source.share?, counts[set] as f64 / total as f64);
+        let note = || {
+            let side = if source.kind == Kind::Text { "texts" } else { "conversations" };
+            format!(
+                "{}: it has a share of {part:.3} of the rows of {side}, and {share} is asked for; shares are met by leaving whole rows \
+                 out, and where every source has one they are relative to their sum",
+                source.name
+            )
+        };
+        ((part - share).abs() > 0.005).then(note)
+    };
+    members.iter().filter_map(of_set).collect()
 }
 
 /// Shuffles the rows of `members` together and keeps the first `limit`, in the order of stores.

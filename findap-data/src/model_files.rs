@@ -109,10 +109,16 @@ impl TemplateSource {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(list)) => {
                 let default = list.iter().find(|entry| entry["name"] == "default");
-                let only = (list.len() == 1).then(|| &list[0]);
-                match default.or(only).and_then(|entry| entry["template"].as_str()) {
+                match default.and_then(|entry| entry["template"].as_str()) {
                     Some(text) => text.to_string(),
-                    None => return unusable("has several templates, none of them named \"default\""),
+                    None => {
+                        let names: Vec<&str> = list.iter().filter_map(|entry| entry["name"].as_str()).collect();
+                        return unusable(&format!(
+                            "is a list of templates, none of them named \"default\" (there are: {}); write the one that is meant into \
+                             chat_template.jinja beside it",
+                            names.join(", ")
+                        ));
+                    }
                 }
             }
             Some(_) => return unusable("is neither a string nor a list of {name, template}"),

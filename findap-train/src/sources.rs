@@ -205,8 +205,8 @@ impl<'a> Sources<'a> {
             let name = source.name.clone();
             store.report().notes().into_iter().map(move |note| format!("{name}: {note}"))
         };
-        let notes = all().flat_map(notes_of).collect();
         let planned = mixture::plan(&sources, &stores, mix)?;
+        let notes = all().flat_map(notes_of).chain(planned.notes).collect();
         let loader = Loader::new(stores.clone(), &planned.phases, options)?;
         let mut rows = planned.rows;
         leave_unreached(&mut rows, &stores, &loader.rows_not_reached());

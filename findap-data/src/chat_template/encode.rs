@@ -120,7 +120,7 @@ impl ChatTemplate {
         Ok((row, num_unended))
     }
 
-    /// Those of the spans that a template marks which belong to replies that are learnt.
+    /// The spans, of those that a template marks, that belong to replies which are learnt.
     fn spans_of_replies(
         &self,
         layout: &Layout,

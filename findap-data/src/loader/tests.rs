@@ -202,6 +202,21 @@ fn texts_are_cut_to_the_number_of_conversations() {
 }
 
 #[test]
+fn a_share_that_is_not_realised_is_said() {
+    let options = MixtureOptions { join: Join::Joint, downsample: false, seed: 1 };
+    let notes = |shares: &[Option<f64>]| {
+        let lengths = [vec![4; 4], vec![4; 200], vec![4; 200]];
+        let (_folder, sources, stores) = stores(&lengths[..shares.len()], shares);
+        plan(&sources, &stores, options).expect("a mixture").notes
+    };
+    assert!(notes(&[None, Some(0.25), None]).is_empty());
+    assert!(notes(&[None, Some(0.25), Some(0.75)]).is_empty());
+    let said = notes(&[None, Some(0.1), Some(0.3)]);
+    assert!(said[0].starts_with("set1: it has a share of 0.25") && said[0].contains("0.1 is asked for"), "{said:?}");
+    assert_eq!((said.len(), notes(&[None, Some(0.5)]).len()), (2, 1), "alone a source is all of its side");
+}
+
+#[test]
 fn shares_are_met_by_leaving_out() {
     let (_folder, sources, stores) = stores(&[vec![4; 10], vec![4; 60], vec![4; 40]], &[None, Some(0.2), None]);
     let options = MixtureOptions { join: Join::Joint, downsample: false, seed: 1 };
@@ -211,6 +226,9 @@ fn shares_are_met_by_leaving_out() {
     let mut bad = sources.clone();
     bad[1].share = Some(1.5);
     assert!(matches!(plan(&bad, &stores, options), Err(DataError::BadOption { option: "share", .. })));
+    bad[1].share = Some(1e-6);
+    let error = plan(&bad, &stores, options).expect_err("none of its rows").to_string();
+    assert!(error.contains("`set1` at least one of its"), "{error}");
 }
 
 /// Where the rows of two sources go, with every reason to leave one out.

@@ -42,7 +42,7 @@ pub use self::fields::FIELDS;
 use self::input::{Input, Packing};
 use self::paths::format_of_name;
 use crate::batch::TokenizedRow;
-use crate::error::{DataError, FileProblem, Location};
+use crate::error::{DataError, FileProblem, Location, RecordProblem};
 use crate::message::{Message, Role};
 
 /// What a data set is used for; the `kind` of a recipe's `[[data]]`.
@@ -153,12 +153,14 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Indices of the assistant turns without loss, ascending.
     pub unlearnt: Vec<usize>,
+    /// Whether they were cut out of one text, by the words `Human:` and `Assistant:`.
+    pub is_transcript: bool,
 }
 
 impl From<Vec<Message>> for Conversation {
     /// A conversation of which every answer is learnt.
     fn from(messages: Vec<Message>) -> Conversation {
-        Conversation { messages, unlearnt: Vec::new() }
+        Conversation { messages, unlearnt: Vec::new(), is_transcript: false }
     }
 }
 
@@ -188,6 +190,8 @@ pub enum Record {
         rejected: Turns,
         /// Whether both answers go on with the prompt's last turn, which is the assistant's, and do not end it.
         is_continued: bool,
+        /// Whether turns were cut out of a text, by the words `Human:` and `Assistant:`.
+        is_transcript: bool,
     },
     /// A document given as ids.
     Tokenized(TokenizedRow),
@@ -221,6 +225,15 @@ impl Record {
     /// Whether it is a pair whose answers follow a turn of the assistant, and are turns of their own.
     pub(crate) fn ends_a_prompt_uncontinued(&self) -> bool {
         matches!(self, Record::Preference { prompt, is_continued: false, .. } if prompt.ends_with_answer())
+    }
+
+    /// Whether a text of it was read as turns.
+    pub(crate) fn is_transcript(&self) -> bool {
+        match self {
+            Record::Conversation(conversation) => conversation.is_transcript,
+            Record::Preference { is_transcript, .. } => *is_transcript,
+            _ => false,
+        }
     }
 
     /// Bytes of text or ids, for limits and rates.
@@ -283,6 +296,17 @@ impl Parsed {
             self.found = Some(fields::names(object));
         }
     }
+
+    /// Where a field is not found, and no row so far had the column that it is mapped to, that column is to blame.
+    fn named_column(&self, problem: RecordProblem) -> RecordProblem {
+        match (problem, self.unseen.first_key_value()) {
+            (
+                RecordProblem::UnknownSchema { found, .. } | RecordProblem::MissingField { found, .. },
+                Some((ours, theirs)),
+            ) => RecordProblem::NoSuchColumn { ours: ours.clone(), theirs: theirs.clone(), found },
+            (problem, _) => problem,
+        }
+    }
 }
 
 impl Iterator for Parsed {
@@ -292,7 +316,7 @@ impl Iterator for Parsed {
         match self.rows.next() {
             Some(Ok((location, row))) => {
                 self.note_columns(&row);
-                let record = record::parse(&row, &self.options);
+                let record = record::parse(&row, &self.options).map_err(|problem| self.named_column(problem));
                 let at_row = |problem| DataError::Record { path: self.path.clone(), location, problem };
                 Some(record.map(|record| (location, record)).map_err(at_row))
             }

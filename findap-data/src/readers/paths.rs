@@ -55,7 +55,7 @@ fn place(file: &Path) -> io::Result<PathBuf> {
 }
 
 /// The format that a file's name tells, beside `.gz` and `.zst`.
-pub(crate) fn format_of_name(path: &Path) -> Option<Format> {
+pub fn format_of_name(path: &Path) -> Option<Format> {
     let name = path.file_name().and_then(OsStr::to_str)?.to_ascii_lowercase();
     let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
     Some(match name.rsplit_once('.')?.1 {
@@ -98,7 +98,8 @@ fn of_pattern(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
     if let Some(other) = files.iter().find(|file| !file.is_file()) {
         return Err(refuse(format!("{} matches and is not a file", other.display())));
     }
-    if let Some(why) = mixture(&files).filter(|_| format == Format::Auto) {
+    let why = mixture(&files).filter(|_| format == Format::Auto);
+    if let Some(why) = why.or_else(|| packed_twins(&files)).or_else(|| several_splits(&files)) {
         return Err(refuse(why));
     }
     Ok(files)
@@ -156,17 +157,19 @@ fn mixture(files: &[PathBuf]) -> Option<String> {
 
 /// What is wrong where a file stands beside itself in a packed form: its rows would be read twice.
 fn packed_twins(files: &[PathBuf]) -> Option<String> {
-    let unpacked = |file: &Path| file.with_extension("");
-    let is_packed = |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "gz" || ending == "zst");
-    let twin = files.iter().filter(is_packed).find(|file| files.contains(&unpacked(file)))?;
-    Some(format!("holds {} packed and unpacked", unpacked(twin).file_name()?.to_string_lossy()))
+    let unpacked = |file: &Path| match file.extension() {
+        Some(ending) if ending == "gz" || ending == "zst" => file.with_extension(""),
+        _ => file.to_path_buf(),
+    };
+    let mut seen = BTreeSet::new();
+    let twin = files.iter().map(|file| unpacked(file)).find(|file| !seen.insert(file.clone()))?;
+    Some(format!("holds {} in several packings", twin.file_name()?.to_string_lossy()))
 }
 
-/// The split that a file is by its name: `test.jsonl`, `test-1.csv`.
+/// The split that a file is by its name: `test.jsonl`, `test-1.csv`, `bonds_test.jsonl`.
 fn split_of(name: &str) -> Option<&str> {
-    const SPLITS: [&str; 6] = ["train", "test", "validation", "valid", "val", "dev"];
-    let word = name.split(|c: char| !c.is_ascii_alphabetic()).next()?;
-    SPLITS.contains(&word).then_some(word)
+    const SPLITS: [&str; 7] = ["train", "test", "validation", "valid", "val", "dev", "eval"];
+    name.split(|c: char| !c.is_ascii_alphabetic()).find(|word| SPLITS.contains(word))
 }
 
 /// What is wrong with files that are several splits by their names.

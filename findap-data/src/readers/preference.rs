@@ -37,6 +37,8 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     let (Some(chosen), Some(rejected)) = (turns(fields, "chosen")?, turns(fields, "rejected")?) else {
         return Ok(Record::Empty);
     };
+    let is_written_as_turns = |turns: &Turns| matches!(turns, Turns::Text(text) if transcript::is_transcript(text));
+    let mut is_transcript = [&chosen, &rejected].into_iter().any(is_written_as_turns);
     let answers = match (of_transcript(chosen), of_transcript(rejected)) {
         (Turns::Text(chosen), Turns::Text(rejected)) => Answers::Texts(chosen, rejected),
         (Turns::Messages(chosen), Turns::Messages(rejected)) => Answers::Messages(chosen, rejected),
@@ -51,8 +53,13 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     let explicit = explicit
         .filter(|(field, turns)| *field != "messages" || turns.as_ref().is_some_and(|turns| !turns.ends_with_answer()));
     let (prompt, chosen, rejected) = match explicit {
+        Some((_, Some(Turns::Text(prompt)))) if prompt.trim().is_empty() => {
+            require_no_question(fields)?;
+            return Ok(Record::Empty);
+        }
         Some((field, prompt)) => match prompt {
             Some(Turns::Text(prompt)) if transcript::is_transcript(&prompt) => {
+                is_transcript = true;
                 with_prompt(Turns::Messages(transcript::prompt(&prompt, field)?), answers.trimmed())?
             }
             Some(prompt) => with_prompt(prompt, answers)?,
@@ -68,7 +75,7 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     if is_continued {
         check_continued(&prompt, [("chosen", &chosen), ("rejected", &rejected)])?;
     }
-    Ok(Record::Preference { prompt, chosen, rejected, is_continued })
+    Ok(Record::Preference { prompt, chosen, rejected, is_continued, is_transcript })
 }
 
 /// What transformers and TRL call it when an answer goes on with the last turn instead of being a turn of its own.
@@ -190,6 +197,28 @@ fn goes_on(text: &str, rest: &str) -> bool {
     text.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric)
 }
 
+/// Fewer words than these two answers have in common by chance, and the value of a field is no question.
+const LEAST_WORDS: usize = 3;
+
+/// Refuses a row that has its question under another name than `prompt`.
+fn require_no_question(fields: &Fields<'_>) -> Result<(), RecordProblem> {
+    const QUESTIONS: [&str; 15] = [
+        "question", "query", "input", "problem", "user", "post", "context", "title", "text", "body", "document",
+        "article", "passage", "dialogue", "messages",
+    ];
+    let is_known = |name: &str| {
+        ["prompt", "chosen", "rejected", "system", "system_prompt", "system_message"]
+            .into_iter()
+            .any(|field| fields.column(field) == name)
+    };
+    let is_sentence = |value: &Value| value.as_str().is_some_and(|text| text.split_whitespace().count() >= LEAST_WORDS);
+    let mut others = fields.object().iter().filter(|(name, _)| !is_known(name));
+    if QUESTIONS.into_iter().any(|field| fields.says(field)) || others.any(|(_, value)| is_sentence(value)) {
+        return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
+    }
+    Ok(())
+}
+
 /// An implicit prompt is what both answers begin with.
 fn without_prompt(fields: &Fields<'_>, answers: Answers) -> Result<(Turns, Turns, Turns), RecordProblem> {
     match answers {
@@ -198,18 +227,13 @@ fn without_prompt(fields: &Fields<'_>, answers: Answers) -> Result<(Turns, Turns
             let (prompt, chosen) = (chosen[..num_shared].to_vec(), chosen[num_shared..].to_vec());
             let rejected = rejected[num_shared..].to_vec();
             check_answers(&chosen, &rejected, "chosen and rejected must begin with the same prompt")?;
+            if !prompt.iter().any(|message| message.role == Role::User) {
+                return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
+            }
             Ok((Turns::Messages(prompt), Turns::Messages(chosen), Turns::Messages(rejected)))
         }
         Answers::Texts(chosen, rejected) => {
-            const QUESTIONS: [&str; 15] = [
-                "question", "query", "input", "problem", "user", "post", "context", "title", "text", "body",
-                "document", "article", "passage", "dialogue", "messages",
-            ];
-            /// Fewer words than these two answers have in common by chance.
-            const LEAST_WORDS: usize = 3;
-            if QUESTIONS.into_iter().any(|field| fields.says(field)) {
-                return Err(RecordProblem::MissingField { field: "prompt".into(), found: fields.names() });
-            }
+            require_no_question(fields)?;
             let pairs = chosen.chars().zip(rejected.chars());
             let shared: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
             // TRL cuts before the first other character; at the last blank before it no word is divided.

@@ -82,12 +82,23 @@ pub(super) fn parse(row: &Row, options: &ReadOptions) -> Result<Record, RecordPr
     record
 }
 
+/// Columns that would make rows of a kind usable, for a message.
+fn mapping(kind: Option<Kind>) -> &'static str {
+    match kind {
+        Some(Kind::Chat) => "prompt = \"...\", completion = \"...\" }, or { instruction = \"...\", output = \"...\"",
+        Some(Kind::Preference) => "prompt = \"...\", chosen = \"...\", rejected = \"...\"",
+        Some(Kind::Tokenized) => "ids = \"...\", mask = \"...\"",
+        Some(Kind::Packed) => "docs = \"...\"",
+        Some(Kind::Text) | None => "text = \"...\"",
+    }
+}
+
 fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     let options = fields.options;
     // A table's rows have every field; what tells the schema is what is not null, and where all is null the row is empty.
     let schema = Schema::find(options.kind, |field| fields.has(field))
         .or_else(|| Schema::find(options.kind, |field| fields.find(field).is_some()))
-        .ok_or_else(|| RecordProblem::UnknownSchema { found: fields.names() })?;
+        .ok_or_else(|| RecordProblem::UnknownSchema { found: fields.names(), columns: mapping(options.kind) })?;
     if schema.required().into_iter().any(|field| fields.is_null(field)) {
         return Ok(Record::Empty);
     }
@@ -95,23 +106,27 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         let why = "is true, and only the answers of a pair can go on with a turn; remove it, or give prompt, chosen and rejected";
         return Err(not_honoured(preference::CONTINUED, why));
     }
+    if options.kind == Some(Kind::Preference) && matches!(schema, Schema::Conversation(_) | Schema::PromptCompletion) {
+        refused::check_unpaired(fields)?;
+    }
     match schema {
         Schema::Text => {
             refused::check_weights(fields)?;
             Ok(Record::Text(fields.text("text")?.to_string()))
         }
-        Schema::Packed => packed(fields),
-        Schema::TokenizedPair => Ok(Record::TokenizedPair {
-            prompt: ids(fields.get("prompt_ids")?, "prompt_ids")?,
-            chosen: ids(fields.get("chosen_ids")?, "chosen_ids")?,
-            rejected: ids(fields.get("rejected_ids")?, "rejected_ids")?,
-        }),
-        Schema::Tokenized => {
-            Ok(Record::Tokenized(tokenized(fields.object(), &fields.column("ids"), &fields.column("mask"))?))
+        Schema::Packed | Schema::TokenizedPair | Schema::Tokenized => {
+            refused::check_weights(fields)?;
+            tokens(fields, schema)
         }
         Schema::Preference => {
             refused::check(fields)?;
-            refused::check_beside(fields, if fields.has("prompt") { &["history", "input"] } else { &["history"] })?;
+            let has_prompt = ["prompt", "conversations", "messages"].into_iter().any(|field| fields.has(field));
+            let strangers: &[&str] = match (has_prompt, fields.says("instruction")) {
+                (true, _) => &["history", "input", "context"],
+                (false, true) => &["history", "context"],
+                (false, false) => &["history"],
+            };
+            refused::check_beside(fields, strangers)?;
             preference::parse(fields)
         }
         Schema::Conversation(field) => {
@@ -124,7 +139,7 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         }
         Schema::PromptCompletion => {
             refused::check(fields)?;
-            refused::check_beside(fields, &["history", "input"])?;
+            refused::check_beside(fields, &["history", "input", "context"])?;
             prompt_completion(fields)
         }
         Schema::Alpaca => {
@@ -134,6 +149,20 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
             turns.push(Turn::new(Message::assistant(fields.text("output")?)));
             conversation(turns, options)
         }
+    }
+}
+
+/// A row of token ids.
+fn tokens(fields: &Fields<'_>, schema: Schema) -> Result<Record, RecordProblem> {
+    let of = |field| ids(fields.get(field)?, field);
+    match schema {
+        Schema::Packed => packed(fields),
+        Schema::TokenizedPair => Ok(Record::TokenizedPair {
+            prompt: of("prompt_ids")?,
+            chosen: of("chosen_ids")?,
+            rejected: of("rejected_ids")?,
+        }),
+        _ => Ok(Record::Tokenized(tokenized(fields.object(), &fields.column("ids"), &fields.column("mask"))?)),
     }
 }
 
@@ -147,7 +176,7 @@ fn conversation(turns: Vec<Turn>, options: &ReadOptions) -> Result<Record, Recor
     }
     let unlearnt = unlearnt.map(|(index, _)| index).collect();
     let messages = turns.into_iter().map(|turn| turn.message).collect();
-    Ok(Record::Conversation(Conversation { messages, unlearnt }))
+    Ok(Record::Conversation(Conversation { messages, unlearnt, is_transcript: false }))
 }
 
 fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
@@ -180,7 +209,10 @@ fn prompt_completion(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
     if fields.options.kind == Some(Kind::Text) {
         turns.iter_mut().for_each(|turn| turn.unlearnt_by = turn.unlearnt_by.take().filter(|field| field != "prompt"));
     }
-    conversation(turns, fields.options)
+    Ok(match conversation(turns, fields.options)? {
+        Record::Conversation(of) => Record::Conversation(Conversation { is_transcript, ..of }),
+        record => record,
+    })
 }
 
 fn ids(value: &Value, field: &str) -> Result<Vec<u32>, RecordProblem> {

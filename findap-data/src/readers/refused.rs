@@ -85,12 +85,25 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<(), RecordProblem> {
     Ok(())
 }
 
+/// Refuses a row that marks a single answer as good or bad where pairs are asked for.
+pub(super) fn check_unpaired(fields: &Fields<'_>) -> Result<(), RecordProblem> {
+    match MARKS.into_iter().find(|field| fields.says(field)) {
+        Some(field) => Err(not_honoured(
+            field,
+            "marks a single answer as good or bad, as rows for KTO do, and KTO is not trained here; make pairs (prompt, chosen, rejected) of a \
+             good and a bad answer to one prompt, or train on the good answers alone with kind = \"chat\"",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a row that says that it is not learnt, or in part.
 pub(super) fn check_weights(fields: &Fields<'_>) -> Result<(), RecordProblem> {
     let whole = WEIGHTS.map(|field| (field, 1.0)).into_iter().chain([(MASKED, 0.0)]);
     for (field, whole) in whole {
         let value = fields.find(field).filter(|value| !is_void(value));
-        if let Some(value) = value.filter(|value| number(value).is_some_and(|number| number != whole)) {
+        let is_part = |value: &&Value| value.is_array() || number(value).is_some_and(|number| number != whole);
+        if let Some(value) = value.filter(is_part) {
             let why =
                 format!("is {value}, and rows are learnt whole; leave out the row, or say per turn what is learnt");
             return Err(not_honoured(field, why));

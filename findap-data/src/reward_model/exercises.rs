@@ -39,7 +39,8 @@ impl ExerciseFiles {
 /// The exercises of all files in order, at most `limit` of them.
 ///
 /// `id` is made from the place among all exercises where a row has none. `answer` is a text, a number or a boolean; where a row has no
-/// steps and the last line of its answer begins with `####`, that line is the answer and those before it are the steps.
+/// steps and the last line of its answer begins with `####`, that line is the answer and those before it are the steps. Where there are
+/// choices, the answer is the letter or the text of one.
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::File`]; [`DataError::Record`] with file, place and field where a field is missing, empty or of
@@ -91,8 +92,24 @@ fn exercise(value: &Value, columns: &BTreeMap<String, String>, number: usize) ->
     };
     let id = row.text("id")?.unwrap_or_else(|| format!("exercise-{number}"));
     let choices = row.list("choices")?;
+    if !choices.is_empty() && !is_choice(&answer, &choices) {
+        return Err(format!(
+            "field '{}' is {answer:?}, which is neither the letter nor the text of one of the {} choices; a place among them is written as its \
+             letter, A for the first",
+            row.column("answer"),
+            choices.len()
+        ));
+    }
     let question = with_choices(question, &choices);
     Ok(Exercise { id, question, choices, answer, steps })
+}
+
+/// Whether an answer is the letter of a choice, also as `(A)` or `a.`, or its text.
+fn is_choice(answer: &str, choices: &[String]) -> bool {
+    let bare = answer.trim().trim_matches(|c: char| c.is_ascii_punctuation());
+    let is_letter = |letter: char| bare.eq_ignore_ascii_case(letter.encode_utf8(&mut [0; 4]));
+    let is_text = |choice: &String| choice.trim().eq_ignore_ascii_case(answer.trim());
+    ('A'..='Z').take(choices.len()).any(is_letter) || choices.iter().any(is_text)
 }
 
 /// The question with its options, each in a line of its own behind its letter, where it does not name them itself.
@@ -227,6 +244,10 @@ mod tests {
         bad(r#"{"question": "q", "answer": "1\n####"}"#, &none, &["line 1", "field 'answer'", "####"]);
         bad(r#"{"question": "q", "answer": "a", "steps": [1]}"#, &none, &["line 1", "field 'steps'"]);
         bad("[1]", &none, &["line 1", "no object"]);
+        for answer in [r#""C""#, "1", r#""bond""#, "\"#### C\""] {
+            let row = format!(r#"{{"question": "q", "choices": ["bonds", "rates"], "answer": {answer}}}"#);
+            bad(&row, &none, &["line 1", "field 'answer'", "2 choices"]);
+        }
     }
 
     #[test]
@@ -239,10 +260,14 @@ mod tests {
             ("Bonds or rates?", r#"["Bonds", "rates"]"#, "Bonds or rates?"),
             ("Why?", "[]", "Why?"),
         ] {
-            let row = format!(r#"{{"question": "{question}", "choices": {choices}, "answer": "A"}}"#);
-            fs::write(&path, row).expect("write");
-            let source = ExerciseFiles { paths: vec![path.clone()], ..ExerciseFiles::default() };
-            assert_eq!(read_exercises(&source, None).expect("read")[0].question, want);
+            let texts: Vec<String> = serde_json::from_str(choices).expect("a list");
+            for answer in ["A", "(a)", "A.", texts.first().map_or("rates fall", String::as_str)] {
+                let row = format!(r#"{{"question": "{question}", "choices": {choices}, "answer": "{answer}"}}"#);
+                fs::write(&path, row).expect("write");
+                let source = ExerciseFiles { paths: vec![path.clone()], ..ExerciseFiles::default() };
+                let exercise = &read_exercises(&source, None).expect("read")[0];
+                assert_eq!((exercise.question.as_str(), exercise.answer.as_str()), (want, answer));
+            }
         }
     }
 

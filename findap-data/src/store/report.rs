@@ -25,6 +25,9 @@ pub struct StoreReport {
     pub unended_replies: u64,
     /// Pairs whose prompt ends with a turn of the assistant that the answers do not go on with.
     pub uncontinued_prompts: u64,
+    /// Rows of a text that was read as turns of `Human:` and `Assistant:`.
+    #[serde(default)]
+    pub transcripts: u64,
     /// Bytes of text or ids read.
     pub source_bytes: u64,
     /// Time of building in seconds; of the first build when it is used again.
@@ -67,6 +70,9 @@ impl StoreReport {
                  (`continue_final_message: true` in a row lets them go on with that turn)",
                 self.uncontinued_prompts
             ));
+        }
+        if self.transcripts > 0 {
+            notes.push(format!("{} transcripts read as turns of `Human:` and `Assistant:`", self.transcripts));
         }
         notes.extend(self.first_bad_rows.iter().cloned());
         let num_unsaid = self.bad_rows.saturating_sub(self.first_bad_rows.len() as u64);

@@ -132,7 +132,7 @@ fn of_answers_of_several_turns_only_what_the_assistant_says_bears_loss() {
     };
     let pair = |chosen, rejected| {
         let prompt = Turns::Text("Name a bond.".into());
-        let record = Record::Preference { prompt, chosen, rejected, is_continued: false };
+        let record = Record::Preference { prompt, chosen, rejected, is_continued: false, is_transcript: false };
         let documents = encoder.preference(&record).expect("ids").documents();
         documents.map(|row| {
             let ids: Vec<u32> = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id).collect();
@@ -160,7 +160,7 @@ fn parts(encoder: &RecordEncoder<'_>, record: &Record) -> [(String, String, Vec<
 fn going_on(begun: &str, chosen: &str, rejected: &str) -> Record {
     let prompt = Turns::Messages(vec![Message::user("What is left?"), Message::assistant(begun)]);
     let (chosen, rejected) = (Turns::Text(chosen.into()), Turns::Text(rejected.into()));
-    Record::Preference { prompt, chosen, rejected, is_continued: true }
+    Record::Preference { prompt, chosen, rejected, is_continued: true, is_transcript: false }
 }
 
 #[test]
@@ -245,6 +245,21 @@ fn replies_without_an_end_are_counted_and_said() {
         let said = store.report().notes().join("; ");
         assert_eq!(said.contains("4 replies have no end-of-turn token"), want > 0, "{said}");
     }
+}
+
+#[test]
+fn texts_read_as_turns_are_counted_and_said() {
+    let (tokenizer, template) = tools();
+    let encoder = RecordEncoder { tokenizer: &tokenizer, template: Some(&template), context_tokens: 64 };
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.jsonl");
+    let asked = "\\n\\nHuman: Why?\\n\\nAssistant:";
+    let written = format!(r#"{{"chosen": "{asked} So.", "rejected": "{asked} No."}}"#);
+    let plain = r#"{"prompt": "Why?", "chosen": "So.", "rejected": "No."}"#;
+    fs::write(&path, format!("{written}\n{plain}\n{written}\n")).expect("write");
+    let store = TokenStore::build(&folder.path().join("s"), &source(&path, Kind::Preference), &encoder).expect("build");
+    assert_eq!((store.num_rows(), store.report().transcripts), (3, 2));
+    assert!(store.report().notes()[0].starts_with("2 transcripts read as turns"), "{:?}", store.report().notes());
 }
 
 #[test]
@@ -359,7 +374,11 @@ fn only_the_answers_to_be_learnt_bear_loss() {
         (0..count).flat_map(turn).collect::<Vec<_>>()
     };
     let learnt = |unlearnt: &[usize]| {
-        let record = Record::Conversation(Conversation { messages: turns(4), unlearnt: unlearnt.to_vec() });
+        let record = Record::Conversation(Conversation {
+            messages: turns(4),
+            unlearnt: unlearnt.to_vec(),
+            is_transcript: false,
+        });
         match encoder.documents(&record, Kind::Chat).expect("encode") {
             Outcome::Conversation { document: row, .. } => {
                 let ids = row.ids.iter().zip(&row.mask).filter(|(_, mask)| **mask).map(|(id, _)| *id);

@@ -56,6 +56,7 @@ pub(super) fn write_store(
                 }
             };
             report.records += 1;
+            report.transcripts += u64::from(row.record.is_transcript());
             report.source_bytes += row.record.num_bytes() as u64;
             match outcome {
                 Outcome::TooLong { num_tokens, longest } => {

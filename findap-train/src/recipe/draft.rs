@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use findap_data::Kind;
+use findap_data::{Domain, Kind};
 use toml::Value;
 
 /// What a first recipe is written from.
@@ -18,6 +18,10 @@ pub struct Draft {
     pub sources: Vec<DraftSource>,
     /// The exercises of a distillation; `None` for no distillation.
     pub exercises: Option<PathBuf>,
+    /// Our names to those of the exercises' file, where they differ.
+    pub exercise_columns: BTreeMap<String, String>,
+    /// What the sources are about; `None` for finance.
+    pub domain: Option<Domain>,
     /// The judge of the distillation; `None` for a placeholder.
     pub judge: Option<DraftJudge>,
     /// Evaluation tasks and groups; where there are none, the table is written as a comment.
@@ -193,12 +197,12 @@ impl Draft {
         let _ = writeln!(text, "name = {}", quoted(&source.name));
         let _ = writeln!(text, "path = {}", quoted(&source.path));
         let _ = writeln!(text, "kind = {}", quoted(source.kind.name()));
-        if !source.columns.is_empty() {
-            let columns: Vec<String> =
-                source.columns.iter().map(|(ours, theirs)| format!("{ours} = {}", quoted(theirs))).collect();
-            let _ = writeln!(text, "columns = {{ {} }}", columns.join(", "));
-        }
-        text.push_str("domain = \"finance\"              # for reports: finance | general\n");
+        text.push_str(&columns_line("columns", &source.columns));
+        let _ = writeln!(
+            text,
+            "domain = {:<22} # for reports: finance | general",
+            quoted(self.domain.unwrap_or(Domain::Finance).name())
+        );
     }
 
     /// The context of the stage that trains on sources of a kind, in tokens.
@@ -278,6 +282,7 @@ impl Draft {
              [[stage]]\nname = \"distill\"\nkind = \"distill\"\nexercises = {}\nsamples_per_exercise = 4\nmax_new_tokens = 512",
             quoted(&exercises.display().to_string())
         );
+        text.push_str(&columns_line("exercise_columns", &self.exercise_columns));
         let placeholder = DraftJudge { url: "http://localhost:8000/v1".to_owned(), model: "YOUR-JUDGE".to_owned() };
         let judge = self.judge.as_ref().unwrap_or(&placeholder);
         if self.judge.is_none() {
@@ -337,6 +342,12 @@ fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
+/// The line of a key that maps columns; none where nothing is mapped.
+fn columns_line(key: &str, columns: &BTreeMap<String, String>) -> String {
+    let columns: Vec<String> = columns.iter().map(|(ours, theirs)| format!("{ours} = {}", quoted(theirs))).collect();
+    if columns.is_empty() { String::new() } else { format!("{key} = {{ {} }}\n", columns.join(", ")) }
+}
+
 fn names(sources: &[&DraftSource]) -> String {
     let names: Vec<String> = sources.iter().map(|source| quoted(&source.name)).collect();
     format!("[{}]", names.join(", "))
@@ -376,6 +387,7 @@ mod tests {
                 model: if has(3) { model(8_000_000_000) } else { None },
                 sources: (0..3).zip(kinds).filter_map(of).collect(),
                 exercises: has(4).then(|| PathBuf::from("data/exercises.jsonl")),
+                exercise_columns: BTreeMap::from([("question".to_owned(), "q".to_owned())]),
                 tasks: if has(5) { vec!["@finance".to_owned()] } else { Vec::new() },
                 task_roots: vec!["data".to_owned()],
                 ..Draft::default()

@@ -53,6 +53,7 @@ fn schemas_are_recognised_by_their_fields() {
                 chosen: Turns::Text("b".into()),
                 rejected: Turns::Text("c".into()),
                 is_continued: false,
+                is_transcript: false,
             },
         ),
         (
@@ -62,6 +63,7 @@ fn schemas_are_recognised_by_their_fields() {
                 chosen: Turns::Messages(vec![assistant("b")]),
                 rejected: Turns::Messages(vec![assistant("c")]),
                 is_continued: false,
+                is_transcript: false,
             },
         ),
         (

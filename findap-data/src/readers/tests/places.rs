@@ -65,7 +65,9 @@ fn what_does_not_plainly_name_files_is_refused() {
         (&["a.jsonl", "below/b.jsonl"], vec![""], Format::Auto, "holds below"),
         (&splits, vec![""], Format::Auto, "several splits: test, train"),
         (&["train.jsonl", "test.jsonl"], vec![""], Format::Auto, "several splits: test, train"),
-        (&["a.jsonl", "a.jsonl.gz"], vec![""], Format::Auto, "holds a.jsonl packed and unpacked"),
+        (&["bonds_train.jsonl", "bonds_test.jsonl"], vec!["bonds_*"], Format::Auto, "several splits: test, train"),
+        (&["a.jsonl.zst", "a.jsonl.gz"], vec!["a*"], Format::Auto, "holds a.jsonl in several packings"),
+        (&["a.jsonl", "a.jsonl.gz"], vec![""], Format::Auto, "holds a.jsonl in several packings"),
         (&["train-00000-of-00002.jsonl"], vec![""], Format::Auto, "lacks the shard train-00001-of-00002"),
     ] {
         let error = expanded(&folder(names), &paths, format).expect_err(want);

@@ -9,7 +9,7 @@ fn one(line: &str) -> Result<Record, DataError> {
 
 fn learnt(line: &str) -> Vec<String> {
     match one(line).expect(line) {
-        Record::Conversation(Conversation { messages, unlearnt }) => {
+        Record::Conversation(Conversation { messages, unlearnt, .. }) => {
             let is_learnt =
                 |(index, turn): &(usize, Message)| turn.role == Role::Assistant && !unlearnt.contains(index);
             messages.into_iter().enumerate().filter(is_learnt).map(|(_, turn)| turn.content).collect()
@@ -113,7 +113,15 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "history": [["q", "a"]]}"#, "'history'"),
         (r#"{"instruction": "a", "context": "c", "output": "b"}"#, "'context'"),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "input": "d"}"#, "'input'"),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c", "context": "d"}"#, "'context'"),
+        (r#"{"instruction": "a", "chosen": "b", "rejected": "c", "context": "d"}"#, "'context'"),
+        (r#"{"prompt": "a", "completion": "b", "context": "c"}"#, "'context'"),
         (r#"{"text": "a", "weight": "0"}"#, "'weight'"),
+        (r#"{"text": "a", "train": false}"#, "'train'"),
+        (r#"{"text": "a", "masked": true}"#, "'masked'"),
+        (r#"{"text": "a", "weight": [1, 0]}"#, "'weight'"),
+        (r#"{"ids": [1, 2], "mask": [0, 1], "weight": 0}"#, "'weight'"),
+        (r#"{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3], "loss_scale": 0.5}"#, "'loss_scale'"),
         (
             r#"{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "b", "weight": 0}]}]}"#,
             "messages[0].content[0].weight",
@@ -224,6 +232,7 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
             chosen: Turns::Messages(vec![Message::assistant("b")]),
             rejected: Turns::Messages(vec![Message::assistant("c")]),
             is_continued: false,
+            is_transcript: false,
         };
         assert_eq!(one(&line).expect(&line), want, "{line}");
     }
@@ -232,6 +241,7 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
         chosen: Turns::Text(chosen.into()),
         rejected: Turns::Text(rejected.into()),
         is_continued: false,
+        is_transcript: false,
     };
     for (line, want) in [
         (r#"{"prompt": "Q: a? A:", "chosen": "Q: a? A: b", "rejected": "Q: a? A: c"}"#, texts("Q: a? A:", " b", " c")),
@@ -244,7 +254,7 @@ fn a_prompt_that_the_answers_repeat_is_read_once() {
         (r#"{"instruction": "a", "chosen": "b", "rejected": "c"}"#, {
             let prompt = Turns::Messages(vec![Message::user("a")]);
             let (chosen, rejected) = (Turns::Text("b".into()), Turns::Text("c".into()));
-            Record::Preference { prompt, chosen, rejected, is_continued: false }
+            Record::Preference { prompt, chosen, rejected, is_continued: false, is_transcript: false }
         }),
     ] {
         assert_eq!(one(line).expect(line), want, "{line}");
@@ -298,6 +308,7 @@ fn texts_written_as_turns_are_conversations() {
         chosen,
         rejected,
         is_continued: false,
+        is_transcript: true,
     };
     let reply = |text: &str| Turns::Messages(vec![Message::assistant(text)]);
     let text = |text: &str| Turns::Text(text.into());
@@ -316,7 +327,7 @@ fn texts_written_as_turns_are_conversations() {
         ),
         (format!(r#"{{"prompt": "{asked}", "completion": " The state."}}"#), {
             let messages = [turns.to_vec(), vec![Message::assistant(" The state.")]].concat();
-            Record::Conversation(Conversation { messages, unlearnt: vec![1] })
+            Record::Conversation(Conversation { messages, unlearnt: vec![1], is_transcript: true })
         }),
         (r#"{"prompt": "Human: who?", "completion": "Me."}"#.to_owned(), {
             Record::PromptCompletion { prompt: "Human: who?".into(), completion: "Me.".into() }
@@ -424,5 +435,60 @@ fn answers_go_on_with_the_turn_before_them_where_the_row_says_so_and_it_can() {
     ] {
         let error = one(&line).expect_err(&line).to_string();
         assert!(error.contains("continue_final_message") && error.contains(want), "{line}: {error}");
+    }
+}
+
+/// A pair without a prompt of its own would answer an empty question.
+#[test]
+fn a_pair_whose_question_has_another_name_is_refused_with_what_to_do() {
+    let answers = r#""chosen": "It is a loan in parts.", "rejected": "It is a loan in stones.""#;
+    let turns =
+        r#""chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]"#;
+    for other in ["post", "context", "title", "query", "input", "ask"] {
+        for answers in [answers, turns] {
+            let line = format!(r#"{{"{other}": "What is a bond?", {answers}}}"#);
+            let error = one(&line).expect_err(&line).to_string();
+            assert!(error.contains("'prompt' is missing") && error.contains("columns = { prompt"), "{line}: {error}");
+        }
+    }
+    let line = format!(r#"{{"prompt": "", "question": "Why?", {answers}}}"#);
+    assert!(one(&line).expect_err(&line).to_string().contains("'prompt' is missing"));
+    assert_eq!(one(&format!(r#"{{"prompt": " ", {answers}}}"#)).expect("no question"), Record::Empty);
+    for line in [
+        format!(r#"{{"messages": [{{"role": "user", "content": "What is a bond?"}}], {answers}}}"#),
+        format!(r#"{{"prompt": "What is a bond?", "source": "our own three words", {answers}}}"#),
+        format!(r#"{{"source": "own", {answers}}}"#),
+    ] {
+        assert!(matches!(one(&line).expect(&line), Record::Preference { .. }), "{line}");
+    }
+}
+
+#[test]
+fn what_rows_are_taken_for_decides_what_is_said_of_those_that_do_not_fit() {
+    let said = |kind: Kind, columns: &[(&str, &str)], line: &str| {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, line).expect("write");
+        let columns = columns.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).to_owned())).collect();
+        let options = ReadOptions { kind: Some(kind), columns, ..ReadOptions::default() };
+        let first = read(&path, &options).expect("opens").next().expect("a row");
+        first.expect_err(line).to_string()
+    };
+    for (kind, columns, line, want) in [
+        (Kind::Chat, &[][..], r#"{"q": "a", "a": "b"}"#, "columns = { prompt = \"...\", completion = \"...\" }"),
+        (Kind::Preference, &[], r#"{"q": "a", "good": "b", "bad": "c"}"#, "chosen = \"...\", rejected = \"...\""),
+        (Kind::Text, &[], r#"{"body": "a"}"#, "columns = { text = \"...\" }"),
+        (
+            Kind::Text,
+            &[("text", "Nope")],
+            r#"{"body": "a"}"#,
+            "`Nope`, which `columns` names for `text`, is no column here; there are body",
+        ),
+        (Kind::Chat, &[("completion", "c")], r#"{"prompt": "a", "answer": "b"}"#, "`c`"),
+        (Kind::Preference, &[], r#"{"prompt": "a", "completion": "b", "label": true}"#, "KTO"),
+        (Kind::Preference, &[], r#"{"messages": [], "kto_tag": false}"#, "KTO"),
+    ] {
+        let error = said(kind, columns, line);
+        assert!(error.contains(want), "{line}: {error}");
     }
 }
