@@ -11,16 +11,23 @@ use findap_train::recipe::draft::DraftSource;
 use serde_json::Value;
 
 /// Rows of a source that are read.
-const MOST_ROWS: u64 = 10_000;
+pub(crate) const MOST_ROWS: u64 = 10_000;
 
 /// Reads the first rows of a source as what `kind` says they are. Without an encoder, tokens are guessed from the length of the text.
 ///
 /// # Errors
-/// Where a file or a row cannot be read, is of another kind, or has columns that nobody knows.
-pub(crate) fn survey(name: String, path: &str, kind: Kind, encoder: Option<RecordEncoder<'_>>) -> Result<DraftSource> {
+/// Where a file or a row cannot be read, is of another kind, or has columns that nobody knows. Of the columns that are given, those
+/// count that the file has.
+pub(crate) fn survey(
+    name: String,
+    path: &str,
+    kind: Kind,
+    encoder: Option<RecordEncoder<'_>>,
+    given: &BTreeMap<String, String>,
+) -> Result<DraftSource> {
     let files = paths::expand(&[PathBuf::from(path)], Format::Auto)?;
     let first = files.first().with_context(|| format!("{path}: no file"))?;
-    let columns = columns(first, kind)?;
+    let columns = columns(first, kind, given)?;
     let options = ReadOptions { kind: Some(kind), columns: columns.clone(), ..ReadOptions::default() };
     let mut source = DraftSource { name, path: path.to_owned(), kind, columns, row_tokens: Vec::new(), is_whole: true };
     for file in &files {
@@ -60,13 +67,69 @@ fn guessed_tokens(record: &Record) -> u64 {
     (record.num_bytes() as u64).div_ceil(BYTES_PER_TOKEN)
 }
 
+const QUESTION: &[&str] = &["instruction", "question", "query", "prompt", "problem", "user", "input"];
+const ANSWER: &[&str] =
+    &["output", "answer", "response", "completion", "reply", "assistant", "target", "solution", "final_answer"];
+
+/// Under which names a file of exercises can be read: those that are given and stand in its first row, else question and answer by their
+/// usual names. None where they have ours.
+///
+/// # Errors
+/// Where the file cannot be read.
+pub(crate) fn exercise_columns(path: &Path, given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let format = if paths::format_of_name(path).is_none() { Format::Jsonl } else { Format::Auto };
+    let files = paths::expand(&[path.to_path_buf()], Format::Auto)?;
+    let first = files.first().with_context(|| format!("{}: no file", path.display()))?;
+    let options = ReadOptions { format, ..ReadOptions::default() };
+    let Some((_, Value::Object(row))) = readers::read_values(first, &options)?.next().transpose()? else {
+        return Ok(BTreeMap::new());
+    };
+    let names: Vec<&str> = row.keys().map(String::as_str).collect();
+    let mut columns = of_file(given, &names);
+    for (ours, usual) in [("question", QUESTION), ("answer", ANSWER)] {
+        if !columns.contains_key(ours)
+            && !names.contains(&ours)
+            && let Some(theirs) = first_of(usual, &names)
+        {
+            columns.insert(ours.to_owned(), theirs.to_owned());
+        }
+    }
+    Ok(columns)
+}
+
+/// The columns, of those that are given, that a file has.
+fn of_file(given: &BTreeMap<String, String>, names: &[&str]) -> BTreeMap<String, String> {
+    let is_there = |(_, theirs): &(&String, &String)| names.contains(&theirs.as_str());
+    given.iter().filter(is_there).map(|(ours, theirs)| (ours.clone(), theirs.clone())).collect()
+}
+
+/// The likeliest of some names, in whichever case a file has it.
+fn first_of<'n>(candidates: &[&str], names: &[&'n str]) -> Option<&'n str> {
+    candidates.iter().find_map(|candidate| names.iter().find(|name| name.eq_ignore_ascii_case(candidate))).copied()
+}
+
 /// Under which names the first row's columns can be read; none where they have the usual ones.
-fn columns(file: &Path, kind: Kind) -> Result<BTreeMap<String, String>> {
+fn columns(file: &Path, kind: Kind, given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let read = |columns: &BTreeMap<String, String>| {
         let options = ReadOptions { kind: Some(kind), columns: columns.clone(), ..ReadOptions::default() };
         // A first row that is empty tells nothing.
         readers::read(file, &options)?.find(|row| !matches!(row, Ok((_, Record::Empty)))).transpose()
     };
+    if !given.is_empty()
+        && let Some((_, Value::Object(row))) =
+            readers::read_values(file, &ReadOptions::default())?.next().transpose()?
+    {
+        let names: Vec<&str> = row.keys().map(String::as_str).collect();
+        let columns = of_file(given, &names);
+        if !columns.is_empty() {
+            return match read(&columns)? {
+                Some((_, record)) if !fits(&record, kind) => {
+                    bail!("{}: with the columns given its rows are not of kind \"{}\"", file.display(), kind.name())
+                }
+                _ => Ok(columns),
+            };
+        }
+    }
     let usual = read(&BTreeMap::new());
     if let Ok(Some((_, record))) = &usual
         && fits(record, kind)
@@ -122,17 +185,13 @@ fn proposals(kind: Kind, names: &[&str]) -> Vec<BTreeMap<String, String>> {
         "paragraph",
     ];
     const TURNS: &[&str] = &["messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns"];
-    const QUESTION: &[&str] = &["instruction", "question", "query", "prompt", "user", "input"];
     const CONTEXT: &[&str] = &["input", "context"];
-    const ANSWER: &[&str] = &["output", "answer", "response", "completion", "reply", "assistant", "target"];
     const CHOSEN: &[&str] = &["chosen", "preferred", "accepted", "better", "chosen_response", "response_chosen"];
     const REJECTED: &[&str] =
         &["rejected", "dispreferred", "declined", "worse", "rejected_response", "response_rejected"];
-    let first = |candidates: &[&str]| {
-        candidates.iter().find_map(|candidate| names.iter().find(|name| name.eq_ignore_ascii_case(candidate)))
-    };
-    let map = |pairs: &[(&str, Option<&&str>)]| -> Option<BTreeMap<String, String>> {
-        let named = pairs.iter().map(|(ours, theirs)| Some(((*ours).to_owned(), (**(*theirs)?).to_owned())));
+    let first = |candidates: &[&str]| first_of(candidates, names);
+    let map = |pairs: &[(&str, Option<&str>)]| -> Option<BTreeMap<String, String>> {
+        let named = pairs.iter().map(|(ours, theirs)| Some(((*ours).to_owned(), (*theirs)?.to_owned())));
         named.collect()
     };
     let options = match kind {
@@ -140,10 +199,10 @@ fn proposals(kind: Kind, names: &[&str]) -> Vec<BTreeMap<String, String>> {
         Kind::Chat => {
             let question = first(QUESTION);
             let context =
-                CONTEXT.iter().find_map(|candidate| first(&[candidate])).filter(|name| Some(*name) != question);
+                CONTEXT.iter().find_map(|candidate| first(&[*candidate])).filter(|name| Some(*name) != question);
             let asked = map(&[("instruction", question), ("output", first(ANSWER))]);
             let with_context = asked.clone().zip(context).map(|(mut asked, context)| {
-                asked.insert("input".to_owned(), (*context).to_owned());
+                asked.insert("input".to_owned(), context.to_owned());
                 asked
             });
             vec![map(&[("messages", first(TURNS))]), with_context, asked]
@@ -151,7 +210,7 @@ fn proposals(kind: Kind, names: &[&str]) -> Vec<BTreeMap<String, String>> {
         Kind::Preference => {
             let answers = map(&[("chosen", first(CHOSEN)), ("rejected", first(REJECTED))]);
             let asked = answers.clone().zip(first(QUESTION)).map(|(mut answers, prompt)| {
-                answers.insert("prompt".to_owned(), (*prompt).to_owned());
+                answers.insert("prompt".to_owned(), prompt.to_owned());
                 answers
             });
             vec![asked, answers]
@@ -212,7 +271,7 @@ mod tests {
         let path = folder.path().join("rows.jsonl");
         for (kind, row, want) in cases {
             std::fs::write(&path, format!("{row}\n{row}\n")).unwrap();
-            let found = survey("x".to_owned(), path.to_str().unwrap(), kind, None);
+            let found = survey("x".to_owned(), path.to_str().unwrap(), kind, None, &BTreeMap::new());
             let found = found.unwrap_or_else(|error| panic!("{row}: {error:#}"));
             let want: BTreeMap<String, String> = want.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
             assert_eq!((found.columns.clone(), found.num_rows()), (want, 2), "{row}");
@@ -231,11 +290,11 @@ mod tests {
             (Kind::Text, "no JSON", "line 1"),
         ] {
             std::fs::write(&path, rows).unwrap();
-            let error = survey("x".to_owned(), path.to_str().unwrap(), kind, None).expect_err(rows);
+            let error = survey("x".to_owned(), path.to_str().unwrap(), kind, None, &BTreeMap::new()).expect_err(rows);
             let said = format!("{error:#}");
             assert!(said.contains(word), "{rows}: {said}");
         }
-        let missing = survey("x".to_owned(), "no/such-*.jsonl", Kind::Text, None).unwrap_err();
+        let missing = survey("x".to_owned(), "no/such-*.jsonl", Kind::Text, None, &BTreeMap::new()).unwrap_err();
         assert!(format!("{missing:#}").contains("no/such-*.jsonl"), "{missing:#}");
     }
 }

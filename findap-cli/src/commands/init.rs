@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use findap_data::encode::RecordEncoder;
-use findap_data::reward_model::{ExerciseFiles, read_exercises};
-use findap_data::{ChatTemplate, Format, Kind, Tokenizer};
+use findap_data::readers::FIELDS;
+use findap_data::reward_model::{EXERCISE_FIELDS, ExerciseFiles, read_exercises};
+use findap_data::{ChatTemplate, Domain, Format, Kind, Tokenizer};
 use findap_eval::Registry;
 use findap_model::{Config, Decoder, text_directory};
 use findap_tensor::probe;
 use findap_train::recipe::draft::{Draft, DraftJudge, DraftModel, DraftSource};
 use findap_train::recipe::parse;
 
-use crate::survey::survey;
+use crate::survey::{self, MOST_ROWS, survey};
 use crate::terminal;
 
 /// Writes a first recipe for your model and data, which it reads and checks
@@ -42,6 +43,12 @@ pub(crate) struct Arguments {
     /// Exercises for preference distillation
     #[arg(long, value_name = "FILE")]
     exercises: Option<PathBuf>,
+    /// A column under another name than ours, such as instruction=Frage, in every file that has it; may be given several times
+    #[arg(long = "columns", value_name = "OURS=THEIRS", value_parser = column, value_delimiter = ',')]
+    columns: Vec<(String, String)>,
+    /// What the files are about, for reports: finance or general
+    #[arg(long, value_name = "NAME", default_value = "finance", value_parser = domain)]
+    domain: Domain,
     /// The judge's OpenAI-compatible server, with /v1
     #[arg(long, value_name = "URL", requires_all = ["judge_model", "exercises"])]
     judge_url: Option<String>,
@@ -59,26 +66,55 @@ pub(crate) struct Arguments {
     force: bool,
 }
 
+fn column(text: &str) -> Result<(String, String), String> {
+    let is_ours = |name: &str| FIELDS.contains(&name) || EXERCISE_FIELDS.contains(&name);
+    match text.split_once('=') {
+        Some((ours, theirs)) if is_ours(ours) && !theirs.is_empty() => Ok((ours.to_owned(), theirs.to_owned())),
+        Some((ours, _)) if !is_ours(ours) => {
+            Err(format!("{ours:?} is no field of rows or exercises, such as prompt, completion, text"))
+        }
+        _ => Err("write OURS=THEIRS".to_owned()),
+    }
+}
+
+fn domain(text: &str) -> Result<Domain, String> {
+    Domain::ALL.into_iter().find(|domain| domain.name() == text).ok_or_else(|| "is finance or general".to_owned())
+}
+
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let output = &arguments.output;
     if output.exists() && !arguments.force {
         bail!("{} is there; give another --output, or --force to replace it", output.display());
     }
     let model = arguments.model.as_deref().map(read_model).transpose()?;
-    let sources = sources(arguments)?;
+    let given: BTreeMap<String, String> = arguments.columns.iter().cloned().collect();
+    let sources = sources(arguments, &given)?;
+    let mut exercise_columns = BTreeMap::new();
     if let Some(path) = &arguments.exercises {
-        let files = ExerciseFiles { paths: vec![path.clone()], format: Format::Auto, columns: BTreeMap::new() };
+        exercise_columns = survey::exercise_columns(path, &given)?;
+        let columns = exercise_columns.clone();
+        let files = ExerciseFiles { paths: vec![path.clone()], format: Format::Auto, columns };
         let exercises = read_exercises(&files, None)?;
         if exercises.is_empty() {
             bail!("{}: no exercise", path.display());
         }
         println!("exercises  {}: {}", path.display(), exercises.len());
+        say_columns(&exercise_columns);
+    }
+    let taken = |column: &&String| {
+        let of_sources = sources.iter().flat_map(|source| source.columns.values());
+        of_sources.chain(exercise_columns.values()).any(|theirs| theirs == *column)
+    };
+    if let Some(column) = given.values().find(|column| !taken(column)) {
+        bail!("--columns: no file that is named has the column `{column}`");
     }
     let draft = Draft {
         name: run_name(output),
         model,
         sources,
         exercises: arguments.exercises.clone(),
+        exercise_columns,
+        domain: Some(arguments.domain),
         judge: arguments
             .judge_url
             .clone()
@@ -116,8 +152,14 @@ fn read_model(folder: &Path) -> Result<DraftModel> {
     Ok(model)
 }
 
+fn say_columns(columns: &BTreeMap<String, String>) {
+    for (ours, theirs) in columns {
+        println!("           its column `{theirs}` is taken as `{ours}`");
+    }
+}
+
 /// Reads every source that is named.
-fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
+fn sources(arguments: &Arguments, given_columns: &BTreeMap<String, String>) -> Result<Vec<DraftSource>> {
     let tools = match &arguments.model {
         Some(folder) => {
             let folder = text_directory(folder)?;
@@ -135,7 +177,7 @@ fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
     let mut names = BTreeSet::new();
     let mut found = Vec::new();
     for (kind, path) in given.into_iter().flat_map(|(kind, paths)| paths.iter().map(move |path| (kind, path))) {
-        let source = survey(source_name(path, kind, &mut names), path, kind, encoder)?;
+        let source = survey(source_name(path, kind, &mut names), path, kind, encoder, given_columns)?;
         let which = if source.is_whole { "" } else { " of the first rows" };
         let guessed = if encoder.is_some() { "" } else { " (guessed: there is no --model)" };
         println!(
@@ -145,9 +187,7 @@ fn sources(arguments: &Arguments) -> Result<Vec<DraftSource>> {
             source.num_tokens(),
             source.longest_tokens()
         );
-        for (ours, theirs) in &source.columns {
-            println!("           its column `{theirs}` is taken as `{ours}`");
-        }
+        say_columns(&source.columns);
         if source.num_tokens() == 0 {
             bail!("{path}: its rows are empty");
         }
@@ -216,6 +256,13 @@ fn advise(draft: &Draft, output: &Path) {
     if texts > 0 && chats == 0 {
         notes.push("texts alone make a model forget how to answer: add conversations (--chats)".to_owned());
     }
+    let partial: Vec<&str> = draft.sources.iter().filter(|it| !it.is_whole).map(|it| it.name.as_str()).collect();
+    if !partial.is_empty() {
+        let names = partial.join(", ");
+        notes.push(format!(
+            "{names}: only the first {MOST_ROWS} rows were looked at; what is said of them is true of these alone"
+        ));
+    }
     for source in &draft.sources {
         let context = draft.context_of(source.kind);
         let num_too_long = source.num_too_long(context);
@@ -226,7 +273,7 @@ fn advise(draft: &Draft, output: &Path) {
             ));
         }
     }
-    if chats > 0 && texts > 2 * chats {
+    if chats > 0 && texts > 2 * chats && partial.is_empty() {
         notes.push(format!(
             "only as many texts as there are conversations are used ({chats} of {texts} rows); `downsample = false` uses all"
         ));

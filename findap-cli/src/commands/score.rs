@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use findap_data::files::WholeFile;
 use findap_data::plain_words::plain_words;
-use findap_data::{Batch, ChatTemplate, Message, Tokenizer};
+use findap_data::readers::paths::format_of_name;
+use findap_data::{Batch, ChatTemplate, Format, Message, Tokenizer};
 use findap_model::session::SessionOptions;
 use findap_model::{Decoder, Recompute, Session, text_directory};
 use serde::{Deserialize, Serialize};
@@ -102,8 +103,27 @@ fn score(model: &Decoder, session: &mut Session, row: &Batch) -> Result<Scored> 
     Ok(Scored { tokens: row.tokens.clone(), logprobs, sum, n })
 }
 
+/// What is said of a row with other keys, which are not passed over: one may be a key that is misspelt.
+const KEYS: &str = "a row to score has one of text, messages, tokens, docs, and no other key; take out the rest";
+
+/// Refuses a file that is no JSONL by its name.
+fn require_jsonl(input: &Path) -> Result<()> {
+    let is_packed = input.extension().is_some_and(|ending| ending == "gz" || ending == "zst");
+    match format_of_name(input) {
+        Some(Format::Csv | Format::Parquet) => {
+            bail!(
+                "{}: rows to score are JSONL, one object a line; write its column as {{\"text\": ...}}",
+                input.display()
+            )
+        }
+        _ if is_packed => bail!("{}: rows to score are plain JSONL; unpack it first", input.display()),
+        _ => Ok(()),
+    }
+}
+
 /// Reads and tokenises the whole input first, so that a bad line is found before anything is computed or written.
 fn read_rows(input: &Path, model_folder: &Path, model: &Decoder) -> Result<Vec<Batch>> {
+    require_jsonl(input)?;
     let file = File::open(input).with_context(|| format!("cannot read {}", input.display()))?;
     let mut text_tools = TextTools { folder: model_folder, tokenizer: None, template: None };
     let mut reader = BufReader::new(file);
@@ -123,7 +143,7 @@ fn read_rows(input: &Path, model_folder: &Path, model: &Decoder) -> Result<Vec<B
             continue;
         }
         let row: Row = serde_json::from_slice(&line)
-            .map_err(|error| anyhow!("{}: not a row to score: {}", place(), plain_words(&error.to_string())))?;
+            .map_err(|error| anyhow!("{}: not a row to score: {}; {KEYS}", place(), plain_words(&error.to_string())))?;
         let documents = documents(row, &mut text_tools).with_context(place)?;
         rows.push(batch(documents, model).with_context(place)?);
     }

@@ -77,6 +77,37 @@ fn a_recipe_for_own_files_is_written_with_their_columns_and_can_be_planned() {
 }
 
 #[test]
+fn columns_of_exercises_are_proposed_and_others_can_be_said() {
+    let folder = workplace();
+    for (name, text) in
+        [("odd.csv", "Problem,final_answer\nWhat is 2 and 2?,4\n"), ("frage.csv", "Frage,Antwort\nWhat rose?,Rates.\n")]
+    {
+        fs::write(folder.path().join(name), text).expect("written");
+    }
+    let written = |arguments: &[&str]| -> toml::Table {
+        let output = ["init", "--force", "--output", "own.toml"];
+        findap_in(folder.path(), &[&output, arguments].concat()).success();
+        fs::read_to_string(folder.path().join("own.toml")).expect("the recipe").parse().expect("TOML")
+    };
+    let recipe = written(&["--model", "model", "--exercises", "odd.csv"]);
+    let stage = recipe["stage"].as_array().expect("stages")[0].clone();
+    assert_eq!(stage["exercise_columns"].to_string(), r#"{ answer = "final_answer", question = "Problem" }"#);
+    let columns = "--columns=prompt=Frage,completion=Antwort";
+    let recipe = written(&["--chats", "frage.csv", columns, "--domain", "general"]);
+    let source = recipe["data"].as_array().expect("sources")[0].clone();
+    assert_eq!(source["columns"].to_string(), r#"{ completion = "Antwort", prompt = "Frage" }"#);
+    assert_eq!(source["domain"].as_str(), Some("general"));
+    for (arguments, word) in [
+        (vec!["init", "--force", "--chats", "talk.csv", "--columns", "prompt=Nope"], "`Nope`"),
+        (vec!["init", "--force", "--chats", "frage.csv", "--columns", "frage=Frage"], "no field"),
+        (vec!["init", "--force", "--domain", "sports"], "finance or general"),
+    ] {
+        let said = findap_in(folder.path(), &arguments);
+        assert!(said.code != Some(0) && said.stderr.contains(word), "{arguments:?}: {}", said.stderr);
+    }
+}
+
+#[test]
 fn without_arguments_placeholders_are_written_and_no_file_is_replaced() {
     let folder = workplace();
     let said = findap_in(folder.path(), &["init"]).success().stdout;

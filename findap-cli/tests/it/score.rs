@@ -147,14 +147,28 @@ fn text_and_messages_are_tokenised_with_the_models_own_files() {
 }
 
 #[test]
+fn a_file_that_is_no_jsonl_by_its_name_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in ["rows.csv", "rows.parquet", "rows.jsonl.gz"] {
+        let (input, output) = (folder.path().join(name), folder.path().join("scores.jsonl"));
+        fs::write(&input, "text\na\n").expect("the input is written");
+        let model = golden("models/tiny");
+        let arguments: [&Path; 6] =
+            ["score".as_ref(), &model, "--input".as_ref(), &input, "--output".as_ref(), &output];
+        run(arguments).refusal(&[name, "JSONL"]);
+    }
+}
+
+#[test]
 fn bad_rows_are_named_by_file_and_line_and_nothing_is_written() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let cases: [(&str, &str); 9] = [
+    let cases: [(&str, &str); 10] = [
         ("{\"text\": \"cut", "line 2"),
         ("[1, 2]", "line 2"),
         ("{}", "exactly one of"),
         ("{\"text\": \"a\", \"tokens\": [1]}", "exactly one of"),
         ("{\"txt\": \"a\"}", "txt"),
+        ("{\"id\": 1, \"text\": \"a\"}", "and no other key"),
         ("{\"tokens\": [1, -2]}", "line 2"),
         ("{\"tokens\": [1, 2048]}", "vocabulary"),
         ("{\"docs\": [1]}", "line 2"),
