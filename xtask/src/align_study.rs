@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -39,12 +39,13 @@ impl Arm {
     }
 }
 
+/// So many of the arms, of which the first makes the policy and the samples, are run with every seed before the others are.
+const NUM_FIRST: usize = 7;
+
 const ARMS: [Arm; 16] = [
     Arm { start: Start::Nothing, ..Arm::of_samples("fap-scp", "FAP and SCP, `continue`", &[]) },
     Arm::of_samples("fap", "FAP", &["stage.distill.kinds=[\"fap\"]"]),
     Arm::of_samples("scp", "SCP, `continue`", &["stage.distill.kinds=[\"scp\"]"]),
-    Arm::of_samples("scp-ask", "SCP, `ask`", &["stage.distill.kinds=[\"scp\"]", "stage.distill.scp_form=\"ask\""]),
-    Arm::of_samples("fap-scp-ask", "FAP and SCP, `ask`", &["stage.distill.scp_form=\"ask\""]),
     Arm::of_samples(
         "naive",
         "naive pairs: the reference over a sample",
@@ -60,6 +61,8 @@ const ARMS: [Arm; 16] = [
         )
     },
     Arm::of_samples("fap-scp-4x", "FAP and SCP at four times the learning rate", &["stage.align.learning_rate=2e-4"]),
+    Arm::of_samples("scp-ask", "SCP, `ask`", &["stage.distill.kinds=[\"scp\"]", "stage.distill.scp_form=\"ask\""]),
+    Arm::of_samples("fap-scp-ask", "FAP and SCP, `ask`", &["stage.distill.scp_form=\"ask\""]),
     Arm::of_samples("fap-scp-twice", "FAP and SCP, two epochs", &["stage.align.epochs=2.0"]),
     Arm {
         recipe: "demo-align-again",
@@ -98,31 +101,43 @@ const COLUMNS: [(&[&str], &str); 4] = [
     (&["general_choose_sort", "general_name_in_sentence"], "general tasks"),
 ];
 
-/// Runs the arms that are not there yet, and writes `docs/alignment-study.md` after each seed.
+/// Runs the arms that are not there yet, and writes `docs/alignment-study.md` after each.
 pub(crate) fn run(folder: &Path, seeds: u64) -> Result<()> {
-    for seed in 1..=seeds {
-        let of_arm = |name: &str| folder.join(format!("{name}-{seed}"));
-        for arm in &ARMS {
-            let place = of_arm(arm.name);
-            let base = match arm.start {
-                Start::Aligned(of) => Some(of_arm(of).join("align/model")),
-                Start::Nothing | Start::Samples | Start::Base => None,
-            };
-            if matches!(arm.start, Start::Samples) && !place.exists() {
-                copy_policy(&of_arm(ARMS[0].name), &place)?;
+    let (first, others) = ARMS.split_at(NUM_FIRST);
+    for arms in [first, others] {
+        for seed in 1..=seeds {
+            for arm in arms {
+                run_arm(arm, seed, folder)?;
+                fs::write(workspace_root().join("docs/alignment-study.md"), page(folder, seeds)?)?;
             }
-            let base = base.map(|base| format!("model.base={:?}", base.display().to_string()));
-            let status = built("findap")
-                .args(["run", &format!("recipes/{}.toml", arm.recipe), "--set", &format!("run.seed={seed}")])
-                .args(arm.settings.iter().copied().chain(base.as_deref()).flat_map(|setting| ["--set", setting]))
-                .arg("--run-dir")
-                .arg(&place)
-                .status()
-                .context("findap cannot be started")?;
-            ensure!(status.success(), "{} with seed {seed} failed", arm.name);
         }
-        fs::write(workspace_root().join("docs/alignment-study.md"), page(folder, seed)?)?;
     }
+    Ok(())
+}
+
+/// Where the run of an arm with a seed lies.
+fn place(folder: &Path, arm: &str, seed: u64) -> PathBuf {
+    folder.join(format!("{arm}-{seed}"))
+}
+
+fn run_arm(arm: &Arm, seed: u64, folder: &Path) -> Result<()> {
+    let place = |arm: &str| place(folder, arm, seed);
+    let base = match arm.start {
+        Start::Aligned(of) => Some(place(of).join("align/model")),
+        Start::Nothing | Start::Samples | Start::Base => None,
+    };
+    if matches!(arm.start, Start::Samples) && !place(arm.name).exists() {
+        copy_policy(&place(ARMS[0].name), &place(arm.name))?;
+    }
+    let base = base.map(|base| format!("model.base={:?}", base.display().to_string()));
+    let status = built("findap")
+        .args(["run", &format!("recipes/{}.toml", arm.recipe), "--set", &format!("run.seed={seed}")])
+        .args(arm.settings.iter().copied().chain(base.as_deref()).flat_map(|setting| ["--set", setting]))
+        .arg("--run-dir")
+        .arg(place(arm.name))
+        .status()
+        .context("findap cannot be started")?;
+    ensure!(status.success(), "{} with seed {seed} failed", arm.name);
     Ok(())
 }
 
@@ -144,44 +159,48 @@ fn copy_policy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn page(folder: &Path, seeds: u64) -> Result<String> {
-    let over = match seeds {
-        1 => "One seed of training: no interval can be told".to_owned(),
-        _ => format!(
-            "Means over {seeds} seeds of training, with 95 % intervals (Student's t over the seeds); the differences are those to the \
-             policy before it, seed by seed"
-        ),
-    };
     let mut page = format!(
         "# What alignment comes to\n\nMade by `cargo xtask study --alignment --seeds {seeds}` from recipes/demo-align.toml, \
          recipes/demo-align-again.toml and recipes/demo-rejection.toml, on the closed world of seed 1. Scores in percent of 200 held-out \
-         questions a task. {over}. All arms but the second round and the one from the base model learn what comes of the same samples; each \
-         for one epoch, where it does not say otherwise.\n\n| learnt |"
+         questions a task: means over the seeds of training, with 95 % intervals (Student's t over the seeds; none of one seed). The \
+         difference is that to the policy before it, seed by seed. All arms but the second round and the one from the base model learn what \
+         comes of the same samples; each for one epoch, where it does not say otherwise.\n\n| learnt | seeds |"
     );
     for (_, title) in COLUMNS {
         write!(page, " {title} |")?;
     }
     page.push_str(" cases, difference | rows learnt | steps | reward accuracy |\n|---|");
-    page.push_str(&"---|".repeat(COLUMNS.len() + 4));
-    let of = |arm: &str, stage: &str, tasks: &[&str]| -> Result<Vec<f64>> {
-        (1..=seeds).map(|seed| score(&folder.join(format!("{arm}-{seed}/eval/{stage}")), tasks)).collect()
+    page.push_str(&"---|".repeat(COLUMNS.len() + 5));
+    let of = |arm: &str, stage: &str, tasks: &[&str], seeds: &[u64]| -> Result<Vec<f64>> {
+        seeds.iter().map(|seed| score(&place(folder, arm, *seed).join("eval").join(stage), tasks)).collect()
     };
-    let before = of(ARMS[0].name, "group2", COLUMNS[0].0)?;
-    page.push_str("\n| nothing: the policy |");
+    let policy = ARMS[0].name;
+    let seeds_of = |arm: &str| -> Vec<u64> {
+        (1..=seeds).filter(|seed| newest_results(&place(folder, arm, *seed).join("eval/align")).is_ok()).collect()
+    };
+    let all = seeds_of(policy);
+    write!(page, "\n| nothing: the policy | {} |", all.len())?;
     for (tasks, _) in COLUMNS {
-        write!(page, " {} |", with_interval(&of(ARMS[0].name, "group2", tasks)?))?;
+        write!(page, " {} |", with_interval(&of(policy, "group2", tasks, &all)?))?;
     }
     page.push_str(" | | | |");
     for arm in &ARMS {
-        write!(page, "\n| {} |", arm.title)?;
-        for (tasks, _) in COLUMNS {
-            write!(page, " {} |", with_interval(&of(arm.name, "align", tasks)?))?;
+        let seeds = seeds_of(arm.name);
+        if seeds.is_empty() {
+            continue;
         }
-        let after = of(arm.name, "align", COLUMNS[0].0)?;
+        write!(page, "\n| {} | {} |", arm.title, seeds.len())?;
+        for (tasks, _) in COLUMNS {
+            write!(page, " {} |", with_interval(&of(arm.name, "align", tasks, &seeds)?))?;
+        }
+        let after = of(arm.name, "align", COLUMNS[0].0, &seeds)?;
+        let before = of(policy, "group2", COLUMNS[0].0, &seeds)?;
         let differences: Vec<f64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
-        let lines = (1..=seeds)
-            .map(|seed| last_metrics(&folder.join(format!("{}-{seed}/align", arm.name))))
+        let learnt = seeds
+            .iter()
+            .map(|seed| last_metrics(&place(folder, arm.name, *seed).join("align")))
             .collect::<Result<Vec<_>>>()?;
-        let mean = |value: &dyn Fn(&Learnt) -> f64| lines.iter().map(value).sum::<f64>() / lines.len() as f64;
+        let mean = |value: &dyn Fn(&Learnt) -> f64| learnt.iter().map(value).sum::<f64>() / learnt.len() as f64;
         write!(
             page,
             " {} | {:.0} | {:.0} |",
