@@ -58,6 +58,8 @@ pub struct Loaded {
     pub rows: Vec<Row>,
     /// Questions before the limit.
     pub num_original: usize,
+    /// Rows of the files that `keep`, `keep_numbers` and `unique_by` leave out.
+    pub num_left_out: usize,
     /// Solved examples by subset (the empty name where there are none); empty when they come from the questions' own file
     /// or when none are shown.
     pub fewshot: BTreeMap<String, Vec<Row>>,
@@ -75,17 +77,19 @@ pub fn load(task: &Task, roots: &DataRoots, limit: Option<usize>, num_fewshot: u
         [] => vec![None],
         names => names.iter().map(|name| Some(name.as_str())).collect(),
     };
-    let mut loaded = Loaded { rows: Vec::new(), num_original: 0, fewshot: BTreeMap::new(), pool: BTreeMap::new() };
+    let mut loaded =
+        Loaded { rows: Vec::new(), num_original: 0, num_left_out: 0, fewshot: BTreeMap::new(), pool: BTreeMap::new() };
     for subset in subsets {
         let key = subset.unwrap_or_default().to_owned();
-        let mut rows = read_subset(task, &dataset.path, subset, roots)?;
+        let (mut rows, num_left_out) = read_subset(task, &dataset.path, subset, roots)?;
+        loaded.num_left_out += num_left_out;
         for row in &mut rows {
             row.id += loaded.num_original;
         }
         loaded.num_original += rows.len();
         if num_fewshot > 0 {
             match &dataset.fewshot_path {
-                Some(path) => drop(loaded.fewshot.insert(key, read_subset(task, path, subset, roots)?)),
+                Some(path) => drop(loaded.fewshot.insert(key, read_subset(task, path, subset, roots)?.0)),
                 None => drop(loaded.pool.insert(key, rows.clone())),
             }
         }
@@ -127,19 +131,27 @@ pub fn require(tasks: &[Task], roots: &DataRoots, num_fewshot: Option<usize>) ->
     if missing.is_empty() { Ok(()) } else { Err(EvalError::MissingData { missing }) }
 }
 
-fn read_subset(task: &Task, place: &str, subset: Option<&str>, roots: &DataRoots) -> Result<Vec<Row>, EvalError> {
+/// The rows, and the number of those that are left out.
+fn read_subset(
+    task: &Task,
+    place: &str,
+    subset: Option<&str>,
+    roots: &DataRoots,
+) -> Result<(Vec<Row>, usize), EvalError> {
     let dataset = &task.dataset;
-    let (mut seen, mut rows) = (BTreeSet::new(), Vec::new());
+    let (mut seen, mut rows, mut num_left_out) = (BTreeSet::new(), Vec::new(), 0);
     for path in files(task, place, subset, roots)? {
         for (line, fields) in read(&path, dataset)? {
             let mut row = Row { id: rows.len(), subset: subset.map(str::to_owned), path: path.clone(), line, fields };
             complete(&mut row, dataset)?;
             if is_kept(&row, dataset)? && is_new(&row, dataset, &mut seen)? {
                 rows.push(row);
+            } else {
+                num_left_out += 1;
             }
         }
     }
-    Ok(rows)
+    Ok((rows, num_left_out))
 }
 
 /// The files of the questions, or of the solved examples.

@@ -62,13 +62,13 @@ pub fn run(
     let (fingerprint, precision) = (model.fingerprint()?, model.precision());
 
     let mut questions = Vec::new();
-    let mut num_original = Vec::new();
+    let mut counts = Vec::new();
     tasks.iter().try_for_each(|task| task.refuse(judge.is_some()))?;
     dataset::require(tasks, &options.data_roots, options.num_fewshot)?;
     for (task_index, task) in tasks.iter().enumerate() {
         let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
-        num_original.push(loaded.num_original);
+        counts.push((loaded.num_original, loaded.num_left_out));
         for item in prepare(task, &loaded, model, prompt_options)? {
             let key =
                 findap_data::files::sha256(format!("{fingerprint}\u{1}{precision}\u{1}{}", item.key(task)).as_bytes());
@@ -133,7 +133,7 @@ pub fn run(
     for (question, sample) in questions.iter().zip(graded) {
         samples[question.task_index].push(sample);
     }
-    let results = tasks.iter().zip(samples).zip(num_original);
+    let results = tasks.iter().zip(samples).zip(counts);
     Ok(Results {
         info: RunInfo {
             model_name: model.name(),
@@ -151,7 +151,7 @@ pub fn run(
             started_unix: started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             seconds: clock.elapsed().as_secs_f64(),
         },
-        tasks: results.map(|((task, samples), original)| TaskResult::new(task, samples, original, options)).collect(),
+        tasks: results.map(|((task, samples), counts)| TaskResult::new(task, samples, counts, options)).collect(),
     })
 }
 

@@ -53,7 +53,7 @@ pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataR
             ..Options::default()
         };
         let rescored = rescored.collect::<Result<Vec<_>, EvalError>>()?;
-        Ok(TaskResult::new(task, rescored, loaded.num_original, &options))
+        Ok(TaskResult::new(task, rescored, (loaded.num_original, loaded.num_left_out), &options))
     };
     let tasks = tasks.iter().map(of_task).collect::<Result<Vec<_>, EvalError>>()?;
     Ok(Results {

@@ -106,6 +106,9 @@ pub struct TaskSummary {
     pub num_rows: usize,
     /// Rows there are.
     pub num_original: usize,
+    /// Rows of the files that the task leaves out; `None` in results of versions that did not count them.
+    #[serde(default)]
+    pub num_left_out: Option<usize>,
     /// Prompts that lost their beginning, being longer than the model reads; `None` in results of versions that did not
     /// count them.
     #[serde(default)]
@@ -159,7 +162,13 @@ impl TaskSummary {
 }
 
 impl TaskResult {
-    pub(crate) fn new(task: &Task, samples: Vec<Sample>, num_original: usize, options: &Options) -> Self {
+    /// The numbers beside the samples are the rows there are, and those that the task leaves out.
+    pub(crate) fn new(
+        task: &Task,
+        samples: Vec<Sample>,
+        (num_original, num_left_out): (usize, usize),
+        options: &Options,
+    ) -> Self {
         let mut metrics = task.metrics.clone();
         if matches!(task.kind, Kind::Generate(_)) && !metrics.contains(&Metric::Missing) {
             metrics.push(Metric::Missing);
@@ -200,6 +209,7 @@ impl TaskResult {
             chat: options.chat.unwrap_or(task.chat),
             num_rows: samples.len(),
             num_original,
+            num_left_out: Some(num_left_out),
             num_cut_prompts: count(samples.iter().map(|sample| sample.num_cut_tokens.map(|tokens| tokens > 0))),
             num_cut_replies: count(samples.iter().map(Sample::is_cut_off)),
             num_unjudged: task.judge.as_ref().map(|rule| {
@@ -374,6 +384,7 @@ impl Results {
             "higher_is_better": per_task(&|task| task.metrics.iter()
                 .map(|value| (value.metric.name().to_owned(), json!(value.metric.higher_is_better()))).collect::<Map<_, _>>().into()),
             "n-samples": per_task(&|task| json!({ "original": task.num_original, "effective": task.num_rows })),
+            "n-left-out": per_task(&|task| json!(task.num_left_out)),
             "n-cut-prompts": per_task(&|task| json!(task.num_cut_prompts)),
             "n-unjudged": per_task(&|task| json!(task.num_unjudged)),
             "n-cut-replies": per_task(&|task| json!(task.num_cut_replies)),

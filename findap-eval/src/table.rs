@@ -167,6 +167,10 @@ pub fn notes<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone, max_token
     let of_rows = |count: Option<usize>, task: &TaskSummary| {
         count.filter(|count| *count > 0).map(|count| format!("{count} of {}", task.num_rows))
     };
+    let left_out = |task: &TaskSummary| {
+        let count = task.num_left_out.filter(|count| *count > 0)?;
+        Some(format!("{count} of {}", task.num_original + count))
+    };
     let cut_prompts = |task: &TaskSummary| of_rows(task.num_cut_prompts, task);
     let cut_replies = |task: &TaskSummary| of_rows(task.num_cut_replies, task);
     let value =
@@ -182,7 +186,8 @@ pub fn notes<'a>(tasks: impl Iterator<Item = &'a TaskSummary> + Clone, max_token
         Some(format!("{} of {}", percent(acc), percent(majority)))
     };
     let lost = format!("prompts that lost their beginning, being longer than the {max_tokens} tokens of the model");
-    let kinds: [(&str, Told<'_>); 5] = [
+    let kinds: [(&str, Told<'_>); 6] = [
+        ("rows that the task leaves out", &left_out),
         (&lost, &cut_prompts),
         ("replies cut off at the task's `max_new_tokens`", &cut_replies),
         ("replies without a verdict of the judge, which are left out of its metric", &unjudged),

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use findap_data::llm::{ChatReply, LlmError};
 use findap_data::{ChatModel, ChatRequest, Sampling};
 
-use super::{builtin_judged, fixtures, options, task_on, value};
+use super::{builtin, builtin_judged, evaluate, fixed, fixtures, options, task_on, value};
 use crate::engine::run;
 use crate::judge::Judge;
 use crate::rescore::rescore;
@@ -107,6 +107,16 @@ fn a_judge_says_whether_a_final_answer_is_the_right_one() {
     assert_eq!(value(&results, "financebench", Metric::JudgedRight), 0.25);
     assert!(asked.iter().all(|prompt| !prompt.contains("Cash flows")), "the judge needs no pages");
     assert_eq!(results.tasks[0].summary.num_unjudged, Some(0));
+}
+
+#[test]
+fn rows_that_a_task_leaves_out_are_counted_and_told() {
+    let task = builtin(&["financebench_numbers"]);
+    let results = evaluate(&fixed("Answer: 0.87"), &task, &options(&fixtures())).expect("runs");
+    let summary = &results.tasks[0].summary;
+    assert_eq!((summary.num_rows, summary.num_left_out), (2, Some(2)));
+    let told = crate::table::notes([summary].into_iter(), 10).join("\n");
+    assert!(told.contains("rows that the task leaves out: financebench_numbers 2 of 4"), "{told}");
 }
 
 const JUDGED: &str = r#"
