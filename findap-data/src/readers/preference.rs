@@ -65,7 +65,7 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
             Some(prompt) => with_prompt(prompt, answers)?,
             None => return Ok(Record::Empty),
         },
-        None if fields.says("instruction") => {
+        None if fields.says("instruction") || (fields.has("instruction") && fields.says("input")) => {
             with_prompt(Turns::Messages(request(fields)?.into_iter().map(|turn| turn.message).collect()), answers)?
         }
         None => without_prompt(fields, answers)?,

@@ -131,7 +131,7 @@ fn record(fields: &Fields<'_>) -> Result<Record, RecordProblem> {
         }
         Schema::Conversation(field) => {
             refused::check(fields)?;
-            refused::check_beside(fields, &["history"])?;
+            refused::check_beside(fields, &["history", "context"])?;
             match turn::turns(fields.get(field)?, field)? {
                 Some(turns) => conversation(with_system(fields, turns)?, options),
                 None => Ok(Record::Empty),

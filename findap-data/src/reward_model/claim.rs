@@ -30,9 +30,12 @@ pub(super) fn contradicts(text: &str, verdict: Correctness) -> bool {
         .is_some_and(|claims| claims.iter().any(|claim| *claim != verdict))
 }
 
-/// Whether the last sentence of a text supposes something.
+/// Whether the last sentence of a text supposes something, also as `were it so` and `had it been`.
 pub(super) fn ends_in_supposition(text: &str) -> bool {
-    sentences(text).last().is_some_and(|sentence| words(&sentence).any(|word| SUPPOSING.contains(&word)))
+    sentences(text).last().is_some_and(|sentence| {
+        let is_turned = words(&sentence).next().is_some_and(|first| ["were", "had"].contains(&first));
+        is_turned || words(&sentence).any(|word| SUPPOSING.contains(&word))
+    })
 }
 
 /// The sentences that have words, in lower case. The point of `7.5` ends none.
@@ -65,17 +68,19 @@ fn clauses(sentence: &str) -> Vec<Vec<String>> {
 
 fn claims(clause: &[String]) -> Vec<Correctness> {
     let claim = |at: usize| {
-        let next = clause.get(at + 1).map_or("", String::as_str);
-        let said = match clause[at].as_str() {
-            "correct" | "right" if NOUNS.contains(&next) => None,
-            "correct" | "right" | "correctly" | "match" | "matches" | "matching" | "agree" | "agrees" | "same"
-            | "identical" | "equivalent" => Some(Correct),
-            "wrong" | "incorrect" | "incorrectly" | "wrongly" | "mistaken" | "mistake" | "error" | "differ"
-            | "differs" | "different" | "mismatch" | "disagree" | "disagrees" => Some(Wrong),
-            _ => None,
-        }?;
         let before = &clause[at.saturating_sub(3)..at];
         let is_negated = before.iter().any(|word| NEGATIONS.contains(&word.as_str()) || word.ends_with("n't"));
+        let next = clause.get(at + 1).map_or("", String::as_str);
+        let said = match clause[at].as_str() {
+            // `6 x 9 equals 54` is a calculation.
+            "equal" | "equals" if is_negated => Some(Correct),
+            "correct" | "right" if NOUNS.contains(&next) => None,
+            "correct" | "right" | "correctly" | "match" | "matches" | "matching" | "agree" | "agrees" | "same"
+            | "identical" | "equivalent" | "accurate" => Some(Correct),
+            "wrong" | "incorrect" | "incorrectly" | "wrongly" | "mistaken" | "mistake" | "error" | "differ"
+            | "differs" | "different" | "mismatch" | "inaccurate" | "disagree" | "disagrees" => Some(Wrong),
+            _ => None,
+        }?;
         Some(match (said, is_negated) {
             (Correct, true) | (Wrong, false) => Wrong,
             (Correct, false) | (Wrong, true) => Correct,
@@ -101,6 +106,8 @@ mod tests {
             ("Step 1 is correct.\nStep 2 is wrong.", Some(Wrong)),
             ("**Verdict:** incorrect", Some(Wrong)),
             ("The correct answer is A, the right option of the list.", None),
+            ("54 does not equal 55", Some(Wrong)),
+            ("6 x 9 equals 54", None),
             ("If they were the same, it would be correct.", None),
             ("I look whether it is correct.", None),
             ("The solution says \"this is correct\" of itself", None),

@@ -353,9 +353,9 @@ fn is_lead_in(before: &str) -> bool {
     has_ended && !is_mention && !ends_in_supposition(&line) && !own_line.starts_with('>')
 }
 
-/// Whether a text behind a verdict judges once more or takes it back.
+/// Whether a text behind a verdict judges once more, speaks of the answers again or takes it back.
 fn judges_again(after: &str) -> bool {
-    const STEMS: [&str; 20] = [
+    const STEMS: [&str; 27] = [
         "right",
         "wrong",
         "correct",
@@ -376,6 +376,13 @@ fn judges_again(after: &str) -> bool {
         "reconsider",
         "reflect",
         "revis",
+        "both",
+        "they",
+        "proposed",
+        "reference",
+        "solution",
+        "verdict",
+        "hmm",
     ];
     const WORDS: [&str; 10] =
         ["no", "not", "never", "cannot", "but", "however", "wait", "actually", "instead", "would"];
@@ -392,7 +399,9 @@ fn has_placeholder(value: &Json) -> bool {
         let has_number = text.contains(char::is_numeric);
         let is_in = |open, close| text.starts_with(open) && text.ends_with(close) && !has_number;
         let is_dots = !text.is_empty() && text.chars().all(|c| matches!(c, '.' | '\u{2026}'));
-        is_dots || is_in('<', '>') || is_in('[', ']')
+        let bare = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+        let is_asked = matches!(bare.as_str(), "string" | "text" | "reason" | "justification" | "up to 100 words");
+        is_dots || is_asked || is_in('<', '>') || is_in('[', ']')
     };
     match value {
         Json::Text(text) => is_placeholder(text),

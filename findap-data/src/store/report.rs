@@ -60,7 +60,7 @@ impl StoreReport {
         let mut notes = Vec::new();
         if self.unended_replies > 0 {
             notes.push(format!(
-                "{} replies have no end-of-turn token behind them in the chat template, so that no end is learnt for them",
+                "{} replies have no end-of-turn token behind them in the chat template, or none that it marks, so that no end is learnt for them",
                 self.unended_replies
             ));
         }

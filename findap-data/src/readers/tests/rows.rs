@@ -83,6 +83,7 @@ fn what_would_change_the_learnt_tokens_is_refused_by_name() {
         (r#""label": "False""#, "'label'"),
         (r#""kto_tag": 0"#, "'kto_tag'"),
         (r#""history": [["q", "a"]]"#, "'history'"),
+        (r#""context": "the fund's report""#, "'context'"),
         (r#""masked": true"#, "'masked'"),
         (r#""trainable": false"#, "'trainable'"),
         (r#""weights": [0, 1]"#, "'weights'"),
@@ -458,6 +459,7 @@ fn a_pair_whose_question_has_another_name_is_refused_with_what_to_do() {
         format!(r#"{{"messages": [{{"role": "user", "content": "What is a bond?"}}], {answers}}}"#),
         format!(r#"{{"prompt": "What is a bond?", "source": "our own three words", {answers}}}"#),
         format!(r#"{{"source": "own", {answers}}}"#),
+        format!(r#"{{"instruction": "", "input": "What is a bond?", {answers}}}"#),
     ] {
         assert!(matches!(one(&line).expect(&line), Record::Preference { .. }), "{line}");
     }
