@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use findap_data::llm::{Cassette, ChatReply, HttpChatModel, HttpOptions, LlmError};
+use findap_data::llm::{Cassette, HttpChatModel, HttpOptions, LlmError, Recording};
 use findap_data::reward_model::has_verdict;
-use findap_data::{ChatModel, ChatRequest, Sampling};
+use findap_data::{ChatModel, Sampling};
 
 use crate::recipe::{JudgeTemperature, RemoteJudge};
 
@@ -39,23 +39,9 @@ impl RemoteJudge {
     /// # Errors
     /// As [`RemoteJudge::client`]; [`LlmError::BadRecording`].
     pub fn kept_in(&self, own: &Path) -> Result<Box<dyn ChatModel>, LlmError> {
-        let client = self.client()?;
         Ok(match &self.recorded {
-            Some(recorded) => Box::new(Cassette::open(recorded, Some(Unasked(client)))?.only_useful(has_verdict)),
-            None => Box::new(Cassette::open(own, Some(client))?.only_useful(has_verdict)),
+            Some(recorded) => Box::new(Recording::read(recorded, &self.model)?),
+            None => Box::new(Cassette::open(own, Some(self.client()?))?.only_useful(has_verdict)),
         })
-    }
-}
-
-/// A judge that is not asked: only its recorded replies count.
-struct Unasked(HttpChatModel);
-
-impl ChatModel for Unasked {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn chat(&self, requests: &[ChatRequest]) -> Vec<Result<ChatReply, LlmError>> {
-        vec![Err(LlmError::BadRequest { problem: "it is not among the judge's recorded replies" }); requests.len()]
     }
 }

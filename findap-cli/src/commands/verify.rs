@@ -35,9 +35,15 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
         eprintln!("{note}");
     }
     let text = toml::to_string(&verification.recipe).context("a recipe is TOML")?;
-    let Ended::Finished(_) = run::start(&verification.recipe, &text, None, &mut |_| ()).with_context(cannot)? else {
-        return Ok(run::stopped());
-    };
+    match run::start(&verification.recipe, &text, None, &mut |_| ()) {
+        Ok(Ended::Finished(_)) => {}
+        Ok(Ended::Interrupted) => return Ok(run::stopped()),
+        Err(error) => {
+            let changed = verification.changed_files()?;
+            let told = if changed.is_empty() { String::new() } else { format!("; {}", changed.join("; ")) };
+            return Err(error.context(format!("{}{told}", cannot())));
+        }
+    }
     let compared = verification.compare()?;
     let differing = compared.iter().filter(|part| part.difference.is_some()).count();
     show(arguments.json, &compared, other_machine.as_deref())?;

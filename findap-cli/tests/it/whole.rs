@@ -55,6 +55,31 @@ impl Place {
         findap.args(settings).output().expect("the binary starts").into()
     }
 
+    /// A task of three questions of its own, asked after the alignment; the recipe's keys for it.
+    fn task(&self) -> String {
+        let task = "schema = 1\nname = \"own\"\nversion = 1\ncapability = \"reasoning\"\ndomain = \"finance\"\n\
+                    similarity = \"novel\"\nlicense = \"Apache-2.0\"\nsource = \"made up\"\nchance = 0.0\n\
+                    metrics = [\"exact_match\"]\nchat = true\nprompt = \"{q}\"\n[dataset]\npath = \"own:rows.jsonl\"\n\
+                    [generate]\ngold = \"yes\"\nmax_new_tokens = 4\n";
+        let rows: String = (0..3).map(|n| format!("{}\n", json!({"q": format!("Is {n} a number?")}))).collect();
+        fs::create_dir(self.path("tasks")).expect("a folder");
+        fs::write(self.path("tasks/own.toml"), task).expect("it is written");
+        fs::write(self.path("rows.jsonl"), rows).expect("it is written");
+        let folder = self.folder.path();
+        format!(
+            "eval={{ tasks = [\"own\"], stages = [\"align\"], task_folder = {:?}, data = {{ own = {folder:?} }} }}",
+            self.path("tasks")
+        )
+    }
+
+    /// The one file of a folder of the run whose name begins so.
+    fn named(&self, folder: &str, beginning: &str) -> PathBuf {
+        let entries = fs::read_dir(self.path(folder)).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let is_named =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
+        entries.into_iter().find(is_named).expect("such a file")
+    }
+
     fn verify(&self, arguments: &[&str]) -> Said {
         let run_folder = self.path("run");
         let words = ["verify".as_ref(), run_folder.as_os_str()].into_iter().chain(arguments.iter().map(AsRef::as_ref));
@@ -64,6 +89,11 @@ impl Place {
 
 /// A judge on this machine that calls every other solution right; the recipe's key for it. It lives as long as the test.
 fn judge() -> String {
+    judge_by(|body| body.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 2 == 0)
+}
+
+/// A judge that decides by the body of a request.
+fn judge_by(is_right: fn(&[u8]) -> bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
     std::thread::spawn(move || {
@@ -83,8 +113,8 @@ fn judge() -> String {
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).expect("the request");
-            let is_right = body.iter().map(|byte| usize::from(*byte)).sum::<usize>() % 2 == 0;
-            let verdict = json!({"Justification": "", "Correctness": if is_right { "correct" } else { "wrong" }});
+            let verdict =
+                json!({"Justification": "", "Correctness": if is_right(&body) { "correct" } else { "wrong" }});
             let message = json!({"choices": [{"message": {"content": verdict.to_string()}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 100, "completion_tokens": 10}});
             let body = message.to_string();
@@ -179,27 +209,100 @@ fn right_solutions_are_rehearsed_with_stand_ins_trained_on_and_verified() {
 #[test]
 fn a_run_is_made_again_to_the_bit_and_what_was_changed_is_named() {
     let place = Place::new(&judge());
-    place.on_recipe("run", &[]).success();
+    place.on_recipe("run", &[&place.task()]).success();
     let said = place.verify(&[]).success();
-    assert!(said.stdout.contains("every bit is equal"), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("every bit is equal") && said.stdout.contains("3 answers in 1 task"),
+        "{}",
+        said.stdout
+    );
     assert!(!place.path("run").join("verification").exists());
-    for (file, stage, was, now, named) in [
-        ("run/group1/metrics.jsonl", "group1", "\"step\":3", "\"step\":4", "group1 training"),
-        ("run/distill/samples.jsonl", "distill", "\"is_finished\":false", "\"is_finished\":true", "distill samples"),
-        ("run/preferences.jsonl", "distill", "What is", "What was", "distill pairs"),
-        ("run/align/model/config.json", "align", "{", "{ ", "align model: config.json"),
-        ("text.jsonl", "group1", "bond 3", "bond 4", "group1 files: data.text"),
+    let [results, samples] = ["results_", "samples_own_"].map(|name| place.named("run/eval/align", name));
+    let of_results = "results_"; // and the time
+    for (path, stage, was, now, named) in [
+        (place.path("run/group1/metrics.jsonl"), "group1", "\"step\":3", "\"step\":4", "`step` is 4, made again 3"),
+        (
+            place.path("run/group1/mixture.json"),
+            "group1",
+            "\"steps\": 3",
+            "\"steps\": 4",
+            "group1 counts: group1/mixture.json: `steps`",
+        ),
+        (
+            place.path("run/group1/done.json"),
+            "group1",
+            "\"steps\": 3",
+            "\"steps\": 4",
+            "group1 counts: group1/done.json: `steps`",
+        ),
+        (
+            place.path("run/distill/samples.jsonl"),
+            "distill",
+            "\"is_finished\":false",
+            "\"is_finished\":true",
+            "].is_finished` is true, made",
+        ),
+        (
+            place.path("run/distill/statistics.json"),
+            "distill",
+            "\"solutions\": 96",
+            "\"solutions\": 95",
+            "`solutions` is 95, made again 96",
+        ),
+        (
+            place.path("run/preferences.jsonl"),
+            "distill",
+            "What is",
+            "What was",
+            "distill pairs: preferences.jsonl, line 1",
+        ),
+        (
+            place.path("run/align/model/config.json"),
+            "align",
+            "{",
+            "{ ",
+            "align model: other bytes in model/config.json",
+        ),
+        (place.path("text.jsonl"), "group1", "bond 3", "bond 4", "group1 files: data.text ("),
+        (results, "align", "\"exact_match,none\": 0.0", "\"exact_match,none\": 0.7", of_results),
+        (samples, "align", "Is 2", "Is 3", "samples_own_"),
+        (place.path("rows.jsonl"), "align", "Is 2", "Is 3", "task.own"),
     ] {
-        let path = place.path(file);
-        let text = fs::read_to_string(&path).expect(file);
-        assert!(text.contains(was), "{file} has no {was}");
-        fs::write(&path, text.replacen(was, now, 1)).expect(file);
+        let text = fs::read_to_string(&path).expect("a text");
+        assert!(text.contains(was), "{} has no {was}: {text}", path.display());
+        fs::write(&path, text.replacen(was, now, 1)).expect("it is written");
         let said = place.verify(&["--stage", stage]);
-        assert_eq!(said.code, Some(1), "{file}: {}{}", said.stdout, said.stderr);
-        assert!(said.stdout.contains(named) && said.stdout.contains("DIFFERS"), "{file}: {}", said.stdout);
-        fs::write(&path, text).expect(file);
+        assert_eq!(said.code, Some(1), "{}: {}{}", path.display(), said.stdout, said.stderr);
+        assert!(said.stdout.contains(named) && said.stdout.contains("DIFFERS"), "{}: {}", path.display(), said.stdout);
+        fs::write(&path, text).expect("it is written");
     }
     place.verify(&["--stage", "align"]).success();
     place.verify(&["--stage", "align2"]).refusal(&["align2", "group1, distill, align"]);
     run(["verify".as_ref(), Path::new("/nowhere").as_os_str()]).refusal(&["nowhere"]);
+}
+
+/// A judge may move and be allowed longer replies; the labels that it gave stay, and are made again from what it said then.
+#[test]
+fn a_judge_that_moved_is_verified_by_what_it_said_before() {
+    let place = Place::new(&judge());
+    place.on_recipe("run", &[]).success();
+    let moved = "stage.distill.judge={ url = \"http://127.0.0.1:9/v1\", model = \"judge\", max_tokens = 99 }";
+    place.on_recipe("run", &[moved]).success();
+    place.verify(&["--stage", "distill"]).success();
+    let exercises = fs::read_to_string(place.path("exercises.jsonl")).expect("exercises");
+    fs::write(place.path("exercises.jsonl"), exercises.replace("What is", "What was")).expect("they are written");
+    place.verify(&["--stage", "distill"]).refusal(&["exercises.jsonl) is not what it was"]);
+}
+
+#[test]
+fn a_distillation_of_right_solutions_without_a_pair_is_verified_alone() {
+    let place = Place::new(&judge_by(|_| true));
+    let recipe = fs::read_to_string(place.path("recipe.toml")).expect("the recipe");
+    let (before, _) = recipe.split_once("[[stage]]\nname = \"align\"").expect("an align stage");
+    let again = "[[stage]]\nname = \"again\"\nkind = \"train\"\nchat = [\"right-solutions\"]\nepochs = 1.0\nbatch_rows = 2\n\
+                 context_tokens = 64\nlearning_rate = 1e-4\n";
+    fs::write(place.path("recipe.toml"), format!("{before}{again}")).expect("it is written");
+    place.on_recipe("run", &[]).success();
+    let said = place.verify(&["--stage", "distill"]).success();
+    assert!(said.stdout.contains("0 pairs"), "{}", said.stdout);
 }

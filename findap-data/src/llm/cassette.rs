@@ -19,13 +19,17 @@ use crate::journal::Journal;
 /// Requests handed to the recorded model at once; after each such group the replies are on disk.
 const GROUP: usize = 32;
 
+/// A line of a recording.
 #[derive(Serialize, Deserialize)]
-struct Entry {
-    key: String,
+pub(super) struct Entry {
+    pub(super) key: String,
     /// [`ChatModel::name`], with the server's address where there is one. Earlier versions did not record it.
     #[serde(default)]
-    model: Option<String>,
-    reply: ChatReply,
+    pub(super) model: Option<String>,
+    /// The limit of the request, which is in its key. Earlier versions did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_tokens: Option<usize>,
+    pub(super) reply: ChatReply,
 }
 
 /// Replays known replies and, where a model is behind it, records new ones.
@@ -86,9 +90,13 @@ impl<M: ChatModel> Cassette<M> {
 
     /// The key of a request: SHA-256 of the JSON of the model's name and the request, in hex.
     pub fn key(&self, request: &ChatRequest) -> String {
-        let text = serde_json::to_vec(&(&self.replayed, request)).expect("invariant: requests serialise");
-        sha256(&text)
+        key(&self.replayed, request)
     }
+}
+
+/// The key of a request to the model of this name.
+pub(super) fn key(model: &str, request: &ChatRequest) -> String {
+    sha256(&serde_json::to_vec(&(model, request)).expect("invariant: requests serialise"))
 }
 
 /// The sizes of all requests and replies of a recording; `None` where a model did not say them all.
@@ -120,7 +128,7 @@ fn others_note(path: &Path, entries: &[Entry], replayed: &str) -> Option<String>
 }
 
 /// The error in a form that can be cloned, its path once.
-fn bad_recording(path: &Path, error: DataError) -> LlmError {
+pub(super) fn bad_recording(path: &Path, error: DataError) -> LlmError {
     let detail = match error {
         DataError::Io { action, source, .. } => format!("cannot {action} it: {source}"),
         DataError::Record { location, problem, .. } => format!("{location}: {problem}"),
@@ -166,7 +174,9 @@ impl<M: ChatModel> ChatModel for Cassette<M> {
             for (&index, answer) in group.iter().zip(model.chat(&asked)) {
                 match answer {
                     Ok(reply) if is_kept(index, &reply) => {
-                        entries.push(Entry { key: keys[index].clone(), model: Some(self.replayed.clone()), reply })
+                        let (key, model) = (keys[index].clone(), Some(self.replayed.clone()));
+                        let max_tokens = Some(requests[index].sampling.max_tokens);
+                        entries.push(Entry { key, model, max_tokens, reply });
                     }
                     Ok(reply) => drop(useless.insert(&keys[index], reply)),
                     Err(error) => drop(errors.insert(&keys[index], error)),

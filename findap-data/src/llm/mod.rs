@@ -6,10 +6,12 @@
 mod cassette;
 #[cfg(feature = "http")]
 mod http;
+mod recording;
 
 pub use cassette::{Cassette, recorded_usage};
 #[cfg(feature = "http")]
 pub use http::{HttpChatModel, HttpOptions, MaxTokensField};
+pub use recording::Recording;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -10,7 +10,7 @@
 //! Every exercise is one line of `samples.jsonl` with its solutions and verdicts, written when it is complete: a run that was stopped
 //! resumes after the last line. The pairs follow from these lines alone. A reply of the judge that could not be read makes no label;
 //! it is counted, the first one is shown, and the judge is asked again when the run goes on. A reply is replayed only for the judge that
-//! gave it: its model at its server.
+//! gave it: its model at its server, or its model alone where nobody is asked.
 
 mod judging;
 mod pairs;
@@ -47,7 +47,8 @@ pub struct DistillContext<'a> {
     pub folder: &'a Path,
     /// The run folder: `preferences.jsonl`, `right-solutions.jsonl`.
     pub run_folder: &'a Path,
-    /// Whether pairs and right solutions are to be trained on: without any of what is, the distillation has failed.
+    /// Whether pairs and right solutions are to be trained on: without any of what is, the distillation has failed, and where neither
+    /// is, without any of both.
     pub trained: [bool; 2],
     /// The policy's folder.
     pub model: &'a Path,
@@ -111,7 +112,8 @@ pub fn run(
     write_whole(&context.folder.join("statistics.json"), &text)?;
     let solutions = right_solutions(stage, &exercises, &sampled);
     let [trains_pairs, trains_solutions] = context.trained;
-    if trains_pairs && pairs.is_empty() {
+    let is_empty = pairs.is_empty() && solutions.is_empty();
+    if (trains_pairs || is_empty) && pairs.is_empty() {
         let problem = nothing_came_out("pair", &statistics, unread);
         return Err(TrainError::NothingToTrain { stage: name.clone(), problem });
     }

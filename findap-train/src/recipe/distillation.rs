@@ -137,8 +137,8 @@ pub struct RemoteJudge {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "judge_temperature")]
     pub temperature: Option<JudgeTemperature>,
-    /// Replay the replies in this file, the `judge.jsonl` of another run with this `url` and `model`, and ask nobody: what is not
-    /// recorded makes no label. Default none.
+    /// Replay the replies in this file, the `judge.jsonl` of another run with this `model`, at whatever `url` and with whatever
+    /// `max_tokens` it was asked, and ask nobody: what is not recorded makes no label. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorded: Option<PathBuf>,
 }

@@ -417,13 +417,11 @@ impl Recipe {
         before.find(|other| matches!(other, Stage::Distill(_))).map(Stage::name)
     }
 
-    /// Which of the files that a distillation writes are trained on: its pairs, its right solutions. Where no stage reads either, the pairs
-    /// are what it is for.
+    /// Which of the files that a distillation writes are trained on: its pairs, its right solutions.
     pub fn trained_of_distillation(&self) -> [bool; 2] {
         let of_solutions = |stage: &Stage| matches!(stage, Stage::Train(stage) if stage.uses_right_solutions());
         let of_pairs = |stage: &Stage| matches!(stage, Stage::Align(stage) if stage.uses_distilled());
-        let solutions = self.stage.iter().any(of_solutions);
-        [!solutions || self.stage.iter().any(of_pairs), solutions]
+        [self.stage.iter().any(of_pairs), self.stage.iter().any(of_solutions)]
     }
 
     /// How the stages keep gradients, moments and weights.
