@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset;
 use crate::error::EvalError;
+use crate::extract::without_reasoning;
 use crate::judge::{Case, Judge, judge as ask_judge};
 use crate::model::{GenerateRequest, LanguageModel, Reply, ScoreRequest, Turn};
 use crate::options::Options;
@@ -67,6 +68,7 @@ pub fn run(
     dataset::require(tasks, &options.data_roots, options.num_fewshot)?;
     for (task_index, task) in tasks.iter().enumerate() {
         let num_fewshot = options.num_fewshot.unwrap_or(task.fewshot.num);
+        task.check_turns(options.chat, num_fewshot)?;
         let loaded = dataset::load(task, &options.data_roots, options.limit, num_fewshot)?;
         counts.push((loaded.num_original, loaded.num_left_out));
         for item in prepare(task, &loaded, model, prompt_options)? {
@@ -120,7 +122,8 @@ pub fn run(
     if let Some(judge) = judge {
         let cases = questions.iter().zip(&mut graded).filter_map(|(question, sample)| match &question.item.ask {
             Ask::Reply { judged: Some(judged), .. } => {
-                Some(Case { asks: question.task.judge.as_ref()?.asks, judged, sample })
+                let asks = question.task.judge.as_ref()?.asks;
+                Some(Case { task: &question.task.name, asks, judged, sample })
             }
             _ => None,
         });
@@ -267,7 +270,9 @@ fn ask_further(
                 0 => &replies[place].text,
                 _ => &replies[place].further[turn - 1].text,
             };
-            conversations[place].extend([Message::assistant(said.clone()), Message::user(follow_up.clone())]);
+            // As a program that talks does, which shows no reasoning to the model again.
+            let said = without_reasoning(said).trim().to_owned();
+            conversations[place].extend([Message::assistant(said), Message::user(follow_up.clone())]);
             let prompt = model.render_chat(&conversations[place])?;
             requests.extend(generate_request(task, &Item { prompt, ..item.clone() }));
             asked.push(place);

@@ -3,6 +3,9 @@
 //! The judge is any [`ChatModel`]: a server, a local model, a recording. What it says of each turn is kept with the sample. A verdict that
 //! cannot be read is none: such a row has no value of the judge's metric, and is counted.
 
+use std::collections::BTreeMap;
+
+use findap_data::files::sha256;
 use findap_data::llm::one_line;
 use findap_data::reward_model::{
     Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, fap_prompt, grade_prompt, read_verdict,
@@ -29,6 +32,7 @@ pub struct Judge<'a> {
 
 /// A reply to be judged.
 pub(crate) struct Case<'a> {
+    pub(crate) task: &'a str,
     pub(crate) asks: Asks,
     pub(crate) judged: &'a Judged,
     pub(crate) sample: &'a mut Sample,
@@ -45,7 +49,7 @@ pub(crate) fn judge(
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<(), EvalError> {
     let failed = |problem: String| EvalError::Judge { judge: judge.model.name(), problem };
-    let (mut num_read, mut first_problem) = (0, None);
+    let mut read_of: BTreeMap<String, (usize, Option<String>)> = BTreeMap::new();
     for group in cases.chunks_mut(AT_ONCE) {
         let prompts: Vec<Vec<String>> = group.iter().map(prompts).collect();
         let request = |prompt: &String| ChatRequest {
@@ -61,7 +65,7 @@ pub(crate) fn judge(
         }
         let mut answered = requests.iter().zip(replies);
         for (case, prompts) in group.iter_mut().zip(&prompts) {
-            let judgements = answered.by_ref().take(prompts.len()).map(|(request, reply)| {
+            let judgements = answered.by_ref().take(prompts.len()).zip(prompts).map(|((request, reply), prompt)| {
                 let said = reply.map_err(|error| error.to_string()).and_then(|reply| {
                     let read = match case.asks {
                         Asks::Agreement => read_verdict::<FapVerdict>(request, &reply).map(of_agreement),
@@ -69,33 +73,41 @@ pub(crate) fn judge(
                     };
                     read.map_err(|error| format!("{error}: \"{}\"", one_line(reply.text())))
                 });
-                said.unwrap_or_else(|why| Judgement { value: None, why: one_line(&why) })
+                let (value, why) = said.map_or_else(|why| (None, one_line(&why)), |(value, why)| (Some(value), why));
+                Judgement { value, why, prompt_hash: sha256(prompt.as_bytes()) }
             });
             case.sample.judgements = judgements.collect();
             case.sample.count_judgements(case.asks.metric());
-            num_read += case.sample.judgements.iter().filter(|judgement| judgement.value.is_some()).count();
+            let (num_read, problem) = read_of.entry(case.task.to_owned()).or_default();
+            *num_read += usize::from(case.sample.outcome.values.contains_key(&case.asks.metric()));
             let unread = case.sample.judgements.iter().find(|judgement| judgement.value.is_none());
-            first_problem = first_problem.or_else(|| unread.map(|judgement| judgement.why.clone()));
+            *problem = problem.take().or_else(|| unread.map(|judgement| judgement.why.clone()));
         }
         if !progress(group.len()) {
             return Err(EvalError::Stopped);
         }
     }
-    match first_problem {
-        Some(problem) if num_read == 0 => {
-            Err(failed(format!("none of its replies has a verdict; the first: {problem}")))
+    match read_of.into_iter().find(|(_, (num_read, _))| *num_read == 0) {
+        Some((task, (_, problem))) => {
+            let problem = problem.unwrap_or_default();
+            Err(failed(format!("no row of task {task} has its verdicts; the first reply without one: {problem}")))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
-fn of_agreement(verdict: FapVerdict) -> Judgement {
-    let is_right = verdict.correctness == Correctness::Correct;
-    Judgement { value: Some(f64::from(u8::from(is_right))), why: verdict.justification }
+fn of_agreement(verdict: FapVerdict) -> (f64, String) {
+    (f64::from(u8::from(verdict.correctness == Correctness::Correct)), verdict.justification)
 }
 
-fn of_grade(verdict: GradeVerdict) -> Judgement {
-    Judgement { value: Some(verdict.grade / HIGHEST_GRADE), why: verdict.justification }
+fn of_grade(verdict: GradeVerdict) -> (f64, String) {
+    (verdict.grade / HIGHEST_GRADE, verdict.justification)
+}
+
+/// Whether the verdicts that a sample was given before are replies to what the judge would be asked about it.
+pub(crate) fn are_verdicts_of(judgements: &[Judgement], case: &Case<'_>) -> bool {
+    let hashes = prompts(case).into_iter().map(|prompt| sha256(prompt.as_bytes()));
+    judgements.iter().map(|judgement| judgement.prompt_hash.clone()).eq(hashes)
 }
 
 /// What the judge is asked about each turn, with the turns before it.
@@ -106,10 +118,12 @@ fn prompts(case: &Case<'_>) -> Vec<String> {
     let replies: Vec<String> = replies.map(|text| without_reasoning(text).trim().to_owned()).collect();
     let turns: Vec<(&str, &str)> =
         case.judged.questions.iter().map(String::as_str).zip(replies.iter().map(String::as_str)).collect();
-    let reference = case.judged.reference.as_deref();
-    let of_turn = |end: usize| match case.asks {
-        Asks::Grade => grade_prompt(&turns[..end], reference),
-        Asks::Agreement => fap_prompt(turns[end - 1].0, reference.unwrap_or_default(), turns[end - 1].1),
+    let of_turn = |end: usize| {
+        let reference = case.judged.references[end - 1].as_deref();
+        match case.asks {
+            Asks::Grade => grade_prompt(&turns[..end], reference),
+            Asks::Agreement => fap_prompt(turns[end - 1].0, reference.unwrap_or_default(), turns[end - 1].1),
+        }
     };
     (1..=turns.len()).map(of_turn).collect()
 }

@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::EvalError;
 use crate::extract::{answer_start, closes_reasoning, opens_reasoning};
 
-/// Which tokens of context and continuation together are the continuation's, where a token of the two together spans the border.
+/// Which tokens are the continuation's, where a token of context and continuation together spans the border.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenBorder {
-    /// The model reads the tokens of both together, as it has in training; those beyond the number of the context's own are scored.
+    /// The model reads the tokens of both together, as it has in training, and each that holds some of the continuation is scored.
     #[default]
     Joint,
-    /// As lm-eval: the model reads the context's own tokens, and behind them those of both together beyond their number. Where a token
-    /// spans the border, what it has of the continuation is read and scored nowhere.
+    /// As lm-eval: the model reads the context's own tokens, and behind them those of both together beyond their number, which are
+    /// scored. What a token that spans the border has of the continuation is then read and scored nowhere.
     LmEval,
 }
 
@@ -169,15 +169,6 @@ pub fn move_trailing_space(context: &str, continuation: &str) -> (String, String
     (kept.to_owned(), format!("{}{continuation}", &context[kept.len()..]))
 }
 
-/// Splits the tokens of context and continuation together at the number of those of the context alone.
-pub fn split_tokens(mut whole: Vec<u32>, context: Vec<u32>, border: TokenBorder) -> (Vec<u32>, Vec<u32>) {
-    let continuation = whole.split_off(context.len().min(whole.len()));
-    match border {
-        TokenBorder::Joint => (whole, continuation),
-        TokenBorder::LmEval => (context, continuation),
-    }
-}
-
 /// Drops tokens of the context from the left until context and continuation fit. The last token of the continuation is
 /// only predicted, never read, so `max_tokens + 1` tokens fit.
 ///
@@ -228,18 +219,6 @@ mod tests {
         assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 3), Ok(vec![2, 3]));
         assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 2), Ok(vec![3]));
         assert_eq!(fit_context(&[1, 2, 3], &[4, 5], 1), Err(2));
-    }
-
-    #[test]
-    fn the_border_falls_where_the_context_ends() {
-        for border in [TokenBorder::Joint, TokenBorder::LmEval] {
-            assert_eq!(split_tokens(vec![1, 2, 3], vec![1, 2], border), (vec![1, 2], vec![3]));
-        }
-        // 7 spans the border.
-        assert_eq!(split_tokens(vec![1, 7, 3], vec![1, 2], TokenBorder::Joint), (vec![1, 7], vec![3]));
-        assert_eq!(split_tokens(vec![1, 7, 3], vec![1, 2], TokenBorder::LmEval), (vec![1, 2], vec![3]));
-        // A merge can leave the continuation without a token of its own.
-        assert_eq!(split_tokens(vec![1, 2], vec![1, 3, 4], TokenBorder::Joint), (vec![1, 2], vec![]));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Item {
     pub messages: Vec<Message>,
     /// What is asked.
     pub ask: Ask,
+    /// Tells what the row asks from all else that it could ask, before templates and solved examples: SHA-256, hex.
+    pub asked_hash: String,
 }
 
 /// What is asked.
@@ -77,8 +79,8 @@ pub enum Ask {
 pub struct Judged {
     /// The question of each turn.
     pub questions: Vec<String>,
-    /// The right answer.
-    pub reference: Option<String>,
+    /// The right answer to each, where there is one.
+    pub references: Vec<Option<String>>,
 }
 
 /// A prompt with a blank, for each choice.
@@ -199,6 +201,7 @@ pub fn prepare_row(
     let solved = examples.iter().map(|example| solved(task, example)).collect::<Result<Vec<_>, _>>()?;
     let opening = opening(task, row)?;
     let ask = ask(task, row, is_chat)?;
+    let asked_hash = asked_hash(task, &opening, &question, &ask);
     let whole = |question: &str| match is_chat {
         true => model.render_chat(&conversation(task, &opening, &solved, question)),
         false => Ok(opening.description.clone() + &plain_prompt(task, &solved, question)),
@@ -220,16 +223,29 @@ pub fn prepare_row(
             Ask::Reply { follow_ups, .. } if !follow_ups.is_empty() => conversation(task, &opening, &solved, &question),
             _ => Vec::new(),
         },
+        asked_hash,
         ask,
     })
 }
 
-/// What a row is asked, for a prompt that was written before: the texts that stand in it, and what is asked.
-pub(crate) fn asked_again(task: &Task, row: &Row, is_chat: bool) -> Result<([String; 3], Ask), EvalError> {
-    let Opening { system, description } = opening(task, row)?;
+/// What a row asks, for a prompt that was written before, and its hash.
+pub(crate) fn asked_again(task: &Task, row: &Row, is_chat: bool) -> Result<(Ask, String), EvalError> {
     let ask = ask(task, row, is_chat)?;
-    // In plain text there is no system turn.
-    Ok(([if is_chat { system } else { String::new() }, description, question(task, row)?], ask))
+    let hash = asked_hash(task, &opening(task, row)?, &question(task, row)?, &ask);
+    Ok((ask, hash))
+}
+
+fn asked_hash(task: &Task, opening: &Opening, question: &str, ask: &Ask) -> String {
+    let asked = match (ask, &task.kind) {
+        (Ask::Choices { texts, prefix, blank, .. }, Kind::MultipleChoice(choice)) => {
+            json!([texts, prefix, blank.is_some(), choice.token_border])
+        }
+        (Ask::Reply { follow_ups, .. }, Kind::Generate(generate)) => {
+            json!([follow_ups, generate.stop, generate.max_new_tokens])
+        }
+        _ => unreachable!("invariant: a task asks what its kind says"),
+    };
+    sha256(json!([opening.system, opening.description, question, asked]).to_string().as_bytes())
 }
 
 /// What stands before the first question.
@@ -408,12 +424,18 @@ fn judged(task: &Task, rule: &JudgeRule, row: &Row, follow_ups: &[String]) -> Re
         Some(template) => render(row, template)?,
         None => question(task, row)?,
     };
-    let reference = rule.reference.as_ref().map(|template| render(row, template)).transpose()?;
-    let reference = reference.filter(|text| !text.trim().is_empty());
-    if rule.asks == Asks::Agreement && reference.is_none() {
+    let written = |template: Option<&Template>| -> Result<Option<String>, EvalError> {
+        let text = template.map(|template| render(row, template)).transpose()?;
+        Ok(text.filter(|text| !text.trim().is_empty()))
+    };
+    let mut references = vec![written(rule.reference.as_ref())?];
+    if rule.asks == Asks::Agreement && references[0].is_none() {
         return Err(row.error("judge.reference", "is empty, so that there is nothing to agree with"));
     }
-    Ok(Judged { questions: std::iter::once(first).chain(follow_ups.iter().cloned()).collect(), reference })
+    for turn in 0..follow_ups.len() {
+        references.push(written(rule.follow_up_references.get(turn))?);
+    }
+    Ok(Judged { questions: std::iter::once(first).chain(follow_ups.iter().cloned()).collect(), references })
 }
 
 /// The right answers as the row has them.

@@ -5,8 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use crate::dataset::{self, DataRoots, Row};
 use crate::error::EvalError;
+use crate::judge::{Case, are_verdicts_of};
 use crate::options::Options;
-use crate::prompt::{Item, asked_again};
+use crate::prompt::{Ask, Item, asked_again};
 use crate::results::{Results, RunInfo, SCORING_VERSION, TaskResult, gen_kwargs};
 use crate::sample::{Sample, grade};
 use crate::task::Task;
@@ -38,9 +39,14 @@ pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataR
             let problem = || changed(format!("asks row {} something else by now", sample.row_id));
             let item = item_of(task, row, sample, result.summary.chat)?.ok_or_else(problem)?;
             let mut scored = grade(task, &item, sample.answer.clone());
+            // What stood before each choice was written with the solved examples of then.
+            scored.contexts.clone_from(&sample.contexts);
             scored.num_cut_tokens = sample.num_cut_tokens;
-            if let Some(rule) = &task.judge {
-                // What the judge said is an answer, too.
+            if let (Some(rule), Ask::Reply { judged: Some(judged), .. }) = (&task.judge, &item.ask) {
+                let case = Case { task: &task.name, asks: rule.asks, judged, sample: &mut scored };
+                if !are_verdicts_of(&sample.judgements, &case) {
+                    return Err(changed(format!("asks the judge something else about row {} by now", sample.row_id)));
+                }
                 scored.judgements.clone_from(&sample.judgements);
                 scored.count_judgements(rule.asks.metric());
             }
@@ -70,9 +76,8 @@ pub fn rescore(earlier: &Results, from: &str, tasks: &[Task], data_roots: &DataR
 
 /// The question of a sample with the right answer that its row has now; `None` where the row would not be asked so.
 fn item_of(task: &Task, row: &Row, sample: &Sample, is_chat: bool) -> Result<Option<Item>, EvalError> {
-    let (texts, ask) = asked_again(task, row, is_chat)?;
-    // A chat template may trim what it prints.
-    let is_in_prompt = texts.iter().all(|text| sample.prompt.contains(text.trim()));
+    let (ask, asked_hash) = asked_again(task, row, is_chat)?;
+    let is_same = sample.asked_hash.as_ref() == Some(&asked_hash);
     let item = Item {
         row_id: row.id,
         subset: row.subset.clone(),
@@ -80,8 +85,8 @@ fn item_of(task: &Task, row: &Row, sample: &Sample, is_chat: bool) -> Result<Opt
         prompt: sample.prompt.clone(),
         is_rendered: is_chat,
         messages: Vec::new(),
+        asked_hash,
         ask,
     };
-    let continuations: Vec<String> = item.scored().into_iter().map(|(_, continuation)| continuation).collect();
-    Ok((is_in_prompt && continuations == sample.continuations).then_some(item))
+    Ok(is_same.then_some(item))
 }

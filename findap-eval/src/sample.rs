@@ -42,6 +42,8 @@ pub struct Judgement {
     pub value: Option<f64>,
     /// Its reason, or why there is no verdict.
     pub why: String,
+    /// Tells what the judge was asked: SHA-256, hex.
+    pub prompt_hash: String,
 }
 
 /// One question, its answer and its outcome.
@@ -65,6 +67,8 @@ pub struct Sample {
     pub outcome: Outcome,
     /// Tokens that the prompt lost at its beginning, being longer than the model reads; `None` where that was not counted.
     pub num_cut_tokens: Option<usize>,
+    /// Tells what the row asked: [`Item::asked_hash`]; `None` in results of versions that did not say it.
+    pub asked_hash: Option<String>,
     /// What the judge said of each turn; empty where none was asked.
     pub judgements: Vec<Judgement>,
 }
@@ -96,6 +100,7 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
         answer,
         outcome,
         num_cut_tokens: None,
+        asked_hash: Some(item.asked_hash.clone()),
         judgements: Vec::new(),
     }
 }
@@ -243,7 +248,7 @@ impl Sample {
         Some(format!("{}{continuation}", self.contexts.get(index).map_or("", String::as_str)))
     }
 
-    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`,
+    /// The line of a samples file, in lm-eval's keys (plus `subset`, `gold`, `predicted`, `flare`, `entities`, `num_cut_tokens`, `asked_hash`,
     /// `is_cut_off`, `judgements`, `further`, and `prompt` where the arguments hold it with the choices put in).
     pub fn to_json(&self, metrics: &[Metric], gen_kwargs: &Value) -> Value {
         let argument = |index: usize, second: Value| {
@@ -289,6 +294,7 @@ impl Sample {
             "flare": self.outcome.flare,
             "entities": self.outcome.entities,
             "num_cut_tokens": self.num_cut_tokens,
+            "asked_hash": self.asked_hash,
         });
         if !self.judgements.is_empty() {
             line["judgements"] = json!(self.judgements);
@@ -352,6 +358,7 @@ impl Sample {
         let num_cut_tokens: Option<usize> =
             serde_json::from_value(line["num_cut_tokens"].clone()).map_err(|_| "num_cut_tokens")?;
         let subset = text(line.get("subset"));
+        let asked_hash = text(line.get("asked_hash"));
         let judgements = listed(line, "judgements")?;
         Ok(Self {
             row_id,
@@ -363,6 +370,7 @@ impl Sample {
             answer,
             outcome,
             num_cut_tokens,
+            asked_hash,
             judgements,
         })
     }

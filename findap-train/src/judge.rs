@@ -1,6 +1,6 @@
 //! The judge behind a server, as a recipe names it: distillation asks it, and a program's evaluation may, too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use findap_data::llm::{Cassette, HttpChatModel, HttpOptions, LlmError, Recording};
 use findap_data::reward_model::has_verdict;
@@ -40,6 +40,11 @@ impl RemoteJudge {
     /// As [`RemoteJudge::client`]; [`LlmError::BadRecording`].
     pub fn kept_in(&self, own: &Path) -> Result<Box<dyn ChatModel>, LlmError> {
         Ok(match &self.recorded {
+            // Of the `eval` folder of a run: that of the same stage.
+            Some(folder) if folder.is_dir() => {
+                let place = own.components().rev().take(2).collect::<Vec<_>>().into_iter().rev();
+                Box::new(Recording::read(&folder.join(place.collect::<PathBuf>()), &self.model)?)
+            }
             Some(recorded) => Box::new(Recording::read(recorded, &self.model)?),
             None => Box::new(Cassette::open(own, Some(self.client()?))?.only_useful(has_verdict)),
         })

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "rescore")]
     model: Option<PathBuf>,
     /// Score the saved answers of these results as the tasks would today, asking no model
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "num_fewshot", "chat", "seed", "date"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "limit", "num_fewshot", "chat", "seed", "date", "judge", "judge_url"])]
     rescore: Option<PathBuf>,
     /// Task names, globs and @groups, separated by commas
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// Whether prompts go through the chat template, whatever the task says
     #[arg(long, value_name = "BOOL")]
     chat: Option<bool>,
-    /// Ask only the first N rows of each task
+    /// Ask only the first N rows of each task, or of each of its subsets
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Where data sets lie: NAME=DIR (`world=runs/demo/data/world`); may be given several times
@@ -125,7 +125,7 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         eprintln!("{}", left_out(refusal));
     }
     if tasks.is_empty() {
-        bail!("--tasks names no task");
+        bail!("no task of --tasks is left");
     }
     let data_roots: DataRoots = arguments.data.iter().cloned().collect();
     let model = || arguments.model.as_deref().context("name a model folder, or results to --rescore");
@@ -151,8 +151,10 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
         }
     };
     let path = results.write(output)?;
-    // What it holds stands in the results by now.
-    std::fs::remove_file(journal).ok();
+    if arguments.rescore.is_none() {
+        // What it holds stands in the results by now.
+        std::fs::remove_file(journal).ok();
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&results.to_json())?);
     } else {
@@ -191,9 +193,11 @@ fn preview(arguments: &Arguments, model: &TextModel, tasks: &[Task], data_roots:
                         println!("--- choice{which}\n{before}{continuation}");
                     }
                 }
-                Ask::Reply { golds, follow_ups, .. } => {
+                Ask::Reply { golds, follow_ups, judged, .. } => {
                     follow_ups.iter().for_each(|text| println!("--- then, behind its reply\n{text}"));
                     golds.iter().for_each(|gold| println!("--- right\n{gold}"));
+                    let references = judged.iter().flat_map(|judged| &judged.references).flatten();
+                    references.for_each(|reference| println!("--- for the judge to compare with\n{reference}"));
                 }
             }
         }

@@ -187,8 +187,9 @@ fn evaluate(
     };
     let stage = format!("eval {}", asked.stage);
     signals::set_work(Work::Questions);
-    let judge = eval.judge.as_ref().map(|judge| judge.kept_in(&asked.output.join(JUDGE_FILE))).transpose()?;
-    let judge = judge.as_deref().zip(eval.judge.as_ref());
+    let remote = eval.judge.as_ref().filter(|_| tasks.iter().any(|task| task.judge.is_some()));
+    let judge = remote.map(|remote| remote.kept_in(&asked.output.join(JUDGE_FILE))).transpose()?;
+    let judge = judge.as_deref().zip(remote);
     let judge = judge.map(|(model, remote)| Judge { model, sampling: remote.sampling() });
     let results = findap_eval::run(&model, judge.as_ref(), &tasks, &options, &mut |now| {
         progress.count(&stage, "questions", now.num_done as u64, now.num_total as u64, now.task);

@@ -16,6 +16,9 @@ pub struct JudgeRule {
     pub question: Option<Template>,
     /// A right answer for the judge to compare with: a template as `prompt`. Required for `agreement`; default none.
     pub reference: Option<Template>,
+    /// The same for each of `generate.follow_ups`. Default `[]`.
+    #[serde(default)]
+    pub follow_up_references: Vec<Template>,
 }
 
 /// What a judge says of a reply.

@@ -73,6 +73,8 @@ use crate::template::Template;
 pub(crate) const NEEDS_JUDGE: &str =
     "a judge has to read its replies; name one by `judge` of [eval], or by --judge or --judge-url of `findap eval`";
 
+const NEEDS_OF_TURNS: &str = "they need a judge, the chat template, and no solved examples";
+
 /// The schema version this crate reads.
 pub const SCHEMA: u32 = 1;
 
@@ -335,6 +337,18 @@ impl Task {
         }
     }
 
+    /// # Errors
+    /// [`EvalError::TaskInvalid`] where a conversation of several turns is to be asked in plain text, or behind solved examples.
+    pub(crate) fn check_turns(&self, chat: Option<bool>, num_fewshot: usize) -> Result<(), EvalError> {
+        let has_turns = matches!(&self.kind, Kind::Generate(generate) if !generate.follow_ups.is_empty());
+        if has_turns && (chat == Some(false) || num_fewshot > 0) {
+            let (file, task) = (format!("{}.toml", self.name), self.name.clone());
+            let problem = format!("{NEEDS_OF_TURNS}, whatever the command says");
+            return Err(EvalError::TaskInvalid { file, task, field: "generate.follow_ups", problem });
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_name = |name: &str| {
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
@@ -389,6 +403,9 @@ impl Task {
                 format!("the judge gives `{}`, which is not among them", rule.asks.metric().name()),
             ));
         }
+        if rule.follow_up_references.len() > generate.follow_ups.len() {
+            return problem("judge.follow_up_references", "there are more than generate.follow_ups");
+        }
         if rule.asks == Asks::Agreement && rule.reference.is_none() {
             return problem("judge.reference", "an agreement needs a right answer to agree with");
         }
@@ -430,8 +447,7 @@ impl Task {
             return Err(("generate.max_new_tokens", "is 0".to_owned()));
         }
         if !generate.follow_ups.is_empty() && (self.judge.is_none() || !self.chat || self.fewshot.num > 0) {
-            let problem = "they need a judge, chat = true, and no solved examples".to_owned();
-            return Err(("generate.follow_ups", problem));
+            return Err(("generate.follow_ups", NEEDS_OF_TURNS.to_owned()));
         }
         if generate.stop.iter().any(String::is_empty) {
             return Err(("generate.stop", "an empty stop string would end every reply at once".to_owned()));

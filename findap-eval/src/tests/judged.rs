@@ -65,10 +65,18 @@ fn conversations_go_on_with_the_reply_and_each_turn_is_graded() {
             _ => "Waves.\nBoats.".to_owned(),
         },
     );
-    let grade = |prompt: &str| {
+    let grade = |prompt: &str| -> Result<String, LlmError> {
         let grade = if prompt.contains("half of that") { 6 } else { 9 };
         Ok(format!("{{\"Justification\": \"so it is\", \"Grade\": {grade}}}"))
     };
+    for overruled in [
+        crate::Options { chat: Some(false), ..options(&fixtures()) },
+        crate::Options { num_fewshot: Some(1), ..options(&fixtures()) },
+    ] {
+        let outcome = judged_by(grade, std::slice::from_ref(&task), &model, &overruled).0;
+        let is_refused = matches!(outcome, Err(EvalError::TaskInvalid { field: "generate.follow_ups", .. }));
+        assert!(is_refused, "{outcome:?}");
+    }
     let (results, asked) = judged_by(grade, std::slice::from_ref(&task), &model, &options(&fixtures()));
     let results = results.expect("runs");
     let of_math = results.tasks[0].samples.iter().find(|sample| sample.row_id == 1).expect("the second row");
@@ -85,12 +93,18 @@ fn conversations_go_on_with_the_reply_and_each_turn_is_graded() {
     assert!(
         asked[3].contains("### User\nWhat is 6 times 7?\n\n### Assistant\nIt is 42\n\n### User\nAnd half of that?")
     );
-    assert!(asked[3].contains("### Assistant\n21\n\n### Reference answer\n42\n21\n"), "{}", asked[3]);
+    assert!(asked[3].contains("### Assistant\n21\n\n### Reference answer\n21\n"), "{}", asked[3]);
+    assert!(asked[2].contains("### Reference answer\n42\n"), "{}", asked[2]);
     assert!(!asked[2].contains("half of that") && !asked[0].contains("Reference answer"));
     assert_eq!(read_again(&results).tasks[0].samples, results.tasks[0].samples);
     let folder = options(&fixtures()).data_roots;
-    let scored = rescore(&read_again(&results), "before", &[task], &folder).expect("scores");
+    let again = |task: Task| rescore(&read_again(&results), "before", &[task], &folder);
+    let mut changed = task.clone();
+    changed.judge.as_mut().expect("a judge").reference = None;
+    let scored = again(task).expect("scores");
     assert_eq!(value(&scored, "mt_bench", Metric::Grade), value(&results, "mt_bench", Metric::Grade));
+    let error = again(changed).expect_err("other verdicts").to_string();
+    assert!(error.contains("asks the judge something else about row 1 by now"), "{error}");
 }
 
 #[test]
@@ -156,7 +170,10 @@ fn replies_without_a_verdict_count_neither_as_right_nor_as_wrong() {
     assert_eq!(read_again(&results).tasks[0].samples, results.tasks[0].samples);
 
     let error = evaluate(|_| Ok("Well.".to_owned())).expect_err("no verdict").to_string();
-    assert!(error.starts_with("judge rule: none of its replies has a verdict; the first: "), "{error}");
+    assert!(
+        error.starts_with("judge rule: no row of task t has its verdicts; the first reply without one: "),
+        "{error}"
+    );
     let absent = |_: &str| Err(LlmError::NotRecorded { path: "judge.jsonl".to_owned(), key: "k".to_owned() });
     let outcome = evaluate(absent);
     assert!(matches!(outcome, Err(EvalError::Judge { .. })), "{outcome:?}");

@@ -54,6 +54,7 @@ fn saved_answers_are_scored_as_the_task_would_today_and_no_others() {
 
     for (rows, body, told) in [
         (ROWS, REPLY.replace("\"{q}\"", "\"Say {q}\""), "asks row 0 something else by now"),
+        (ROWS, REPLY.replace("prompt = \"{q}\"", "prompt = \"on\""), "asks row 0 something else by now"),
         (ROWS, format!("system = \"Be brief.\"\n{REPLY}"), "asks row 0 something else by now"),
         (ROWS, REPLY.replace("[\"END\"]", "[]"), "has another `stop` or `max_new_tokens` by now"),
         (ROWS, REPLY.replace("new_tokens = 4", "new_tokens = 5"), "has another `stop` or `max_new_tokens` by now"),

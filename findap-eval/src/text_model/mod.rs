@@ -1,12 +1,14 @@
 //! [`LanguageModel`] for a model directory: the token arithmetic of lm-eval's Hugging Face model on our own decoder.
 
+use std::ops::Range;
+
 use findap_data::{DataError, Message, Tokenizer};
 use findap_model::{DeviceKind, Sampling, StopReason, TextModel};
 
 use crate::error::EvalError;
 use crate::model::{
-    GenerateRequest, LanguageModel, Reply, Score, ScoreRequest, cut_at_stop, fit_context, move_trailing_space,
-    split_tokens, stop_place,
+    GenerateRequest, LanguageModel, Reply, Score, ScoreRequest, TokenBorder, cut_at_stop, fit_context,
+    move_trailing_space, stop_place,
 };
 
 impl LanguageModel for TextModel {
@@ -136,18 +138,31 @@ fn encode(tokenizer: &Tokenizer, text: &str, is_rendered: bool) -> Result<Vec<u3
     if is_rendered { tokenizer.encode_rendered(text) } else { tokenizer.encode(text, true) }
 }
 
-/// Tokens of context and continuation (lm-eval's `_encode_pair`). An empty context becomes the one token that texts of
-/// the model begin with.
+/// Tokens of context and continuation. A context without a token becomes the one token that texts of the model begin with.
 fn tokenize(tokenizer: &Tokenizer, request: &ScoreRequest) -> Result<(Vec<u32>, Vec<u32>), DataError> {
-    if request.context.is_empty() {
-        let continuation = tokenizer.encode(&request.continuation, false)?;
-        let first = tokenizer.bos().or(tokenizer.eos());
-        return Ok((first.into_iter().collect(), continuation));
-    }
     let (context, continuation) = move_trailing_space(&request.context, &request.continuation);
-    let whole = encode(tokenizer, &format!("{context}{continuation}"), request.is_rendered)?;
-    let context = encode(tokenizer, &context, request.is_rendered)?;
-    Ok(split_tokens(whole, context, request.border))
+    let whole = format!("{context}{continuation}");
+    let (mut context, continuation) = match request.border {
+        TokenBorder::LmEval if !context.is_empty() => {
+            let mut whole = encode(tokenizer, &whole, request.is_rendered)?;
+            let context = encode(tokenizer, &context, request.is_rendered)?;
+            let continuation = whole.split_off(context.len().min(whole.len()));
+            (context, continuation)
+        }
+        TokenBorder::LmEval | TokenBorder::Joint => {
+            let (prefix, tokens) = match request.is_rendered {
+                true => (&[][..], tokenizer.encode_rendered_with_ranges(&whole)?),
+                false => (tokenizer.text_prefix(), tokenizer.encode_with_ranges(&whole)?),
+            };
+            let border = tokens.partition_point(|(_, range)| range.end <= context.len());
+            let ids = |tokens: &[(u32, Range<usize>)]| tokens.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+            ([prefix, &ids(&tokens[..border])].concat(), ids(&tokens[border..]))
+        }
+    };
+    if context.is_empty() {
+        context.extend(tokenizer.bos().or(tokenizer.eos()));
+    }
+    Ok((context, continuation))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::*;
 use crate::dataset::DataRoots;
 use crate::engine::run;
-use crate::model::TokenBorder;
 use crate::options::Options;
 use crate::prompt::{PromptOptions, prepare_row};
 use crate::task::{Metric, Task};
@@ -247,10 +246,13 @@ fn a_token_across_the_border_is_read_as_the_task_says_and_never_scored_as_nothin
         .find(|(before, after)| tokens(&format!("{before}{after}"))[..tokens(before).len()] != tokens(before))
         .expect("some word is one token, and its beginning another");
     let after = format!("{after} rose");
+    let whole = tokens(&format!("{before}{after}"));
     let (context, continuation) = split(before, &after, TokenBorder::Joint);
-    assert_eq!([context, continuation].concat(), tokens(&format!("{before}{after}")), "all that is written is read");
-    let (context, _) = split(before, &after, TokenBorder::LmEval);
-    assert_eq!(context, tokens(before));
+    assert_eq!([context.as_slice(), &continuation].concat(), whole);
+    let text = |ids: &[u32]| model.tokenizer().decode(ids, true).expect("text");
+    assert!(before.starts_with(&text(&context)) && text(&context) != before, "the token across it is scored");
+    let (context, continuation) = split(before, &after, TokenBorder::LmEval);
+    assert_eq!((context.clone(), continuation.as_slice()), (tokens(before), &whole[context.len()..]));
 
     let mut parts = words
         .iter()
@@ -262,7 +264,7 @@ fn a_token_across_the_border_is_read_as_the_task_says_and_never_scored_as_nothin
         context: before.to_owned(),
         continuation: (*after).to_owned(),
         is_rendered: false,
-        border: TokenBorder::Joint,
+        border: TokenBorder::LmEval,
     };
     let outcome = LanguageModel::score(&model, &[request]);
     assert!(matches!(&outcome, Err(EvalError::NoContinuationToken { continuation, .. }) if continuation == after));

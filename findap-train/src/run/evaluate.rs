@@ -36,8 +36,9 @@ pub(super) fn identity(recipe: &Recipe, eval: &EvalTable, model: &str, tasks: &I
     let mut identity = tasks.clone();
     identity.insert("model".to_owned(), model.to_owned());
     flatten("eval", &serde_json::to_value(eval).expect("invariant: a table is JSON"), &mut identity);
-    // Where files lie changes no score; what is in them stands in `tasks`.
-    identity.retain(|key, _| key != "eval.stages" && !key.starts_with("eval.data."));
+    // Where files lie and where the judge is asked changes no score; what is in the files stands in `tasks`.
+    const PLACES: [&str; 4] = ["eval.stages", "eval.judge.url", "eval.judge.key_env", "eval.judge.recorded"];
+    identity.retain(|key, _| !PLACES.contains(&key.as_str()) && !key.starts_with("eval.data."));
     identity.insert("run.seed".to_owned(), recipe.run.seed.to_string());
     identity.insert("model.compute".to_owned(), format!("{:?}", recipe.model.compute));
     identity.extend(recipe.run.date.iter().map(|date| ("run.date".to_owned(), date.clone())));

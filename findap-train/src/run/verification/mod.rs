@@ -89,6 +89,9 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
         }
         measured.retain(|name| folder.join("eval").join(name).join("done.json").exists());
         eval.stages = Some(measured);
+        if let Some(judge) = eval.judge.as_mut().filter(|judge| judge.recorded.is_none()) {
+            judge.recorded = Some(folder.join("eval"));
+        }
         let world = |folder: &Path| folder.join("data").join("world");
         eval.data.values_mut().filter(|data| **data == world(folder)).for_each(|data| *data = world(&place));
     }

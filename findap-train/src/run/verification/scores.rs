@@ -50,7 +50,7 @@ impl Verification {
         let mut num_answers = 0;
         for task in &tasks {
             let Lines { was, difference: of_task } =
-                twin(&|stamp| format!("samples_{task}_{stamp}.jsonl")).lines(|_| ())?;
+                twin(&|stamp| format!("samples_{task}_{stamp}.jsonl")).lines(without_unread)?;
             num_answers += was.len();
             difference = difference.or(of_task);
         }
@@ -69,12 +69,21 @@ impl Verification {
     }
 }
 
-/// Takes off results what is no result: when they were made, by which version, and the name of the model, whose bits its fingerprint
-/// tells.
+/// Takes off a sample why there is no verdict: such replies are not recorded.
+fn without_unread(sample: &mut Value) {
+    for judgement in sample.get_mut("judgements").and_then(Value::as_array_mut).into_iter().flatten() {
+        if judgement["value"].is_null() {
+            *judgement = Value::Null;
+        }
+    }
+}
+
+/// Takes off results what is no result: when they were made, by which version, the name of the model, whose bits its fingerprint tells,
+/// and that of the judge, whose address is one of those it was recorded at.
 fn without_names_and_times(results: &mut Value) {
     const OUTSIDE: [&str; 6] =
         ["date", "start_time", "end_time", "total_evaluation_time_seconds", "model_name", "model_name_sanitized"];
-    const IN_INFO: [&str; 3] = ["model_name", "started_unix", "seconds"];
+    const IN_INFO: [&str; 4] = ["model_name", "judge", "started_unix", "seconds"];
     let take = |object: Option<&mut Value>, keys: &[&str]| {
         if let Some(object) = object.and_then(Value::as_object_mut) {
             object.retain(|key, _| !keys.contains(&key.as_str()));
