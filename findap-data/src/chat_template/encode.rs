@@ -74,35 +74,15 @@ impl ChatTemplate {
         let layout = self.layout(tokenizer, messages, false)?;
         let control = self.control_tokens(tokenizer, messages, &layout, false)?;
         let ends_of_turn = self.ends_of_turn(tokenizer, messages, &layout, &control)?;
-        let is_learnt = |message: usize| messages[message].role == Role::Assistant && is_target(message);
-        let learnt: Vec<usize> = (0..messages.len()).filter(|&message| is_learnt(message)).collect();
+        let end_of = |reply: &Range<usize>| ends_of_turn.behind(&layout.text, reply.end, &control);
+        let is_reply = |message: &usize| messages[*message].role == Role::Assistant;
+        let replies = (0..messages.len()).filter(is_reply);
+        let (learnt, others): (Vec<usize>, Vec<usize>) = replies.partition(|&message| is_target(message));
         let (targets, num_unended) = match self.marked_spans(messages, &layout.text)? {
-            None => {
-                let mut targets = Vec::with_capacity(learnt.len());
-                let mut num_unended = 0;
-                for &message in &learnt {
-                    let reply = layout.replies[message].clone();
-                    let reply = reply.ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
-                    let end = ends_of_turn.behind(&layout.text, reply.end, &control);
-                    num_unended += usize::from(end.is_none());
-                    targets.push(reply.start..end.unwrap_or(reply.end));
-                }
-                targets.sort_by_key(|target| target.start);
-                (targets, num_unended)
-            }
-            Some(mut spans) => {
-                let num_replies = messages.iter().filter(|message| message.role == Role::Assistant).count();
-                if learnt.len() < num_replies {
-                    spans = self.spans_of_replies(&layout, spans, is_learnt)?;
-                }
-                let is_unended = |&&message: &&usize| {
-                    layout.replies[message].as_ref().is_some_and(|reply| {
-                        let end = ends_of_turn.behind(&layout.text, reply.end, &control);
-                        let is_end_marked = |end| spans.iter().any(|span| span.start < end && end <= span.end);
-                        spans.iter().any(|span| do_touch(span, reply)) && !end.is_some_and(is_end_marked)
-                    })
-                };
-                let num_unended = learnt.iter().filter(is_unended).count();
+            None => self.whole_replies(&layout, &learnt, end_of)?,
+            Some(spans) => {
+                let spans = if others.is_empty() { spans } else { self.spans_of_replies(&layout, spans, &learnt)? };
+                let num_unended = num_unended_in(&layout, &learnt, &spans, end_of);
                 (spans, num_unended)
             }
         };
@@ -120,18 +100,38 @@ impl ChatTemplate {
         Ok((row, num_unended))
     }
 
+    /// The replies that are learnt with their ends of turn, ascending, and how many have none.
+    fn whole_replies(
+        &self,
+        layout: &Layout,
+        learnt: &[usize],
+        end_of: impl Fn(&Range<usize>) -> Option<usize>,
+    ) -> Result<(Vec<Range<usize>>, usize), DataError> {
+        let mut targets = Vec::with_capacity(learnt.len());
+        let mut num_unended = 0;
+        for &message in learnt {
+            let reply = layout.replies[message].as_ref();
+            let reply = reply.ok_or_else(|| self.fail(TemplateProblem::TurnNotFound { message }))?;
+            let end = end_of(reply);
+            num_unended += usize::from(end.is_none());
+            targets.push(reply.start..end.unwrap_or(reply.end));
+        }
+        targets.sort_by_key(|target| target.start);
+        Ok((targets, num_unended))
+    }
+
     /// The spans, of those that a template marks, that belong to replies which are learnt.
     fn spans_of_replies(
         &self,
         layout: &Layout,
         mut spans: Vec<Range<usize>>,
-        is_learnt: impl Fn(usize) -> bool,
+        learnt: &[usize],
     ) -> Result<Vec<Range<usize>>, DataError> {
         let is_alone = |span: &&Range<usize>| layout.replies_beside(span).is_empty();
         if let Some(span) = spans.iter().find(is_alone) {
             return Err(self.fail(TemplateProblem::SpanOfNoReply { span: layout.text[span.clone()].to_owned() }));
         }
-        spans.retain(|span| layout.replies_beside(span).into_iter().all(&is_learnt));
+        spans.retain(|span| layout.replies_beside(span).iter().all(|message| learnt.contains(message)));
         Ok(spans)
     }
 
@@ -258,6 +258,20 @@ impl EndsOfTurn {
         let is_end = self.ids.contains(&token.id) && (between.trim().is_empty() || between == self.words);
         is_end.then_some(range.end)
     }
+}
+
+/// How many replies are learnt by these spans and not their ends of turn.
+fn num_unended_in(
+    layout: &Layout,
+    learnt: &[usize],
+    spans: &[Range<usize>],
+    end_of: impl Fn(&Range<usize>) -> Option<usize>,
+) -> usize {
+    let is_unended = |reply: &&Range<usize>| {
+        let is_marked = |end: usize| spans.iter().any(|span| span.start < end && end <= span.end);
+        spans.iter().any(|span| do_touch(span, reply)) && !end_of(reply).is_some_and(is_marked)
+    };
+    learnt.iter().filter_map(|&message| layout.replies[message].as_ref()).filter(is_unended).count()
 }
 
 /// The control token behind a place.
