@@ -426,13 +426,7 @@ impl Results {
 /// # Errors
 /// As [`Results::load`].
 pub fn load_summaries(folder: &Path) -> Result<(PathBuf, RunInfo, Vec<TaskSummary>), EvalError> {
-    let entries = std::fs::read_dir(folder).map_err(EvalError::io(folder))?;
-    let is_results = |name: &str| name.starts_with("results_") && name.ends_with(".json");
-    let newest = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_results))
-        .max();
+    let newest = results_files(folder)?.pop();
     let problem = |path: &Path, problem: String| EvalError::Results { path: path.to_owned(), problem };
     let path = newest.ok_or_else(|| problem(folder, "holds no results_*.json; run `findap eval` first".to_owned()))?;
     let bytes = std::fs::read(&path).map_err(EvalError::io(path.as_path()))?;
@@ -448,6 +442,20 @@ pub fn load_summaries(folder: &Path) -> Result<(PathBuf, RunInfo, Vec<TaskSummar
         Some(task) => Err(problem(&path, format!("task {} has no metric", task.name))),
         None => Ok((path, info, tasks)),
     }
+}
+
+/// The results files of a folder, the newest last: where there are several, the others are of earlier evaluations.
+///
+/// # Errors
+/// [`EvalError::Io`].
+pub fn results_files(folder: &Path) -> Result<Vec<PathBuf>, EvalError> {
+    let entries = std::fs::read_dir(folder).map_err(EvalError::io(folder))?;
+    let is_results = |name: &str| name.starts_with("results_") && name.ends_with(".json");
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        paths.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_results)).collect();
+    files.sort();
+    Ok(files)
 }
 
 /// Reads a samples file.

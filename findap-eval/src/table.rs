@@ -2,8 +2,9 @@
 
 use findap_data::{Capability, Domain};
 
-use crate::results::{RunInfo, TaskSummary, cell_scores};
-use crate::task::Metric;
+use crate::compare::wilson_error;
+use crate::results::{MetricValue, RunInfo, TaskSummary, cell_scores};
+use crate::task::{Metric, SubsetMean};
 
 /// The share of missing answers that is told of only in its own column.
 const TOLERATED_MISSING: f64 = 0.05;
@@ -24,7 +25,7 @@ pub struct StageScores {
 pub struct StageScore {
     /// The score.
     pub score: f64,
-    /// Its standard error.
+    /// Its standard error; that of a share reaches to the end of Wilson's interval, and is not 0 where no row or every row is right.
     pub stderr: Option<f64>,
     /// Score minus the first stage's; `None` in the first stage.
     pub difference: Option<f64>,
@@ -61,11 +62,12 @@ pub fn capability_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
             let cells: Vec<_> = stages
                 .iter()
                 .map(|stage| {
-                    let cells = cell_scores(stage.tasks.iter());
-                    cells.into_iter().find(|cell| (cell.capability, cell.domain) == (capability, domain))
+                    let of_cell = |task: &&TaskSummary| (task.capability, task.domain) == (capability, domain);
+                    let cell = cell_scores(stage.tasks.iter().filter(of_cell)).pop()?;
+                    Some((cell, error_of_mean(stage.tasks.iter().filter(of_cell).map(shown_error))))
                 })
                 .collect();
-            let Some(cell) = cells.iter().flatten().next().copied() else { continue };
+            let Some((cell, _)) = cells.iter().flatten().next().copied() else { continue };
             lines.push(ScoreLine {
                 capability,
                 domain,
@@ -75,7 +77,7 @@ pub fn capability_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
                 num_rows: cell.num_rows,
                 num_tasks: cell.num_tasks,
                 chance: cell.chance,
-                stages: with_differences(cells.iter().map(|cell| cell.map(|cell| (cell.score, cell.stderr)))),
+                stages: with_differences(cells.iter().map(|cell| cell.map(|(cell, error)| (cell.score, error)))),
             });
         }
     }
@@ -93,7 +95,7 @@ pub fn task_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
         seen.push(&task.name);
         let of_stage = |stage: &StageScores| {
             let found = stage.tasks.iter().find(|other| other.name == task.name)?;
-            Some((found.headline().value, found.headline().stderr))
+            Some((found.headline().value, shown_error(found)))
         };
         lines.push(ScoreLine {
             capability: task.capability,
@@ -109,6 +111,26 @@ pub fn task_lines(stages: &[StageScores]) -> Vec<ScoreLine> {
     }
     lines.sort_by_key(|line| (line.capability, line.domain));
     lines
+}
+
+/// The standard error of a task's headline metric; of a share no less than Wilson's interval tells.
+fn shown_error(task: &TaskSummary) -> Option<f64> {
+    let of_rows = |value: MetricValue, num_rows: usize| match value.metric.is_share() && num_rows > 0 {
+        true => Some(wilson_error(value.value, num_rows).max(value.stderr.unwrap_or(0.0))),
+        false => value.stderr,
+    };
+    match task.subset_mean {
+        SubsetMean::Macro if !task.subsets.is_empty() => {
+            error_of_mean(task.subsets.iter().map(|subset| of_rows(subset.metrics[0], subset.num_rows)))
+        }
+        _ => of_rows(task.headline(), task.num_rows),
+    }
+}
+
+/// The standard error of the mean of independent values; none where one has none.
+fn error_of_mean(errors: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let errors: Vec<f64> = errors.collect::<Option<_>>()?;
+    Some(errors.iter().map(|error| error * error).sum::<f64>().sqrt() / errors.len() as f64)
 }
 
 fn with_differences(scores: impl Iterator<Item = Option<(f64, Option<f64>)>>) -> Vec<Option<StageScore>> {

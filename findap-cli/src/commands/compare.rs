@@ -1,17 +1,18 @@
 //! `findap compare`: what changed between two evaluations.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use findap_eval::Results;
 use findap_eval::compare::{CompareOptions, Delta, compare};
 use findap_eval::require::{self, Requirement, RequirementError, Verdict};
+use findap_eval::results::results_files;
 use findap_eval::table::percent;
 use serde_json::json;
 
 use crate::terminal;
 
-/// Shows what changed from one evaluation to another, with paired bootstrap intervals
+/// Shows what changed from one evaluation to another, with paired intervals
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -40,8 +41,21 @@ fn parse_requirements(text: &str) -> Result<Requirements, RequirementError> {
     require::parse(text).map(Requirements)
 }
 
+/// Says that a folder holds several evaluations, of which the newest is compared.
+fn tell_earlier(folder: &Path) {
+    // A folder that cannot be read is refused where it is.
+    if let Ok(files) = results_files(folder)
+        && let [earlier @ .., newest] = files.as_slice()
+        && !earlier.is_empty()
+    {
+        let count = terminal::counted(earlier.len(), "earlier evaluation is", "earlier evaluations are");
+        eprintln!("{}: the newest is compared, {count} not", newest.display());
+    }
+}
+
 pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
     let load = |folder: &PathBuf| {
+        tell_earlier(folder);
         Results::load(folder).with_context(|| format!("cannot read the evaluation in {}", folder.display()))
     };
     let options = CompareOptions::default();

@@ -126,6 +126,11 @@ impl Metric {
         matches!(self, Self::JudgedRight | Self::Grade)
     }
 
+    /// Whether it is a share of rows: a mean of zeros and ones.
+    pub(crate) fn is_share(self) -> bool {
+        !matches!(self, Self::TokenF1 | Self::Rouge1 | Self::Rouge2 | Self::RougeL | Self::Grade) && self.is_mean()
+    }
+
     /// Whether it is computed from the labels of all rows together, of which each row has one that is right.
     pub(crate) fn compares_labels(self) -> bool {
         let strict = matches!(self, Self::MacroF1 | Self::WeightedF1 | Self::Mcc);
