@@ -70,6 +70,7 @@ fn main() -> ExitCode {
     if !command.outlives_its_reader() {
         restore_broken_pipe();
     }
+    signals::make_file_limits_errors();
     // The main thread of a server waits for connections and computes nothing.
     if !matches!(command, Command::Serve(_)) {
         use_this_thread_too();

@@ -41,6 +41,14 @@ pub(crate) fn stop_flag() -> &'static AtomicBool {
     &STOP
 }
 
+/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail, so that the error names the file, instead of ending the process.
+pub(crate) fn make_file_limits_errors() {
+    // SAFETY: called before any thread is started; SIG_IGN is a valid disposition for SIGXFSZ.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Says what a signal would have to wait for.
 pub(crate) fn set_work(work: Work) {
     WORK.store(work as usize, Ordering::Relaxed);

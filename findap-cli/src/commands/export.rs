@@ -18,18 +18,32 @@ pub(crate) struct Arguments {
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Number format of the weights
-    #[arg(long, value_enum, default_value = "bf16")]
+    /// Number format of the weights: bf16 or f32
+    #[arg(long, value_parser = format, default_value = "bf16")]
     dtype: Format,
     /// Largest file in MiB; larger models are split
     #[arg(long, default_value_t = 5120, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_mib: u64,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy)]
 enum Format {
     Bf16,
     F32,
+}
+
+/// Reads a format by any of its usual names.
+fn format(name: &str) -> Result<Format, String> {
+    match name.to_lowercase().as_str() {
+        "bf16" | "bfloat16" => Ok(Format::Bf16),
+        "f32" | "fp32" | "float32" => Ok(Format::F32),
+        "f16" | "fp16" | "float16" | "half" => {
+            Err("16-bit floats of this format are not offered, as weights larger than 65504 \
+            would be lost; write `bf16`, of the same size, or `f32`, which loses nothing, and convert that"
+                .to_owned())
+        }
+        _ => Err("it is `bf16` or `f32`".to_owned()),
+    }
 }
 
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use crate::tool::{golden, run};
+use crate::tool::{Said, findap, golden, run};
 
 /// Scores rows with the binary and returns its output lines.
 fn score(model: &Path, rows: &[Value], dtype: &str) -> Vec<Value> {
@@ -228,4 +228,24 @@ fn the_folder_of_an_adapter_is_scored_and_exported_as_the_model_that_it_makes() 
     fs::write(adapter.join("adapter_config.json"), config.to_string()).expect("a configuration");
     let reply = ["generate".as_ref(), adapter.as_os_str(), "--prompt".as_ref(), "a".as_ref()];
     run(reply).refusal(&["adapter_config.json", "use_dora", "not supported"]);
+}
+
+/// A limit of file sizes ends a program without a word unless it asks for an error.
+#[test]
+fn a_file_beyond_the_limit_of_sizes_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -f 1000; exec \"$0\" export \"$1\" --output \"$2\" --dtype f32"]);
+    limited.arg(findap().get_program()).arg(golden("models/tiny")).arg(folder.path().join("out"));
+    Said::from(limited.output().expect("a shell")).refusal(&["model.safetensors", "too large"]);
+}
+
+#[test]
+fn a_format_that_is_not_offered_is_refused_with_those_that_are() {
+    for name in ["fp16", "float16"] {
+        let said = run(["export", "model", "--output", "out", "--dtype", name]);
+        assert_eq!(said.code, Some(2), "{}", said.stderr);
+        let words = said.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("not offered") && words.contains("`bf16`") && words.contains("`f32`"), "{words}");
+    }
 }
