@@ -177,6 +177,16 @@ fn paragraph_within(columns: usize, name: &str, text: &str) -> String {
     out
 }
 
+/// Joins lines, of which those wider than the terminal are broken between words.
+pub(crate) fn lines(lines: &[String]) -> String {
+    let columns = columns();
+    let broken = |line: &String| match line.chars().count() <= columns {
+        true => line.clone(),
+        false => paragraph_within(columns, &" ".repeat(line.len() - line.trim_start().len()), line),
+    };
+    lines.iter().map(broken).collect::<Vec<_>>().join("\n")
+}
+
 /// Draws a table in plain characters: the first column to the left, the others to the right. Where it is wider than the terminal,
 /// cells are broken between words; where that does not suffice, the columns are told in several tables under each other, each
 /// with the first column.

@@ -16,7 +16,11 @@ const QUANTISED: &str = "quantised weights are not supported; use the folder of 
 pub(crate) fn folder(path: &Path) -> Option<String> {
     let Ok(metadata) = fs::metadata(path) else {
         let parts = path.to_str().map(|text| text.split('/').filter(|part| !part.is_empty()).count());
-        let looks_like_hub_id = path.is_relative() && parts == Some(2) && !path.starts_with(".");
+        let looks_like_hub_id = path.is_relative()
+            && parts == Some(2)
+            && !path.starts_with(".")
+            // a path into a folder that is here is mistyped
+            && path.parent().is_some_and(|owner| !owner.exists());
         return looks_like_hub_id.then(|| {
             let id = path.display();
             format!(

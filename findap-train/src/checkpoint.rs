@@ -138,7 +138,7 @@ pub(crate) fn save_with(
         let path = path.to_path_buf();
         move |source| CheckpointError::Io { action, path, source }
     };
-    remove_leftovers(folder, prefix);
+    remove_unfinished(folder, prefix);
     failpoint("make folder")
         .and_then(|()| fs::create_dir_all(&temporary))
         .map_err(io("make the folder", &temporary))?;
@@ -166,13 +166,11 @@ pub(crate) fn save_with(
     Ok(())
 }
 
-fn remove_leftovers(folder: &Path, prefix: &str) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{prefix}-")) && name.ends_with(".tmp") {
-            // A leftover that cannot be removed only costs space.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+/// Removes what a kill left half written of the checkpoints of `prefix` in `folder`.
+pub(crate) fn remove_unfinished(folder: &Path, prefix: &str) {
+    for path in unfinished(folder, prefix) {
+        // A leftover that cannot be removed only costs space.
+        let _ = fs::remove_dir_all(path);
     }
 }
 
@@ -231,6 +229,16 @@ pub fn list(folder: &Path, prefix: &str) -> Vec<(u64, PathBuf)> {
         .collect();
     found.sort_by_key(|entry| std::cmp::Reverse(entry.0));
     found
+}
+
+/// What a kill left half written of the checkpoints of `prefix` in `folder`; it is removed before the next.
+pub(crate) fn unfinished(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let is_unfinished = |path: &PathBuf| {
+        let name = file_name(path);
+        name.starts_with(&format!("{prefix}-")) && name.ends_with(".tmp")
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_unfinished).collect()
 }
 
 /// Checks every file of a checkpoint against its manifest and returns its state.

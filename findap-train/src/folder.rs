@@ -121,9 +121,10 @@ pub(crate) fn write_if_new(path: &Path, text: &str) -> Result<(), TrainError> {
     write_whole(path, text.as_bytes())
 }
 
-/// Bytes a user may still write below `folder`; `None` where the system does not say.
+/// Bytes a user may still write below `folder`, which need not be there yet; `None` where the system does not say.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
-    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).ok()?;
+    let present = folder.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
+    let path = std::ffi::CString::new(present.as_os_str().as_encoded_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: `path` is a NUL-terminated string and `stat` a writable statvfs; both outlive the call.
     let answer = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
@@ -166,6 +167,7 @@ mod tests {
     fn space_is_refused_before_it_is_used() {
         let folder = tempfile::tempdir().unwrap();
         assert!(free_bytes(folder.path()).is_some_and(|free| free > 0));
+        assert!(free_bytes(&folder.path().join("not/yet")).is_some() && free_bytes(Path::new("not-yet")).is_some());
         assert!(matches!(require_space(folder.path(), u64::MAX), Err(TrainError::DiskSpace { .. })));
         require_space(folder.path(), 1).unwrap();
     }

@@ -85,6 +85,12 @@ impl Schedule {
         self.options.peak_learning_rate * self.factor(step)
     }
 
+    /// Whether no step has a learning rate above 0, so that nothing is trained: one step is its own warm-up from 0, by the rule of Hugging
+    /// Face.
+    pub fn is_idle(&self) -> bool {
+        self.total_steps > 0 && (0..self.total_steps).all(|step| self.learning_rate(step) == 0.0)
+    }
+
     /// A sentence on a warm-up that takes the whole stage; `None` where the peak is reached.
     pub fn note(&self) -> Option<String> {
         let (warmup, total) = (self.warmup_steps, self.total_steps);
@@ -130,6 +136,12 @@ mod tests {
         };
         assert!(note(WarmupLength::Ratio(0.1), Warmup::Zero, 1).contains("trains nothing"));
         assert_eq!(note(WarmupLength::Ratio(0.1), Warmup::FirstStep, 2), "");
+        let is_idle = |warmup_from, total_steps| {
+            let (kind, warmup) = (ScheduleKind::Linear, WarmupLength::Ratio(0.1));
+            let options = ScheduleOptions { kind, peak_learning_rate: 1e-3, warmup, warmup_from };
+            Schedule::new(options, total_steps).is_idle()
+        };
+        assert!(is_idle(Warmup::Zero, 1) && !is_idle(Warmup::Zero, 2) && !is_idle(Warmup::FirstStep, 1));
         assert!(note(WarmupLength::Steps(100), Warmup::Zero, 11).contains("no higher than 1.00e-4"));
         assert_eq!(note(WarmupLength::Ratio(0.1), Warmup::Zero, 20), "");
         assert_eq!(note(WarmupLength::Ratio(0.0), Warmup::Zero, 1), "");

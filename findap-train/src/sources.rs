@@ -16,7 +16,7 @@ use findap_model::text_directory;
 
 use crate::error::TrainError;
 use crate::recipe::{
-    AlignStage, DISTILLED, DataTable, Optimization, RIGHT_SOLUTIONS, Recipe, Stage, TrainStage, locate,
+    AlignStage, DISTILLED, DataTable, Optimization, RIGHT_SOLUTIONS, Recipe, STAND_INS, Stage, TrainStage, locate,
 };
 
 const RESOLVED: &str = "invariant: a resolved recipe has this key";
@@ -120,7 +120,9 @@ impl<'a> Sources<'a> {
         let options = self.options(&stage.optimization, None, stage.shuffle);
         let dev = self.named(stage.dev.iter());
         let mut data = self.stage(sources, dev, mix, options, stage.optimization.dev_tokens)?;
-        if let Some(distill) = self.recipe.distillation_before(&stage.name).filter(|_| !stage.uses_distilled()) {
+        let has_stand_ins = stage.pairs.iter().any(|name| STAND_INS.contains(&name.as_str()));
+        let is_without = !stage.uses_distilled() && !has_stand_ins;
+        if let Some(distill) = self.recipe.distillation_before(&stage.name).filter(|_| is_without) {
             let align = &stage.name;
             data.rows.notes.push(format!(
                 "{align} does not train on the pairs that {distill} makes, as its `pairs` does not name \"{DISTILLED}\""

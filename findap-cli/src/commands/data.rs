@@ -13,7 +13,7 @@ use findap_train::recipe::{Recipe, Stage};
 use findap_train::sources::StageData;
 use serde::Deserialize;
 
-use super::recipe::{Common, RecipeData};
+use super::recipe::{Common, LookedAt, RecipeData};
 use crate::terminal;
 
 /// Makes, packs and shows the data of a recipe
@@ -46,7 +46,8 @@ enum DataCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Show the rows of a stage: tokens, loss mask (green, or in marks), document borders
+    /// Show the first rows of a stage in the order in which they are packed: tokens, loss mask (green, or in marks), where each document
+    /// ends
     Inspect {
         #[command(flatten)]
         common: Common,
@@ -57,7 +58,7 @@ enum DataCommand {
         #[arg(long, value_name = "N", default_value_t = 2)]
         rows: usize,
     },
-    /// Show what each stage's mixture comes to: rows, tokens, tokens with loss
+    /// Show what each stage's mixture comes to in one pass over the data: rows, tokens, tokens with loss
     Stats {
         #[command(flatten)]
         common: Common,
@@ -91,8 +92,7 @@ fn synth(folder: &std::path::Path, set: &[String], tokenizer: Option<usize>) -> 
 }
 
 /// The stages of a recipe that have data, each with its data.
-fn stages(recipe: &Recipe) -> Result<Vec<(String, StageData)>> {
-    let data = RecipeData::open(recipe)?;
+fn stages(recipe: &Recipe, data: &RecipeData<'_>) -> Result<Vec<(String, StageData)>> {
     let mut found = Vec::new();
     for stage in &recipe.stage {
         found.extend(data.sources.of(stage)?.map(|data| (stage.name().to_owned(), data)));
@@ -105,7 +105,7 @@ fn stages(recipe: &Recipe) -> Result<Vec<(String, StageData)>> {
 
 fn pack(common: &Common) -> Result<()> {
     let (_, recipe) = common.load()?;
-    let stages = stages(&recipe)?;
+    let stages = stages(&recipe, &RecipeData::open(&recipe)?)?;
     let row = |(name, data): &(String, StageData)| {
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         vec![
@@ -121,7 +121,7 @@ fn pack(common: &Common) -> Result<()> {
     let header = ["stage", "rows", "tokens", "with loss", "contexts", "filled", "steps"];
     println!("{}", terminal::table(&header, &stages.iter().map(row).collect::<Vec<_>>()));
     for (name, data) in &stages {
-        println!("\n{}", data.rows.lines(name).join("\n"));
+        println!("\n{}", terminal::lines(&data.rows.lines(name)));
     }
     println!("\n{}", recipe.folder().join("data").join("tokens").display());
     Ok(())
@@ -129,13 +129,16 @@ fn pack(common: &Common) -> Result<()> {
 
 fn stats(common: &Common, json: bool) -> Result<()> {
     let (_, recipe) = common.load()?;
-    let stages = stages(&recipe)?;
+    let _looked_at = LookedAt::of(&recipe);
+    let stages = stages(&recipe, &RecipeData::open(&recipe)?)?;
     if json {
         let object: serde_json::Map<String, serde_json::Value> = stages
             .iter()
             .map(|(name, data)| {
                 let mut object = serde_json::to_value(&data.mixture)?;
                 object["rows"] = serde_json::to_value(&data.rows)?;
+                object["steps"] = data.loader.total_steps().into();
+                object["steps_of_one_pass"] = data.loader.epoch_steps().into();
                 Ok((name.clone(), object))
             })
             .collect::<Result<_>>()?;
@@ -143,7 +146,7 @@ fn stats(common: &Common, json: bool) -> Result<()> {
         return Ok(());
     }
     for (name, data) in &stages {
-        println!("{name}");
+        println!("{}", terminal::paragraph(&format!("{name}: "), &passes(data)));
         let groups = [
             ("source", data.mixture.by_set()),
             ("kind", data.mixture.by_kind()),
@@ -156,13 +159,25 @@ fn stats(common: &Common, json: bool) -> Result<()> {
             let rows: Vec<Vec<String>> = proportions.iter().map(row).collect();
             println!("{}\n", terminal::table(&[what, "rows", "tokens", "with loss"], &rows));
         }
-        println!("{}\n", data.rows.lines(name).join("\n"));
+        println!("{}\n", terminal::lines(&data.rows.lines(name)));
     }
     Ok(())
 }
 
+/// What the numbers of a stage are, beside what it trains on: the tables are of one pass over its data.
+fn passes(data: &StageData) -> String {
+    let (steps, of_pass) = (data.loader.total_steps(), data.loader.epoch_steps());
+    let told = match steps.cmp(&of_pass) {
+        std::cmp::Ordering::Less => "so that only the first of these rows are trained on",
+        std::cmp::Ordering::Equal => "which is one pass",
+        std::cmp::Ordering::Greater => "so that rows are trained on several times",
+    };
+    format!("one pass over its data is {of_pass} steps; the stage has {steps}, {told}")
+}
+
 fn show(common: &Common, stage: Option<&str>, rows: usize) -> Result<()> {
     let (_, recipe) = common.load()?;
+    let _looked_at = LookedAt::of(&recipe);
     let all = RecipeData::open(&recipe)?;
     let is_asked_for = |candidate: &&Stage| match stage {
         Some(name) => candidate.name() == name,

@@ -1,16 +1,19 @@
 //! `findap plan`: what a recipe asks for, before anything is trained.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use findap_data::Length;
+use findap_model::Config;
 use findap_tensor::{DeviceKind, Dtype, Tensor, ops};
 use findap_train::plan::{self, StageDisk, StagePlan};
 use findap_train::recipe::{Recipe, Stage};
+use findap_train::run::stand_ins;
 use findap_train::{distill, folder};
 
-use super::recipe::{Common, RecipeData};
+use super::recipe::{Common, LookedAt, RecipeData};
 use super::run;
 use crate::terminal;
 
@@ -32,12 +35,13 @@ pub(crate) struct Arguments {
 pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
     let (_, written) = arguments.common.read()?;
     // A recipe can be looked at on a machine that has neither its model nor its data.
-    let (recipe, plans) = match arguments.common.resolve(written.clone()) {
+    let (recipe, plans, _looked_at) = match arguments.common.resolve(written.clone()) {
         Ok(recipe) => {
+            let looked_at = LookedAt::of(&recipe);
             let plans = plans(&recipe);
-            (recipe, plans)
+            (recipe, plans, looked_at)
         }
-        Err(error) => (written, Err(error)),
+        Err(error) => (written, Err(error), None),
     };
     if arguments.json {
         let mut object = serde_json::to_value(&recipe)?;
@@ -71,16 +75,22 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<()> {
             ended_for(&problems)?;
         }
         Err(error) if is_elsewhere(&recipe) => {
-            println!("\nTokens, memory and time cannot be told here: {}", terminal::error_text(&error));
+            let told = terminal::error_text(&error);
+            println!("\n{}", terminal::paragraph("Tokens, memory and time cannot be told here: ", &told));
         }
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-/// Whether a recipe is planned where its model is not, such as on a laptop; what is here and cannot be read would end the run.
+/// Whether a recipe is planned where its model is not, such as on a laptop before it is downloaded; what is here and cannot be read would
+/// end the run. A path from the root, or one into a folder that is here, is mistyped.
 fn is_elsewhere(recipe: &Recipe) -> bool {
-    recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| !path.exists())
+    let is_to_come = |path: &&PathBuf| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        path.is_relative() && !path.exists() && parent.is_some_and(|parent| !parent.exists())
+    };
+    recipe.model.base.iter().chain(&recipe.model.tokenizer).any(|path| is_to_come(&path))
 }
 
 fn ended_for(problems: &[anyhow::Error]) -> Result<()> {
@@ -90,16 +100,42 @@ fn ended_for(problems: &[anyhow::Error]) -> Result<()> {
     Ok(())
 }
 
-/// Plans of the stages whose data exist.
+/// Plans of the stages that train; of those whose data the distillation has yet to make, at most.
 fn plans(recipe: &Recipe) -> Result<Vec<StagePlan>> {
     let config = findap_train::run::base_config(recipe)?;
     let data = RecipeData::open(recipe)?;
     let mut plans = Vec::new();
     for stage in &recipe.stage {
         let data = data.sources.of(stage)?;
-        plans.extend(data.map(|data| StagePlan::new(recipe, stage, &config, &data)).transpose()?);
+        plans.push(data.map(|data| StagePlan::new(recipe, stage, &config, &data)).transpose()?);
     }
-    Ok(plans)
+    let is_to_come = |(stage, plan): (&Stage, &Option<StagePlan>)| stage.makes_model() && plan.is_none();
+    if recipe.stage.iter().zip(&plans).any(is_to_come) {
+        let bounded = plans_to_come(recipe, &config, &mut plans);
+        stand_ins::clear(recipe)?;
+        bounded?;
+    }
+    Ok(plans.into_iter().flatten().collect())
+}
+
+/// Fills in the plans of stages on what is to come.
+fn plans_to_come(recipe: &Recipe, config: &Config, plans: &mut [Option<StagePlan>]) -> Result<()> {
+    let distillations = recipe.stage.iter().filter_map(|stage| match stage {
+        Stage::Distill(stage) => Some(stage),
+        Stage::Train(_) | Stage::Align(_) => None,
+    });
+    // exercises that cannot be read are told among the problems
+    if distillations.map(|stage| distill::exercises(stage, recipe.folder())).any(|exercises| exercises.is_err()) {
+        return Ok(());
+    }
+    let bound = stand_ins::at_most(recipe)?;
+    let sources = RecipeData::sources(&bound, findap_train::run::told_time(recipe)?)?;
+    for (stage, plan) in bound.stage.iter().zip(plans).filter(|(stage, plan)| stage.makes_model() && plan.is_none()) {
+        if let Some(data) = sources.of(stage)? {
+            *plan = Some(StagePlan { is_at_most: true, ..StagePlan::new(&bound, stage, config, &data)? });
+        }
+    }
+    Ok(())
 }
 
 /// What would end the run though its data can be read: tasks, exercises, judges.
@@ -137,7 +173,7 @@ fn show_disk(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-fn show_recipe(recipe: &Recipe, folder: std::path::PathBuf) {
+fn show_recipe(recipe: &Recipe, folder: PathBuf) {
     let start = match (&recipe.model.base, &recipe.model.init) {
         (Some(base), _) => base.display().to_string(),
         _ => "random weights".to_owned(),
@@ -191,7 +227,7 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
         let seconds = plan.flops / (speed * STEP_EFFICIENCY);
         vec![
             plan.stage.clone(),
-            plan.rows.to_string(),
+            if plan.is_at_most { format!("<={}", plan.rows) } else { plan.rows.to_string() },
             plan.tokens.to_string(),
             plan.loss_tokens.to_string(),
             format!("{:.1}%", 100.0 * plan.fill),
@@ -213,8 +249,13 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
         let parts = terminal::paragraph("  ", &parts.collect::<Vec<_>>().join(", "));
         println!("\nmemory of {} on {place}:\n{parts}", largest.stage);
     }
-    for plan in plans {
-        println!("\n{}", plan.sources.lines(&plan.stage).join("\n"));
+    for plan in plans.iter().filter(|plan| plan.is_at_most) {
+        let told = "its rows are yet to be distilled: rows, tokens, steps and time are those of as many as there can be at most, each as \
+                    long as the reference solution";
+        println!("\n{}", terminal::paragraph(&format!("{}: ", plan.stage), told));
+    }
+    for plan in plans.iter().filter(|plan| !plan.is_at_most) {
+        println!("\n{}", terminal::lines(&plan.sources.lines(&plan.stage)));
     }
     for plan in plans {
         if let Some(note) = &plan.rate_note {
@@ -222,7 +263,8 @@ fn show_plans(plans: &[StagePlan], kind: DeviceKind) {
         }
         if let Some(note) = &plan.frozen_note {
             let saved = terminal::bytes(plan.memory_saved_bytes as u64);
-            println!("{}: {note}; this saves {saved} of memory", plan.stage);
+            let told = format!("{note}; this saves {saved} of memory");
+            println!("{}", terminal::paragraph(&format!("{}: ", plan.stage), &told));
         }
     }
     let measured = format!(

@@ -82,12 +82,34 @@ pub(crate) struct RecipeData<'a> {
 impl<'a> RecipeData<'a> {
     /// Generates the world, if the recipe has one, and opens the sources with the base model's tokenizer, which no stage changes.
     pub(crate) fn open(recipe: &'a Recipe) -> Result<Self> {
-        let folder = recipe.folder();
-        let lock = FolderLock::take(folder)?;
+        let lock = FolderLock::take(recipe.folder())?;
         let time_seconds = findap_train::run::told_time(recipe)?;
         findap_train::run::make_world(recipe, &mut |_| {})?;
+        Ok(Self { sources: Self::sources(recipe, time_seconds)?, _lock: lock })
+    }
+
+    /// The sources alone, in a run folder that the caller holds.
+    pub(crate) fn sources(recipe: &'a Recipe, time_seconds: u64) -> Result<Sources<'a>> {
         let model =
             recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
-        Ok(Self { sources: Sources::open(recipe, model, time_seconds)?, _lock: lock })
+        Ok(Sources::open(recipe, model, time_seconds)?)
+    }
+}
+
+/// A run folder that is removed with this value: a look at a recipe begins no run.
+pub(crate) struct LookedAt(PathBuf);
+
+impl LookedAt {
+    /// The run folder of a resolved recipe; none where it is there already, and stays.
+    pub(crate) fn of(recipe: &Recipe) -> Option<Self> {
+        let folder = recipe.folder();
+        (!folder.exists()).then(|| Self(folder.to_owned()))
+    }
+}
+
+impl Drop for LookedAt {
+    fn drop(&mut self) {
+        // What cannot be removed is a folder with data that a run would make, too.
+        std::fs::remove_dir_all(&self.0).ok();
     }
 }

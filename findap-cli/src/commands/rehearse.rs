@@ -58,12 +58,18 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<u8> {
             }
         },
     }
-    let parts = parts(&recipe, &small, &Watched { events, ended_at }, &mut warnings)?;
+    let mut idle = Vec::new();
+    let parts = parts(&recipe, &small, &Watched { events, ended_at }, &mut warnings, &mut idle)?;
     show(&recipe, &parts)?;
     for warning in &warnings {
-        println!("warning: {warning}");
+        println!("{}", terminal::paragraph("warning: ", warning));
     }
     rehearsal::clear(&recipe)?;
+    if !idle.is_empty() {
+        idle.iter().for_each(|problem| terminal::print_error(&anyhow::anyhow!("{problem}")));
+        println!("\nnot safe to start");
+        return Ok(1);
+    }
     let arguments: Vec<String> = std::env::args().skip(2).map(|argument| terminal::shell_word(&argument)).collect();
     let but = if warnings.is_empty() { "" } else { ", but read the warnings above" };
     println!("\nsafe to start{but}: {} run {}", run::program(), arguments.join(" "));
@@ -116,8 +122,14 @@ impl Watched {
     }
 }
 
-/// What the parts of the run will take, from what those of the rehearsal took.
-fn parts(recipe: &Recipe, small: &Recipe, watched: &Watched, warnings: &mut Vec<String>) -> Result<Vec<Part>> {
+/// What the parts of the run will take, from what those of the rehearsal took. `idle` is told of stages that would train nothing.
+fn parts(
+    recipe: &Recipe,
+    small: &Recipe,
+    watched: &Watched,
+    warnings: &mut Vec<String>,
+    idle: &mut Vec<String>,
+) -> Result<Vec<Part>> {
     let config = base_config(recipe)?;
     let model = recipe.model.base.as_ref().or(recipe.model.tokenizer.as_ref()).context("the recipe names no model")?;
     let time_seconds = findap_train::run::told_time(recipe)?;
@@ -133,7 +145,8 @@ fn parts(recipe: &Recipe, small: &Recipe, watched: &Watched, warnings: &mut Vec<
         let (tokens, steps, is_at_most) = match sources.of(stage)? {
             Some(data) => {
                 let plan = StagePlan::new(recipe, stage, &config, &data)?;
-                warnings.extend(plan.rate_note.map(|note| format!("{}: {note}", stage.name())));
+                let told = if plan.is_idle { &mut *idle } else { &mut *warnings };
+                told.extend(plan.rate_note.map(|note| format!("{}: {note}", stage.name())));
                 (plan.trained_tokens, plan.steps, false)
             }
             None => {

@@ -73,7 +73,7 @@ fn a_recipe_for_own_files_is_written_with_their_columns_and_can_be_planned() {
     assert_eq!(plan["eval"]["tasks"], serde_json::json!(["gsm8k", "fpb"]));
     let planned: Vec<&str> =
         plan["plan"].as_array().expect("plans").iter().filter_map(|it| it["stage"].as_str()).collect();
-    assert_eq!(planned, ["group1", "align-given"], "{plan}");
+    assert_eq!(planned, ["group1", "align-given", "align"], "{plan}");
 }
 
 #[test]

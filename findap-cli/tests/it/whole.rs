@@ -306,3 +306,36 @@ fn a_distillation_of_right_solutions_without_a_pair_is_verified_alone() {
     let said = place.verify(&["--stage", "distill"]).success();
     assert!(said.stdout.contains("0 pairs"), "{}", said.stdout);
 }
+
+/// Four solutions of each of 24 exercises give one final-answer pair and one correction at most.
+#[test]
+fn a_plan_bounds_what_is_yet_to_be_distilled_and_leaves_nothing_behind() {
+    let place = Place::new("{ url = \"http://127.0.0.1:9/v1\", model = \"judge\" }");
+    let said = place.on_recipe("plan", &[]).success();
+    let words = said.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("| align | <=48 |") && words.contains("yet to be distilled"), "{}", said.stdout);
+    assert!(!words.contains("free: unknown") && !words.contains("does not train on the pairs"), "{}", said.stdout);
+    assert!(said.stdout.lines().all(|line| line.chars().count() <= 80 || line.contains('/')), "{}", said.stdout);
+    let own = format!("data.own={{ path = {:?}, kind = \"preference\" }}", place.path("own.jsonl"));
+    let row = json!({"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."});
+    fs::write(place.path("own.jsonl"), format!("{row}\n")).expect("it is written");
+    let recipe = fs::read_to_string(place.path("recipe.toml")).expect("the recipe");
+    let table =
+        own.replacen("data.own={ ", "[[data]]\nname = \"own\"\n", 1).replace(", kind", "\nkind").replace(" }", "\n");
+    let (data, stages) = recipe.split_at(recipe.find("[[stage]]").expect("a stage"));
+    let stages = stages.replace("kind = \"align\"", "kind = \"align\"\npairs = [\"own\", \"preferences\"]");
+    fs::write(place.path("recipe.toml"), format!("{data}{table}{stages}")).expect("it is written");
+    let said = place.on_recipe("plan", &[]).success();
+    assert!(said.stdout.contains("<=49"), "own pairs count, too: {}", said.stdout);
+    assert!(!place.path("run").exists(), "a plan begins no run");
+    let nowhere = format!("model.base={}", place.path("nowhere").display());
+    place.on_recipe("plan", &[&nowhere]).refusal(&["nowhere"]);
+}
+
+#[test]
+fn a_stage_that_would_train_nothing_is_not_safe_to_start() {
+    let place = Place::new(&judge());
+    let said = place.on_recipe("rehearse", &["stage.group1.steps=1", "stage.group1.warmup_ratio=0.1"]);
+    let said = said.refusal(&["group1", "it trains nothing"]);
+    assert!(said.stdout.contains("not safe to start"), "{}", said.stdout);
+}

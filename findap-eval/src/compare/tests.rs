@@ -42,7 +42,7 @@ fn results(is_right: fn(usize) -> bool, task: &str) -> Results {
     );
     let task = Task::parse("t.toml", task).expect("parses");
     let data_roots = DataRoots::from([("data".to_owned(), folder.path().to_owned())]);
-    run(&model, &[task], &Options { data_roots, ..Options::default() }, &mut |_| true).expect("runs")
+    run(&model, None, &[task], &Options { data_roots, ..Options::default() }, &mut |_| true).expect("runs")
 }
 
 #[test]

@@ -295,6 +295,9 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
+/// The sources that stand for its pairs and its right solutions before they are there. No source of a recipe can have these names.
+pub(crate) const STAND_INS: [&str; 2] = ["stand-ins for pairs", "stand-ins for solutions"];
+
 /// The pairs of a distillation in the run folder.
 pub(crate) const PREFERENCES_FILE: &str = "preferences.jsonl";
 
@@ -389,13 +392,18 @@ impl Recipe {
         Ok(self)
     }
 
-    /// Makes what is read from the run folder be read from this one, so that a run of it in another folder finds it; but for what
-    /// its distillation writes, which such a run makes itself.
-    pub(crate) fn point_at(&mut self, folder: &Path) {
+    /// The recipe for a run in the folder `place`. What this run reads from its own folder, which lies at `now`, is read from there still,
+    /// but for what such a run makes itself: the world, and what the distillation writes.
+    #[must_use]
+    pub(crate) fn moved_to(mut self, place: &Path, now: &Path) -> Self {
+        let folder = self.folder().to_path_buf();
+        let world = |folder: &Path| folder.join("data").join("world");
+        let tables = self.eval.iter_mut().flat_map(|eval| eval.data.values_mut());
+        tables.filter(|data| **data == world(&folder)).for_each(|data| *data = world(place));
         let point = |path: &mut PathBuf| {
             let name = path.to_str().and_then(|path| path.strip_prefix("run:"));
             if let Some(name) = name.filter(|name| !DISTILLED_FILES.contains(name)) {
-                *path = folder.join(name);
+                *path = now.join(name);
             }
         };
         let of_data = self.data.iter_mut().map(|source| &mut source.path);
@@ -409,6 +417,8 @@ impl Recipe {
                 Paths::Several(paths) => paths.iter_mut().for_each(point),
             }
         }
+        self.run.folder = Some(place.to_owned());
+        self
     }
 
     /// The name of the distillation before a stage.

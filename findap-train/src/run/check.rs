@@ -8,7 +8,6 @@ use findap_model::Config;
 
 use super::Run;
 use super::settings::has_produced;
-use crate::checkpoint;
 use crate::distill;
 use crate::error::{TrainError, io};
 use crate::folder::{read_json, require_space};
@@ -53,8 +52,8 @@ impl Run<'_, '_> {
             if let (Some(data), Some((keys, _))) = (&data, stage.trained()) {
                 self.require_memory(stage.name(), &recipe.train_options(keys), config, data)?;
             }
-            let present = checkpoint::list(&recipe.folder().join(stage.name()), "checkpoint").len();
-            disk.extend(StageDisk::new(recipe, stage, config)?.map(|disk| disk.with_checkpoints(present as u64)));
+            let folder = recipe.folder().join(stage.name());
+            disk.extend(StageDisk::new(recipe, stage, config)?.map(|disk| disk.beside_what_is_in(&folder)));
         }
         require_space(recipe.folder(), plan::disk_bytes(&disk))?;
         for stage in recipe.stage.iter().filter(is_wanted).filter(|stage| !is_done(stage)) {

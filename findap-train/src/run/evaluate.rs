@@ -1,11 +1,17 @@
-//! The evaluation of models: the request to the evaluator, and the identity of a result.
+//! The evaluation of models: when it is due, the request to the evaluator, and the identity of a result.
 
 use std::error::Error;
+use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use findap_model::{Device, Dtype};
 
-use crate::identity::{Identity, flatten};
+use super::{Current, Done, Run};
+use crate::error::{TrainError, io};
+use crate::event::Event;
+use crate::folder::{read_json, write_json};
+use crate::identity::{Identity, changes, flatten};
 use crate::recipe::{EvalTable, Recipe};
 
 /// A model to be measured.
@@ -31,8 +37,44 @@ pub struct Evaluation<'a> {
 /// not know findap-eval.
 pub type Evaluate<'a> = dyn FnMut(&Evaluation<'_>) -> Result<bool, Box<dyn Error + Send + Sync>> + 'a;
 
+impl Run<'_, '_> {
+    /// Measures a model if the recipe wants it and it is not done; `false` when it was stopped.
+    pub(super) fn evaluate(&mut self, stage: &str, current: &Current) -> Result<bool, TrainError> {
+        if self.is_stopped() {
+            return Ok(false);
+        }
+        let Some(eval) = &self.recipe.eval else { return Ok(true) };
+        if !eval.stages.iter().flatten().any(|name| name == stage) {
+            return Ok(true);
+        }
+        let output = self.recipe.folder().join("eval").join(stage);
+        let marker = output.join("done.json");
+        let identity = identity(self.recipe, eval, &current.fingerprint, &self.tasks);
+        if let Some(done) = read_json::<Done>(&marker)? {
+            if changes(&done.identity, &identity).is_empty() {
+                return Ok(true);
+            }
+            self.note(format!("{}: measured for another model or other tasks; measuring again", output.display()));
+        }
+        self.write_provenance()?;
+        fs::create_dir_all(&output).map_err(io("make the folder", &output))?;
+        self.hooks.observer.event(Event::Evaluating { stage: stage.to_owned() });
+        let begun = Instant::now();
+        let (time_seconds, (device, dtype)) = (self.time_seconds, self.answers_on()?);
+        let (model, recipe, output, device) = (&current.folder, self.recipe, &output, &device);
+        let asked = Evaluation { stage, model, recipe, output, device, dtype, time_seconds };
+        let is_complete = (self.hooks.evaluate)(&asked)
+            .map_err(|source| TrainError::Evaluation { stage: stage.to_owned(), source })?;
+        if is_complete {
+            let seconds = begun.elapsed().as_secs_f64();
+            write_json(&marker, &Done { identity, model: None, steps: 0, best: None, seconds })?;
+        }
+        Ok(is_complete)
+    }
+}
+
 /// The identity of the results of a model with this fingerprint; `tasks` is what the scores depend on beside it.
-pub(super) fn identity(recipe: &Recipe, eval: &EvalTable, model: &str, tasks: &Identity) -> Identity {
+fn identity(recipe: &Recipe, eval: &EvalTable, model: &str, tasks: &Identity) -> Identity {
     let mut identity = tasks.clone();
     identity.insert("model".to_owned(), model.to_owned());
     flatten("eval", &serde_json::to_value(eval).expect("invariant: a table is JSON"), &mut identity);

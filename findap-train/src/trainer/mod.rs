@@ -184,13 +184,9 @@ impl<'a> Trainer<'a> {
         let grads = model.zero_gradients_in(gradients)?;
         let optimizer = AdamW::new(model.trained_params(), grads.spec(), job.options.adamw, job.options.state)?;
         let checkpoint_bytes = optimizer.checkpoint_bytes() as u64;
-        let num_trained_weights = if model.lora().is_some() { 0 } else { optimizer.trained().len() };
-        let num_frozen = model.params.spec().len() - num_trained_weights;
-        let frozen_bytes = (num_frozen * model.params.dtype().size_bytes()) as u64;
-        // room for the checkpoints kept, the one being written, the best weights twice, and the model
-        let present = checkpoint::list(job.folder, "checkpoint").len() as u64;
-        let copies = (job.options.keep_checkpoints as u64 + 1).saturating_sub(present);
-        folder::require_space(job.folder, (copies + 1) * checkpoint_bytes + frozen_bytes)?;
+        for prefix in ["checkpoint", "best"] {
+            checkpoint::remove_unfinished(job.folder, prefix);
+        }
         let arenas = [&model.params, &grads, &optimizer.first_moment, &optimizer.second_moment];
         let adapter = model.lora().map(|_| model.trained_params());
         let arenas = arenas.into_iter().chain(&optimizer.master).chain(adapter).map(|arena| arena.tensor().bytes());

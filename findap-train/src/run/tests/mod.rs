@@ -4,6 +4,10 @@ mod adapter;
 #[cfg(feature = "emulator")]
 mod device;
 
+use std::path::Path;
+
+use findap_model::Decoder;
+
 use super::*;
 
 /// The model and the data of a small run; before it stands `[run]`, behind it the stages.

@@ -73,17 +73,26 @@ impl Twin {
     fn text(&self, path: &Path) -> Result<Option<String>, TrainError> {
         match fs::read_to_string(path) {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            text => {
-                let text = text.map_err(io("read", path))?;
-                Ok(Some(self.places.iter().fold(text, |text, place| text.replace(place, "RUN"))))
-            }
+            text => text.map(Some).map_err(io("read", path)),
         }
     }
 
     fn value(&self, path: &Path, text: &str, strip: impl Fn(&mut Value)) -> Result<Value, TrainError> {
         let mut value = serde_json::from_str(text).map_err(|error| io("read", path)(std::io::Error::other(error)))?;
         strip(&mut value);
+        self.without_places(&mut value);
         Ok(value)
+    }
+
+    fn without_places(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                *text = self.places.iter().fold(std::mem::take(text), |text, place| text.replace(place, "RUN"));
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.without_places(value)),
+            Value::Object(object) => object.values_mut().for_each(|value| self.without_places(value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
 }
 

@@ -92,12 +92,9 @@ pub fn prepare(folder: &Path, only: Option<&str>) -> Result<Verification, TrainE
         if let Some(judge) = eval.judge.as_mut().filter(|judge| judge.recorded.is_none()) {
             judge.recorded = Some(folder.join("eval"));
         }
-        let world = |folder: &Path| folder.join("data").join("world");
-        eval.data.values_mut().filter(|data| **data == world(folder)).for_each(|data| *data = world(&place));
     }
     let named = recipe.folder().to_path_buf();
-    recipe.point_at(folder);
-    recipe.run.folder = Some(place);
+    let recipe = recipe.moved_to(&place, folder);
     let provenance = read_json(&folder.join("provenance.json"))?.unwrap_or_default();
     Ok(Verification { folder: folder.to_path_buf(), recipe, named, seconds, provenance })
 }

@@ -1,10 +1,13 @@
 //! The plan of a stage, made without training: rows, tokens, steps, memory by purpose, operations.
 
+mod disk;
+
 use findap_data::store::rows::RowsReport;
 use findap_model::session::{SessionOptions, activation_dtype, memory_bytes};
 use findap_model::{Config, Decoder, Device, DeviceKind, Dtype, Lora, Trainable, Trained};
 use serde::Serialize;
 
+pub use self::disk::{StageDisk, disk_bytes};
 use crate::error::TrainError;
 use crate::recipe::{Recipe, Stage};
 use crate::schedule::Schedule;
@@ -18,6 +21,9 @@ pub struct StagePlan {
     pub stage: String,
     /// The name of what it minimises.
     pub loss: &'static str,
+    /// Whether rows, tokens and steps are those of stand-ins for what the distillation has yet to make: as many as it makes at most.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_at_most: bool,
     /// Rows of one pass over the data.
     pub rows: u64,
     /// Tokens of these rows.
@@ -43,6 +49,9 @@ pub struct StagePlan {
     /// A sentence on the frozen parameters; `None` where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen_note: Option<String>,
+    /// Whether the learning rate is 0 throughout, so that the stage trains nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_idle: bool,
     /// A sentence on a learning rate that does not reach its peak; `None` where it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_note: Option<String>,
@@ -68,6 +77,7 @@ impl StagePlan {
         let trained = Trained::of(config, &options.trainable)?;
         let (rows, tokens, loss_tokens) = data.mixture.totals();
         let steps = data.loader.total_steps();
+        let schedule = Schedule::new(options.schedule, steps);
         let trained_tokens = tokens as f64 * steps as f64 / data.loader.epoch_steps().max(1) as f64;
         let mean_row_tokens = tokens as f64 / rows.max(1) as f64;
         let per_token = loss.relative_cost() * flops_per_token(config, &options.trainable, &trained, mean_row_tokens);
@@ -79,6 +89,7 @@ impl StagePlan {
         Ok(Self {
             stage: stage.name().to_owned(),
             loss: loss.name(),
+            is_at_most: false,
             rows,
             tokens,
             loss_tokens,
@@ -89,7 +100,8 @@ impl StagePlan {
             trained_parameters: trained.num_parameters(),
             frozen_parameters: num_frozen(config, &options.trainable, &trained),
             frozen_note: frozen_note(config, &options.trainable, &trained),
-            rate_note: Schedule::new(options.schedule, steps).note(),
+            is_idle: schedule.is_idle(),
+            rate_note: schedule.note(),
             memory_saved_bytes: sum(&whole).saturating_sub(sum(&parts)),
             memory: parts,
             trained_tokens,
@@ -198,61 +210,6 @@ pub fn step_memory(
     }
     memory.extend(memory_bytes(kind, config, options));
     memory
-}
-
-/// Bytes on disk that a stage takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct StageDisk {
-    /// Its model, which stays, and its adapter, where it trains one.
-    pub model_bytes: u64,
-    /// One checkpoint: the trained parameters and their moments.
-    pub checkpoint_bytes: u64,
-    /// Checkpoints and best weights at most at once, until the stage is done.
-    pub training_bytes: u64,
-}
-
-impl StageDisk {
-    /// The disk of every stage that makes a model, of those whose data are yet to come, too.
-    ///
-    /// # Errors
-    /// As [`StageDisk::new`].
-    pub fn of_all(recipe: &Recipe, config: &Config) -> Result<Vec<Self>, TrainError> {
-        recipe.stage.iter().filter_map(|stage| Self::new(recipe, stage, config).transpose()).collect()
-    }
-
-    /// What a stage takes beside its data; none for a distillation.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] for a selection of parameters that the model cannot obey.
-    pub fn new(recipe: &Recipe, stage: &Stage, config: &Config) -> Result<Option<Self>, TrainError> {
-        let Some((keys, _)) = stage.trained() else { return Ok(None) };
-        let trainable = recipe.train_options(keys).trainable;
-        let trained_dtype = trained_dtype(recipe.device_kind(), recipe.model.compute.into(), trainable.lora());
-        let trained = Trained::of(config, &trainable)?.num_parameters() as u64;
-        let checkpoint_bytes = 3 * trained * recipe.state_format().dtype(trained_dtype).size_bytes() as u64;
-        let adapter_bytes = if trainable.lora().is_some() { 4 * trained } else { 0 };
-        // the new best weights are written before the old ones are removed
-        let num_best = if stage.has_dev() { 2 } else { 0 };
-        let kept = recipe.run.keep_checkpoints as u64 + 1;
-        Ok(Some(Self {
-            model_bytes: (Decoder::num_parameters(config) * recipe.model.save_dtype.dtype().size_bytes()) as u64
-                + adapter_bytes,
-            checkpoint_bytes,
-            training_bytes: kept * checkpoint_bytes + num_best * trained * trained_dtype.size_bytes() as u64,
-        }))
-    }
-
-    /// What it takes besides this many checkpoints, which are there.
-    #[must_use]
-    pub fn with_checkpoints(self, present: u64) -> Self {
-        Self { training_bytes: self.training_bytes.saturating_sub(present * self.checkpoint_bytes), ..self }
-    }
-}
-
-/// Bytes on disk that stages take at most at once: all their models, and what one of them trains with.
-pub fn disk_bytes(stages: &[StageDisk]) -> u64 {
-    let models: u64 = stages.iter().map(|stage| stage.model_bytes).sum();
-    models + stages.iter().map(|stage| stage.training_bytes).max().unwrap_or(0)
 }
 
 /// Refuses a stage that would not fit into the free memory of `device`, which for the CPU is the machine's. Where the free memory is
