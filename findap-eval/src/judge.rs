@@ -13,7 +13,7 @@ use findap_data::reward_model::{
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
 
 use crate::error::EvalError;
-use crate::extract::without_reasoning;
+use crate::extract::answer_to;
 use crate::prompt::Judged;
 use crate::sample::{Answer, Judgement, Sample};
 use crate::task::Asks;
@@ -113,9 +113,10 @@ pub(crate) fn are_verdicts_of(judgements: &[Judgement], case: &Case<'_>) -> bool
 /// What the judge is asked about each turn, with the turns before it.
 fn prompts(case: &Case<'_>) -> Vec<String> {
     let Answer::Reply(reply) = &case.sample.answer else { return Vec::new() };
-    let replies = std::iter::once(&reply.text).chain(reply.further.iter().map(|turn| &turn.text));
+    let first = (&case.sample.prompt, &reply.text);
+    let turns = std::iter::once(first).chain(reply.further.iter().map(|turn| (&turn.prompt, &turn.text)));
     // What a model thinks is not what it says.
-    let replies: Vec<String> = replies.map(|text| without_reasoning(text).trim().to_owned()).collect();
+    let replies: Vec<String> = turns.map(|(prompt, text)| answer_to(prompt, text).trim().to_owned()).collect();
     let turns: Vec<(&str, &str)> =
         case.judged.questions.iter().map(String::as_str).zip(replies.iter().map(String::as_str)).collect();
     let of_turn = |end: usize| {

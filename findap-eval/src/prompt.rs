@@ -203,7 +203,17 @@ pub fn prepare_row(
     let ask = ask(task, row, is_chat)?;
     let asked_hash = asked_hash(task, &opening, &question, &ask);
     let whole = |question: &str| match is_chat {
-        true => model.render_chat(&conversation(task, &opening, &solved, question)),
+        true => {
+            let prompt = model.render_chat(&conversation(task, &opening, &solved, question))?;
+            let last_line = question.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+            match prompt.contains(last_line) {
+                true => Ok(prompt),
+                false => Err(row.error(
+                    "chat template",
+                    format!("does not print the question: {last_line:?} is not in {prompt:?}"),
+                )),
+            }
+        }
         false => Ok(opening.description.clone() + &plain_prompt(task, &solved, question)),
     };
     let ask = match ask {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::extract::{extract, normalize_number, with_labels, without_reasoning};
+use crate::extract::{answer_to, extract, normalize_number, with_labels};
 use crate::flare;
 use crate::metrics::{EntityCounts, Outcome, count_entities, is_article, rouge_l, rouge1, rouge2, token_f1};
 use crate::model::{Reply, Score, Turn};
@@ -43,6 +43,7 @@ pub struct Judgement {
     /// Its reason, or why there is no verdict.
     pub why: String,
     /// Tells what the judge was asked: SHA-256, hex.
+    #[serde(default)]
     pub prompt_hash: String,
 }
 
@@ -76,10 +77,10 @@ pub struct Sample {
 /// Scores one answer; the caller knows whether the prompt was cut.
 pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let outcome = match (&item.ask, &answer, &task.kind) {
-        (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => judge_choice(texts, scores, *gold),
+        (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => pick_choice(texts, scores, *gold),
         (Ask::Reply { golds, checks, labels, lines, .. }, Answer::Reply(reply), Kind::Generate(generate)) => {
-            let mut outcome = judge_reply(task, generate, &Right { golds, labels, lines }, &reply.text);
-            let shown = without_reasoning(&reply.text);
+            let shown = answer_to(&item.prompt, &reply.text);
+            let mut outcome = compare_reply(task, generate, &Right { golds, labels, lines }, &shown);
             let kept = checks.iter().all(|check| check.passes(&shown));
             outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
             outcome
@@ -107,7 +108,7 @@ pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
 
 /// Picks by log-likelihood, also divided by characters and by bytes of the choice alone (lm-eval's rule: the delimiter
 /// does not count). Of equals the first is picked.
-fn judge_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
+fn pick_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
     let best = |length: &dyn Fn(&str) -> f64| {
         let values = texts.iter().zip(scores).map(|(text, score)| score.logp / length(text));
         let better = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
@@ -135,10 +136,9 @@ struct Right<'a> {
     lines: &'a [String],
 }
 
-fn judge_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &str) -> Outcome {
-    let reply = without_reasoning(reply);
+fn compare_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &str) -> Outcome {
     let steps = with_labels(&generate.extract, right.labels);
-    let extracted = extract(&steps, before_next_question(task, &reply));
+    let extracted = extract(&steps, before_next_question(task, reply));
     let extracted = extracted.map(|answer| picked_lines(right.lines, &answer).unwrap_or(answer));
     let answer = extracted.as_deref().unwrap_or_default();
     let matched = right.golds.iter().find(|gold| extracted.is_some() && same_answer(generate, gold, answer));
@@ -164,7 +164,7 @@ fn judge_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &str)
     if task.metrics.contains(&Metric::RougeL) {
         values.insert(Metric::RougeL, nearest(&|gold| rouge_l(gold, answer, by_stem)));
     }
-    let flare = generate.flare.as_ref().and_then(|rule| flare::label(rule, right.labels, &reply));
+    let flare = generate.flare.as_ref().and_then(|rule| flare::label(rule, right.labels, reply));
     if generate.flare.is_some() {
         let is_gold = |label: &String| right.golds.iter().any(|gold| gold.eq_ignore_ascii_case(label));
         values.insert(Metric::FlareAcc, f64::from(u8::from(flare.as_ref().is_some_and(is_gold))));

@@ -127,7 +127,13 @@ fn run_arm(arm: &Arm, seed: u64, folder: &Path) -> Result<()> {
         Start::Nothing | Start::Samples | Start::Base => None,
     };
     if matches!(arm.start, Start::Samples) && !place(arm.name).exists() {
-        copy_policy(&place(ARMS[0].name), &place(arm.name))?;
+        // A copy that was interrupted is none.
+        let begun = place(&format!("copy-for-{}", arm.name));
+        if begun.exists() {
+            fs::remove_dir_all(&begun)?;
+        }
+        copy_policy(&place(ARMS[0].name), &begun)?;
+        fs::rename(&begun, place(arm.name))?;
     }
     let base = base.map(|base| format!("model.base={:?}", base.display().to_string()));
     let status = built("findap")
@@ -163,7 +169,7 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
         "# What alignment comes to\n\nMade by `cargo xtask study --alignment --seeds {seeds}` from recipes/demo-align.toml, \
          recipes/demo-align-again.toml and recipes/demo-rejection.toml, on the closed world of seed 1. Scores in percent of 200 held-out \
          questions a task: means over the seeds of training, with 95 % intervals (Student's t over the seeds; none of one seed). The \
-         difference is that to the policy before it, seed by seed. All arms but the second round and the one from the base model learn what \
+         difference is that to the model that the arm begins with, seed by seed. All arms but the second round and the one from the base model learn what \
          comes of the same samples; each for one epoch, where it does not say otherwise.\n\n| learnt | seeds |"
     );
     for (_, title) in COLUMNS {
@@ -194,7 +200,10 @@ fn page(folder: &Path, seeds: u64) -> Result<String> {
             write!(page, " {} |", with_interval(&of(arm.name, "align", tasks, &seeds)?))?;
         }
         let after = of(arm.name, "align", COLUMNS[0].0, &seeds)?;
-        let before = of(policy, "group2", COLUMNS[0].0, &seeds)?;
+        let before = match arm.start {
+            Start::Nothing | Start::Samples => of(policy, "group2", COLUMNS[0].0, &seeds)?,
+            Start::Aligned(_) | Start::Base => of(arm.name, "base", COLUMNS[0].0, &seeds)?,
+        };
         let differences: Vec<f64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
         let learnt = seeds
             .iter()
@@ -255,13 +264,17 @@ fn last_metrics(folder: &Path) -> Result<Learnt> {
 /// The mean, and what 95 % of means over as many seeds lie within.
 fn with_interval(values: &[f64]) -> String {
     /// Student's t for 95 %, by the number of values less one.
-    const T: [f64; 9] = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26];
+    const T: [f64; 19] = [
+        12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10,
+        2.09,
+    ];
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     if values.len() < 2 {
         return format!("{mean:.1}");
     }
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    let t = T.get(values.len() - 2).copied().unwrap_or(1.96);
+    // Of more values the last is a little too large.
+    let t = T[(values.len() - 2).min(T.len() - 1)];
     format!("{mean:.1} ± {:.1}", t * (variance / count).sqrt())
 }

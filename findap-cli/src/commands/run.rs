@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use findap_data::files::{file_sha256, sha256};
+use findap_data::llm::{LlmError, one_line};
+use findap_data::reward_model::{GradeVerdict, grade_prompt, read_verdict};
+use findap_data::{ChatModel, ChatRequest, Message};
 use findap_eval::judge::Judge;
 use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
 use findap_eval::results::SCORING_VERSION;
@@ -16,7 +19,7 @@ use findap_eval::{EvalError, Options, Registry, Task};
 use findap_model::TextModel;
 use findap_train::Event;
 use findap_train::identity::Identity;
-use findap_train::recipe::{EvalTable, Recipe};
+use findap_train::recipe::{EvalTable, Recipe, RemoteJudge};
 use findap_train::run::{Ended, Evaluation, Hooks};
 use serde_json::{Map, Value, json};
 
@@ -123,8 +126,11 @@ pub(super) fn start(recipe: &Recipe, text: &str, only: Option<&str>, listen: &mu
 fn check_tasks(eval: &EvalTable, say: &mut dyn FnMut(&str)) -> Result<Identity, Box<dyn Error + Send + Sync>> {
     let (tasks, refused) = tasks(eval)?;
     refused.iter().for_each(|refusal| say(&left_out(refusal)));
-    if let Some(judge) = &eval.judge {
-        judge.client()?;
+    if let Some(judge) = eval.judge.as_ref().filter(|_| tasks.iter().any(|task| task.judge.is_some())) {
+        // Training need not wait for it, and what is trained is kept; but it is better known now.
+        if let Some(problem) = trial(judge)? {
+            say(&format!("[eval] judge: {problem}; without it the evaluations will fail"));
+        }
     }
     let files = findap_eval::prompt::check(&tasks, &eval.data)?;
     let mut identity = Identity::from([("scoring".to_owned(), SCORING_VERSION.to_string())]);
@@ -136,6 +142,22 @@ fn check_tasks(eval: &EvalTable, say: &mut dyn FnMut(&str)) -> Result<Identity, 
         identity.insert(format!("task.{}", task.name), sha256(hashes.join("\n").as_bytes()));
     }
     Ok(identity)
+}
+
+/// Asks the judge of an evaluation for a grade of two plain words. Says what went wrong, if it can be asked at all and is no recording.
+fn trial(judge: &RemoteJudge) -> Result<Option<String>, LlmError> {
+    let client = judge.client()?;
+    if judge.recorded.is_some() {
+        return Ok(None);
+    }
+    let prompt = grade_prompt(&[("What is 2 and 2?", "It is 4.")], Some("4"));
+    let request = ChatRequest { messages: vec![Message::user(prompt)], sampling: judge.sampling() };
+    Ok(match client.chat_one(&request) {
+        Err(error) => Some(error.to_string()),
+        Ok(reply) => read_verdict::<GradeVerdict>(&request, &reply)
+            .err()
+            .map(|error| format!("its reply to a trial makes no verdict: {error}: \"{}\"", one_line(reply.text()))),
+    })
 }
 
 fn show(progress: &mut Progress, event: Event) {

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use minijinja::{Environment, Error};
 use regex::Regex;
@@ -26,7 +27,9 @@ thread_local! {
 
 /// Whether a template marks any spans.
 pub(super) fn has_tags(source: &str) -> bool {
-    tag("generation").is_match(source)
+    static COMMENT: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?s)\{#.*?#\}").expect("invariant: a valid constant pattern"));
+    tag("generation").is_match(&COMMENT.replace_all(source, ""))
 }
 
 /// The template with each tag replaced, its blank control kept.

@@ -13,6 +13,23 @@ const OPEN: [&str; 4] = ["whether", "would", "could", "might"];
 const TURNS: [&str; 8] = ["but", "yet", "however", "although", "though", "while", "whereas", "nevertheless"];
 const NEGATIONS: [&str; 12] =
     ["not", "no", "never", "none", "nothing", "neither", "nor", "cannot", "without", "hardly", "fails", "fail"];
+/// What these are said to be, the final answer need not be.
+const OTHERS: [&str; 14] = [
+    "method",
+    "approach",
+    "working",
+    "step",
+    "steps",
+    "reasoning",
+    "calculation",
+    "calculations",
+    "formula",
+    "logic",
+    "procedure",
+    "setup",
+    "arithmetic",
+    "reference",
+];
 /// Behind these, `right` and `correct` tell which answer is meant and judge none.
 const NOUNS: [&str; 12] = [
     "answer", "answers", "option", "choice", "letter", "value", "result", "one", "figure", "number", "solution",
@@ -70,6 +87,10 @@ fn claims(clause: &[String]) -> Vec<Correctness> {
     let claim = |at: usize| {
         let before = &clause[at.saturating_sub(3)..at];
         let is_negated = before.iter().any(|word| NEGATIONS.contains(&word.as_str()) || word.ends_with("n't"));
+        // `The reference says A is correct`, but not `it matches the reference`.
+        if clause[..at].iter().any(|word| OTHERS.contains(&word.as_str())) {
+            return None;
+        }
         let next = clause.get(at + 1).map_or("", String::as_str);
         let said = match clause[at].as_str() {
             // `6 x 9 equals 54` is a calculation.
@@ -78,7 +99,8 @@ fn claims(clause: &[String]) -> Vec<Correctness> {
             "correct" | "right" | "correctly" | "match" | "matches" | "matching" | "agree" | "agrees" | "same"
             | "identical" | "equivalent" | "accurate" => Some(Correct),
             "wrong" | "incorrect" | "incorrectly" | "wrongly" | "mistaken" | "mistake" | "error" | "differ"
-            | "differs" | "different" | "mismatch" | "inaccurate" | "disagree" | "disagrees" => Some(Wrong),
+            | "differs" | "different" | "mismatch" | "inaccurate" | "disagree" | "disagrees" | "false" | "invalid"
+            | "missing" => Some(Wrong),
             _ => None,
         }?;
         Some(match (said, is_negated) {
@@ -103,7 +125,12 @@ mod tests {
             ("There is no error in it", Some(Correct)),
             ("The steps are right, but the final answers differ.", Some(Wrong)),
             ("The forms differ, yet both values are the same", Some(Correct)),
-            ("Step 1 is correct.\nStep 2 is wrong.", Some(Wrong)),
+            ("Step 1 is correct.\nStep 2 is wrong.", None),
+            ("The method is correct, but no final answer is given", None),
+            ("It says B while the reference says A is correct.", None),
+            ("It matches the reference.", Some(Correct)),
+            ("The final answer is missing", Some(Wrong)),
+            ("The claim is false.", Some(Wrong)),
             ("**Verdict:** incorrect", Some(Wrong)),
             ("The correct answer is A, the right option of the list.", None),
             ("54 does not equal 55", Some(Wrong)),

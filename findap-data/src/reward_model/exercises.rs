@@ -82,6 +82,7 @@ fn format_of(path: &Path, format: Format) -> Format {
 fn exercise(value: &Value, columns: &BTreeMap<String, String>, number: usize) -> Result<Exercise, String> {
     let Value::Object(object) = value else { return Err("the row is no object with named fields".to_owned()) };
     let row = Row { object, columns };
+    row.refuse_unread()?;
     let question = row.text("question")?.ok_or_else(|| row.missing("question"))?;
     let answer = row.text("answer")?.ok_or_else(|| row.missing("answer"))?;
     let steps = row.list("steps")?;
@@ -114,7 +115,7 @@ fn is_choice(answer: &str, choices: &[String]) -> bool {
 
 /// The question with its options, each in a line of its own behind its letter, where it does not name them itself.
 fn with_choices(mut question: String, choices: &[String]) -> String {
-    if choices.iter().all(|choice| question.contains(choice.trim())) {
+    if choices.iter().all(|choice| has_words(&question, choice.trim())) {
         return question;
     }
     for (letter, choice) in ('A'..='Z').zip(choices.iter().map(|choice| choice.trim())) {
@@ -129,6 +130,16 @@ fn with_choices(mut question: String, choices: &[String]) -> String {
     question
 }
 
+/// Whether a text stands in another and is no part of a longer word or number there.
+fn has_words(text: &str, part: &str) -> bool {
+    let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let is_whole = |at: usize| {
+        let (before, after) = (text[..at].chars().next_back(), text[at + part.len()..].chars().next());
+        !(is_word(part.chars().next()) && is_word(before) || is_word(part.chars().next_back()) && is_word(after))
+    };
+    text.match_indices(part).any(|(at, _)| is_whole(at))
+}
+
 /// The solution and the final answer behind it, where the last line is marked as one.
 fn final_answer(answer: &str) -> Option<(&str, &str)> {
     let answer = answer.trim_end();
@@ -141,6 +152,9 @@ fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
+/// Fields that belong to the question in many sets, and are not read under these names.
+const OF_QUESTIONS: [&str; 9] = ["options", "context", "input", "passage", "A", "B", "C", "D", "choice"];
+
 /// The fields of a row under the names that the recipe gives them.
 struct Row<'a> {
     object: &'a Map<String, Value>,
@@ -148,6 +162,20 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// Refuses what the question may need and no one would see.
+    fn refuse_unread(&self) -> Result<(), String> {
+        let is_read = |name: &str| self.columns.values().any(|column| column == name);
+        let says =
+            |value: &Value| !matches!(value, Value::Null) && value.as_str().is_none_or(|text| !text.trim().is_empty());
+        let unread = OF_QUESTIONS.iter().find(|name| self.object.get(**name).is_some_and(says) && !is_read(name));
+        unread.map_or(Ok(()), |name| {
+            Err(format!(
+                "field '{name}' is not read, and the question may need it; map it, as in exercise_columns = {{ choices = \"{name}\" }}, write \
+                 it into the question, or remove it"
+            ))
+        })
+    }
+
     fn column<'a>(&'a self, field: &'a str) -> &'a str {
         self.columns.get(field).map_or(field, String::as_str)
     }

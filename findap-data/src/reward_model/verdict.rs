@@ -67,6 +67,10 @@ pub trait Decision: Sized {
     /// [`VerdictError::BadValue`], [`VerdictError::Contradictory`].
     fn from_object(object: &Object<'_>) -> Result<Self, VerdictError>;
 
+    /// Whether an object that stands in the prompt, too, counts where it is all that the judge replies: where what makes no verdict is
+    /// left out of a score, a reply must not keep its verdict away by writing it first.
+    const MAY_BE_QUOTED: bool = false;
+
     /// Whether both decide the same, whatever reason they give.
     fn agrees(&self, other: &Self) -> bool;
 
@@ -184,6 +188,7 @@ impl Decision for ScpVerdict {
 
 impl Decision for GradeVerdict {
     const KEY: &'static str = "Grade";
+    const MAY_BE_QUOTED: bool = true;
 
     fn from_object(object: &Object<'_>) -> Result<GradeVerdict, VerdictError> {
         let key = GradeVerdict::KEY;
@@ -234,7 +239,8 @@ fn verdict_of<V: Verdict>(prompt: &str, reply: &str) -> Result<V, VerdictError> 
     let objects: Vec<&(Range<usize>, Json)> = answer.objects.iter().filter(|(_, value)| names(value, V::KEY)).collect();
     // A solution may hold a verdict on itself, and a judge quote it.
     let is_quote = |(range, _): &&(Range<usize>, Json)| prompt.contains(&answer.text[range.clone()]);
-    if objects.iter().all(is_quote) {
+    let is_alone = objects.len() == 1 && answer.text[objects[0].0.clone()] == *answer.text.trim();
+    if objects.iter().all(is_quote) && !(is_alone && V::MAY_BE_QUOTED) {
         return Err(no_verdict);
     }
     let mut verdicts = objects.iter().map(|(_, value)| verdict_in::<V>(value)).collect::<Result<Vec<V>, _>>()?;

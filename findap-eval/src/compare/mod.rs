@@ -109,7 +109,16 @@ pub fn compare(before: &Results, after: &Results, options: CompareOptions) -> Re
         match after.tasks.iter().find(|second| second.summary.name == first.summary.name) {
             None => unpaired.push(only_here(first)),
             Some(second) => {
-                let pairs = paired(first, second)?;
+                let mut pairs = paired(first, second)?;
+                let metric = first.summary.headline().metric;
+                if metric.is_judged() {
+                    let has_verdict = |sample: &Sample| sample.outcome.values.contains_key(&metric);
+                    pairs.retain(|(first, second)| has_verdict(first) && has_verdict(second));
+                    if pairs.is_empty() {
+                        let problem = "no row has a verdict of the judge in both runs".to_owned();
+                        return Err(EvalError::Results { path: PathBuf::from(&first.summary.name), problem });
+                    }
+                }
                 let delta = delta_of(&first.summary, &pairs, options);
                 prompts.extend(PromptDifference::of(&first.summary.name, &pairs));
                 let summary = &first.summary;

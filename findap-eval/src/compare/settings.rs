@@ -74,12 +74,15 @@ pub(super) fn setting_differences(before: &Results, after: &Results) -> Vec<Sett
             ("date told by the chat template", info.template_date.clone().unwrap_or_else(|| "none".to_owned())),
             ("version of the scoring", info.scoring_version.to_string()),
             ("seed", info.seed.to_string()),
+            ("judge", info.judge.clone().unwrap_or_else(|| "none".to_owned())),
         ]
     };
     let of_task = |task: &TaskResult| {
         let summary = &task.summary;
         let cut = summary.num_cut_prompts.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
+        let unjudged = summary.num_unjudged.map_or_else(|| "not counted".to_owned(), |count| count.to_string());
         [
+            ("replies without a verdict of the judge", unjudged),
             ("solved examples", summary.num_fewshot.to_string()),
             ("chat template", summary.chat.to_string()),
             ("prompts that lost their beginning", cut),

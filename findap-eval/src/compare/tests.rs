@@ -145,7 +145,12 @@ fn other_settings_are_named_and_no_requirement_is_held_against_them() {
             |run| run.info.template_date = Some("2026-11-28".to_owned()),
             "date told by the chat template none and 2026-11-28",
         ),
-        (|run| run.info.scoring_version = 1, "version of the scoring 2 and 1"),
+        (|run| run.info.scoring_version = 1, "version of the scoring 3 and 1"),
+        (|run| run.info.judge = Some("m".to_owned()), "judge none and m"),
+        (
+            |run| run.tasks[0].summary.num_unjudged = Some(2),
+            "t: replies without a verdict of the judge not counted and 2",
+        ),
         (|run| run.tasks[0].summary.num_fewshot = 5, "t: solved examples 0 and 5"),
         (|run| run.tasks[0].summary.chat = false, "t: chat template true and false"),
         (|run| run.tasks[0].summary.num_cut_prompts = Some(9), "t: prompts that lost their beginning 0 and 9"),

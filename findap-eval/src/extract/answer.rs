@@ -56,6 +56,14 @@ pub(crate) fn answer_start(reply: &str) -> usize {
     end + (reply[end..].len() - reply[end..].trim_start().len())
 }
 
+/// The reply to a prompt without its reasoning; nothing where that was opened by the prompt and is never closed.
+pub(crate) fn answer_to(prompt: &str, reply: &str) -> String {
+    match opens_reasoning(prompt) && !closes_reasoning(reply) {
+        true => String::new(),
+        false => without_reasoning(reply),
+    }
+}
+
 /// Whether a prompt ends within reasoning, as those of templates do that open it for the model.
 pub(crate) fn opens_reasoning(prompt: &str) -> bool {
     let last = tags(prompt).last().filter(|tag| !tag.is_end);

@@ -19,7 +19,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use self::answer::{answer_start, closes_reasoning, opens_reasoning};
+pub(crate) use self::answer::{answer_start, answer_to, closes_reasoning, opens_reasoning};
 use self::answer::{first_line, last_line, stated_answers};
 pub use self::answer::{stated_answer, without_reasoning};
 pub use self::figure::normalize_number;

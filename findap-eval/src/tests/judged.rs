@@ -48,6 +48,12 @@ fn judged_by(
     (results, judge.asked.into_inner().expect("no panic holds it"))
 }
 
+/// A prompt of a judge without the mark that its parts have.
+fn without_marks(prompt: &str) -> String {
+    let mark = prompt.lines().find_map(|line| line.strip_prefix("### ")?.strip_suffix(" User")).expect("a mark");
+    prompt.replace(&format!("### {mark} "), "### ")
+}
+
 fn read_again(results: &Results) -> Results {
     let folder = tempfile::tempdir().expect("a temporary folder");
     results.write(folder.path()).expect("writes");
@@ -90,6 +96,7 @@ fn conversations_go_on_with_the_reply_and_each_turn_is_graded() {
     assert_eq!(value(&results, "mt_bench", Metric::Grade), (0.9 + 0.75) / 2.0);
     assert_eq!(results.info.judge.as_deref(), Some("rule"));
     assert_eq!(asked.len(), 4, "two turns of two rows");
+    let asked: Vec<String> = asked.iter().map(|prompt| without_marks(prompt)).collect();
     assert!(
         asked[3].contains("### User\nWhat is 6 times 7?\n\n### Assistant\nIt is 42\n\n### User\nAnd half of that?")
     );

@@ -65,6 +65,8 @@ pub(super) fn section_of(run: &RunFolder) -> String {
 fn change(metric: Metric, before: &Sample, after: &Sample) -> f64 {
     let score = |sample: &Sample| match sample.outcome.values.get(&metric) {
         Some(value) => *value,
+        // A missing verdict is no change.
+        None if metric.is_judged() => f64::NAN,
         None => f64::from(u8::from(sample.outcome.label() == Some(sample.outcome.gold.as_str()))),
     };
     score(after) - score(before)
