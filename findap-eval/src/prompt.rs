@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use findap_data::files::{seed_of, sha256};
 use findap_data::plain_words::plain_words;
@@ -9,12 +10,13 @@ use findap_data::{Message, Role};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::check::Check;
 use crate::dataset::{self, DataRoots, Loaded, Row};
 use crate::error::EvalError;
-use crate::extract::{as_answer, empty_label, extract_gold, with_labels};
+use crate::extract::{as_answer, empty_label, extract_gold, normalize_number, with_labels};
 use crate::model::LanguageModel;
 use crate::task::{Asks, FewshotRule, Generate, GoldIs, JudgeRule, Kind, MultipleChoice, Task};
 use crate::template::{Fields, Template, gather, letter, lookup, scalar};
@@ -61,6 +63,8 @@ pub enum Ask {
     Reply {
         /// The right answers after their own extraction steps; none where only rules are checked.
         golds: Vec<String>,
+        /// How far from each of them a number may lie that rounds to it as the row writes it; empty where that makes no difference.
+        roundings: Vec<f64>,
         /// Rules that the reply must keep.
         checks: Vec<Check>,
         /// The labels of this row; none where the task has them.
@@ -407,12 +411,17 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
                 return Err(row.error(generate.labels_from.as_deref().unwrap_or("labels"), problem));
             }
             let steps = with_labels(&generate.extract, &labels);
-            let golds = written_golds(generate, row)?.into_iter().map(|written| {
-                let gold = extract_gold(&generate.gold_extract, &written)
+            let written = written_golds(generate, row)?;
+            let golds = written.iter().map(|written| {
+                let gold = extract_gold(&generate.gold_extract, written)
                     .map_err(|problem| row.error("generate.gold_extract", problem))?;
                 as_answer(&steps, &gold).map_err(|problem| row.error("generate.gold", format!("{gold:?} {problem}")))
             });
             let golds = golds.collect::<Result<Vec<_>, EvalError>>()?;
+            let roundings = match generate.tolerance_rounding {
+                true => written.iter().zip(&golds).map(|(written, gold)| half_last_decimal(written, gold)).collect(),
+                false => Vec::new(),
+            };
             let lines = match &generate.lines_from {
                 Some(field) => lines_of(field, row)?,
                 None => Vec::new(),
@@ -423,9 +432,26 @@ fn ask(task: &Task, row: &Row, is_chat: bool) -> Result<Ask, EvalError> {
             }
             let follow_ups = generate.follow_ups.iter().map(|text| render(row, text)).collect::<Result<Vec<_>, _>>()?;
             let judged = task.judge.as_ref().map(|rule| judged(task, rule, row, &follow_ups)).transpose()?;
-            Ok(Ask::Reply { golds, checks, labels, lines, follow_ups, judged })
+            Ok(Ask::Reply { golds, roundings, checks, labels, lines, follow_ups, judged })
         }
     }
+}
+
+/// Half of the last decimal of the figure in a written right answer that `gold` was read from, in the unit of `gold`; 0 for a whole
+/// number, which need not have been rounded.
+fn half_last_decimal(written: &str, gold: &str) -> f64 {
+    static DECIMALS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\d[\d,]*\.(\d+)").expect("invariant: a valid constant pattern"));
+    let Ok(gold) = normalize_number(gold).parse::<f64>() else { return 0.0 };
+    let of_figure = |found: regex::Captures<'_>| {
+        let value: f64 = found[0].replace(',', "").parse().ok()?;
+        // A scale word or a percent sign moves the point.
+        let unit = if value == 0.0 { 1.0 } else { gold.abs() / value };
+        let is_unit = (unit.log10() - unit.log10().round()).abs() < 1e-9;
+        // A little more: halves are seldom exact in binary.
+        is_unit.then(|| 0.5 * unit * 0.1_f64.powf(found[1].len() as f64) * (1.0 + 1e-9))
+    };
+    DECIMALS.captures_iter(written).filter_map(of_figure).last().unwrap_or(0.0)
 }
 
 /// What the judge sees of a row.

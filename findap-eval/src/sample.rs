@@ -78,9 +78,13 @@ pub struct Sample {
 pub fn grade(task: &Task, item: &Item, answer: Answer) -> Sample {
     let outcome = match (&item.ask, &answer, &task.kind) {
         (Ask::Choices { texts, gold, .. }, Answer::Scores(scores), _) => pick_choice(texts, scores, *gold),
-        (Ask::Reply { golds, checks, labels, lines, .. }, Answer::Reply(reply), Kind::Generate(generate)) => {
+        (
+            Ask::Reply { golds, roundings, checks, labels, lines, .. },
+            Answer::Reply(reply),
+            Kind::Generate(generate),
+        ) => {
             let shown = answer_to(&item.prompt, &reply.text);
-            let mut outcome = compare_reply(task, generate, &Right { golds, labels, lines }, &shown);
+            let mut outcome = compare_reply(task, generate, &Right { golds, roundings, labels, lines }, &shown);
             let kept = checks.iter().all(|check| check.passes(&shown));
             outcome.values.insert(Metric::Checks, f64::from(u8::from(kept)));
             outcome
@@ -132,6 +136,7 @@ fn pick_choice(texts: &[String], scores: &[Score], gold: usize) -> Outcome {
 /// What a reply is held against.
 struct Right<'a> {
     golds: &'a [String],
+    roundings: &'a [f64],
     labels: &'a [String],
     lines: &'a [String],
 }
@@ -141,7 +146,10 @@ fn compare_reply(task: &Task, generate: &Generate, right: &Right<'_>, reply: &st
     let extracted = extract(&steps, before_next_question(task, reply));
     let extracted = extracted.map(|answer| picked_lines(right.lines, &answer).unwrap_or(answer));
     let answer = extracted.as_deref().unwrap_or_default();
-    let matched = right.golds.iter().find(|gold| extracted.is_some() && same_answer(generate, gold, answer));
+    let roundings = right.roundings.iter().copied().chain(std::iter::repeat(0.0));
+    let is_right = |(gold, rounding): &(&String, f64)| same_answer(generate, gold, *rounding, answer);
+    let matched = right.golds.iter().zip(roundings).find(|gold| extracted.is_some() && is_right(gold));
+    let matched = matched.map(|(gold, _)| gold);
     let is_right = f64::from(u8::from(matched.is_some()));
     let shown = match matched {
         Some(gold) => comparable(generate, gold),
@@ -202,24 +210,16 @@ fn comparable(generate: &Generate, text: &str) -> String {
     }
 }
 
-fn same_answer(generate: &Generate, gold: &str, answer: &str) -> bool {
+fn same_answer(generate: &Generate, gold: &str, rounding: f64, answer: &str) -> bool {
     if comparable(generate, gold) == comparable(generate, answer) {
         return true;
     }
-    if generate.tolerance == 0.0 && !generate.tolerance_rounding {
+    if generate.tolerance == 0.0 && rounding == 0.0 {
         return false;
     }
     let (gold, answer) = (normalize_number(gold), normalize_number(answer));
-    let rounding = if generate.tolerance_rounding { half_last_decimal(&gold) } else { 0.0 };
     matches!((gold.parse::<f64>(), answer.parse::<f64>()), (Ok(gold), Ok(answer))
         if (gold - answer).abs() <= rounding.max(generate.tolerance * gold.abs()))
-}
-
-/// Half of the last decimal that a number is written with, and 0 for a whole number, which need not have been rounded.
-fn half_last_decimal(number: &str) -> f64 {
-    let decimals = number.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-    // A little more: halves are seldom exact in binary.
-    if decimals == 0 { 0.0 } else { 0.5 * 0.1_f64.powf(decimals as f64) * (1.0 + 1e-9) }
 }
 
 impl Sample {
