@@ -505,6 +505,11 @@ pub enum TemplateProblem {
         /// What the engine or the template itself said.
         detail: String,
     },
+    /// A system turn would be lost.
+    #[error(
+        "does not print the system turn of this conversation; put its text into the first user turn, or take another template"
+    )]
+    SystemNotPrinted,
     /// Used more steps, depth or output than any real template.
     #[error("stopped: {limit} exceeded while rendering")]
     LimitExceeded {

@@ -215,7 +215,7 @@ impl TextModel {
     /// # Errors
     /// As [`TextModel::encode_chat`].
     pub fn render_chat(&self, messages: &[Message]) -> Result<String, ModelError> {
-        Ok(self.chat_template()?.render(messages, true)?)
+        Ok(self.chat_template()?.render_prompt(messages)?)
     }
 
     /// The text of generated tokens, without special tokens.

@@ -92,7 +92,7 @@ impl Layout {
 
 impl ChatTemplate {
     /// # Errors
-    /// As [`ChatTemplate::render`], and [`TemplateProblem::ControlTextRead`].
+    /// As [`ChatTemplate::render`], [`TemplateProblem::SystemNotPrinted`], and [`TemplateProblem::ControlTextRead`].
     pub(super) fn layout(
         &self,
         tokenizer: &Tokenizer,
@@ -101,11 +101,13 @@ impl ChatTemplate {
     ) -> Result<Layout, DataError> {
         let marks = Marks::unused_in(messages)
             .ok_or_else(|| self.fail(TemplateProblem::LimitExceeded { limit: "number of messages" }))?;
+        let text = self.render(messages, add_generation_prompt)?;
+        self.check_system(messages, &text)?;
         let search = Search {
             template: self,
             messages,
             add_generation_prompt,
-            text: self.render(messages, add_generation_prompt)?,
+            text,
             marks,
             num_rendered: Cell::new(messages.len()),
         };

@@ -33,7 +33,7 @@ use sha2::{Digest, Sha256};
 use self::jinja::{LimitedOutput, OutputLimit, environment, message_of, strftime};
 use crate::error::{DataError, TemplateProblem};
 use crate::files::hex;
-use crate::message::Message;
+use crate::message::{Message, Role};
 use crate::model_files::{ADDITIONAL_TOKENS, COMMON_TOKENS, Configs, TemplateSource};
 
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -203,6 +203,27 @@ impl ChatTemplate {
             .map_err(|_| self.fail(TemplateProblem::Render { line: 0, detail: "the output is not UTF-8".into() }))
     }
 
+    /// As [`ChatTemplate::render`] up to where the assistant's next turn begins, for generation.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`]; [`TemplateProblem::SystemNotPrinted`].
+    pub fn render_prompt(&self, messages: &[Message]) -> Result<String, DataError> {
+        let text = self.render(messages, true)?;
+        self.check_system(messages, &text)?;
+        Ok(text)
+    }
+
+    /// Refuses a system turn that the template passes over, as some do: what it asks for would be neither learnt nor followed.
+    fn check_system(&self, messages: &[Message], text: &str) -> Result<(), DataError> {
+        let first_line =
+            |message: &Message| message.content.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
+        let of_system = messages.iter().filter(|message| message.role == Role::System);
+        match of_system.filter_map(first_line).find(|line| !text.contains(line)) {
+            Some(_) => Err(self.fail(TemplateProblem::SystemNotPrinted)),
+            None => Ok(()),
+        }
+    }
+
     fn render_error(&self, error: &Error) -> DataError {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(inner) = cause {
@@ -229,5 +250,7 @@ impl ChatTemplate {
 mod generation_tests;
 #[cfg(test)]
 mod reply_tests;
+#[cfg(test)]
+mod system_tests;
 #[cfg(test)]
 mod tests;
