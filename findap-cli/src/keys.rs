@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(paths("learning_rate"), both);
         assert_eq!(paths("stage.group1.learning_rate"), both);
         assert_eq!(paths("data.news.path"), ["data.path"]);
-        assert_eq!(paths("judge.url"), ["stage.distill.judge.url"]);
+        assert_eq!(paths("judge.url"), ["stage.distill.judge.url", "eval.judge.url"]);
         assert!(paths("judge").contains(&"stage.distill.judge.url".to_owned()));
         assert!(paths("[stage.distill]").contains(&"stage.distill.exercises".to_owned()));
         assert!(paths("[[data]]").iter().all(|path| path.starts_with("data")));

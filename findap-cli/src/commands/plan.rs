@@ -147,6 +147,10 @@ fn problems(recipe: &Recipe) -> Vec<anyhow::Error> {
     {
         problems.push(anyhow::Error::new(error).context("eval"));
     }
+    let judge = recipe.eval.as_ref().and_then(|eval| eval.judge.as_ref());
+    problems.extend(
+        judge.and_then(|judge| judge.client().err()).map(|error| anyhow::Error::new(error).context("eval.judge")),
+    );
     for stage in &recipe.stage {
         if let Stage::Distill(stage) = stage {
             let checks = [distill::exercises(stage, recipe.folder()).map(drop), distill::require_judge(stage)];

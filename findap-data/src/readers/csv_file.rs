@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -23,6 +23,7 @@ pub(super) fn rows(
         move |error: csv::Error| explain(&path, error)
     };
     let record_bytes = Arc::new(AtomicU64::new(0));
+    let has_crlf = Arc::new(AtomicBool::new(false));
     let watched = Watched {
         input,
         place: Place::FieldStart,
@@ -30,6 +31,8 @@ pub(super) fn rows(
         quote_line: 1,
         record_bytes: record_bytes.clone(),
         limit_bytes: max_record_bytes as u64,
+        last_byte: 0,
+        has_crlf: has_crlf.clone(),
     };
     let mut reader = csv::ReaderBuilder::new().has_headers(header.is_none()).flexible(true).from_reader(watched);
     let header = match header {
@@ -57,7 +60,9 @@ pub(super) fn rows(
             Ok(record) => record,
             Err(error) => return Some(Err(as_error(error))),
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        // The library takes a line as ended at CR, and counts lines at LF: behind both a record begins one line further.
+        let is_behind_crlf = |position: &csv::Position| position.byte() > 0 && has_crlf.load(Ordering::Relaxed);
+        let line = record.position().map_or(0, |position| position.line() + u64::from(is_behind_crlf(position)));
         if record.len() != header.len() {
             let problem = RecordProblem::Ragged { want: header.len() as u64, got: record.len() as u64 };
             let path = path_of_rows.clone();
@@ -148,6 +153,9 @@ struct Watched {
     quote_line: u64,
     record_bytes: Arc<AtomicU64>,
     limit_bytes: u64,
+    last_byte: u8,
+    /// Whether lines end with CR and LF.
+    has_crlf: Arc<AtomicBool>,
 }
 
 impl Watched {
@@ -163,7 +171,13 @@ impl Watched {
             (Place::BehindQuote, _) => return Err(Fault::StrayQuote { line: self.line }),
             _ => Place::Unquoted,
         };
-        self.line += u64::from(byte == b'\n');
+        if byte == b'\n' {
+            self.line += 1;
+            if self.place != Place::Quoted {
+                self.has_crlf.store(self.last_byte == b'\r', Ordering::Relaxed);
+            }
+        }
+        self.last_byte = byte;
         Ok(())
     }
 }

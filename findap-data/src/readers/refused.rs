@@ -74,7 +74,8 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<(), RecordProblem> {
     for field in MARKS {
         // Of conversations a number may be the label of a class, which says nothing about the answer.
         let may_be_class = field == "label" && !fields.has("completion");
-        let is_bad = |value: &&Value| number(value) == Some(0.0) && !(may_be_class && is_figure(value));
+        let is_bad_number = |value: &Value| number(value).is_some_and(|number| number <= 0.0);
+        let is_bad = |value: &&Value| is_bad_number(value) && !(may_be_class && is_figure(value)) || is_bad_word(value);
         if let Some(value) = said(field).filter(is_bad) {
             let why = format!(
                 "is {value}, which marks a bad answer; leave the row out, or remove a field that means another thing"
@@ -110,6 +111,12 @@ pub(super) fn check_weights(fields: &Fields<'_>) -> Result<(), RecordProblem> {
         }
     }
     Ok(())
+}
+
+/// Whether a value is a word that calls an answer bad.
+fn is_bad_word(value: &Value) -> bool {
+    const BAD: [&str; 5] = ["bad", "no", "rejected", "undesirable", "dispreferred"];
+    value.as_str().is_some_and(|text| BAD.iter().any(|word| text.trim().eq_ignore_ascii_case(word)))
 }
 
 /// Whether a value is written as a figure, rather than as true or false.

@@ -390,7 +390,7 @@ impl Task {
         let problem = |field, problem: &str| Err((field, problem.to_owned()));
         let Some(rule) = &self.judge else {
             return match of_judge {
-                Some(metric) => Err(("judge", format!("the metric `{}` needs it", metric.name()))),
+                Some(metric) => Err(("judge", format!("the metric `{}` needs a [judge] table", metric.name()))),
                 None => Ok(()),
             };
         };

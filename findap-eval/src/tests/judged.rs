@@ -198,7 +198,11 @@ fn rules_of_a_judge_that_cannot_work_are_refused() {
     };
     assert_eq!(parse(JUDGED), Ok(()));
     for (from, to, told) in [
-        ("    [judge]\n    asks = \"agreement\"\n    reference = \"{a}\"\n", "", "the metric `judged_right` needs it"),
+        (
+            "    [judge]\n    asks = \"agreement\"\n    reference = \"{a}\"\n",
+            "",
+            "the metric `judged_right` needs a [judge] table",
+        ),
         ("\"agreement\"", "\"grade\"", "the judge gives `grade`, which is not among them"),
         ("    reference = \"{a}\"\n", "", "needs a right answer to agree with"),
         ("max_new_tokens = 4", "max_new_tokens = 4\n    follow_ups = [\"more\"]", "stands in one reply"),

@@ -143,3 +143,12 @@ fn a_text_file_is_one_document_or_one_a_line() {
     assert_eq!(records, want.map(|(location, text)| (location, Record::Text(text.into()))));
     assert!(read_all("a.txt", b"\xff").expect_err("bytes").to_string().contains("UTF-8"));
 }
+
+#[test]
+fn a_row_of_a_csv_file_is_told_by_its_line_whatever_ends_the_lines() {
+    for end in ["\n", "\r\n"] {
+        let text = ["text,other", "a,\"b", "c\"", "d,e", "f"].join(end);
+        let error = read_all("a.csv", text.as_bytes()).expect_err("a field is missing").to_string();
+        assert!(error.contains("line 5:"), "{error}");
+    }
+}
