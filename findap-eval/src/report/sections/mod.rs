@@ -59,7 +59,7 @@ fn scores(run: &RunFolder) -> String {
     }
     let lines = capability_lines(stages);
     let mut body = paragraph(&format!(
-        "Each score is the mean of the headline metrics of its tasks, in percent, with its standard error. Under it stands the difference to {} with its 95% interval, for which the same questions are drawn in pairs. A difference whose interval holds 0 is within noise: it is grey and has the mark \u{2248}.",
+        "Each score is the mean of the headline metrics of its tasks, in percent, with its standard error, or Wilson's where that is larger. Under it stands the difference to {} with its 95% interval, which compares the answers to the same questions. A difference whose interval holds 0 is within noise: it is grey and has the mark \u{2248}.",
         stages[0].stage
     ));
     body.push_str(&score_table("Scores by domain and capability, stage by stage", run, &lines));
