@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset;
 use crate::error::EvalError;
-use crate::extract::without_reasoning;
+use crate::extract::answer_to;
 use crate::judge::{Case, Judge, judge as ask_judge};
 use crate::model::{GenerateRequest, LanguageModel, Reply, ScoreRequest, Turn};
 use crate::options::Options;
@@ -266,12 +266,12 @@ fn ask_further(
         for (place, index) in group.iter().enumerate() {
             let Question { task, item, .. } = &questions[*index];
             let Some(follow_up) = item.follow_ups().get(turn) else { continue };
-            let said = match turn {
-                0 => &replies[place].text,
-                _ => &replies[place].further[turn - 1].text,
+            let (prompt, said) = match turn {
+                0 => (&item.prompt, &replies[place].text),
+                _ => (&replies[place].further[turn - 1].prompt, &replies[place].further[turn - 1].text),
             };
             // As a program that talks does, which shows no reasoning to the model again.
-            let said = without_reasoning(said).trim().to_owned();
+            let said = answer_to(prompt, said).trim().to_owned();
             conversations[place].extend([Message::assistant(said), Message::user(follow_up.clone())]);
             let prompt = model.render_chat(&conversations[place])?;
             requests.extend(generate_request(task, &Item { prompt, ..item.clone() }));

@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 
 use findap_data::files::sha256;
-use findap_data::llm::one_line;
 use findap_data::reward_model::{
-    Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, fap_prompt, grade_prompt, read_verdict,
+    Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, fap_prompt, grade_prompt, verdict_or_problem,
 };
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
 
@@ -66,14 +65,11 @@ pub(crate) fn judge(
         let mut answered = requests.iter().zip(replies);
         for (case, prompts) in group.iter_mut().zip(&prompts) {
             let judgements = answered.by_ref().take(prompts.len()).zip(prompts).map(|((request, reply), prompt)| {
-                let said = reply.map_err(|error| error.to_string()).and_then(|reply| {
-                    let read = match case.asks {
-                        Asks::Agreement => read_verdict::<FapVerdict>(request, &reply).map(of_agreement),
-                        Asks::Grade => read_verdict::<GradeVerdict>(request, &reply).map(of_grade),
-                    };
-                    read.map_err(|error| format!("{error}: \"{}\"", one_line(reply.text())))
-                });
-                let (value, why) = said.map_or_else(|why| (None, one_line(&why)), |(value, why)| (Some(value), why));
+                let said = match case.asks {
+                    Asks::Agreement => verdict_or_problem(request, &reply).map(of_agreement),
+                    Asks::Grade => verdict_or_problem(request, &reply).map(of_grade),
+                };
+                let (value, why) = said.map_or_else(|why| (None, why), |(value, why)| (Some(value), why));
                 Judgement { value, why, prompt_hash: sha256(prompt.as_bytes()) }
             });
             case.sample.judgements = judgements.collect();

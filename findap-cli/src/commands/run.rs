@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use findap_data::files::{file_sha256, sha256};
-use findap_data::llm::{LlmError, one_line};
-use findap_data::reward_model::{GradeVerdict, grade_prompt, read_verdict};
+use findap_data::llm::LlmError;
+use findap_data::reward_model::{GradeVerdict, grade_prompt, verdict_or_problem};
 use findap_data::{ChatModel, ChatRequest, Message};
 use findap_eval::judge::Judge;
 use findap_eval::report::{LearntAnswer, RunFolder, learnt_answer};
@@ -152,12 +152,8 @@ fn trial(judge: &RemoteJudge) -> Result<Option<String>, LlmError> {
     }
     let prompt = grade_prompt(&[("What is 2 and 2?", "It is 4.")], Some("4"));
     let request = ChatRequest { messages: vec![Message::user(prompt)], sampling: judge.sampling() };
-    Ok(match client.chat_one(&request) {
-        Err(error) => Some(error.to_string()),
-        Ok(reply) => read_verdict::<GradeVerdict>(&request, &reply)
-            .err()
-            .map(|error| format!("its reply to a trial makes no verdict: {error}: \"{}\"", one_line(reply.text()))),
-    })
+    let problem = verdict_or_problem::<GradeVerdict>(&request, &client.chat_one(&request)).err();
+    Ok(problem.map(|problem| format!("a trial gave no verdict: {problem}")))
 }
 
 fn show(progress: &mut Progress, event: Event) {

@@ -217,8 +217,13 @@ impl ChatTemplate {
     fn check_system(&self, messages: &[Message], text: &str) -> Result<(), DataError> {
         let first_line =
             |message: &Message| message.content.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
+        // Another turn may have the same words.
+        let is_printed = |line: &str| {
+            let of_others = messages.iter().filter(|message| message.role != Role::System);
+            text.matches(line).count() > of_others.map(|message| message.content.matches(line).count()).sum()
+        };
         let of_system = messages.iter().filter(|message| message.role == Role::System);
-        match of_system.filter_map(first_line).find(|line| !text.contains(line)) {
+        match of_system.filter_map(first_line).find(|line| !is_printed(line)) {
             Some(_) => Err(self.fail(TemplateProblem::SystemNotPrinted)),
             None => Ok(()),
         }

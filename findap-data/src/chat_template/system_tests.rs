@@ -16,7 +16,7 @@ fn a_system_turn_that_the_template_passes_over_is_refused() {
             "{{% for m in messages %}}{{% if m.role == 'system' %}}{of_system}{{% else %}}{{{{ m.content }}}}<|eot_id|>{{% endif %}}{{% endfor %}}"
         )
     };
-    let messages = [Message::system("  Be brief.\n"), Message::user("Why?"), Message::assistant("So.")];
+    let messages = [Message::system("  Be brief.\n"), Message::user("Be brief. Why?"), Message::assistant("So.")];
     for (of_system, is_printed) in [("{{ m.content | trim }}", true), ("", false)] {
         let template =
             ChatTemplate::compile(Path::new("test.jinja"), &source(of_system), BTreeMap::new()).expect("compiles");

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::exercises::{EXERCISE_FIELDS, ExerciseFiles, read_exercises};
 pub use self::grade::{GradeVerdict, HIGHEST_GRADE, grade_prompt};
-pub use self::verdict::{Verdict, VerdictError, has_verdict, parse_verdict, read_verdict};
+pub use self::verdict::{Verdict, VerdictError, has_verdict, parse_verdict, read_verdict, verdict_or_problem};
 
 const QUESTION: &str = "### Question";
 const REFERENCE: &str = "### Reference answer";

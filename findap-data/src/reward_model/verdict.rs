@@ -13,7 +13,7 @@ use super::claim::{contradicts, ends_in_supposition};
 use super::json::{Json, NoObject};
 use super::reasoning::{answer, aside};
 use super::{Correctness, FapVerdict, GradeVerdict, HIGHEST_GRADE, ScpVerdict, Wanted, wanted};
-use crate::llm::{ChatReply, ChatRequest, FinishReason};
+use crate::llm::{ChatReply, ChatRequest, FinishReason, LlmError, one_line};
 
 /// Why a reply has no verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -223,6 +223,21 @@ pub fn read_verdict<V: Verdict>(request: &ChatRequest, reply: &ChatReply) -> Res
         Some(FinishReason::ContentFilter) => Err(VerdictError::Withheld),
         Some(FinishReason::Stop) | None => verdict_of(prompt, reply.text()),
     }
+}
+
+/// As [`read_verdict`] for what came back, a failure too; what went wrong is told in one line, with the reply.
+///
+/// # Errors
+/// Why there is no verdict.
+pub fn verdict_or_problem<V: Verdict>(request: &ChatRequest, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
+    let reply = reply.as_ref().map_err(|error| one_line(&error.to_string()))?;
+    read_verdict(request, reply).map_err(|error| {
+        let limit = match error {
+            VerdictError::CutOff => format!(" (`max_tokens` of the judge is {})", request.sampling.max_tokens),
+            _ => String::new(),
+        };
+        format!("{error}{limit}: \"{}\"", one_line(reply.text()))
+    })
 }
 
 /// Reads the verdict in the text of a whole reply, whatever it replies to.

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use findap_data::llm::{ChatReply, HttpChatModel, LlmError, one_line};
+use findap_data::llm::{HttpChatModel, LlmError};
 use findap_data::reward_model::{
-    ANSWER_MARK, Correctness, Exercise, FapVerdict, ScpVerdict, Verdict, VerdictError, fap_prompt, read_verdict,
-    scp_prompt,
+    ANSWER_MARK, Correctness, Exercise, FapVerdict, ScpVerdict, Verdict, fap_prompt, scp_prompt, verdict_or_problem,
 };
 use findap_data::world::judge::WorldJudge;
 use findap_data::{ChatModel, ChatRequest, Message, Sampling};
@@ -131,7 +130,7 @@ impl<'a> Bench<'a> {
             }
             for (((_, solution), request), reply) in group.iter_mut().zip(&requests).zip(replies) {
                 solution.unread = None;
-                match read(request, &reply) {
+                match verdict_or_problem(request, &reply) {
                     Ok(verdict) => take(solution, verdict),
                     Err(problem) => {
                         self.show_unread(&problem, observer);
@@ -157,17 +156,6 @@ impl<'a> Bench<'a> {
             )));
         }
     }
-}
-
-fn read<V: Verdict>(request: &ChatRequest, reply: &Result<ChatReply, LlmError>) -> Result<V, String> {
-    let reply = reply.as_ref().map_err(|error| one_line(&error.to_string()))?;
-    read_verdict(request, reply).map_err(|error| {
-        let limit = match error {
-            VerdictError::CutOff => format!(" (`max_tokens` of the judge is {})", request.sampling.max_tokens),
-            _ => String::new(),
-        };
-        format!("{error}{limit}: \"{}\"", one_line(reply.text()))
-    })
 }
 
 /// A client of the judge, which could be asked; none of a judge that is a rule or a recording. Nothing is sent.
@@ -198,7 +186,7 @@ pub(super) fn try_judge(stage: &DistillStage, exercise: &Exercise) -> Result<Opt
     if let Err(source) = reply {
         return Err(TrainError::Judge { stage: stage.name.clone(), source });
     }
-    Ok(match read::<FapVerdict>(&request, &reply) {
+    Ok(match verdict_or_problem::<FapVerdict>(&request, &reply) {
         Ok(verdict) if verdict.correctness == Correctness::Correct => None,
         Ok(_) => {
             Some(format!("the judge says of the reference solution of exercise `{}` that it is wrong", exercise.id))
